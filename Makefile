@@ -1,0 +1,55 @@
+# The environment lives in .venv; a target makes it first if it is missing or out of date.
+.PHONY: demo test bench lint types protos environment clean
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+STUBS := protos/teacher_pb2_grpc.py
+
+# DeepSpeed builds its CPU extension at the first use, with the ninja of the environment.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+demo: environment protos
+	@exec $(PYTHON) -m cluster.demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
+
+test: environment protos
+	@$(PYTHON) -m ruff check .
+	@exec $(PYTHON) -m pytest
+
+bench: environment protos
+	@exec $(PYTHON) -m cluster.bench all
+
+lint: environment
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+types: environment protos
+	@exec $(PYTHON) -m pyright
+
+environment: $(INSTALLED)
+
+protos: $(STUBS)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
+	  { echo "error: a C++ compiler must be on the PATH, got none. Install g++ or clang." >&2; exit 1; }
+	@python=; for candidate in python3 python3.13 python3.12 python3.11 python3.10; do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	    python=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: Python 3.10 or newer must be on the PATH as python3, got none." >&2; exit 1; \
+	fi; \
+	$(PYTHON) -m pip --version >/dev/null 2>&1 || $$python -m venv --clear $(VENV)
+	$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[dev,eval]'
+	@touch $@
+
+# From the root, so that the stubs import each other as protos.teacher_pb2.
+$(STUBS): protos/teacher.proto $(INSTALLED)
+	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/teacher.proto
+	@touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info protos/teacher_pb2.py protos/teacher_pb2.pyi $(STUBS)
+	rm -rf .pytest_cache .ruff_cache .hypothesis
