@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.data.examples import (
+    Example,
+    ExampleLimits,
+    merge_turns,
+    read_examples,
+    to_examples,
+    write_examples,
+)
+from trainer.data.knowledge_graph import KnowledgeGraph
+from trainer.data.redial import Dialogue, Mention, Message, Sender
+from trainer.data.synthetic import train_tokenizer
+from trainer.data.vocabulary import Vocabulary, build_vocabulary
+
+TITLES = {"10": "Heat (1995)", "20": "Alien (1979)"}
+LIMITS = ExampleLimits()
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return build_vocabulary(train_tokenizer([], []), TITLES)
+
+
+@pytest.fixture(scope="module")
+def graph() -> KnowledgeGraph:
+    edges_E3 = np.array([[5, 0, 7]], dtype=np.int32)
+    return KnowledgeGraph(edges_E3, 8, 1, np.array([5, 7], dtype=np.int32))
+
+
+def dialogue(*turns: tuple[str, str]) -> Dialogue:
+    roles: dict[str, Sender] = {"S": "seeker", "R": "recommender"}
+    messages = tuple(Message(roles[role], text) for role, text in turns)
+    return Dialogue("d", messages, dict(TITLES))
+
+
+def test_merge_turns_joins_messages_of_a_sender_with_a_space() -> None:
+    turns = merge_turns(dialogue(("R", "Hi "), ("R", ""), ("R", "@10?"), ("S", "no"), ("R", "ok")))
+    assert [(turn.sender, turn.pieces) for turn in turns] == [
+        ("recommender", ["Hi", " ", Mention("10"), "?"]),
+        ("seeker", ["no"]),
+        ("recommender", ["ok"]),
+    ]
+
+
+def test_to_examples_makes_one_per_recommender_turn_with_an_earlier_turn(
+    vocabulary: Vocabulary, graph: KnowledgeGraph
+) -> None:
+    talk = dialogue(
+        ("R", "hi @20"), ("S", "more"), ("R", "@10 or @20"), ("R", "@10"), ("S", "@10 ok")
+    )
+    (example,) = to_examples(talk, vocabulary, graph, LIMITS)
+    heat, alien, end = vocabulary.item_token(0), vocabulary.item_token(1), vocabulary.eos_id
+    # Base tokens of the untrained BPE are single letters, so the layout can be written down.
+    ids = vocabulary.tokenizer.get_vocab()
+    hi, more, o_r = ([ids[letter] for letter in word] for word in ("hi", "more", "\u0120or"))
+    assert example.example_id == "d:2"
+    assert example.context_ids.tolist() == [*hi, alien, end, *more, end]
+    assert example.response_ids.tolist() == [heat, *o_r, alien, heat, end]
+    assert example.gold_items.tolist() == [0, 1, 0]
+    assert example.context_entities.tolist() == [7]
+    assert example.is_recommendation
+
+
+def test_to_examples_skips_empty_responses_and_keeps_entities_distinct_in_order(
+    vocabulary: Vocabulary, graph: KnowledgeGraph
+) -> None:
+    talk = dialogue(("S", "@20 @10 @20"), ("R", " "), ("S", ""), ("R", "bye"))
+    (example,) = to_examples(talk, vocabulary, graph, LIMITS)
+    assert example.example_id == "d:3"
+    assert example.context_entities.tolist() == [7, 5]
+    assert example.context_ids.tolist()[-3:] == [vocabulary.eos_id] * 3
+    assert not example.is_recommendation
+
+
+def test_to_examples_cuts_context_left_and_response_right_but_not_gold(
+    vocabulary: Vocabulary, graph: KnowledgeGraph
+) -> None:
+    talk = dialogue(("S", "abcdef"), ("R", "uvwxyz @10"))
+    limits = ExampleLimits(max_context=3, max_response=4)
+    (cut,) = to_examples(talk, vocabulary, graph, limits)
+    (whole,) = to_examples(talk, vocabulary, graph, LIMITS)
+    assert cut.context_ids.tolist() == whole.context_ids.tolist()[-3:]
+    assert cut.response_ids.tolist() == [*whole.response_ids.tolist()[:3], vocabulary.eos_id]
+    assert cut.gold_items.tolist() == [0]
+
+
+def test_to_examples_of_dialogue_without_messages_is_empty(
+    vocabulary: Vocabulary, graph: KnowledgeGraph
+) -> None:
+    assert to_examples(dialogue(), vocabulary, graph, LIMITS) == []
+
+
+def test_write_then_read_examples_keeps_every_array(tmp_path: Path) -> None:
+    arrays = [np.array(values, dtype=np.int32) for values in ([1, 2], [3], [], [0, 0])]
+    write_examples(tmp_path / "train.jsonl", [Example("d:1", *arrays)])
+    (example,) = read_examples(tmp_path / "train.jsonl")
+    assert example.example_id == "d:1"
+    for name, expected in zip(
+        ("context_ids", "response_ids", "context_entities", "gold_items"), arrays, strict=True
+    ):
+        array = getattr(example, name)
+        assert array.dtype == np.int32 and array.tolist() == expected.tolist()
+
+
+NO_CONTEXT = (
+    '{"example_id": "d:1", "context_ids": [], "response_ids": [1], "context_entities": [], '
+    '"gold_items": []}'
+)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"example_id": "d:1"}', NO_CONTEXT])
+def test_read_examples_with_bad_line_names_file_and_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "train.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"train\.jsonl:1: the line must be an example"):
+        read_examples(tmp_path / "train.jsonl")
+
+
+def test_example_limits_that_leave_no_token_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_context must be at least 1, got 0"):
+        ExampleLimits(max_context=0)
+    with pytest.raises(ValueError, match="max_response must be at least 2"):
+        ExampleLimits(max_response=1)

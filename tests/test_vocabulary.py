@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from protos.fingerprint import digest_strings
+from trainer.data.redial import Mention
+from trainer.data.synthetic import train_tokenizer
+from trainer.data.tokenizer import load_tokenizer
+from trainer.data.vocabulary import Vocabulary, build_vocabulary
+
+TITLES = {"200": "Heat (1995)", "99": "Alien (1979)", "1000": "Up (2009)"}
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return build_vocabulary(train_tokenizer([], ["have you seen it, hello there"] * 3), TITLES)
+
+
+def word_tokenizer(vocab: dict[str, int], **kwargs: str) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel(vocab, unk_token=next(iter(vocab))))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **kwargs)
+
+
+def test_vocabulary_ids_are_base_then_items_by_number_then_specials(vocabulary: Vocabulary) -> None:
+    base = vocabulary.base_size
+    assert vocabulary.movie_ids == ("99", "200", "1000")
+    assert vocabulary.titles == ("Alien (1979)", "Heat (1995)", "Up (2009)")
+    assert [vocabulary.item_token(i) for i in range(3)] == [base, base + 1, base + 2]
+    assert (vocabulary.rec_id, vocabulary.gen_id, vocabulary.pad_id) == (
+        base + 3,
+        base + 4,
+        base + 5,
+    )
+    assert vocabulary.size == base + 6
+    edges = (base - 1, base, base + 2, base + 3)
+    assert [vocabulary.is_item(i) for i in edges] == [False, True, True, False]
+
+
+def test_encode_strips_space_before_a_mention_only(vocabulary: Vocabulary) -> None:
+    item = vocabulary.item_token(vocabulary.item_index("200"))
+    ids = vocabulary.encode(["have you seen  ", Mention("200"), " there"])
+    assert ids == [*vocabulary.encode(["have you seen"]), item, *vocabulary.encode([" there"])]
+    assert vocabulary.decode(ids) == "have you seen Heat (1995) there"
+
+
+def test_encode_keeps_text_exactly_and_special_spelling_as_text(vocabulary: Vocabulary) -> None:
+    for text in ("  a  b\n", "caf\u00e9 \U0001f600 don't", "x<|endoftext|>y", "[REC]"):
+        ids = vocabulary.encode([text])
+        assert vocabulary.eos_id not in ids
+        assert vocabulary.decode(ids) == text
+
+
+def test_encode_batch_equals_encode_one_by_one(vocabulary: Vocabulary) -> None:
+    batch = [["hello", " there"], [], [Mention("99"), Mention("99")], [" ", Mention("1000"), "!"]]
+    assert vocabulary.encode_batch(batch) == [vocabulary.encode(pieces) for pieces in batch]
+    assert vocabulary.encode(["hello", " there"]) == vocabulary.encode(["hello there"])
+
+
+def test_decode_drops_end_and_special_tokens(vocabulary: Vocabulary) -> None:
+    hello = vocabulary.encode(["hello"])
+    specials = [vocabulary.rec_id, vocabulary.gen_id, vocabulary.pad_id, vocabulary.eos_id]
+    assert vocabulary.decode([*specials, *hello, *specials]) == "hello"
+    with pytest.raises(ValueError, match="token ids must be in"):
+        vocabulary.decode([vocabulary.size])
+
+
+def test_vocabulary_unknown_movie_and_item_are_refused(vocabulary: Vocabulary) -> None:
+    with pytest.raises(ValueError, match="must be in the catalogue, got 5"):
+        vocabulary.encode([Mention("5")])
+    with pytest.raises(ValueError, match=r"item index must be in \[0, 3\), got -1"):
+        vocabulary.item_token(-1)
+
+
+def test_digest_is_that_of_tokens_in_id_order_and_movies(vocabulary: Vocabulary) -> None:
+    by_id = sorted(vocabulary.tokenizer.get_vocab().items(), key=lambda item: item[1])
+    assert vocabulary.digest == digest_strings([token for token, _ in by_id], ["99", "200", "1000"])
+    fewer = build_vocabulary(vocabulary.tokenizer, {"99": "Alien (1979)"})
+    assert fewer.digest != vocabulary.digest
+
+
+def test_save_then_load_gives_the_same_vocabulary(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    vocabulary.save(tmp_path)
+    vocabulary.save(tmp_path)
+    loaded = Vocabulary.load(tmp_path)
+    assert loaded.digest == vocabulary.digest
+    assert loaded.titles == vocabulary.titles and loaded.eos_id == vocabulary.eos_id
+    text = "hello there, x<|endoftext|>y"
+    assert loaded.encode([text]) == vocabulary.encode([text])
+    assert {path.name for path in tmp_path.iterdir()} == {"vocabulary.json", "tokenizer"}
+
+
+def test_load_with_changed_items_or_missing_file_is_refused(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"must hold vocabulary\.json"):
+        Vocabulary.load(tmp_path)
+    vocabulary.save(tmp_path)
+    path = tmp_path / "vocabulary.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "movie_ids": ["99", "200", "1001"]}))
+    with pytest.raises(ValueError, match="must have digest"):
+        Vocabulary.load(tmp_path)
+    path.write_text(json.dumps({**content, "format_version": 9}))
+    with pytest.raises(ValueError, match="format_version 1"):
+        Vocabulary.load(tmp_path)
+
+
+def test_build_vocabulary_finds_end_of_text_by_name_or_says_so() -> None:
+    named = word_tokenizer({"a": 0, "<|endoftext|>": 1})
+    assert build_vocabulary(named, TITLES).eos_id == 1
+    assert build_vocabulary(word_tokenizer({"a": 0, "b": 1}, eos_token="b"), TITLES).eos_id == 1
+    with pytest.raises(ValueError, match="must have an end-of-text token"):
+        build_vocabulary(word_tokenizer({"a": 0, "b": 1}), TITLES)
+
+
+def test_build_vocabulary_with_gaps_or_bad_movie_id_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must have the ids 0\.\.1"):
+        build_vocabulary(word_tokenizer({"a": 0, "<|endoftext|>": 5}), TITLES)
+    with pytest.raises(ValueError, match="movie id must be a number, got 'x1'"):
+        build_vocabulary(word_tokenizer({"<|endoftext|>": 0}), {"x1": "Alien"})
+
+
+def test_load_tokenizer_without_one_is_a_single_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tokenizer must be a folder or a Hugging Face") as caught:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.redial
+def test_load_tokenizer_from_bare_gpt2_folder_has_its_end_of_text(
+    dialogpt_tokenizer_dir: Path,
+) -> None:
+    vocabulary = build_vocabulary(load_tokenizer(str(dialogpt_tokenizer_dir)), TITLES)
+    assert (vocabulary.base_size, vocabulary.eos_id, vocabulary.size) == (50257, 50256, 50263)
+    assert vocabulary.encode(["Hello world", Mention("99")]) == [15496, 995, 50257]

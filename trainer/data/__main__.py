@@ -1,0 +1,121 @@
+"""`python -m trainer.data prepare`: make a prepared folder from a raw corpus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from trainer.cli import run_main
+from trainer.data.examples import ExampleLimits
+from trainer.data.prepare import SOURCES, Manifest, TokenizerMaker, prepare
+from trainer.data.synthetic import CorpusSizes, train_tokenizer, write_corpus
+from trainer.data.tokenizer import load_tokenizer
+
+DEFAULT_TOKENIZER = "microsoft/DialoGPT-small"
+RAW_NAME = "raw"
+
+
+def main(argv: list[str]) -> None:
+    """Run one command; ValueError or OSError for what the user can mend."""
+    arguments = _build_parser().parse_args(argv)
+    limits = ExampleLimits(max_context=arguments.max_context, max_response=arguments.max_response)
+    _check_arguments(arguments)
+    # Progress goes to stderr, so that stdout holds the table alone.
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        manifest = prepare(
+            _raw_folder(arguments),
+            arguments.output,
+            source=arguments.source,
+            make_tokenizer=_tokenizer_maker(arguments),
+            limits=limits,
+            progress=progress,
+        )
+    _print_manifest(manifest, arguments.output)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer.data", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser(
+        "prepare", help="raw corpus -> examples, vocabulary, graph, manifest", allow_abbrev=False
+    )
+    command.add_argument("--source", choices=SOURCES, required=True)
+    command.add_argument(
+        "--input",
+        type=Path,
+        help="folder with the raw corpus; without it, synthetic writes one to OUTPUT/raw",
+    )
+    command.add_argument("--output", type=Path, required=True, help="folder to write")
+    command.add_argument(
+        "--tokenizer",
+        help=f"Hugging Face name or folder; default for redial: {DEFAULT_TOKENIZER}, for "
+        "synthetic: a small BPE trained on its own text",
+    )
+    command.add_argument("--max-context", type=int, default=256, help="tokens (default 256)")
+    command.add_argument("--max-response", type=int, default=30, help="tokens (default 30)")
+    command.add_argument("--seed", type=int, default=0, help="of the synthetic corpus (default 0)")
+    command.add_argument(
+        "--dialogues",
+        type=int,
+        help=f"train dialogues of the synthetic corpus (default {CorpusSizes().train})",
+    )
+    return parser
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    if arguments.source == "redial" and arguments.input is None:
+        raise ValueError(
+            "--input must be given for --source redial, got none. Give the folder that holds "
+            "train_data.jsonl."
+        )
+    if arguments.dialogues is not None and (
+        arguments.source == "redial" or arguments.input is not None
+    ):
+        raise ValueError(
+            f"--dialogues must be left out where a corpus is given, got {arguments.dialogues}. "
+            "It sizes the corpus that --source synthetic writes without --input."
+        )
+
+
+def _raw_folder(arguments: argparse.Namespace) -> Path:
+    if arguments.input is not None:
+        return arguments.input
+    raw = arguments.output / RAW_NAME
+    num_train = arguments.dialogues
+    sizes = CorpusSizes() if num_train is None else CorpusSizes.for_train(num_train)
+    write_corpus(raw, seed=arguments.seed, sizes=sizes)
+    return raw
+
+
+def _tokenizer_maker(arguments: argparse.Namespace) -> TokenizerMaker:
+    if arguments.source == "synthetic" and arguments.tokenizer is None:
+        return lambda corpus, titles: train_tokenizer(corpus["train"], titles)
+    name = arguments.tokenizer or DEFAULT_TOKENIZER
+    return lambda corpus, titles: load_tokenizer(name)
+
+
+def _print_manifest(manifest: Manifest, output: Path) -> None:
+    table = Table(title=f"{manifest.source}: {output}")
+    table.add_column("")
+    for split in manifest.splits:
+        table.add_column(split, justify="right")
+    for name in type(next(iter(manifest.splits.values()))).__dataclass_fields__:
+        counts = (getattr(split, name) for split in manifest.splits.values())
+        table.add_row(name.replace("_", " "), *(f"{count:,}" for count in counts))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{manifest.vocab_size:,} tokens, of which {manifest.num_items:,} items; "
+        f"{manifest.num_entities:,} entities, {manifest.num_relations} relations, "
+        f"{manifest.num_triples:,} triples",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,195 @@
+"""From a list of examples to this rank's share of every global batch.
+
+Every example belongs to one of `batch_size` slots for good; a global batch takes the next example
+of every slot, and a rank owns a run of slots. So
+
+- the global batches are the same for any number of ranks,
+- a rank sees the same examples in every epoch,
+- the order is a pure function of (seed, step): the resume state is the step alone.
+
+Within a slot the order is shuffled anew each epoch; then windows of it are sorted by length, all
+slots alike, so the examples that meet in a batch are of similar length and padding is small.
+
+What is lost: an epoch has floor(n / batch_size) batches, so up to batch_size - 1 examples are left
+out of it; which ones changes with the epoch.
+
+B examples of a micro-batch, L padded input length, P response positions, end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.examples import Example
+from trainer.data.vocabulary import Vocabulary
+
+LENGTH_WINDOW = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One rank's share of the global batch of one step."""
+
+    step: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What the order of the data depends on."""
+
+    batch_size: int
+    """Examples per global batch."""
+    seed: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world_size:
+            raise ValueError(
+                f"train.batch_size must be divisible by the number of ranks, got "
+                f"{self.batch_size} and {self.world_size}. Change one of them."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Positions:
+    """The response positions of one micro-batch, examples end to end.
+
+    Attributes:
+        labels_P: int64 [P], gold tokens.
+        example_P: int64 [P], index of the example.
+        weight_P: float32 [P], 1/T of the example (Eq. 5).
+        is_item_P: bool [P], the gold token is an item.
+    """
+
+    labels_P: Tensor
+    example_P: Tensor
+    weight_P: Tensor
+    is_item_P: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudentInput:
+    """A micro-batch as the student sees it.
+
+    Attributes:
+        input_ids_BL: int64 [B, L], right-padded: context, action token if any, response but for
+            its last token.
+        hidden_index_P: int64 [P], rows of the flattened [B * L] hidden states that predict the
+            response tokens.
+        positions: gold tokens, weights and example of each of the P positions.
+    """
+
+    input_ids_BL: Tensor
+    hidden_index_P: Tensor
+    positions: Positions
+
+
+def batches(
+    examples: list[Example], config: LoaderConfig, first_step: int = 0
+) -> Iterator[tuple[Batch, int]]:
+    """This rank's batches from `first_step` on, without end, each with the step to resume from.
+
+    Raises:
+        ValueError: if there are fewer examples than one global batch needs.
+    """
+    if len(examples) < config.batch_size:
+        raise ValueError(
+            f"training examples must be at least train.batch_size = {config.batch_size}, "
+            f"got {len(examples)}. Use a smaller batch or more data."
+        )
+    lengths = np.array([len(e.context_ids) + len(e.response_ids) for e in examples])
+    slots = assign_slots(len(examples), config.batch_size, config.seed)
+    epoch_steps = len(examples) // config.batch_size
+    share = config.batch_size // config.world_size
+    epoch, order = -1, np.empty((0, 0), np.int64)
+    step = first_step
+    while True:
+        if step // epoch_steps != epoch:
+            epoch = step // epoch_steps
+            order = epoch_order(slots, lengths, epoch_steps, config.seed, epoch)
+        row = order[step % epoch_steps]
+        mine = row[config.rank * share : (config.rank + 1) * share]
+        yield Batch(step=step, examples=tuple(examples[i] for i in mine)), step + 1
+        step += 1
+
+
+def assign_slots(num_examples: int, batch_size: int, seed: int) -> list[np.ndarray]:
+    """Example indices of every slot; a function of the seed alone, the same in every epoch."""
+    order = np.random.default_rng([seed, 0]).permutation(num_examples)
+    return [order[slot::batch_size] for slot in range(batch_size)]
+
+
+def epoch_order(
+    slots: list[np.ndarray], lengths: np.ndarray, epoch_steps: int, seed: int, epoch: int
+) -> np.ndarray:
+    """Example index at [step of the epoch, slot], int64."""
+    rng = np.random.default_rng([seed, 1, epoch])
+    # The same windows of steps for every slot, in random order: the k-th shortest meet at a step.
+    step_order = rng.permutation(epoch_steps)
+    columns = []
+    for slot in slots:
+        shuffled = rng.permutation(slot)[:epoch_steps]
+        column = np.empty(epoch_steps, np.int64)
+        for start in range(0, epoch_steps, LENGTH_WINDOW):
+            window = slice(start, start + LENGTH_WINDOW)
+            members = shuffled[window]
+            column[step_order[window]] = members[np.argsort(lengths[members], kind="stable")]
+        columns.append(column)
+    return np.stack(columns, axis=1)
+
+
+def to_student_input(
+    examples: tuple[Example, ...], vocabulary: Vocabulary, *, action_tokens: bool
+) -> StudentInput:
+    """Collate a micro-batch; the student's step t is the teacher's step t by response index."""
+    inputs, index, labels, lengths = [], [], [], []
+    for example in examples:
+        action = _action_ids(example, vocabulary) if action_tokens else []
+        inputs.append(np.concatenate([example.context_ids, action, example.response_ids[:-1]]))
+        labels.append(example.response_ids)
+        lengths.append(len(example.response_ids))
+    width = max(len(ids) for ids in inputs)
+    input_ids_BL = np.full((len(examples), width), vocabulary.pad_id, np.int64)
+    for row, ids in enumerate(inputs):
+        input_ids_BL[row, : len(ids)] = ids
+        index.append(row * width + np.arange(len(ids) - lengths[row], len(ids)))
+    return StudentInput(
+        input_ids_BL=torch.from_numpy(input_ids_BL),
+        hidden_index_P=torch.from_numpy(np.concatenate(index)),
+        positions=_positions(labels, vocabulary),
+    )
+
+
+def teacher_input(example: Example) -> np.ndarray:
+    """What the dialogue teacher reads: context and response but for its last token; int32."""
+    return np.concatenate([example.context_ids, example.response_ids[:-1]]).astype(np.int32)
+
+
+def micro_batches(batch: Batch, micro_batch_size: int | None) -> list[tuple[Example, ...]]:
+    """The batch cut into forwards; the cut does not change the loss, only the memory."""
+    size = micro_batch_size or len(batch.examples)
+    return [batch.examples[i : i + size] for i in range(0, len(batch.examples), size)]
+
+
+def _action_ids(example: Example, vocabulary: Vocabulary) -> list[int]:
+    return [vocabulary.rec_id if example.is_recommendation else vocabulary.gen_id]
+
+
+def _positions(labels: list[np.ndarray], vocabulary: Vocabulary) -> Positions:
+    lengths = np.array([len(ids) for ids in labels])
+    example_P = np.repeat(np.arange(len(labels)), lengths)
+    labels_P = torch.from_numpy(np.concatenate(labels).astype(np.int64))
+    first, end = vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items
+    return Positions(
+        labels_P=labels_P,
+        example_P=torch.from_numpy(example_P),
+        weight_P=torch.from_numpy((1.0 / lengths)[example_P].astype(np.float32)),
+        is_item_P=(labels_P >= first) & (labels_P < end),
+    )

@@ -1,0 +1,191 @@
+"""ReDial's dialogues, from JSON lines on disk to typed, validated turns.
+
+Source of the format: Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+MENTION_PATTERN = re.compile(r"@([0-9]+)")
+
+Sender = Literal["seeker", "recommender"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A movie named inside a message, written @<movie id> in the file."""
+
+    movie_id: str
+
+
+Piece = str | Mention
+"""A stretch of text, or a movie named in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as in the file; mentions are still written "@123"."""
+
+    sender: Sender
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """A conversation between a seeker and a recommender."""
+
+    dialogue_id: str
+    messages: tuple[Message, ...]
+    titles: dict[str, str]
+    """Movie id -> "Title (Year)", "" where the file has null. No other @number is a movie here."""
+
+
+def read_dialogues(path: Path, *, movie_ids: Container[str] | None = None) -> Iterator[Dialogue]:
+    """Dialogues of one JSON-lines file, in its order.
+
+    Args:
+        path: a ReDial file, one JSON object a line; blank lines are skipped.
+        movie_ids: the catalogue; where given, every movie mentioned in a text must be in it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming file and line, for the first line that breaks the format, a repeated
+            conversationId, a mention that is not in the catalogue, or a file without dialogues.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a file of dialogues, got none. Check the folder.")
+    seen: set[str] = set()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                dialogue = _parse_dialogue(line)
+                _check_dialogue(dialogue, seen, movie_ids)
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from error
+            seen.add(dialogue.dialogue_id)
+            yield dialogue
+    if not seen:
+        raise ValueError(f"{path} must hold at least one dialogue, got an empty file.")
+
+
+def split_mentions(text: str, movie_ids: Container[str]) -> list[Piece]:
+    """Text pieces and mentions in order; joined again they give the text back.
+
+    An @number that is not in movie_ids is plain text. Mentions may be glued to text ("@187028.I").
+    """
+    pieces: list[Piece] = []
+    start = 0
+    for match in MENTION_PATTERN.finditer(text):
+        if match.group(1) not in movie_ids:
+            continue
+        if match.start() > start:
+            pieces.append(text[start : match.start()])
+        pieces.append(Mention(match.group(1)))
+        start = match.end()
+    if start < len(text):
+        pieces.append(text[start:])
+    return pieces
+
+
+def _parse_dialogue(line: bytes) -> Dialogue:
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the line must be UTF-8, got a bad byte at {error.start}.") from error
+    except json.JSONDecodeError as error:
+        # A blank line feed at the end would put the column on a line of its own.
+        column = min(error.pos, len(line.rstrip())) + 1
+        raise ValueError(
+            f"the line must be one JSON object, got {error.msg} at column {column}. "
+            "Mend or remove the line."
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(f"the line must be one JSON object, got a {type(record).__name__}.")
+    dialogue_id = _dialogue_id(record)
+    mentions = _movie_mentions(record)
+    return Dialogue(
+        dialogue_id=dialogue_id,
+        messages=_messages(record),
+        titles={key: " ".join((title or "").split()) for key, title in mentions.items()},
+    )
+
+
+def _dialogue_id(record: dict[str, Any]) -> str:
+    value = _field(record, "conversationId")
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValueError(f"conversationId must be a string or a number, got {value!r}.")
+    return str(value)
+
+
+def _movie_mentions(record: dict[str, Any]) -> dict[str, str | None]:
+    mentions = _field(record, "movieMentions")
+    if mentions == []:  # ReDial writes an empty object as an empty list.
+        return {}
+    if not isinstance(mentions, dict):
+        raise ValueError(f"movieMentions must be an object or [], got {mentions!r:.60}.")
+    for movie_id, title in mentions.items():
+        if title is not None and not isinstance(title, str):
+            raise ValueError(f"movieMentions[{movie_id!r}] must be a title or null, got {title!r}.")
+    return mentions
+
+
+def _messages(record: dict[str, Any]) -> tuple[Message, ...]:
+    messages = _field(record, "messages")
+    if not isinstance(messages, list):
+        raise ValueError(f"messages must be a list, got {messages!r:.60}.")
+    seeker = _field(record, "initiatorWorkerId")
+    recommender = _field(record, "respondentWorkerId")
+    if seeker == recommender:
+        raise ValueError(
+            f"initiatorWorkerId and respondentWorkerId must differ, got {seeker!r} twice, "
+            "so no message has a role. Remove the line."
+        )
+    roles: dict[Any, Sender] = {str(seeker): "seeker", str(recommender): "recommender"}
+    return tuple(_message(message, index, roles) for index, message in enumerate(messages))
+
+
+def _message(message: Any, index: int, roles: dict[Any, Sender]) -> Message:
+    if not isinstance(message, dict):
+        raise ValueError(f"messages[{index}] must be an object, got {message!r:.60}.")
+    text = _field(message, "text", f"messages[{index}].")
+    if not isinstance(text, str):
+        raise ValueError(f"messages[{index}].text must be a string, got {text!r:.60}.")
+    sender = _field(message, "senderWorkerId", f"messages[{index}].")
+    if str(sender) not in roles:
+        raise ValueError(
+            f"messages[{index}].senderWorkerId must be one of {', '.join(roles)}, got {sender!r}."
+        )
+    return Message(sender=roles[str(sender)], text=text)
+
+
+def _field(record: dict[str, Any], key: str, prefix: str = "") -> Any:
+    if key not in record:
+        raise ValueError(f"{prefix}{key} must be given, got keys {', '.join(sorted(record))}.")
+    return record[key]
+
+
+def _check_dialogue(
+    dialogue: Dialogue, seen: Container[str], movie_ids: Container[str] | None
+) -> None:
+    if dialogue.dialogue_id in seen:
+        raise ValueError(
+            f"conversationId must be unique in the file, got {dialogue.dialogue_id} again. "
+            "Remove the second line."
+        )
+    if movie_ids is None:
+        return
+    for message in dialogue.messages:
+        for piece in split_mentions(message.text, dialogue.titles):
+            if isinstance(piece, Mention) and piece.movie_id not in movie_ids:
+                raise ValueError(
+                    f"dialogue {dialogue.dialogue_id} must mention movies of movie2entity.json, "
+                    f"got @{piece.movie_id}. Add the movie there or remove it from movieMentions."
+                )

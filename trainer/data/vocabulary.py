@@ -1,0 +1,263 @@
+"""One vocabulary for words and items: base tokens, then one token per movie, then three more.
+
+Token ids: [0, base_size) base tokens of the tokenizer; [base_size, base_size + num_items) items in
+the order of movie_ids; then [REC], [GEN] and <pad>. Students and teachers share it: its digest is
+compared in the handshake.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from protos.fingerprint import digest_strings
+from trainer.atomic import write_json
+from trainer.data.redial import Mention, Piece
+from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
+
+VOCABULARY_NAME = "vocabulary.json"
+TOKENIZER_NAME = "tokenizer"
+FORMAT_VERSION = 1
+NUM_SPECIAL = 3
+"""[REC], [GEN] and <pad>, in this order after the items."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words, items and the special tokens, with their ids."""
+
+    tokenizer: PreTrainedTokenizerFast
+    base_size: int
+    eos_id: int
+    movie_ids: tuple[str, ...]
+    """ReDial's movie ids, ascending as numbers; item i is movie_ids[i]."""
+    titles: tuple[str, ...]
+    """"Title (Year)" of each item."""
+
+    def __post_init__(self) -> None:
+        if len(self.titles) != len(self.movie_ids):
+            raise ValueError(
+                f"titles must be one per movie, got {len(self.titles)} for {len(self.movie_ids)}."
+            )
+        if list(self.movie_ids) != sorted(set(self.movie_ids), key=_movie_number):
+            raise ValueError("movie_ids must be distinct and ascending as numbers. Sort them.")
+        if not 0 <= self.eos_id < self.base_size:
+            raise ValueError(f"eos_id must be in [0, {self.base_size}), got {self.eos_id}.")
+
+    @property
+    def num_items(self) -> int:
+        """Movies, each with one token."""
+        return len(self.movie_ids)
+
+    @property
+    def first_item_id(self) -> int:
+        """Token id of item 0."""
+        return self.base_size
+
+    @property
+    def rec_id(self) -> int:
+        """Token id of [REC]: the turn recommends."""
+        return self.base_size + self.num_items
+
+    @property
+    def gen_id(self) -> int:
+        """Token id of [GEN]: the turn only converses."""
+        return self.rec_id + 1
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of <pad>."""
+        return self.rec_id + 2
+
+    @property
+    def size(self) -> int:
+        """Rows of an embedding over this vocabulary."""
+        return self.base_size + self.num_items + NUM_SPECIAL
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of the base tokens in id order and the movie ids."""
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.base_size)))
+        return digest_strings(tokens, self.movie_ids)
+
+    @cached_property
+    def _index_by_movie(self) -> dict[str, int]:
+        return {movie_id: index for index, movie_id in enumerate(self.movie_ids)}
+
+    def item_index(self, movie_id: str) -> int:
+        """Index of a movie in [0, num_items); ValueError if it is not in the catalogue."""
+        index = self._index_by_movie.get(movie_id)
+        if index is None:
+            raise ValueError(f"movie id must be in the catalogue, got {movie_id}.")
+        return index
+
+    def item_token(self, item_index: int) -> int:
+        """Token id of an item; ValueError if the index is out of range."""
+        if not 0 <= item_index < self.num_items:
+            raise ValueError(f"item index must be in [0, {self.num_items}), got {item_index}.")
+        return self.base_size + item_index
+
+    def is_item(self, token_id: int) -> bool:
+        """Whether the token stands for a movie."""
+        return self.base_size <= token_id < self.rec_id
+
+    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+        """Token ids of text pieces and mentions, without special tokens.
+
+        White space before a mention is dropped: an item token stands for " Title (Year)". Text that
+        spells a special token ("<|endoftext|>") stays text.
+        """
+        return self.encode_batch([pieces])[0]
+
+    def encode_batch(self, batch: Iterable[Sequence[Piece]]) -> list[list[int]]:
+        """`encode` of many, with one call of the tokenizer for all of them."""
+        runs = [_runs(pieces) for pieces in batch]
+        texts = [run for pieces in runs for run in pieces if isinstance(run, str)]
+        encoded = iter(self._encode_texts(texts))
+        return [
+            [
+                token_id
+                for run in pieces
+                for token_id in (
+                    next(encoded)
+                    if isinstance(run, str)
+                    else [self.item_token(self.item_index(run.movie_id))]
+                )
+            ]
+            for pieces in runs
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Readable text: items as " Title (Year)"; end of text, [REC], [GEN], <pad> left out."""
+        outside = [token_id for token_id in ids if not 0 <= token_id < self.size]
+        if outside:
+            raise ValueError(f"token ids must be in [0, {self.size}), got {outside[0]}.")
+        kept = [int(token_id) for token_id in ids if token_id < self.rec_id]
+        parts: list[str] = []
+        for are_items, group in groupby((i for i in kept if i != self.eos_id), self.is_item):
+            if are_items:
+                parts += [f" {self.titles[token_id - self.base_size]}" for token_id in group]
+            else:
+                parts.append(self._decode_base(list(group)))
+        return "".join(parts)
+
+    def save(self, folder: Path) -> None:
+        """Write vocabulary.json and tokenizer/; the JSON comes last, so that it marks a whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / TOKENIZER_NAME
+        target.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer.") as temporary:
+            self.tokenizer.save_pretrained(temporary)
+            for path in Path(temporary).iterdir():
+                path.replace(target / path.name)
+        content = {
+            "format_version": FORMAT_VERSION,
+            "base_size": self.base_size,
+            "eos_id": self.eos_id,
+            "size": self.size,
+            "digest": self.digest,
+            "movie_ids": self.movie_ids,
+            "titles": self.titles,
+        }
+        write_json(folder / VOCABULARY_NAME, content)
+
+    @staticmethod
+    def load(folder: Path) -> Vocabulary:
+        """The vocabulary saved in a folder; ValueError if it is not what its digest says."""
+        path = folder / VOCABULARY_NAME
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} must hold {VOCABULARY_NAME}, got none. Make it with: "
+                "python -m trainer.data prepare"
+            )
+        content = _read_saved(path)
+        vocabulary = Vocabulary(
+            tokenizer=load_tokenizer(str(folder / TOKENIZER_NAME)),
+            base_size=content["base_size"],
+            eos_id=content["eos_id"],
+            movie_ids=tuple(content["movie_ids"]),
+            titles=tuple(content["titles"]),
+        )
+        check_base_size(vocabulary.tokenizer, vocabulary.base_size)
+        if vocabulary.digest != content["digest"]:
+            raise ValueError(
+                f"{path} must have digest {content['digest']}, got {vocabulary.digest}. The "
+                "tokenizer or the items were changed; prepare the data again."
+            )
+        return vocabulary
+
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # verbose=False: the model's length limit is enforced later, on the whole context.
+        encoded = self.tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+        return encoded["input_ids"]
+
+    def _decode_base(self, ids: list[int]) -> str:
+        text = self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return text
+
+
+def build_vocabulary(tokenizer: PreTrainedTokenizerFast, titles: Mapping[str, str]) -> Vocabulary:
+    """The joint vocabulary of a tokenizer and a catalogue (movie id -> title).
+
+    Raises:
+        ValueError: if a movie id is not a number, the tokenizer has no end-of-text token, or its
+            ids have gaps.
+    """
+    movie_ids = tuple(sorted(titles, key=_movie_number))
+    base_size = len(tokenizer)
+    check_base_size(tokenizer, base_size)
+    return Vocabulary(
+        tokenizer=tokenizer,
+        base_size=base_size,
+        eos_id=end_of_text_id(tokenizer),
+        movie_ids=movie_ids,
+        titles=tuple(titles[movie_id] for movie_id in movie_ids),
+    )
+
+
+def _runs(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbouring texts joined, white space before mentions dropped, no empty text."""
+    runs: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, str) and runs and isinstance(runs[-1], str):
+            runs[-1] += piece
+        else:
+            if isinstance(piece, Mention) and runs and isinstance(runs[-1], str):
+                runs[-1] = runs[-1].rstrip()
+            runs.append(piece)
+    return [run for run in runs if run != ""]
+
+
+def _movie_number(movie_id: str) -> int:
+    if not (movie_id.isascii() and movie_id.isdigit()):
+        raise ValueError(f"movie id must be a number, got {movie_id!r}.")
+    return int(movie_id)
+
+
+def _read_saved(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON, got {error}. Prepare the data again.") from error
+    keys = {"format_version", "base_size", "eos_id", "digest", "movie_ids", "titles"}
+    missing = keys - set(content)
+    if missing or content["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} must have format_version {FORMAT_VERSION} and all keys, got "
+            f"{content.get('format_version')} without {sorted(missing)}. Prepare the data again."
+        )
+    return content
