@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trainer.config import DistillConfig, RunConfig, load_config, to_yaml
+
+CONFIGS = Path(__file__).resolve().parent.parent / "trainer" / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_config_overrides_reach_nested_fields(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: a\noutput: b\ndistill: {gamma: 0.5}\n")
+    config = load_config(
+        RunConfig, path, ["distill.gamma=0", "train.steps=7", "student.pretrained=x"]
+    )
+    assert (config.distill.gamma, config.train.steps, config.student.pretrained) == (0.0, 7, "x")
+
+
+def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
+    config = RunConfig(data="a", output="b", distill=DistillConfig(gate="soft"))
+    assert load_config(RunConfig, write(tmp_path, to_yaml(config)), []) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
+        ("distill.gama=0", "unknown key distill.gama. Did you mean distill.gamma?"),
+        ("distill.gamma=1.5", r"distill.gamma must be in \[0, 1\], got 1.5"),
+        ("distill.gate=fuzzy", "distill.gate: .*'hard' or 'soft', got 'fuzzy'"),
+        ("train.steps=many", "train.steps: .*integer.*, got 'many'"),
+        ("train.steps=0", "train.steps must be at least 1, got 0"),
+        ("zero_stage=4", "zero_stage: .*got 4"),
+        ("student.num_heads=3", "hidden_size must be divisible by num_heads, got 256 and 3"),
+        ("steps", "override must be key=value, got 'steps'"),
+    ],
+)
+def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: str) -> None:
+    path = write(tmp_path, "data: a\noutput: b\n")
+    with pytest.raises(ValueError, match=message):
+        load_config(RunConfig, path, [override])
+
+
+def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output: .*required"):
+        load_config(RunConfig, write(tmp_path, "data: a\n"), [])
+
+
+def test_config_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml must be a config file"):
+        load_config(RunConfig, tmp_path / "none.yaml", [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["redial-mini", "synthetic", "pretrain/dialogue-redial-mini", "pretrain/dialogue-synthetic"],
+)
+def test_config_that_we_ship_is_valid(name: str) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    assert "data" in yaml.safe_load(path.read_text())
+    load_config(RunConfig, path, ["output=here"])

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.sparse_ce import (
+    SoftTargets,
+    SparseCrossEntropy,
+    SparseRows,
+    TeacherTerm,
+    sparse_cross_entropy_sum,
+)
+
+V, D, P, FIRST_ITEM, END_ITEM = 23, 6, 9, 10, 18
+
+
+def random_term(generator: torch.Generator, support: tuple[int, int], top_k: int) -> TeacherTerm:
+    first, end = support
+    dense_PS = torch.rand(P, end - first, generator=generator, dtype=torch.float64)
+    dense_PS = dense_PS / dense_PS.sum(-1, keepdim=True)
+    counts = torch.randint(0, top_k + 1, (P,), generator=generator)
+    ids, probs, tails = [], [], []
+    for row in range(P):
+        kept = torch.randperm(end - first, generator=generator)[: counts[row]].sort().values
+        ids.append(kept + first)
+        probs.append(dense_PS[row, kept])
+        whole = len(kept) == end - first
+        tails.append(0.0 if whole else 1.0 - float(dense_PS[row, kept].sum()))
+    weight_P = torch.rand(P, generator=generator, dtype=torch.float64)
+    weight_P[0] = 0.0
+    return TeacherTerm(
+        rows=SparseRows(
+            offsets_R1=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
+            ids_E=torch.cat(ids),
+            probs_E=torch.cat(probs),
+            tail_R=torch.tensor(tails, dtype=torch.float64),
+        ),
+        row_P=torch.randint(0, P, (P,), generator=generator),
+        weight_P=weight_P,
+        support=support,
+    )
+
+
+def random_targets(seed: int, top_k: int = 5) -> SoftTargets:
+    generator = torch.Generator().manual_seed(seed)
+    return SoftTargets(
+        labels_P=torch.randint(0, V, (P,), generator=generator),
+        gold_P=torch.rand(P, generator=generator, dtype=torch.float64),
+        terms=(
+            random_term(generator, (0, V), top_k),
+            random_term(generator, (FIRST_ITEM, END_ITEM), top_k),
+        ),
+    )
+
+
+def dense_twin(hidden_PD: Tensor, weight_VD: Tensor, targets: SoftTargets) -> Tensor:
+    """The definition, position by position, in plain differentiable torch."""
+    log_q_PV = torch.log_softmax(hidden_PD @ weight_VD.T, dim=-1)
+    loss = hidden_PD.new_zeros(())
+    for p in range(len(targets.labels_P)):
+        loss = loss - targets.gold_P[p] * log_q_PV[p, targets.labels_P[p]]
+        for term in targets.terms:
+            row = int(term.row_P[p])
+            entries = slice(int(term.rows.offsets_R1[row]), int(term.rows.offsets_R1[row + 1]))
+            ids, probs = term.rows.ids_E[entries], term.rows.probs_E[entries]
+            part = (probs * log_q_PV[p, ids]).sum()
+            rest = [j for j in range(*term.support) if j not in set(ids.tolist())]
+            if term.rows.tail_R[row] > 0:
+                part = part + term.rows.tail_R[row] * torch.logsumexp(log_q_PV[p, rest], dim=0)
+            loss = loss - term.weight_P[p] * part
+    return loss
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+def test_sparse_ce_with_two_tails_matches_dense_twin(seed: int, chunk_size: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    targets = random_targets(seed)
+    hidden = torch.randn(P, D, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(V, D, generator=generator, dtype=torch.float64, requires_grad=True)
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets, chunk_size=chunk_size)
+    grads = torch.autograd.grad(loss, [hidden, weight])
+    expected = dense_twin(hidden, weight, targets)
+    expected_grads = torch.autograd.grad(expected, [hidden, weight])
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grads, expected_grads, rtol=1e-10, atol=1e-12)
+
+
+def test_sparse_ce_passes_gradcheck() -> None:
+    targets = random_targets(7)
+    hidden = torch.randn(P, D, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
+
+    def loss_of(h: Tensor, w: Tensor) -> Tensor:
+        return sparse_cross_entropy_sum(h, w, targets, chunk_size=4)[0]
+
+    assert torch.autograd.gradcheck(loss_of, (hidden, weight))
+
+
+def test_sparse_ce_without_terms_is_plain_cross_entropy() -> None:
+    labels = torch.randint(0, V, (P,))
+    hidden, weight = torch.randn(P, D), torch.randn(V, D)
+    targets = SoftTargets(labels_P=labels, gold_P=torch.ones(P))
+    loss, nll_P = sparse_cross_entropy_sum(hidden, weight, targets)
+    expected_P = nn.functional.cross_entropy(hidden @ weight.T, labels, reduction="none")
+    torch.testing.assert_close(nll_P, expected_P)
+    torch.testing.assert_close(loss, expected_P.sum())
+
+
+def test_sparse_ce_with_one_kept_entry_matches_hand_value() -> None:
+    # q = (1/4, 1/2, 1/4); teacher sends id 0 with 1/2, tail 1/2 over {1, 2} where q is 3/4.
+    hidden = torch.eye(3, dtype=torch.float64)[:1]
+    weight = torch.tensor([[0.25, 0.5, 0.25]], dtype=torch.float64).log().T.repeat(1, 3)
+    half = torch.tensor([0.5], dtype=torch.float64)
+    rows = SparseRows(
+        offsets_R1=torch.tensor([0, 1]), ids_E=torch.tensor([0]), probs_E=half, tail_R=half
+    )
+    term = TeacherTerm(
+        rows=rows,
+        row_P=torch.tensor([0]),
+        weight_P=torch.ones(1, dtype=torch.float64),
+        support=(0, 3),
+    )
+    targets = SoftTargets(
+        labels_P=torch.tensor([1]), gold_P=torch.zeros(1, dtype=torch.float64), terms=(term,)
+    )
+    loss, nll_P = sparse_cross_entropy_sum(hidden, weight, targets)
+    assert loss.item() == pytest.approx(-0.5 * math.log(0.25) - 0.5 * math.log(0.75))
+    assert nll_P.item() == pytest.approx(-math.log(0.5))
+
+
+def test_sparse_ce_of_confident_student_keeps_a_finite_tail() -> None:
+    # The student puts all but e^-60 of its mass on the one kept entry.
+    weight = torch.tensor([[60.0], [0.0], [0.0]])
+    hidden = torch.ones(1, 1, requires_grad=True)
+    rows = SparseRows(
+        offsets_R1=torch.tensor([0, 1]),
+        ids_E=torch.tensor([0]),
+        probs_E=torch.tensor([0.9]),
+        tail_R=torch.tensor([0.1]),
+    )
+    term = TeacherTerm(rows=rows, row_P=torch.tensor([0]), weight_P=torch.ones(1), support=(0, 3))
+    targets = SoftTargets(labels_P=torch.tensor([0]), gold_P=torch.zeros(1), terms=(term,))
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
+    # - 0.1 * log(2 e^-60)
+    assert loss.item() == pytest.approx(0.1 * (60.0 - math.log(2.0)), rel=1e-5)
+    (grad,) = torch.autograd.grad(loss, hidden)
+    # dL/dz_0 = q_0 - 0.9 = 0.1, times the weight 60.
+    assert grad.item() == pytest.approx(6.0, rel=1e-5)
+
+
+def test_sparse_ce_module_shares_the_output_weight() -> None:
+    head = nn.Linear(D, V, bias=False)
+    module = SparseCrossEntropy(head, chunk_size=4)
+    targets = SoftTargets(labels_P=torch.zeros(P, dtype=torch.int64), gold_P=torch.ones(P))
+    loss, _ = module(torch.randn(P, D), targets)
+    loss.backward()
+    assert head.weight.grad is not None
+    assert module.weight is head.weight

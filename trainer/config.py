@@ -1,0 +1,247 @@
+"""The settings of a run: frozen dataclasses, checked on construction, read from YAML.
+
+`load_config(RunConfig, path, ["distill.gamma=0"])` is the only way from a file to a config: unknown
+keys, wrong types and values out of range are errors that name the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from protos import codec
+from trainer.models.causal_lm import LanguageModelConfig
+
+MAX_TOP_K = 1 << 16
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """How the two teachers' targets are cut down and mixed (paper Eqs. 6-11)."""
+
+    gamma: float = 0.4
+    """Weight of the teachers against the gold token (Eq. 10); 0 trains without any teacher."""
+    gate: Literal["hard", "soft"] = "hard"
+    """Eq. 6 or Eq. 7."""
+    eta: float = 0.6
+    """Threshold of the hard gate on the dialogue teacher's item mass."""
+    top_k: int = 64
+    """Entries kept per position of the dialogue teacher; 0 keeps all."""
+    recommendation_top_p: float = 0.95
+    """The recommendation row is cut where its kept mass reaches this; 1 keeps all items."""
+    recommendation_top_k: int = 2048
+    """Cap on the entries of a recommendation row; 0 means no cap."""
+    tail: Literal["bucket", "drop", "renormalise"] = "bucket"
+    """What is done with the mass that was not sent (docs/loss.md)."""
+    values: Literal["uint8", "float16", "float32"] = "uint8"
+    """Precision of log-probs on the wire."""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("gamma", self.gamma),
+            ("eta", self.eta),
+            ("recommendation_top_p", self.recommendation_top_p),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"distill.{name} must be in [0, 1], got {value}.")
+        for name, value in (
+            ("top_k", self.top_k),
+            ("recommendation_top_k", self.recommendation_top_k),
+        ):
+            if not 0 <= value <= MAX_TOP_K:
+                raise ValueError(f"distill.{name} must be in [0, {MAX_TOP_K}], got {value}.")
+
+    @property
+    def value_format(self) -> int:
+        """The wire's number for `values`."""
+        formats = {"float32": codec.FLOAT32, "float16": codec.FLOAT16, "uint8": codec.UINT8}
+        return formats[self.values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachersConfig:
+    """Where the teachers are and how long the student bears with them."""
+
+    directory: str = "127.0.0.1:50051"
+    """host:port of the Directory; `python -m teacher_server up` prints it."""
+    in_flight: int = 4
+    """Batches whose targets are asked for ahead of the step that needs them."""
+    deadline_s: float = 60.0
+    """A request without an answer for so long goes to another replica."""
+    connect_s: float = 10.0
+    """How long the first contact with the Directory may take."""
+    patience_s: float = 120.0
+    """How long a kind may have no live replica before the run stops."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.in_flight <= 1024:
+            raise ValueError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
+        for name, value in (
+            ("deadline_s", self.deadline_s),
+            ("connect_s", self.connect_s),
+            ("patience_s", self.patience_s),
+        ):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"teachers.{name} must be above 0 seconds, got {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """Adam and its schedule."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After warm-up: stay, or fall linearly to 0 at the last step."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"optimiser.{name} must be above 0, got {value}.")
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"optimiser.{name} must be in [0, 1), got {value}.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"optimiser.weight_decay must be >= 0, got {self.weight_decay}.")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimiser.warmup_steps must be >= 0, got {self.warmup_steps}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, in which batches, and what is kept."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    """Examples per optimiser step over all ranks."""
+    micro_batch_size: int | None = None
+    """Examples per forward on one rank; None: the rank's whole share at once."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; the last step always has one."""
+    resume: bool = True
+    """Go on from the newest whole checkpoint in the run directory, if there is one."""
+    loss_chunk_size: int = 256
+    """Positions whose logits are held at once."""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("steps", self.steps),
+            ("batch_size", self.batch_size),
+            ("checkpoint_every", self.checkpoint_every),
+            ("loss_chunk_size", self.loss_chunk_size),
+        ):
+            if value < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {value}.")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(
+                f"train.micro_batch_size must be at least 1, got {self.micro_batch_size}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run of `deepspeed trainer/main.py` or of `python -m trainer.pretrain dialogue`."""
+
+    data: str
+    """Folder made by `python -m trainer.data prepare`."""
+    output: str
+    """Run directory."""
+    seed: int = 0
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """Picks trainer/configs/zero{0,1,2,3}.json, unless `deepspeed` names a file."""
+    deepspeed: str | None = None
+    """A DeepSpeed config of your own; batch sizes and clipping come from here nevertheless."""
+    action_tokens: bool = True
+    """The student's response starts with [REC] or [GEN] (paper section 3.4)."""
+    classifier: str | None = None
+    """Frozen turn classifier that picks the action token at inference; noted in the export."""
+    student: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    teachers: TeachersConfig = field(default_factory=TeachersConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}.")
+
+
+def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT:
+    """A config from a YAML file and `key=value` overrides with dotted keys.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: for anything wrong in it; the message names the key and the remedy.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a config file, got nothing there.")
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be YAML, got: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold key: value pairs, got {type(settings).__name__}.")
+    for override in overrides:
+        _set_dotted(settings, override)
+    return parse_config(cls, settings, str(path))
+
+
+def parse_config(cls: type[ConfigT], settings: dict[str, Any], source: str) -> ConfigT:
+    """A config from nested dicts; `source` is named in errors."""
+    _refuse_unknown_keys(cls, settings, source, prefix="")
+    try:
+        return TypeAdapter(cls).validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
+        raise ValueError(f"{source}: {key + ': ' if key else ''}{problem}{got}") from error
+
+
+def to_yaml(config: Any) -> str:
+    """The config as YAML that load_config reads back to an equal config."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def _set_dotted(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"an override must be key=value, got {override!r}.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        child = settings.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"{key} must name a setting, but {parent} is not a group of settings.")
+        settings = child
+    try:
+        settings[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the value of {key} must be YAML, got {text!r}: {error}") from error
+
+
+def _refuse_unknown_keys(cls: Any, settings: dict[str, Any], source: str, prefix: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    types = get_type_hints(cls)
+    for key, value in settings.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known: {', '.join(fields)}."
+            raise ValueError(f"{source}: unknown key {prefix}{key}. {hint}")
+        if dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
+            _refuse_unknown_keys(types[key], value, source, f"{prefix}{key}.")

@@ -1,0 +1,167 @@
+"""Contextualized knowledge distillation: the gates and the mixture of two teachers (Eqs. 6-11).
+
+Eqs. 8-11 are cross entropies that share the student term, so a position's whole loss is ONE cross
+entropy against
+
+    w = (1 - gamma) * onehot(y) + gamma * (1 - lambda) * P_phi + gamma * lambda * P_psi
+
+with lambda detached: `mix_targets` builds w, `sparse_ce` computes the loss.
+
+B examples, P response positions of all examples, E kept entries, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protos.codec import TargetRows
+from trainer.config import DistillConfig
+from trainer.data.loader import Positions
+from trainer.sparse_ce import SoftTargets, SparseRows, TeacherTerm
+
+HISTOGRAM_BINS = 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherTargets:
+    """What the two teachers said about one micro-batch.
+
+    Attributes:
+        dialogue: one row per response position, examples end to end.
+        recommendation: one row per example, ids are vocabulary ids of items.
+    """
+
+    dialogue: TargetRows
+    recommendation: TargetRows
+
+
+def hard_gate(item_mass_P: Tensor, eta: float) -> Tensor:
+    """Eq. 6: 1 where the dialogue teacher's item mass is at least eta, else 0; float [P]."""
+    return (item_mass_P >= eta).to(item_mass_P.dtype)
+
+
+def soft_gate(item_mass_P: Tensor) -> Tensor:
+    """Eq. 7: the item mass itself, in [0, 1]; float [P]."""
+    return item_mass_P.clamp(0.0, 1.0)
+
+
+def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
+    """lambda_t of the configured kind; no gradient flows through it."""
+    item_mass_P = item_mass_P.detach()
+    if config.gate == "hard":
+        return hard_gate(item_mass_P, config.eta)
+    return soft_gate(item_mass_P)
+
+
+def hard_targets(positions: Positions, device: torch.device) -> SoftTargets:
+    """Plain cross entropy with the gold tokens (Eq. 5): gamma = 0."""
+    return SoftTargets(labels_P=positions.labels_P.to(device), gold_P=positions.weight_P.to(device))
+
+
+def mix_targets(
+    positions: Positions,
+    teachers: TeacherTargets,
+    config: DistillConfig,
+    items: range,
+    device: torch.device,
+) -> SoftTargets:
+    """The sparse target distribution of every position (Eqs. 10-11).
+
+    Args:
+        positions: gold tokens and 1/T weights, on the CPU.
+        teachers: both teachers' rows; row counts must be P and B.
+        config: gamma, gate and the treatment of dropped mass.
+        items: the vocabulary ids of all items, on which P_psi lives.
+        device: where the loss is computed.
+
+    Raises:
+        ValueError: if the rows do not match the positions.
+    """
+    num_positions, num_examples = len(positions.labels_P), int(positions.example_P[-1]) + 1
+    if teachers.dialogue.num_rows != num_positions:
+        raise ValueError(
+            f"dialogue rows must be {num_positions}, one per position, "
+            f"got {teachers.dialogue.num_rows}."
+        )
+    if teachers.recommendation.num_rows != num_examples:
+        raise ValueError(
+            f"recommendation rows must be {num_examples}, one per example, "
+            f"got {teachers.recommendation.num_rows}."
+        )
+    gate_P = gate(torch.from_numpy(teachers.dialogue.item_mass_R), config)
+    weight_P = config.gamma * positions.weight_P
+    dialogue = TeacherTerm(
+        rows=sparse_rows(teachers.dialogue, config.tail, device),
+        row_P=torch.arange(num_positions),
+        weight_P=weight_P * (1.0 - gate_P),
+        support=(0, teachers.dialogue.vocab_size),
+    )
+    recommendation = TeacherTerm(
+        rows=sparse_rows(teachers.recommendation, config.tail, device),
+        row_P=positions.example_P,
+        weight_P=weight_P * gate_P,
+        support=(items.start, items.stop),
+    )
+    return SoftTargets(
+        labels_P=positions.labels_P.to(device),
+        gold_P=((1.0 - config.gamma) * positions.weight_P).to(device),
+        terms=(dialogue, recommendation),
+    )
+
+
+def sparse_rows(rows: TargetRows, tail: str, device: torch.device) -> SparseRows:
+    """Received rows as probabilities whose sum with the tail is exactly 1.
+
+    The kept entries are scaled to 1 - tail: the tail is exact on the wire, the entries may be
+    quantised. `tail` is a treatment of docs/loss.md: "bucket" keeps the tail, "drop" loses it,
+    "renormalise" spreads it over the kept entries.
+    """
+    offsets_R1 = np.concatenate([[0], np.cumsum(rows.counts_R)]).astype(np.int64)
+    row_E = np.repeat(np.arange(rows.num_rows), rows.counts_R)
+    probs_E = np.exp(rows.log_probs_E.astype(np.float64))
+    kept_R = np.bincount(row_E, weights=probs_E, minlength=rows.num_rows)
+    wanted_R = np.ones(rows.num_rows) if tail == "renormalise" else 1.0 - rows.tail_R
+    scale_R = np.divide(wanted_R, kept_R, out=np.zeros(rows.num_rows), where=kept_R > 0)
+    tail_R = rows.tail_R if tail == "bucket" else np.zeros(rows.num_rows, np.float32)
+    return SparseRows(
+        offsets_R1=torch.from_numpy(offsets_R1),
+        ids_E=torch.from_numpy(rows.ids_E.astype(np.int64)).to(device),
+        probs_E=torch.from_numpy((probs_E * scale_R[row_E]).astype(np.float32)).to(device),
+        tail_R=torch.from_numpy(tail_R.astype(np.float32)).to(device),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GateStatistics:
+    """Sums over one batch, so that ranks and steps can be added up.
+
+    Attributes:
+        item_mass: sum of the gate's input at item steps and at word steps, [2].
+        count: number of item steps and word steps, [2].
+        histogram: counts of item mass over [0, 1] in 20 bins, [2, 20].
+        kept_mass: sum over positions of the dialogue teacher's kept mass.
+    """
+
+    item_mass: np.ndarray
+    count: np.ndarray
+    histogram: np.ndarray
+    kept_mass: float
+
+
+def gate_statistics(positions: Positions, dialogue: TargetRows) -> GateStatistics:
+    """Item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
+    masks = [positions.is_item_P.numpy(), ~positions.is_item_P.numpy()]
+    mass_P = dialogue.item_mass_R
+    histograms = [
+        np.histogram(mass_P[mask], bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for mask in masks
+    ]
+    return GateStatistics(
+        item_mass=np.array([float(mass_P[mask].sum()) for mask in masks]),
+        count=np.array([int(mask.sum()) for mask in masks]),
+        histogram=np.stack(histograms),
+        kept_mass=float((1.0 - dialogue.tail_R).sum()),
+    )

@@ -1,0 +1,138 @@
+"""Hugging Face causal language models over the joint vocabulary of words and items.
+
+B examples, L input positions, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
+
+from trainer.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """A causal language model that exists, or a GPT-2 of given size with random weights."""
+
+    pretrained: str | None = None
+    """Name or folder of a Hugging Face model, e.g. microsoft/DialoGPT-small; None: random GPT-2."""
+    num_layers: int = 3
+    hidden_size: int = 256
+    num_heads: int = 4
+    max_positions: int = 512
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("num_layers", self.num_layers),
+            ("hidden_size", self.hidden_size),
+            ("num_heads", self.num_heads),
+            ("max_positions", self.max_positions),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size must be divisible by num_heads, got {self.hidden_size} and "
+                f"{self.num_heads}. Change one of them."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+
+
+def build_causal_lm(config: LanguageModelConfig, vocabulary: Vocabulary) -> PreTrainedModel:
+    """A causal LM with one tied output row per vocabulary entry.
+
+    A pretrained model keeps its rows for the base tokens; the rows of items and special tokens are
+    drawn from N(0, initializer_range), the scheme of GPT-2 for new tokens.
+    """
+    if config.pretrained is None:
+        model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
+        _check_base_size(model, config.pretrained, vocabulary)
+        # mean_resizing=False: Hugging Face would draw new rows from the old rows' covariance, which
+        # needs a [V, V]-sized factorisation for nothing here.
+        model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+    model.generation_config = GenerationConfig(
+        eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
+    )
+    return model
+
+
+def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:
+    """An exported model, refused unless it has exactly the vocabulary's rows."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} must be a model folder, got no config.json there.")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    if output_weight(model).shape[0] != vocabulary.size:
+        raise ValueError(
+            f"the model in {folder} must have {vocabulary.size} output rows, got "
+            f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
+        )
+    return model
+
+
+def hidden_states(model: PreTrainedModel, input_ids_BL: Tensor) -> Tensor:
+    """Last hidden states [B, L, D] of right-padded input.
+
+    No mask is passed: under causal attention a pad to the right is seen by no position that counts.
+    """
+    return model.base_model(input_ids=input_ids_BL, use_cache=False).last_hidden_state
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The output projection; refused if it has a bias, which the fused loss does not know."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        raise ValueError(
+            f"the language model's output layer must be a linear layer without bias, got {head}."
+        )
+    return head
+
+
+def output_weight(model: PreTrainedModel) -> Tensor:
+    """The (tied) output weight [V, D]."""
+    return output_head(model).weight
+
+
+def max_input_length(model: PreTrainedModel) -> int:
+    """Positions that the model can attend to."""
+    return int(model.config.max_position_embeddings)
+
+
+def _random_gpt2_config(config: LanguageModelConfig, vocabulary: Vocabulary) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=vocabulary.size,
+        n_positions=config.max_positions,
+        n_embd=config.hidden_size,
+        n_layer=config.num_layers,
+        n_head=config.num_heads,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        bos_token_id=vocabulary.eos_id,
+        eos_token_id=vocabulary.eos_id,
+    )
+
+
+def _check_base_size(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> None:
+    rows = output_weight(model).shape[0]
+    if rows not in (vocabulary.base_size, vocabulary.size):
+        raise ValueError(
+            f"{name} must have the tokenizer's {vocabulary.base_size} base tokens, got {rows} "
+            "rows. Prepare the data with this model's own tokenizer (--tokenizer)."
+        )

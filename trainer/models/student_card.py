@@ -1,0 +1,31 @@
+"""The card of an exported student: `student.json` beside its Hugging Face config."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.atomic import write_json
+
+STUDENT_CARD_NAME = "student.json"
+MODEL_FOLDER = "model"
+"""Folder of the exported student in a run directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentCard:
+    """What an exported student says of itself."""
+
+    vocabulary_digest: str
+    action_tokens: bool
+    """Its responses start with [REC] or [GEN]."""
+    classifier: str | None
+    """Folder of the turn classifier that picks the action token, seen from the student's folder."""
+    gamma: float
+    steps: int
+
+
+def write_student_card(folder: Path, card: StudentCard) -> None:
+    """Complete an exported student; written last, so that a folder with a card is whole."""
+    write_json(folder / STUDENT_CARD_NAME, dataclasses.asdict(card))

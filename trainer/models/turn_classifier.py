@@ -1,0 +1,154 @@
+"""Eq. 12: which action token opens the response, [GEN] or [REC], read off the context alone.
+
+A small transformer encoder over the last tokens of the context, mean pooling, two logits.
+
+B examples, L padded length, D hidden.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from protos.fingerprint import digest_file
+from trainer.atomic import write_bytes
+from trainer.data.vocabulary import Vocabulary
+from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, read_card, write_card
+
+GEN, REC = 0, 1
+PREDICT_BATCH = 64
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierShape:
+    """The sizes that rebuild the module; stored in the card."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    max_tokens: int
+    """Tokens of the context that are read, the last ones."""
+
+
+class TurnClassifier(nn.Module):
+    """Transformer encoder, mean over the tokens, two logits: [GEN] = 0, [REC] = 1."""
+
+    def __init__(self, shape: ClassifierShape, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        self.positions = nn.Embedding(shape.max_tokens, shape.hidden_size)
+        nn.init.normal_(self.tokens.weight, std=INIT_STD)
+        nn.init.normal_(self.positions.weight, std=INIT_STD)
+        layer = nn.TransformerEncoderLayer(
+            shape.hidden_size,
+            shape.num_heads,
+            dim_feedforward=4 * shape.hidden_size,
+            dropout=dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        # As in KGSF; and without it torch never holds the attention weights, also in training.
+        layer.self_attn.dropout = 0.0
+        # No nested tensors: their kernels differ from those of training, and padding is cheap here.
+        self.encoder = nn.TransformerEncoder(layer, shape.num_layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(shape.hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(shape.hidden_size, 2)
+
+    def forward(self, input_ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits, float [B, 2].
+
+        Args:
+            input_ids_BL: int64 [B, L], right-padded with anything, L <= max_tokens.
+            lengths_B: int64 [B], tokens of each example, at least 1.
+        """
+        column_L = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
+        is_pad_BL = column_L >= lengths_B[:, None]
+        # Positions count from the end: what was said last has the same place in every context.
+        from_end_BL = (lengths_B[:, None] - 1 - column_L).clamp(min=0)
+        # Pads become one fixed token first, so that no pad can change a bit of the output.
+        states_BLD = self.tokens(input_ids_BL.masked_fill(is_pad_BL, 0))
+        states_BLD = self.dropout(states_BLD + self.positions(from_end_BL))
+        states_BLD = self.norm(self.encoder(states_BLD, src_key_padding_mask=is_pad_BL))
+        sums_BD = states_BLD.masked_fill(is_pad_BL[..., None], 0.0).sum(1)
+        return self.head(sums_BD / lengths_B[:, None])
+
+    @torch.inference_mode()
+    def predict(self, contexts: Sequence[np.ndarray]) -> np.ndarray:
+        """Whether each response recommends, bool [B], from contexts of token ids, none empty."""
+        self.eval()
+        recommends_B = np.zeros(len(contexts), dtype=bool)
+        # Alike lengths together: less padding.
+        order = np.argsort([len(context) for context in contexts], kind="stable")
+        for start in range(0, len(order), PREDICT_BATCH):
+            rows = order[start : start + PREDICT_BATCH]
+            logits_B2 = self(*self.collate([contexts[row] for row in rows]))
+            recommends_B[rows] = (logits_B2[:, REC] > logits_B2[:, GEN]).cpu().numpy()
+        return recommends_B
+
+    def collate(self, contexts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """The last tokens of each context, right-padded, and their lengths; int64.
+
+        Raises:
+            ValueError: if a context is empty.
+        """
+        kept = [context[-self.shape.max_tokens :] for context in contexts]
+        lengths = np.array([len(context) for context in kept], dtype=np.int64)
+        if len(kept) == 0 or lengths.min() == 0:
+            raise ValueError("each context must have at least one token, got an empty one.")
+        input_ids_BL = np.zeros((len(kept), lengths.max()), dtype=np.int64)
+        for row_L, context in zip(input_ids_BL, kept, strict=True):
+            row_L[: len(context)] = context
+        device = self.head.weight.device
+        return torch.from_numpy(input_ids_BL).to(device), torch.from_numpy(lengths).to(device)
+
+
+def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Vocabulary) -> None:
+    """Write weights, vocabulary and, last, the card."""
+    state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
+    write_bytes(folder / WEIGHTS_NAME, save(state))
+    vocabulary.save(folder)
+    card = FrozenCard(
+        kind="classifier",
+        vocabulary_digest=vocabulary.digest,
+        weights_digest=digest_file(folder / WEIGHTS_NAME),
+        max_input_length=classifier.shape.max_tokens,
+        shape=dataclasses.asdict(classifier.shape),
+    )
+    write_card(folder, card)
+
+
+def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
+    """A frozen classifier, on the CPU in eval mode, and its card.
+
+    Raises:
+        FileNotFoundError: if the folder or its card is missing.
+        ValueError: if it is another kind of model, or its weights are not those of the card.
+    """
+    card = read_card(folder, "classifier")
+    classifier = TurnClassifier(
+        ClassifierShape(**{name: int(size) for name, size in card.shape.items()})
+    )
+    path = folder / WEIGHTS_NAME
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} must be safetensors, got: {error}.") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {name: tuple(t.shape) for name, t in classifier.state_dict().items()}
+    if shapes != expected:
+        raise ValueError(f"{path} must hold {expected} as its card says, got {shapes}.")
+    classifier.load_state_dict(state)
+    return classifier.eval().requires_grad_(False), card
