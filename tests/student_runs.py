@@ -1,0 +1,73 @@
+"""Real runs of `deepspeed trainer/main.py` for tests: two ranks on the CPU, tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def student_command(data: Path, output: Path, *overrides: str, ranks: int = 2) -> list[str]:
+    # The launcher of this very environment, whatever PATH says.
+    deepspeed = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
+    assert deepspeed is not None
+    return [
+        deepspeed,
+        "--num_accelerators",
+        str(ranks),
+        "--master_port",
+        str(free_port()),
+        "trainer/main.py",
+        "--config",
+        "trainer/configs/synthetic.yaml",
+        f"data={data}",
+        f"output={output}",
+        *TINY,
+        *overrides,
+    ]
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PATH": path}
+
+
+def run_student(
+    data: Path, output: Path, *overrides: str, ranks: int = 2, timeout_s: float = 240
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        student_command(data, output, *overrides, ranks=ranks),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def step_lines(output: Path) -> list[dict[str, Any]]:
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if "step" in entry]
+
+
+def loss_curve(output: Path) -> list[float]:
+    return [entry["loss"] for entry in step_lines(output)]
+
+
+def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in result.stderr.splitlines() if line.startswith("error: ")]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protos import teacher_pb2
+from protos.codec import TargetRows, WireError
+from trainer.config import TeachersConfig
+from trainer.dispatch import ClientCounters, Dispatcher, Replica
+from trainer.errors import TeacherUnavailable
+
+ROWS = TargetRows(
+    counts_R=np.zeros(1, np.int32),
+    ids_E=np.empty(0, np.int32),
+    log_probs_E=np.empty(0, np.float32),
+    tail_R=np.ones(1, np.float32),
+    item_mass_R=np.zeros(1, np.float32),
+    vocab_size=5,
+)
+
+
+class Desk:
+    """A dispatcher with replicas that answer when the test says so."""
+
+    def __init__(self, *replica_ids: str, deadline_s: float = 60.0, patience_s: float = 60) -> None:
+        self.counters = ClientCounters()
+        config = TeachersConfig(deadline_s=deadline_s, patience_s=patience_s)
+        self.dispatcher = Dispatcher(config, self.counters)
+        self.replicas = {name: self.add(name) for name in replica_ids}
+
+    def add(self, name: str) -> Replica:
+        replica = Replica("dialogue", name, f"host-{name}:1")
+        self.dispatcher.add_replica(replica)
+        return replica
+
+    def ask(self, request_id: int) -> asyncio.Task[TargetRows]:
+        message = teacher_pb2.ScoreRequest(request_id=request_id)
+        return asyncio.create_task(self.dispatcher.score("dialogue", message, 1))
+
+    def answer(self, name: str, request_id: int) -> None:
+        request = self.dispatcher.take(self.replicas[name], request_id)
+        if request is not None:
+            self.dispatcher.on_rows(request, ROWS, 10)
+
+    def outstanding(self, name: str) -> list[int]:
+        return sorted(self.replicas[name].outstanding)
+
+
+def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(story(), 10))
+
+
+async def turn() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def test_dispatch_gives_each_request_to_the_least_busy_replica() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b")
+        tasks = [desk.ask(i) for i in range(1, 5)]
+        await turn()
+        assert len(desk.outstanding("a")) == len(desk.outstanding("b")) == 2
+        for name in ("a", "b"):
+            for request_id in desk.outstanding(name):
+                desk.answer(name, request_id)
+        assert await asyncio.gather(*tasks) == [ROWS] * 4
+        assert (desk.counters.requests, desk.counters.resends, desk.counters.positions) == (4, 0, 4)
+
+    run(story)
+
+
+def test_dispatch_sends_the_work_of_a_dead_replica_elsewhere_once() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b")
+        tasks = [desk.ask(i) for i in (1, 2)]
+        await turn()
+        desk.dispatcher.remove_replica(desk.replicas["a"], "killed")
+        assert desk.outstanding("b") == [1, 2]
+        for request_id in (1, 2):
+            desk.answer("b", request_id)
+        await asyncio.gather(*tasks)
+        assert desk.counters.resends == 1
+
+    run(story)
+
+
+def test_dispatch_after_a_deadline_takes_only_one_of_two_answers() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.05)
+        task = desk.ask(1)
+        await turn()
+        first = "a" if desk.outstanding("a") else "b"
+        second = "b" if first == "a" else "a"
+        while not desk.outstanding(second):
+            await asyncio.sleep(0.01)
+        assert desk.replicas[first].stalled
+        desk.answer(second, 1)
+        desk.answer(first, 1)
+        assert await task is ROWS
+        assert desk.counters.positions == 1
+
+    run(story)
+
+
+def test_dispatch_without_replica_waits_for_one() -> None:
+    async def story() -> None:
+        desk = Desk()
+        task = desk.ask(1)
+        await turn()
+        desk.replicas["late"] = desk.add("late")
+        desk.answer("late", 1)
+        assert await task is ROWS
+
+    run(story)
+
+
+def test_dispatch_draining_replica_gets_nothing_new() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b")
+        desk.replicas["a"].draining = True
+        tasks = [desk.ask(i) for i in (1, 2, 3)]
+        await turn()
+        assert desk.outstanding("b") == [1, 2, 3]
+        for task in tasks:
+            task.cancel()
+
+    run(story)
+
+
+def test_dispatch_with_draining_replicas_alone_runs_out_of_patience() -> None:
+    async def story() -> None:
+        desk = Desk("a", patience_s=0.01)
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        task = desk.ask(1)
+        guard = asyncio.create_task(desk.dispatcher.guard_patience())
+        with pytest.raises(TeacherUnavailable):
+            await task
+        await guard
+
+    run(story)
+
+
+def test_dispatch_replica_that_is_listed_again_gets_what_waited() -> None:
+    async def story() -> None:
+        desk = Desk("a")
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        task = desk.ask(1)
+        await turn()
+        assert desk.outstanding("a") == []
+        desk.dispatcher.set_draining(desk.replicas["a"], False)
+        desk.answer("a", 1)
+        assert await task is ROWS
+
+    run(story)
+
+
+def test_dispatch_second_bad_answer_ends_the_request() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b")
+        task = desk.ask(1)
+        await turn()
+        for _ in range(2):
+            name = "a" if desk.outstanding("a") else "b"
+            request = desk.dispatcher.take(desk.replicas[name], 1)
+            assert request is not None
+            desk.dispatcher.on_bad_answer(desk.replicas[name], request, WireError("torn"))
+        with pytest.raises(WireError, match="answered badly, and so was the answer before: torn"):
+            await task
+        assert desk.counters.resends == 1
+
+    run(story)
+
+
+def test_dispatch_beyond_patience_fails_every_request() -> None:
+    async def story() -> None:
+        desk = Desk(patience_s=0.01)
+        task = desk.ask(1)
+        guard = asyncio.create_task(desk.dispatcher.guard_patience())
+        with pytest.raises(TeacherUnavailable, match=r"no dialogue teacher answered for 0\.01 s"):
+            await task
+        with pytest.raises(TeacherUnavailable):
+            await desk.ask(2)
+        await guard
+
+    run(story)

@@ -1,0 +1,149 @@
+"""The student under the real DeepSpeed launcher, without teachers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.student_runs import (
+    ROOT,
+    environment,
+    error_lines,
+    loss_curve,
+    run_student,
+    step_lines,
+    student_command,
+)
+from trainer.data.vocabulary import Vocabulary
+
+pytestmark = pytest.mark.cluster
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def stage_1_run(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("stage1") / "run"
+    settings = ("distill.gamma=0", "zero_stage=1", f"train.steps={STEPS}")
+    result = run_student(prepared_dir, output, *settings, "train.checkpoint_every=10")
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_student_loss_curve_is_the_same_at_every_zero_stage(
+    stage: int, prepared_dir: Path, stage_1_run: Path, tmp_path: Path
+) -> None:
+    settings = ("distill.gamma=0", f"zero_stage={stage}", f"train.steps={STEPS}")
+    result = run_student(prepared_dir, tmp_path / "run", *settings)
+    assert result.returncode == 0, result.stderr
+    curve, expected = loss_curve(tmp_path / "run"), loss_curve(stage_1_run)
+    assert len(curve) == STEPS
+    assert curve == pytest.approx(expected, rel=1e-3)
+    assert curve[-1] < 0.9 * curve[0]
+
+
+def test_student_on_one_rank_in_micro_batches_has_the_loss_curve_of_two(
+    prepared_dir: Path, stage_1_run: Path, tmp_path: Path
+) -> None:
+    settings = ("distill.gamma=0", f"train.steps={STEPS}", "train.micro_batch_size=8")
+    result = run_student(prepared_dir, tmp_path / "run", *settings, ranks=1)
+    assert result.returncode == 0, result.stderr
+    assert loss_curve(tmp_path / "run") == pytest.approx(loss_curve(stage_1_run), rel=1e-3)
+
+
+def test_student_killed_in_the_middle_resumes_exactly(
+    prepared_dir: Path, stage_1_run: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    settings = ("distill.gamma=0", f"train.steps={STEPS}", "train.checkpoint_every=10")
+    command = student_command(prepared_dir, output, *settings)
+    with (tmp_path / "log").open("w") as log:
+        victim = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
+        wait_for_checkpoint(output, victim)
+        kill_one_rank(victim)
+        assert victim.wait(timeout=60) != 0
+    result = run_student(prepared_dir, output, *settings)
+    assert result.returncode == 0, result.stderr
+    assert loss_curve(output) == pytest.approx(loss_curve(stage_1_run), rel=1e-6)
+    assert [entry["step"] for entry in step_lines(output)] == list(range(1, STEPS + 1))
+
+
+def wait_for_checkpoint(output: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not (output / "checkpoints" / "newest.json").exists():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def kill_one_rank(launcher: subprocess.Popen[bytes]) -> None:
+    ranks = psutil.Process(launcher.pid).children(recursive=True)
+    rank = next(
+        p
+        for p in ranks
+        if any("trainer/main.py" in part for part in p.cmdline())
+        and ("--local_rank=1" in p.cmdline())
+    )
+    rank.send_signal(signal.SIGKILL)
+
+
+def test_exported_student_loads_with_transformers(stage_1_run: Path) -> None:
+    folder = stage_1_run / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    vocabulary = Vocabulary.load(folder)
+    logits = model(torch.tensor([[1, 2, vocabulary.rec_id]])).logits
+    assert logits.shape == (1, 3, vocabulary.size)
+    card = json.loads((folder / "student.json").read_text())
+    assert card["vocabulary_digest"] == vocabulary.digest
+    assert card["action_tokens"] is True
+
+
+def test_run_directory_holds_config_metrics_events_and_checkpoint(stage_1_run: Path) -> None:
+    names = {path.name for path in stage_1_run.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "events", "checkpoints", "model"}
+    lines = [json.loads(x) for x in (stage_1_run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["event"] == "start"
+    assert lines[-1]["event"] == "end"
+    assert lines[-1]["steps"] == STEPS
+    assert lines[-1]["teacher_requests"] == 0
+    assert [p.name for p in (stage_1_run / "checkpoints").glob("step-*")] == ["step-00000020"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
+        ("data=nowhere", "nowhere"),
+        ("classifier=nowhere", "must be a frozen classifier model"),
+    ],
+)
+def test_student_mistake_in_the_settings_is_one_line(
+    override: str, message: str, prepared_dir: Path, tmp_path: Path
+) -> None:
+    result = run_student(prepared_dir, tmp_path / "run", override)
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert message in line
+
+
+def test_student_without_teacher_server_says_how_to_start_one(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    settings = ("teachers.directory=127.0.0.1:1", "teachers.connect_s=2")
+    result = run_student(prepared_dir, tmp_path / "run", *settings, ranks=1)
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert "no Directory answers at 127.0.0.1:1" in line
+    assert "python -m teacher_server up" in line

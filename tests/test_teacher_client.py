@@ -1,0 +1,262 @@
+"""The client against real gRPC servers in this process, whose teachers do what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.codec import TargetRows, WireError
+from trainer.config import DistillConfig, TeachersConfig
+from trainer.data.examples import Example
+from trainer.errors import TeacherUnavailable
+from trainer.teacher_client import TeacherClient
+
+VOCAB, GRAPH = 12, "graph-a"
+CONFIG = DistillConfig(values="float32")
+
+
+@dataclass(frozen=True)
+class SmallVocabulary:
+    digest: str = "vocabulary-a"
+    size: int = VOCAB
+
+
+@dataclass
+class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
+    """Answers row r with one entry, id r, and counts the streams that are open."""
+
+    kind: str
+    graph_digest: str = GRAPH
+    garbage: bool = False
+    silent: bool = False
+    streams: int = 0
+    most_streams: int = 0
+    requests: int = 0
+
+    async def Describe(self, request: Any, context: Any) -> teacher_pb2.Description:
+        return teacher_pb2.Description(
+            kind=self.kind,
+            vocab_size=VOCAB,
+            vocabulary_digest="vocabulary-a",
+            graph_digest=self.graph_digest if self.kind == "recommendation" else "",
+            weights_digest=f"weights-{self.kind}",
+            temperature=1.0,
+        )
+
+    async def Score(
+        self, requests: AsyncIterator[teacher_pb2.ScoreRequest], context: Any
+    ) -> AsyncIterator[teacher_pb2.ScoreReply]:
+        self.streams += 1
+        self.most_streams = max(self.most_streams, self.streams)
+        try:
+            async for request in requests:
+                self.requests += 1
+                if self.silent:
+                    continue
+                num_rows = int(np.frombuffer(request.target_lengths, "<i4").sum())
+                block = b"garbage" if self.garbage else codec.encode(rows(num_rows))
+                yield teacher_pb2.ScoreReply(request_id=request.request_id, block=block)
+        finally:
+            self.streams -= 1
+
+
+def rows(num_rows: int) -> TargetRows:
+    return TargetRows(
+        counts_R=np.ones(num_rows, np.int32),
+        ids_E=np.arange(num_rows, dtype=np.int32),
+        log_probs_E=np.full(num_rows, np.log(0.5), np.float32),
+        tail_R=np.full(num_rows, 0.5, np.float32),
+        item_mass_R=np.zeros(num_rows, np.float32),
+        vocab_size=VOCAB,
+    )
+
+
+@dataclass
+class FakeDirectory(teacher_pb2_grpc.DirectoryServicer):
+    fleet: dict[str, teacher_pb2.Endpoint] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    told: int = 0
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[teacher_pb2.Fleet]:
+        while True:
+            self.changed.clear()
+            yield teacher_pb2.Fleet(endpoints=self.fleet.values())
+            self.told += 1
+            await self.changed.wait()
+
+
+class World:
+    """A Directory and teachers on an event loop in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._servers: dict[str, grpc.aio.Server] = {}
+        self.directory = FakeDirectory()
+        self.address = self.run(self._serve("directory", self.directory))
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _serve(self, name: str, servicer: Any) -> str:
+        server = self._servers[name] = grpc.aio.server()
+        if isinstance(servicer, FakeDirectory):
+            teacher_pb2_grpc.add_DirectoryServicer_to_server(servicer, server)
+        else:
+            teacher_pb2_grpc.add_TeacherServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return f"127.0.0.1:{port}"
+
+    def add(self, name: str, teacher: FakeTeacher) -> FakeTeacher:
+        address = self.run(self._serve(name, teacher))
+        endpoint = teacher_pb2.Endpoint(kind=teacher.kind, address=address, replica_id=name)
+        self.list_(name, endpoint)
+        return teacher
+
+    def list_(self, name: str, endpoint: teacher_pb2.Endpoint | None) -> None:
+        """List or delist a replica and wait until every watcher was told."""
+
+        async def change() -> None:
+            told = self.directory.told
+            if endpoint is None:
+                del self.directory.fleet[name]
+            else:
+                self.directory.fleet[name] = endpoint
+            self.directory.changed.set()
+            while told and self.directory.told == told:
+                await asyncio.sleep(0.01)
+
+        self.run(change())
+
+    def kill(self, name: str) -> None:
+        self.run(self._servers.pop(name).stop(None))
+
+    def client(self, **settings: float) -> TeacherClient:
+        config = TeachersConfig(directory=self.address, **settings)  # type: ignore[arg-type]
+        vocabulary: Any = SmallVocabulary()
+        return TeacherClient(config, CONFIG, vocabulary=vocabulary, graph_digest=GRAPH)
+
+    def close(self) -> None:
+        for name in list(self._servers):
+            self.kill(name)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
+
+
+def examples(*response_lengths: int) -> list[Example]:
+    return [
+        Example(
+            example_id=str(index),
+            context_ids=np.array([1, 2], np.int32),
+            response_ids=np.arange(length, dtype=np.int32),
+            context_entities=np.array([3], np.int32),
+            gold_items=np.empty(0, np.int32),
+        )
+        for index, length in enumerate(response_lengths)
+    ]
+
+
+def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) -> None:
+    world.add("d", FakeTeacher("dialogue"))
+    world.add("r", FakeTeacher("recommendation"))
+    client = world.client()
+    try:
+        pending = [client.submit(examples(*lengths)) for lengths in ([2, 3], [4], [1, 1, 1])]
+        received = [each.result() for each in pending]
+    finally:
+        client.close()
+    assert [each.dialogue.num_rows for each in received] == [5, 4, 3]
+    assert [each.recommendation.num_rows for each in received] == [2, 1, 3]
+    assert (client.counters.requests, client.counters.positions) == (6, 12)
+
+
+def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None:
+    world.add("r", FakeTeacher("recommendation"))
+    silent = world.add("silent", FakeTeacher("dialogue", silent=True))
+    client = world.client()
+    try:
+        pending = [client.submit(examples(2)) for _ in range(4)]
+        pending[0]._futures["recommendation"].result(10)
+        world.add("spare", FakeTeacher("dialogue"))
+        world.kill("silent")
+        world.list_("silent", None)
+        assert [each.result().dialogue.num_rows for each in pending] == [2] * 4
+    finally:
+        client.close()
+    assert silent.requests == client.counters.resends == 4
+
+
+def test_client_stalled_replica_loses_its_work_after_the_deadline(world: World) -> None:
+    world.add("r", FakeTeacher("recommendation"))
+    world.add("silent", FakeTeacher("dialogue", silent=True))
+    world.add("good", FakeTeacher("dialogue"))
+    client = world.client(deadline_s=0.2)
+    try:
+        pending = [client.submit(examples(2)) for _ in range(6)]
+        assert [each.result().dialogue.num_rows for each in pending] == [2] * 6
+    finally:
+        client.close()
+
+
+def test_client_holds_one_stream_to_a_replica_that_is_delisted_and_listed_again(
+    world: World,
+) -> None:
+    world.add("r", FakeTeacher("recommendation"))
+    teacher = world.add("d", FakeTeacher("dialogue"))
+    client = world.client()
+    try:
+        endpoint = world.directory.fleet["d"]
+        for _ in range(5):
+            world.list_("d", None)
+            world.list_("d", endpoint)
+        assert client.submit(examples(3)).result().dialogue.num_rows == 3
+    finally:
+        client.close()
+    assert teacher.most_streams == 1
+
+
+def test_client_garbage_from_everyone_stops_the_run(world: World) -> None:
+    world.add("r", FakeTeacher("recommendation"))
+    world.add("d", FakeTeacher("dialogue", garbage=True))
+    client = world.client()
+    try:
+        with pytest.raises(WireError, match="answered badly, and so was the answer before"):
+            client.submit(examples(3)).result()
+    finally:
+        client.close()
+
+
+def test_client_teacher_of_another_graph_is_refused_with_both_digests(world: World) -> None:
+    world.add("d", FakeTeacher("dialogue"))
+    world.add("r", FakeTeacher("recommendation", graph_digest="graph-b"))
+    with pytest.raises(ValueError, match=r"student's graph graph-a, got graph-b"):
+        world.client()
+
+
+def test_client_without_a_kind_runs_out_of_patience(world: World) -> None:
+    world.add("d", FakeTeacher("dialogue"))
+    with pytest.raises(TeacherUnavailable, match="no recommendation teacher answered for 1 s"):
+        world.client(patience_s=1.0)
+
+
+def test_client_without_directory_says_where_it_looked(world: World) -> None:
+    world.kill("directory")
+    with pytest.raises(TeacherUnavailable, match=f"no Directory answers at {world.address}"):
+        world.client(connect_s=0.5)

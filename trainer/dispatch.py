@@ -1,0 +1,261 @@
+"""Which replica gets which request, and what happens when it does not answer.
+
+The policy of the teacher client without any gRPC in it: least outstanding work, a deadline per
+request, sending again elsewhere, a limit on bad answers, patience when a kind has no replica left.
+Everything here runs on one event loop and needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from protos import codec, teacher_pb2
+from trainer.config import TeachersConfig
+from trainer.errors import TeacherUnavailable
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("dialogue", "recommendation")
+CHECK_S = 0.5
+# A bad answer is asked for once more elsewhere; a second one means that the fault is not chance.
+MAX_BAD_ANSWERS = 2
+# A request that was open at the death of so many replicas is likely to have killed them.
+MAX_DEATHS = 5
+
+
+@dataclass
+class ClientCounters:
+    """What went over the wire so far; written by the client's thread, read by any."""
+
+    requests: int = 0
+    resends: int = 0
+    wire_bytes: int = 0
+    """Bytes of all reply messages of both kinds, without gRPC's own framing."""
+    positions: int = 0
+    """Response positions whose dialogue targets arrived."""
+
+    def minus(self, earlier: ClientCounters) -> ClientCounters:
+        """What was counted since `earlier`."""
+        return ClientCounters(
+            requests=self.requests - earlier.requests,
+            resends=self.resends - earlier.resends,
+            wire_bytes=self.wire_bytes - earlier.wire_bytes,
+            positions=self.positions - earlier.positions,
+        )
+
+
+@dataclass(eq=False)
+class Request:
+    """One question to one kind of teacher, until it is answered."""
+
+    kind: str
+    message: teacher_pb2.ScoreRequest
+    num_rows: int
+    answer: asyncio.Future[codec.TargetRows]
+    bad_answers: int = 0
+    deaths: int = 0
+    """Replicas whose stream ended while they had it."""
+    failed_at: set[str] = field(default_factory=set)
+    """Replicas that stalled on it or answered garbage: asked again only if there is no other."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """One live stream to a teacher; the stream's writer empties the outbox."""
+
+    kind: str
+    replica_id: str
+    address: str
+    outbox: asyncio.Queue[teacher_pb2.ScoreRequest] = field(default_factory=asyncio.Queue)
+    outstanding: dict[int, Request] = field(default_factory=dict)
+    deadlines: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
+    stalled: bool = False
+    """Missed a deadline and has not answered since."""
+    draining: bool = False
+    """No longer listed by the Directory: finishes what it has, gets nothing new."""
+
+    def take(self, request_id: int) -> Request | None:
+        """The open request of this id, which is no longer this replica's, and its timer stopped."""
+        deadline = self.deadlines.pop(request_id, None)
+        if deadline is not None:
+            deadline.cancel()
+        return self.outstanding.pop(request_id, None)
+
+
+class Dispatcher:
+    """The live replicas and the requests between them."""
+
+    def __init__(self, config: TeachersConfig, counters: ClientCounters) -> None:
+        self.fatal: Exception | None = None
+        """The error that ends the run: every caller gets it, now and later."""
+        self.changed = asyncio.Event()
+        """Set whenever a replica came or the run was ended."""
+        self._config = config
+        self._counters = counters
+        self._live: dict[str, set[Replica]] = {kind: set() for kind in KINDS}
+        self._waiting: dict[str, list[Request]] = {kind: [] for kind in KINDS}
+        self._unanswered: set[Request] = set()
+        self._alone_since: dict[str, float] = {}
+
+    def is_complete(self) -> bool:
+        """Whether every kind has a live replica."""
+        return all(self._open(kind) for kind in KINDS)
+
+    def add_replica(self, replica: Replica) -> None:
+        """A stream opened: it gets work at once, first of all what had to wait."""
+        self._live[replica.kind].add(replica)
+        self._assign_waiting(replica.kind)
+
+    def set_draining(self, replica: Replica, draining: bool) -> None:
+        """The Directory lists the replica no longer, or again."""
+        replica.draining = draining
+        if not draining:
+            self._assign_waiting(replica.kind)
+
+    def remove_replica(self, replica: Replica, reason: str) -> None:
+        """A stream ended: what it did not answer goes to others."""
+        self._live[replica.kind].discard(replica)
+        for request_id in list(replica.outstanding):
+            request = replica.take(request_id)
+            assert request is not None
+            request.deaths += 1
+            if request.deaths < MAX_DEATHS:
+                self._resend(request, replica, reason)
+            elif not request.answer.done():
+                size = request.message.ByteSize()
+                request.answer.set_exception(
+                    TeacherUnavailable(
+                        f"{request.deaths} {request.kind} replicas ended while they had a request "
+                        f"of {request.num_rows} rows and {size} bytes, the last because {reason}. "
+                        "Look at their logs, and at train.micro_batch_size if memory ran out."
+                    )
+                )
+
+    async def score(
+        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+    ) -> codec.TargetRows:
+        """The rows of one request, whichever replica they come from."""
+        if self.fatal is not None:
+            raise self.fatal
+        answer: asyncio.Future[codec.TargetRows] = asyncio.get_running_loop().create_future()
+        request = Request(kind=kind, message=message, num_rows=num_rows, answer=answer)
+        self._counters.requests += 1
+        self._unanswered.add(request)
+        try:
+            self._assign(request)
+            return await answer
+        finally:
+            self._unanswered.discard(request)
+
+    def take(self, replica: Replica, request_id: int) -> Request | None:
+        """The request that a reply of this replica answers; None if it was answered elsewhere."""
+        replica.stalled = False
+        request = replica.take(request_id)
+        return None if request is None or request.answer.done() else request
+
+    def on_rows(self, request: Request, rows: codec.TargetRows, num_bytes: int) -> None:
+        """A good answer; the second answer to a request that was sent twice is dropped."""
+        self._counters.wire_bytes += num_bytes
+        if request.answer.done():
+            return
+        if request.kind == "dialogue":
+            self._counters.positions += rows.num_rows
+        request.answer.set_result(rows)
+
+    def on_bad_answer(self, replica: Replica, request: Request, error: codec.WireError) -> None:
+        """Garbage or an internal error: once more elsewhere, then the run stops."""
+        request.bad_answers += 1
+        request.failed_at.add(replica.replica_id)
+        if request.bad_answers < MAX_BAD_ANSWERS:
+            self._resend(request, replica, str(error))
+        elif not request.answer.done():
+            text = f"{replica.address} answered badly, and so was the answer before: {error}"
+            request.answer.set_exception(codec.WireError(text))
+
+    def fail(self, error: Exception) -> None:
+        """End the run: every request, now and later, gets this error."""
+        self.fatal = self.fatal or error
+        self.changed.set()
+        for request in self._unanswered:
+            if not request.answer.done():
+                request.answer.set_exception(self.fatal)
+
+    async def guard_patience(self) -> None:
+        """Fail when a kind has had no live replica for longer than `teachers.patience_s`."""
+        while self.fatal is None:
+            for kind in KINDS:
+                self._check_patience(kind, time.monotonic())
+            await asyncio.sleep(CHECK_S)
+
+    def _check_patience(self, kind: str, now: float) -> None:
+        if any(not replica.stalled for replica in self._open(kind)):
+            self._alone_since.pop(kind, None)
+            return
+        if kind not in self._alone_since:
+            self._alone_since[kind] = now
+            logger.warning(
+                "no %s teacher answers; waiting up to %g s", kind, self._config.patience_s
+            )
+        if now - self._alone_since[kind] > self._config.patience_s:
+            self.fail(
+                TeacherUnavailable(
+                    f"no {kind} teacher answered for {self._config.patience_s:g} s. Look at "
+                    "python -m teacher_server status; the same command goes on from the last "
+                    "checkpoint."
+                )
+            )
+
+    def _open(self, kind: str) -> list[Replica]:
+        return [replica for replica in self._live[kind] if not replica.draining]
+
+    def _assign_waiting(self, kind: str) -> None:
+        self.changed.set()
+        waiting, self._waiting[kind] = self._waiting[kind], []
+        for request in waiting:
+            self._assign(request)
+
+    def _assign(self, request: Request) -> None:
+        """Give a request to the least busy replica, or let it wait for one."""
+        candidates = self._open(request.kind)
+        if not candidates:
+            self._waiting[request.kind].append(request)
+            return
+        replica = min(
+            candidates,
+            key=lambda r: (r.replica_id in request.failed_at, r.stalled, len(r.outstanding)),
+        )
+        replica.outstanding[request.message.request_id] = request
+        replica.outbox.put_nowait(request.message)
+        self._start_deadline(replica, request)
+
+    def _start_deadline(self, replica: Replica, request: Request) -> None:
+        replica.deadlines[request.message.request_id] = asyncio.get_running_loop().call_later(
+            self._config.deadline_s, self._on_deadline, replica, request
+        )
+
+    def _on_deadline(self, replica: Replica, request: Request) -> None:
+        replica.stalled = True
+        if all(other is replica for other in self._open(request.kind)):
+            # The same replica again would only do the work twice: wait for it, for another one, or
+            # for the end of patience.
+            self._start_deadline(replica, request)
+            return
+        replica.take(request.message.request_id)
+        request.failed_at.add(replica.replica_id)
+        self._resend(request, replica, f"no answer within {self._config.deadline_s:g} s")
+
+    def _resend(self, request: Request, replica: Replica, reason: str) -> None:
+        if request.answer.done():
+            return
+        logger.warning(
+            "%s request %d leaves %s: %s",
+            request.kind,
+            request.message.request_id,
+            replica.address,
+            reason,
+        )
+        self._counters.resends += 1
+        self._assign(request)

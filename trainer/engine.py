@@ -1,0 +1,240 @@
+"""Everything DeepSpeed: the only module that imports it.
+
+The rest of the trainer sees an Engine with a rank, a device, forward, backward, sums over ranks and
+checkpoints, and does not know the ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import comm
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PreTrainedModel
+
+from trainer import checkpoint
+from trainer.cli import EXIT_ERROR
+from trainer.config import OptimiserConfig, RunConfig
+from trainer.extension_lock import exclusive_build
+from trainer.host_memory import keep_freed_memory
+from trainer.sparse_ce import SoftTargets
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+
+
+def start_distributed() -> tuple[int, int]:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world)."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    keep_freed_memory()
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+    _build_cpu_extension()
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    _unlink_shared_memory()
+    return comm.get_rank(), comm.get_world_size()
+
+
+def stop_distributed() -> None:
+    """Leave the group, so that no rank warns of a leak."""
+    if comm.is_initialized():
+        comm.destroy_process_group()
+
+
+def raise_together(error: Exception | None) -> None:
+    """Leave on every rank if any rank has an error, and let only the first of them say so.
+
+    To be called on all ranks at the same point.
+    """
+    failed = torch.zeros(comm.get_world_size())
+    failed[comm.get_rank()] = error is not None
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    failed = failed.to(accelerator.current_device_name())
+    comm.all_reduce(failed)
+    if not failed.any():
+        return
+    if error is not None and int(failed.nonzero()[0]) == comm.get_rank():
+        raise error
+    raise SystemExit(EXIT_ERROR)
+
+
+class Engine:
+    """One rank's share of the model under ZeRO."""
+
+    def __init__(self, module: nn.Module, config: RunConfig, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.learning_rate = 0.0
+        """The rate of the last step; 0 before the first."""
+        optimiser = _optimiser(module, config.optimiser)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimiser,
+            # LRScheduler is what torch calls _LRScheduler today; DeepSpeed's hint has the old name.
+            lr_scheduler=_schedule(optimiser, config.optimiser, config.train.steps),  # type: ignore[arg-type]
+            config=deepspeed_config(config, world_size),
+        )
+        assert self._engine.device is not None
+        self.device = torch.device(self._engine.device)
+        self._checkpoints = Path(config.output) / checkpoint.CHECKPOINTS_NAME
+
+    def forward(
+        self, input_ids_BL: Tensor, hidden_index_P: Tensor, targets: SoftTargets
+    ) -> tuple[Tensor, Tensor]:
+        """The student's loss sum and gold NLL [P] of one micro-batch."""
+        return self._engine(input_ids_BL.to(self.device), hidden_index_P.to(self.device), targets)
+
+    def backward(self, loss_sum: Tensor, global_count: float) -> None:
+        """Add the gradient of loss_sum / global_count, counts taken over all ranks.
+
+        DeepSpeed averages gradients over ranks, so the sum is scaled up by their number first.
+        """
+        self._engine.backward(loss_sum * (self.world_size / global_count), scale_wrt_gas=False)
+        # Before step(): it moves the schedule on to the rate of the next step.
+        self.learning_rate = float(self._engine.get_lr()[0])
+        # Steps the optimiser at the last micro-batch of a step, and only counts before it.
+        self._engine.step()
+
+    @property
+    def grad_norm(self) -> float | None:
+        """Global gradient norm of the last step, before clipping; None at stage 0."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over all ranks, in float64."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        comm.all_reduce(total)
+        return total.tolist()
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write a whole checkpoint of `step`; a crash leaves the one before it in place."""
+        self._engine.save_checkpoint(
+            str(self._checkpoints), tag=checkpoint.tag_of(step), save_latest=False
+        )
+        comm.barrier()
+        if self.rank == 0:
+            checkpoint.commit(self._checkpoints, step)
+        comm.barrier()
+
+    def newest_checkpoint(self) -> int:
+        """The step of the newest whole checkpoint, 0 if there is none."""
+        pointer = checkpoint.read_pointer(self._checkpoints)
+        return 0 if pointer is None else pointer.step
+
+    def load_newest_checkpoint(self) -> int:
+        """Go back to the newest whole checkpoint; the number of steps done, 0 if there is none."""
+        pointer = checkpoint.read_pointer(self._checkpoints)
+        if pointer is None:
+            return 0
+        loaded, _ = self._engine.load_checkpoint(str(self._checkpoints), tag=pointer.tag)
+        if loaded is None:
+            raise ValueError(
+                f"{self._checkpoints / pointer.tag} must be a checkpoint that DeepSpeed can load, "
+                "got one that it refused. Start over with train.resume=false."
+            )
+        return pointer.step
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the language model as a Hugging Face folder, from whole parameters, on rank 0."""
+        with self._whole_parameters(model):
+            if self.rank == 0:
+                model.save_pretrained(folder)
+        comm.barrier()
+
+    def _whole_parameters(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        if self._engine.zero_optimization_stage() < 3:
+            return contextlib.nullcontext()
+        return deepspeed.zero.GatheredParameters(list(model.parameters()))
+
+
+def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own config: the user's file, with batch sizes and clipping from ours."""
+    path = Path(config.deepspeed or CONFIG_FOLDER / f"zero{config.zero_stage}.json")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be a DeepSpeed config file, got nothing there.")
+    if config.train.batch_size % world_size:
+        raise ValueError(
+            "train.batch_size must be divisible by the number of ranks, got "
+            f"{config.train.batch_size} and {world_size}. Change one of them."
+        )
+    share = config.train.batch_size // world_size
+    micro = config.train.micro_batch_size or share
+    if share % micro:
+        raise ValueError(
+            f"train.micro_batch_size must divide a rank's share of {share} examples, got {micro}. "
+            "Change it, train.batch_size or the number of ranks."
+        )
+    try:
+        settings = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON, got: {error}.") from error
+    return {
+        **settings,
+        "train_batch_size": config.train.batch_size,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": share // micro,
+        "gradient_clipping": config.optimiser.clip_norm,
+        "steps_per_print": 1 << 40,
+    }
+
+
+def _optimiser(module: nn.Module, config: OptimiserConfig) -> Optimizer:
+    return AdamW(
+        module.parameters(),
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _schedule(optimiser: Optimizer, config: OptimiserConfig, steps: int) -> LRScheduler:
+    def factor(step: int) -> float:
+        if step < config.warmup_steps:
+            return (step + 1) / (config.warmup_steps + 1)
+        if config.schedule == "constant":
+            return 1.0
+        return max(0.0, (steps - step) / max(1, steps - config.warmup_steps))
+
+    return LambdaLR(optimiser, factor)
+
+
+def _build_cpu_extension() -> None:
+    """Build or load what init_distributed would; a kill in the middle blocks no later run."""
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    builder = accelerator.create_op_builder("ShareMemCommBuilder")
+    if accelerator.device_name() == "cpu" and builder is not None:
+        with exclusive_build(builder.name):
+            builder.load(verbose=False)
+
+
+def _unlink_shared_memory() -> None:
+    """Take the name from this rank's 66 MiB buffer in /dev/shm, which DeepSpeed never removes.
+
+    All ranks have mapped it by now; the memory goes when the last of them ends, however it ends.
+    """
+    comm.barrier()
+    suffix = f"_{os.environ['MASTER_PORT']}_{comm.get_rank()}"
+    for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*{suffix}"):
+        buffer.unlink(missing_ok=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,46 @@
+"""Build a language model, train it, and leave it as a folder that others can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.data.examples import Example
+from trainer.data.prepare import PreparedData
+from trainer.engine import Engine
+from trainer.models.causal_lm import build_causal_lm, max_input_length
+from trainer.models.student import Student
+from trainer.train import Teachers, train
+
+
+def train_and_export(
+    config: RunConfig,
+    data: PreparedData,
+    teachers: Teachers | None,
+    folder: Path,
+    *,
+    rank: int,
+    world_size: int,
+) -> None:
+    """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
+    torch.manual_seed(config.seed)
+    language_model = build_causal_lm(config.student, data.vocabulary)
+    examples = data.examples("train")
+    _check_length(config, max_input_length(language_model), examples)
+    student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
+    engine = Engine(student, config, rank, world_size)
+    train(config, engine, vocabulary=data.vocabulary, examples=examples, teachers=teachers)
+    engine.export(language_model, folder)
+    if rank == 0:
+        data.vocabulary.save(folder)
+
+
+def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -> None:
+    longest = max(len(e.context_ids) + len(e.response_ids) for e in examples)
+    if longest > max_length:
+        raise ValueError(
+            f"student.max_positions must be at least {longest} for the examples in {config.data}, "
+            f"got {max_length}. Prepare the data with a smaller --max-context."
+        )

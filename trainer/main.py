@@ -1,0 +1,131 @@
+"""Distil a student from served teachers.
+
+    deepspeed [--num_accelerators N] trainer/main.py --config FILE [key=value ...]
+
+With distill.gamma=0 no teacher is asked: the same student, trained on gold tokens alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.checkpoint import check_same_run
+from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
+from trainer.config import RunConfig, load_config
+from trainer.data.prepare import PreparedData, load_prepared
+from trainer.engine import (
+    deepspeed_config,
+    raise_together,
+    start_distributed,
+    stop_distributed,
+)
+from trainer.export import train_and_export
+from trainer.models.frozen import read_card
+from trainer.models.student_card import MODEL_FOLDER, StudentCard, write_student_card
+from trainer.teacher_client import TeacherClient
+from trainer.train import Teachers
+
+
+def main(argv: list[str]) -> None:
+    """Parse, then run with the served teachers, or with none if gamma is 0."""
+    config, data = checked_input(argv)
+    run_student(config, data, lambda: _connect(config, data))
+
+
+def run_student(
+    config: RunConfig, data: PreparedData, connect: Callable[[], Teachers | None]
+) -> None:
+    """Join the ranks, connect to the teachers, train, export, and leave."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    rank, world_size = start_distributed()
+    teachers = None
+    try:
+        teachers = _connect_together(connect)
+        folder = Path(config.output) / MODEL_FOLDER
+        train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
+        if rank == 0:
+            card = StudentCard(
+                vocabulary_digest=data.vocabulary.digest,
+                action_tokens=config.action_tokens,
+                classifier=_from_folder(config.classifier, folder),
+                gamma=config.distill.gamma,
+                steps=config.train.steps,
+            )
+            write_student_card(folder, card)
+    finally:
+        if teachers is not None:
+            teachers.close()
+        stop_distributed()
+
+
+def _from_folder(path: str | None, folder: Path) -> str | None:
+    """The path as seen from the exported folder, so that both can be moved or copied together."""
+    return None if path is None else os.path.relpath(path, folder)
+
+
+def _connect_together(connect: Callable[[], Teachers | None]) -> Teachers | None:
+    """Connect on every rank, or leave on all of them with one error line."""
+    teachers, problem = None, None
+    try:
+        teachers = connect()
+    except USER_ERRORS as error:
+        problem = error
+    raise_together(problem)
+    return teachers
+
+
+def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
+    if config.distill.gamma == 0:
+        return None
+    return TeacherClient(
+        config.teachers,
+        config.distill,
+        vocabulary=data.vocabulary,
+        graph_digest=data.graph.digest,
+    )
+
+
+def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
+    """Config and data; a mistake in them is told once per node, not once per rank."""
+    try:
+        config = parse(argv)
+        data = load_prepared(Path(config.data))
+        if config.classifier is not None:
+            _check_classifier(Path(config.classifier), data.vocabulary.digest)
+        deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
+        if config.train.resume:
+            check_same_run(Path(config.output), config)
+        return config, data
+    except USER_ERRORS:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        raise SystemExit(EXIT_ERROR) from None
+
+
+def _check_classifier(folder: Path, digest: str) -> None:
+    card = read_card(folder, "classifier")
+    if card.vocabulary_digest != digest:
+        raise ValueError(
+            f"the classifier in {folder} must have the data's vocabulary {digest}, got "
+            f"{card.vocabulary_digest}. Fit it on the same prepared data."
+        )
+
+
+def parse(argv: list[str]) -> RunConfig:
+    """The run's config from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="trainer/main.py", description="Distil a student from served teachers."
+    )
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of a RunConfig")
+    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. distill.gamma=0")
+    arguments = parser.parse_intermixed_args(argv)
+    return load_config(RunConfig, arguments.config, arguments.overrides)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,223 @@
+"""What is counted in a step, summed over micro-batches and ranks, and what becomes of it.
+
+Everything is a sum until the last moment: ranks and steps add up, a mean is one sum over another.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from trainer.conkd import HISTOGRAM_BINS, TeacherTargets, gate_statistics
+from trainer.data.loader import StudentInput
+from trainer.data.vocabulary import Vocabulary
+from trainer.dispatch import ClientCounters
+from trainer.engine import Engine
+
+ITEM, WORD = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepSums:
+    """Sums of one step.
+
+    Attributes:
+        scalars: float64 [9], see SCALARS.
+        item_mass: float64 [2], gate input summed over item steps and word steps.
+        histogram: float64 [2, 20], counts of the gate input there.
+    """
+
+    scalars: np.ndarray
+    item_mass: np.ndarray
+    histogram: np.ndarray
+
+    @classmethod
+    def zero(cls) -> StepSums:
+        """Nothing counted yet."""
+        return cls(
+            scalars=np.zeros(len(SCALARS)),
+            item_mass=np.zeros(2),
+            histogram=np.zeros((2, HISTOGRAM_BINS)),
+        )
+
+    @classmethod
+    def of_micro_batch(
+        cls,
+        inputs: StudentInput,
+        received: TeacherTargets | None,
+        vocabulary: Vocabulary,
+        *,
+        loss_sum: Tensor,
+        nll_P: Tensor,
+        wait_s: float,
+    ) -> StepSums:
+        """What one forward adds."""
+        sums = cls.zero()
+        is_item_P = inputs.positions.is_item_P
+        values = {
+            "loss": float(loss_sum.detach()),
+            "nll": float(nll_P.sum()),
+            "tokens": int((inputs.input_ids_BL != vocabulary.pad_id).sum()),
+            "slots": inputs.input_ids_BL.numel(),
+            "positions": len(is_item_P),
+            "item_steps": int(is_item_P.sum()),
+            "wait_s": wait_s,
+        }
+        if received is not None:
+            statistics = gate_statistics(inputs.positions, received.dialogue)
+            values["kept_mass"] = statistics.kept_mass
+            values["recommendation_kept_mass"] = float(
+                (1.0 - received.recommendation.tail_R).mean() * len(is_item_P)
+            )
+            sums.item_mass[:] = statistics.item_mass
+            sums.histogram[:] = statistics.histogram
+        for name, value in values.items():
+            sums.scalars[SCALARS.index(name)] = value
+        return sums
+
+    def __add__(self, other: StepSums) -> StepSums:
+        return StepSums(
+            scalars=self.scalars + other.scalars,
+            item_mass=self.item_mass + other.item_mass,
+            histogram=self.histogram + other.histogram,
+        )
+
+    def over_ranks(self, engine: Engine, counted: ClientCounters | None) -> GlobalSums:
+        """Summed over all ranks, with what every rank's client counted meanwhile."""
+        wire = [0.0, 0.0, 0.0, 0.0]
+        if counted is not None:
+            wire = [counted.requests, counted.resends, counted.wire_bytes, counted.positions]
+        flat = np.concatenate([self.scalars, self.item_mass, self.histogram.ravel(), wire])
+        total = np.array(engine.sum_over_ranks(flat.tolist()))
+        scalars, item_mass, histogram, wire_total = np.split(
+            total, np.cumsum([len(SCALARS), 2, 2 * HISTOGRAM_BINS])
+        )
+        return GlobalSums(
+            values=dict(zip(SCALARS, scalars.tolist(), strict=True)),
+            item_mass=item_mass,
+            histogram=histogram.reshape(2, HISTOGRAM_BINS).astype(int),
+            wire=dict(zip(WIRE, wire_total.tolist(), strict=True)) if counted else None,
+            world_size=engine.world_size,
+        )
+
+
+SCALARS = (
+    "loss",
+    "nll",
+    "tokens",
+    "slots",
+    "positions",
+    "item_steps",
+    "wait_s",
+    "kept_mass",
+    "recommendation_kept_mass",
+)
+WIRE = ("requests", "resends", "bytes", "positions")
+SUMMED = (
+    *("step_s", "tokens", "teacher_wait_s", "teacher_requests", "teacher_resends"),
+    *("wire_bytes", "wire_positions", "num_item_steps", "num_word_steps"),
+    *("mass_item", "mass_word"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GlobalSums:
+    """A step's sums over all ranks; `wire` is None without teachers."""
+
+    values: dict[str, float]
+    item_mass: np.ndarray
+    histogram: np.ndarray
+    wire: dict[str, float] | None
+    world_size: int
+
+    def metrics(
+        self,
+        *,
+        step: int,
+        step_s: float,
+        num_examples: int,
+        learning_rate: float,
+        grad_norm: float | None,
+    ) -> dict[str, Any]:
+        """The step's object in metrics.jsonl; keys are documented in docs/training.md."""
+        values = self.values
+        positions = values["positions"]
+        metrics: dict[str, Any] = {
+            "step": step,
+            "loss": values["loss"] / num_examples,
+            "nll": values["nll"] / positions,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "step_s": step_s,
+            "tokens_per_s": values["tokens"] / step_s,
+            "positions": int(positions),
+            "padding": 1.0 - values["tokens"] / values["slots"],
+        }
+        return metrics | self._teacher_metrics()
+
+    def _teacher_metrics(self) -> dict[str, Any]:
+        values, wire = self.values, self.wire
+        if wire is None:
+            return {"teacher_wait_s": None}
+        counts = [values["item_steps"], values["positions"] - values["item_steps"]]
+        return {
+            "teacher_wait_s": values["wait_s"] / self.world_size,
+            "teacher_requests": int(wire["requests"]),
+            "teacher_resends": int(wire["resends"]),
+            "wire_bytes": int(wire["bytes"]),
+            "wire_positions": int(wire["positions"]),
+            "kept_mass": values["kept_mass"] / values["positions"],
+            "recommendation_kept_mass": values["recommendation_kept_mass"] / values["positions"],
+            "num_item_steps": int(counts[ITEM]),
+            "num_word_steps": int(counts[WORD]),
+            "gate_item_steps": _mean(self.item_mass[ITEM], counts[ITEM]),
+            "gate_word_steps": _mean(self.item_mass[WORD], counts[WORD]),
+            "gate_histogram_item_steps": self.histogram[ITEM].tolist(),
+            "gate_histogram_word_steps": self.histogram[WORD].tolist(),
+        }
+
+
+class RunTotals:
+    """Sums over the steps of a run, for the end of metrics.jsonl."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(SUMMED, 0.0)
+        self._last_step = 0
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Take in one step, from this process or from one before it."""
+        self._last_step = metrics["step"]
+        added = {
+            "step_s": metrics["step_s"],
+            "tokens": metrics["tokens_per_s"] * metrics["step_s"],
+        }
+        if metrics["teacher_wait_s"] is not None:
+            added |= {name: metrics[name] for name in SUMMED if name in metrics}
+            for kind in ("item", "word"):
+                mean = metrics[f"gate_{kind}_steps"] or 0.0
+                added[f"mass_{kind}"] = mean * metrics[f"num_{kind}_steps"]
+        for name, value in added.items():
+            self._sums[name] += value
+
+    def summary(self) -> dict[str, Any]:
+        """The "end" line: whole-run figures; null where there was no teacher."""
+        sums = self._sums
+        return {
+            "steps": self._last_step,
+            "seconds": sums["step_s"],
+            "tokens_per_s": _mean(sums["tokens"], sums["step_s"]),
+            "teacher_requests": int(sums["teacher_requests"]),
+            "teacher_resends": int(sums["teacher_resends"]),
+            "teacher_wait_fraction": _mean(sums["teacher_wait_s"], sums["step_s"]),
+            "wire_bytes_per_position": _mean(sums["wire_bytes"], sums["wire_positions"]),
+            "gate_mean_item_steps": _mean(sums["mass_item"], sums["num_item_steps"]),
+            "gate_mean_word_steps": _mean(sums["mass_word"], sums["num_word_steps"]),
+        }
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count and math.isfinite(total) else None

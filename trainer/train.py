@@ -1,0 +1,244 @@
+"""The story of a run: batches in, targets from the teachers, one loss, one step, metrics out.
+
+for every step:
+    ask the teachers about the batch that comes `in_flight` steps later
+    wait for the targets of this batch (they should have arrived long ago)
+    mix them with the gold tokens (conkd), run student and loss (sparse_ce), step (engine)
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from trainer import conkd
+from trainer.atomic import write_text
+from trainer.checkpoint import CONFIG_NAME
+from trainer.config import RunConfig, to_yaml
+from trainer.conkd import TeacherTargets
+from trainer.data.examples import Example
+from trainer.data.loader import (
+    LoaderConfig,
+    StudentInput,
+    batches,
+    micro_batches,
+    to_student_input,
+)
+from trainer.data.vocabulary import Vocabulary
+from trainer.dispatch import ClientCounters
+from trainer.engine import Engine, raise_together
+from trainer.errors import TeacherUnavailable
+from trainer.run_log import RunLog
+from trainer.sparse_ce import SoftTargets
+from trainer.step_metrics import StepSums
+
+
+class PendingTargets(Protocol):
+    """Targets that were asked for."""
+
+    def result(self) -> TeacherTargets:
+        """Wait for them."""
+        ...
+
+
+class Teachers(Protocol):
+    """Whoever answers: the served teachers, or others with the same answers."""
+
+    counters: ClientCounters
+
+    def submit(self, examples: Sequence[Example]) -> PendingTargets:
+        """Ask about a micro-batch; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Let go of whatever is held."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SubmittedStep:
+    """One step's micro-batches, whose targets are on their way (or None: no teacher)."""
+
+    step: int
+    inputs: tuple[StudentInput, ...]
+    pending: tuple[PendingTargets | None, ...]
+
+
+def train(
+    config: RunConfig,
+    engine: Engine,
+    *,
+    vocabulary: Vocabulary,
+    examples: list[Example],
+    teachers: Teachers | None,
+) -> None:
+    """Train until `train.steps`, from the newest checkpoint if there is one.
+
+    Raises:
+        TeacherUnavailable: after a checkpoint, if a kind of teachers is gone beyond patience.
+    """
+    output = Path(config.output)
+    first_step = engine.load_newest_checkpoint() if config.train.resume else 0
+    log = None
+    if engine.rank == 0:
+        write_text(output / CONFIG_NAME, to_yaml(config))
+        log = RunLog(output, total_steps=config.train.steps, first_step=first_step)
+        log.start({"world_size": engine.world_size, "first_step": first_step})
+    try:
+        _run_steps(
+            config,
+            engine,
+            submitted_steps(
+                config,
+                engine,
+                vocabulary=vocabulary,
+                examples=examples,
+                teachers=teachers,
+                first_step=first_step,
+            ),
+            vocabulary=vocabulary,
+            teachers=teachers,
+            log=log,
+        )
+        if log is not None:
+            log.end()
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _run_steps(
+    config: RunConfig,
+    engine: Engine,
+    steps: Iterator[SubmittedStep],
+    *,
+    vocabulary: Vocabulary,
+    teachers: Teachers | None,
+    log: RunLog | None,
+) -> None:
+    counted = ClientCounters()
+    # The clock starts before a step's batch is drawn, so collating and asking are part of a step;
+    # writing metrics and checkpoints is not.
+    started = time.perf_counter()
+    for submitted in steps:
+        sums = train_step(config, engine, submitted, vocabulary=vocabulary)
+        wire = None
+        if teachers is not None:
+            now = dataclasses.replace(teachers.counters)
+            wire, counted = now.minus(counted), now
+        total = sums.over_ranks(engine, wire)
+        if log is not None:
+            log.step(
+                total.metrics(
+                    step=submitted.step + 1,
+                    step_s=time.perf_counter() - started,
+                    num_examples=config.train.batch_size,
+                    learning_rate=engine.learning_rate,
+                    grad_norm=engine.grad_norm,
+                )
+            )
+        done = submitted.step + 1
+        if done % config.train.checkpoint_every == 0 or done == config.train.steps:
+            engine.save_checkpoint(done)
+        started = time.perf_counter()
+
+
+def submitted_steps(
+    config: RunConfig,
+    engine: Engine,
+    *,
+    vocabulary: Vocabulary,
+    examples: list[Example],
+    teachers: Teachers | None,
+    first_step: int,
+) -> Iterator[SubmittedStep]:
+    """The steps still to do, each submitted to the teachers `in_flight` steps before its turn."""
+    loader = LoaderConfig(
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=engine.rank,
+        world_size=engine.world_size,
+    )
+    ahead: collections.deque[SubmittedStep] = collections.deque()
+    for batch, _ in batches(examples, loader, first_step):
+        if batch.step >= config.train.steps:
+            break
+        micro = micro_batches(batch, config.train.micro_batch_size)
+        ahead.append(
+            SubmittedStep(
+                step=batch.step,
+                inputs=tuple(
+                    to_student_input(m, vocabulary, action_tokens=config.action_tokens)
+                    for m in micro
+                ),
+                pending=tuple(teachers.submit(m) if teachers else None for m in micro),
+            )
+        )
+        if len(ahead) > config.teachers.in_flight:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def train_step(
+    config: RunConfig, engine: Engine, submitted: SubmittedStep, *, vocabulary: Vocabulary
+) -> StepSums:
+    """One optimiser step; what this rank counted in it."""
+    # Dropout of a step depends on (seed, step, rank) alone: a resumed run repeats it exactly.
+    torch.manual_seed(hash((config.seed, submitted.step, engine.rank)) % (1 << 63))
+    sums = StepSums.zero()
+    started = time.perf_counter()
+    received_by_micro_batch = _wait_for_targets(engine, submitted)
+    wait_s = time.perf_counter() - started
+    for inputs, received in zip(submitted.inputs, received_by_micro_batch, strict=True):
+        targets = _targets(config, engine, vocabulary, inputs, received)
+        loss_sum, nll_P = engine.forward(inputs.input_ids_BL, inputs.hidden_index_P, targets)
+        # Every response counts alike (Eq. 5's 1/T is in the targets' weights), and every global
+        # batch has batch_size of them.
+        engine.backward(loss_sum, config.train.batch_size)
+        sums += StepSums.of_micro_batch(
+            inputs, received, vocabulary, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
+        )
+        wait_s = 0.0
+    return sums
+
+
+def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[TeacherTargets | None]:
+    """The targets of all micro-batches, before any forward.
+
+    If a rank's teachers are gone for good, all ranks checkpoint the steps done and leave.
+    """
+    if all(pending is None for pending in submitted.pending):
+        return [None] * len(submitted.pending)
+    received: list[TeacherTargets | None] = []
+    problem = None
+    try:
+        received = [pending.result() if pending else None for pending in submitted.pending]
+    except TeacherUnavailable as error:
+        problem = error
+    (num_failed,) = engine.sum_over_ranks([problem is not None])
+    if num_failed and engine.newest_checkpoint() < submitted.step:
+        engine.save_checkpoint(submitted.step)
+    if num_failed:
+        raise_together(problem)
+    return received
+
+
+def _targets(
+    config: RunConfig,
+    engine: Engine,
+    vocabulary: Vocabulary,
+    inputs: StudentInput,
+    received: TeacherTargets | None,
+) -> SoftTargets:
+    """What each position of a micro-batch should learn."""
+    if received is None:
+        return conkd.hard_targets(inputs.positions, engine.device)
+    items = range(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items)
+    return conkd.mix_targets(inputs.positions, received, config.distill, items, engine.device)
