@@ -1,0 +1,180 @@
+"""Fit the turn classifier (Eq. 12) and freeze it: does the next response mention a movie?
+
+B examples of a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainer.data.examples import Example
+from trainer.data.prepare import load_prepared
+from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
+from trainer.pretrain.fitting import fit_epochs, require, write_fit
+
+EVALUATION_BATCH = 128
+WINDOW_BATCHES = 8
+"""Batches whose examples are sorted by length together: less padding, still shuffled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """What the classifier is fitted on, how large it is and how it is fitted."""
+
+    data: str
+    """Prepared folder."""
+    seed: int = 0
+    hidden_size: int = 128
+    num_layers: int = 2
+    num_heads: int = 2
+    max_tokens: int = 128
+    """Tokens of the context that are read, the last ones."""
+    dropout: float = 0.1
+    epochs: int = 4
+    """At most."""
+    patience: int = 1
+    """Epochs without a better valid loss after which the fit ends."""
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.01
+    """AdamW."""
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "num_layers", "num_heads", "max_tokens", "epochs", "patience")
+        positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
+        values = dataclasses.asdict(self)
+        require((key, values[key] > 0, "above 0", values[key]) for key in positive)
+        not_negative = ("seed", "weight_decay", "warmup_steps")
+        require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
+        divides = self.hidden_size % self.num_heads == 0
+        require(
+            [
+                ("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout),
+                ("hidden_size", divides, f"divisible by {self.num_heads} heads", self.hidden_size),
+            ]
+        )
+
+
+def fit_classifier(config: ClassifierConfig, output: Path) -> None:
+    """Fit, choose the epoch with the lowest valid loss, and write the frozen model and fit.json.
+
+    Raises:
+        FileNotFoundError: if the prepared folder is not whole.
+        ValueError: if it does not fit its manifest.
+    """
+    data = load_prepared(Path(config.data))
+    torch.manual_seed(config.seed)
+    splits = {split: data.examples(split) for split in ("train", "valid", "test")}
+    model = TurnClassifier(
+        ClassifierShape(
+            vocab_size=data.vocabulary.size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            max_tokens=config.max_tokens,
+        ),
+        dropout=config.dropout,
+    )
+    fit = _fit(config, model, splits["train"], splits["valid"])
+    fit["metrics"] = {split: evaluate(model, splits[split]) for split in ("valid", "test")}
+    majority = bool(labels(splits["train"]).float().mean() > 0.5)
+    fit["majority"] = {
+        split: binary_scores(
+            torch.full((len(splits[split]),), majority), labels(splits[split]).bool()
+        )
+        for split in ("valid", "test")
+    }
+    export_classifier(output, model.eval(), data.vocabulary)
+    write_fit(output, fit | {"seed": config.seed, "config": dataclasses.asdict(config)})
+
+
+def labels(examples: Sequence[Example]) -> Tensor:
+    """1 where the response mentions a movie, else 0; int64 [B]."""
+    return torch.tensor([int(example.is_recommendation) for example in examples])
+
+
+def binary_scores(recommends_B: Tensor, gold_B: Tensor) -> dict[str, float]:
+    """Accuracy, and F1 of [REC] (0 if neither side ever says it), from bool [B]."""
+    hits = int((recommends_B & gold_B).sum())
+    total = int(recommends_B.sum() + gold_B.sum())
+    return {
+        "accuracy": float((recommends_B == gold_B).float().mean()),
+        "f1": 2 * hits / total if total else 0.0,
+    }
+
+
+@torch.no_grad()
+def evaluate(model: TurnClassifier, examples: Sequence[Example]) -> dict[str, float]:
+    """Accuracy, F1 and mean cross entropy (nats) of a model in eval mode."""
+    logits = [
+        model(*model.collate([e.context_ids for e in examples[i : i + EVALUATION_BATCH]]))
+        for i in range(0, len(examples), EVALUATION_BATCH)
+    ]
+    logits_B2, gold_B = torch.cat(logits), labels(examples)
+    scores = binary_scores(logits_B2[:, 1] > logits_B2[:, 0], gold_B.bool())
+    return scores | {"loss": float(F.cross_entropy(logits_B2, gold_B))}
+
+
+def shuffled_batches(
+    lengths: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Every example once, in shuffled batches of examples of similar length."""
+    order = rng.permutation(len(lengths))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), WINDOW_BATCHES * batch_size):
+        window = order[start : start + WINDOW_BATCHES * batch_size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        batches += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _fit(
+    config: ClassifierConfig, model: TurnClassifier, train: list[Example], valid: list[Example]
+) -> dict:
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    epoch_steps = -(-len(train) // config.batch_size)
+    last_step = config.epochs * epoch_steps
+
+    def rate(step: int) -> float:
+        """Linear warm-up, then linear decay to 0 at the last step."""
+        warm = (step + 1) / (config.warmup_steps + 1)
+        return min(1.0, warm, (last_step - step) / max(1, last_step - config.warmup_steps))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    lengths = np.array([min(len(e.context_ids), config.max_tokens) for e in train])
+    gold_S = labels(train)
+
+    def train_epoch(epoch: int) -> Iterator[Tensor]:
+        rng = np.random.default_rng([config.seed, epoch])
+        for rows in shuffled_batches(lengths, config.batch_size, rng):
+            logits_B2 = model(*model.collate([train[row].context_ids for row in rows]))
+            loss = F.cross_entropy(logits_B2, gold_S[torch.from_numpy(rows)])
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimiser.step()
+            schedule.step()
+            yield loss.detach()
+
+    return fit_epochs(
+        model,
+        num_epochs=config.epochs,
+        epoch_steps=epoch_steps,
+        patience=config.patience,
+        train_epoch=train_epoch,
+        validate=lambda: evaluate(model, valid),
+        select="loss",
+    )
