@@ -1,0 +1,171 @@
+"""The fleet on Ray Serve: a Directory, and one application per teacher kind.
+
+Serve keeps replicas alive, places and scales them; the data path is the grpc.aio server inside
+every replica. Torch is imported only in the replicas: the commands that talk to Serve stay light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from teacher_server.directory import (
+    DIRECTORY_APP,
+    DIRECTORY_DEPLOYMENT,
+    DRAIN_S,
+    RENEW_S,
+    Lease,
+    new_deployment,
+)
+
+if TYPE_CHECKING:
+    from teacher_server.service import TeacherServer
+
+logger = logging.getLogger("ray.serve")
+
+KINDS = ("dialogue", "recommendation")
+DEPLOYMENTS = {"dialogue": "DialogueTeacher", "recommendation": "RecommendationTeacher"}
+# Well under the lease: one slow renewal must not delist a healthy replica.
+RENEW_TIMEOUT_S = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaOptions:
+    """What every replica of one kind is started with."""
+
+    kind: str
+    folder: str
+    host: str = "127.0.0.1"
+    """Where the replica's own gRPC server listens; not a loopback: on its node's own address."""
+    num_threads: int = 1
+    """Torch threads of the replica's forward pass."""
+    num_cpus: float = 0.5
+    num_gpus: float = 0.0
+
+
+def app_name(kind: str) -> str:
+    """The Serve application of a teacher kind."""
+    return f"conkd-{kind}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of the same machine can reach the host."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def local_host(host: str) -> str:
+    """The address that a process on this node listens on and announces."""
+    return host if is_loopback(host) else ray.util.get_node_ip_address()
+
+
+class TeacherReplica:
+    """Serve's side of one teacher: its gRPC server's life and its lease in the Directory."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        # First, for __del__ of a replica whose teacher could not be loaded.
+        self._renewal: asyncio.Task[None] | None = None
+        self._options = ReplicaOptions(**options)
+        context = serve.get_replica_context()
+        self._replica_id = context.replica_id.unique_id
+        self._server = _build_server(self._options, self._replica_id)
+        self._directory = serve.get_deployment_handle(DIRECTORY_DEPLOYMENT, DIRECTORY_APP)
+
+    async def reconfigure(self, limits: dict[str, Any]) -> None:
+        """Serve's asynchronous hook, run before the replica counts as healthy.
+
+        The first call starts the gRPC server on this event loop; a later one changes the batching
+        limits of the running replica.
+        """
+        self._server.set_batch_limits(limits)
+        if self._renewal is not None:
+            return
+        host = local_host(self._options.host)
+        port = await self._server.start(host)
+        lease = Lease(
+            kind=self._options.kind,
+            address=f"{host}:{port}",
+            replica_id=self._replica_id,
+            pid=os.getpid(),
+            node_id=ray.get_runtime_context().get_node_id(),
+        )
+        self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
+
+    async def check_health(self) -> None:
+        """Raises if the gRPC server, the device or the renewal stopped; Serve then restarts us."""
+        renewing = self._renewal is not None and not self._renewal.done()
+        if not (self._server.healthy and renewing):
+            raise RuntimeError(
+                f"the {self._options.kind} teacher's gRPC server must be up, got a stopped one."
+            )
+
+    async def _renew(self, lease: dict[str, Any]) -> None:
+        while True:
+            try:
+                await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
+            except (RayError, RayServeException, asyncio.TimeoutError) as error:
+                # Open streams go on without a Directory; it may be restarting.
+                logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
+            await asyncio.sleep(RENEW_S)
+
+    async def __del__(self) -> None:
+        # Serve awaits this on a graceful stop: first no new callers, then no more work.
+        if self._renewal is None:
+            return
+        self._renewal.cancel()
+        try:
+            await _within(1.0, self._directory.release.remote(self._replica_id))
+        except (RayError, RayServeException, asyncio.TimeoutError):
+            logger.info("The Directory was not there to release our lease; it will expire.")
+        await self._server.drain(DRAIN_S)
+
+
+def teacher_app(
+    options: ReplicaOptions, *, num_replicas: int, batch_limits: dict[str, Any]
+) -> serve.Application:
+    """One kind of teachers."""
+    deployment = new_deployment(
+        TeacherReplica,
+        name=DEPLOYMENTS[options.kind],
+        num_replicas=num_replicas,
+        actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        user_config=batch_limits,
+        max_ongoing_requests=4,
+    )
+    return deployment.bind(dataclasses.asdict(options))
+
+
+async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
+    async def answer() -> None:
+        await response
+
+    await asyncio.wait_for(answer(), timeout_s)
+
+
+def _build_server(options: ReplicaOptions, replica_id: str) -> TeacherServer:
+    # Here and not at the top: importing torch and transformers takes seconds and 300 MB, which the
+    # commands and the Directory have no use for.
+    import torch
+
+    from teacher_server.service import TeacherServer
+    from teacher_server.teachers import load_teacher
+
+    if options.num_gpus and not torch.cuda.is_available():
+        raise ValueError(
+            f"a replica with num_gpus {options.num_gpus:g} must see a CUDA device, got none. "
+            "Install a CUDA build of torch on the teacher nodes, or give --num-gpus 0."
+        )
+    torch.set_num_threads(options.num_threads)
+    device = torch.device("cuda" if options.num_gpus else "cpu")
+    teacher = load_teacher(options.kind, Path(options.folder), device)
+    return TeacherServer(teacher, replica_id=replica_id)

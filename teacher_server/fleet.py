@@ -1,0 +1,256 @@
+"""The running fleet as the commands see it: deploy it, ask for its state, scale and remove it.
+
+Everything here needs a connection to the Ray cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import serve
+from ray._raylet import Config  # pyright: ignore
+from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.common import DeploymentID
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.context import _get_global_client
+
+from teacher_server.deployment import (
+    DEPLOYMENTS,
+    KINDS,
+    ReplicaOptions,
+    app_name,
+    is_loopback,
+    teacher_app,
+)
+from teacher_server.directory import DIRECTORY_APP, HEAD_RESOURCE, directory_app, fetch_fleet
+from teacher_server.local_cluster import FleetState, check_reachable, token_environment
+from teacher_server.rpc import is_serving
+
+NAMESPACE = "conkd"
+POLL_S = 0.25
+PROBE_S = 2.0
+REMOVE_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindStatus:
+    """What Serve says of one kind of teachers."""
+
+    state: str
+    """Serve's state of the application, e.g. RUNNING, DEPLOYING, UNHEALTHY, DEPLOY_FAILED."""
+    message: str
+    target: int
+    replicas: dict[str, tuple[str, int]]
+    """Replica id -> its state and process id (0 before it has one)."""
+
+
+def fleet_status() -> dict[str, KindStatus]:
+    """Serve's view of the Directory ("directory") and of each kind that is deployed."""
+    found: dict[str, KindStatus] = {}
+    # What `serve status` and the dashboard show, asked of the controller itself: a local cluster
+    # runs without the dashboard.
+    details = _client().get_serve_details()
+    for name, app in details["applications"].items():
+        for deployment in app["deployments"].values():
+            if name == DIRECTORY_APP or name in map(app_name, KINDS):
+                found[name.removeprefix("conkd-")] = KindStatus(
+                    state=app["status"],
+                    message=deployment["message"] or app["message"],
+                    target=deployment["target_num_replicas"],
+                    replicas={
+                        replica["replica_id"]: (replica["state"], replica.get("pid") or 0)
+                        for replica in deployment["replicas"]
+                    },
+                )
+    return found
+
+
+def scale(kind: str, num_replicas: int) -> None:
+    """Ask for a number of replicas; those that run go on running.
+
+    A second serve.run would give the deployment a new version and restart every replica. This is
+    the call behind Serve's external scaling API (POST .../deployments/NAME/scale).
+    """
+    deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    ray.get(controller.update_deployment_replicas.remote(deployment_id, num_replicas))
+
+
+def serve_is_running() -> bool:
+    """Whether the connected cluster has a Serve controller."""
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def connect(address: str, auth_token_path: str = "") -> None:
+    """Become a driver of the cluster; raises ConnectionError if it cannot be reached.
+
+    Args:
+        address: of the Ray cluster.
+        auth_token_path: the token of a local cluster of ours; empty: as the environment says.
+    """
+    check_reachable(address)
+    if auth_token_path:
+        os.environ.update(token_environment(auth_token_path))
+        # Ray has read its settings when it was imported, before the cluster and its token existed.
+        Config.initialize("")
+    ray.init(
+        address=address,
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        configure_logging=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def check_cluster(host: str) -> None:
+    """Raise ValueError if a fleet is up there, or its nodes could not reach each other."""
+    found = [kind for kind in KINDS if serve_is_running() and kind in fleet_status()]
+    if found:
+        raise ValueError(
+            f"no fleet must be up on the Ray cluster, got applications {', '.join(found)} there. "
+            "Take it down where it was started, or with: serve shutdown"
+        )
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    if is_loopback(host) and nodes > 1:
+        raise ValueError(
+            f"--host must be reachable from the cluster's {nodes} nodes, got {host}. "
+            "Give --host 0.0.0.0 (and --insecure)."
+        )
+
+
+def check_room(state: FleetState, targets: Mapping[str, int]) -> None:
+    """Raise ValueError if a local cluster, which cannot grow, has no room for the targets."""
+    have = ray.cluster_resources().get("CPU", 0.0)
+    need = sum(state.num_cpus[kind] * count for kind, count in targets.items())
+    if state.keeper_pid and need > have:
+        raise ValueError(
+            f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
+            "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
+        )
+
+
+def head_address() -> str:
+    """The address of the head node, where the Directory runs."""
+    heads = [
+        node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node["Alive"] and HEAD_RESOURCE in node["Resources"]
+    ]
+    return heads[0] if heads else ray.util.get_node_ip_address()
+
+
+def deploy(
+    kinds: Sequence[ReplicaOptions],
+    *,
+    port: int,
+    targets: Mapping[str, int],
+    batch_limits: dict[str, Any],
+) -> None:
+    """Start the Directory and the teachers; returns before they are ready."""
+    # No proxies: requests reach the replicas' own gRPC servers.
+    serve.start(proxy_location="Disabled")
+    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port)}
+    for options in kinds:
+        applications[app_name(options.kind)] = teacher_app(
+            options, num_replicas=targets[options.kind], batch_limits=batch_limits
+        )
+    serve.run_many(
+        [
+            serve.RunTarget(target, name=name, route_prefix=None, external_scaler_enabled=True)
+            for name, target in applications.items()
+        ],
+        wait_for_applications_running=False,
+    )
+
+
+def wait_until_ready(
+    targets: Mapping[str, int],
+    state: FleetState,
+    *,
+    timeout_s: float,
+    progress: Callable[[str], None],
+) -> None:
+    """Wait until exactly the target replicas run, are announced by the Directory and answer.
+
+    Raises:
+        OSError: if one cannot start.
+        TimeoutError: if it takes longer than timeout_s.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    said = ""
+    while True:
+        statuses = fleet_status()
+        for kind, status in statuses.items():
+            if status.state == "DEPLOY_FAILED":
+                raise OSError(f"the {kind} must start, got: {last_line(status.message)}")
+        ready = {kind: _num_running(statuses.get(kind)) for kind in targets}
+        line = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets) + " ready"
+        if line != said:
+            progress(line)
+            said = line
+        settled = all(
+            kind in statuses and len(statuses[kind].replicas) == targets[kind] for kind in targets
+        )
+        if settled and ready == dict(targets) and _num_answering(state) == Counter(targets):
+            return
+        if time.monotonic() > deadline_s:
+            why = [status.message for status in statuses.values() if status.message]
+            raise TimeoutError(
+                f"the replicas must be ready within {timeout_s:g} s, got {ready} of "
+                f"{dict(targets)}. {last_line(why[0]) if why else ''}"
+            )
+        time.sleep(POLL_S)
+
+
+def remove(state: FleetState) -> None:
+    """Stop the teachers, then the Directory, and Serve if it was not running before."""
+    if not serve_is_running():
+        return
+    names = set(serve.status().applications)
+    ours = [name for name in [*map(app_name, KINDS), DIRECTORY_APP] if name in names]
+    # The teachers go together, and the Directory after them: it sees them leave.
+    for name in ours[:-1]:
+        serve.delete(name, _blocking=False)
+    deadline_s = time.monotonic() + REMOVE_S
+    while set(ours[:-1]) & set(serve.status().applications) and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+    for name in ours[-1:]:
+        serve.delete(name)
+    if state.owns_serve and not names - set(ours):
+        serve.shutdown()
+
+
+def last_line(text: str) -> str:
+    """The last line of a traceback: what went wrong."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _num_running(status: KindStatus | None) -> int:
+    return sum(state == "RUNNING" for state, _ in status.replicas.values()) if status else 0
+
+
+def _num_answering(state: FleetState) -> Counter[str]:
+    """Replicas of each kind that the Directory announces and that are in service."""
+    try:
+        endpoints = fetch_fleet(state.directory, PROBE_S)
+    except OSError:
+        return Counter()  # It is still starting.
+    return Counter(it.kind for it in endpoints if is_serving(it.address, PROBE_S))
+
+
+def _client() -> ServeControllerClient:
+    client = _get_global_client()
+    assert client is not None, "raises if Serve does not run"
+    return client

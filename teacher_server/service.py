@@ -1,0 +1,265 @@
+"""The gRPC face of one teacher: check, join into device batches, score, reply.
+
+One bad request gets a ScoreError and nothing else: its stream and the server live on. A caller with
+another vocabulary, wire version, weights or temperature is refused before anything is scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from teacher_server.batching import Batcher, BatchLimits, Scored
+from teacher_server.facts import Teacher, TeacherFacts
+from teacher_server.request_check import RequestLimits, check_request
+from teacher_server.rpc import new_server, start_server
+
+SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
+# Requests of one stream that are read but not yet answered, replies not yet sent included: a client
+# that does not read its replies stops only itself.
+MAX_IN_FLIGHT = 64
+
+ScoreContext = grpc.aio.ServicerContext
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class TeacherService(teacher_pb2_grpc.TeacherServicer):
+    """Describe and Score over one teacher and its batcher."""
+
+    def __init__(
+        self, facts: TeacherFacts, batcher: Batcher, *, replica_id: str, limits: RequestLimits
+    ) -> None:
+        self.facts = facts
+        self.batcher = batcher
+        self.limits = limits
+        self.draining = asyncio.Event()
+        self.encoder = ThreadPoolExecutor(1, thread_name_prefix="teacher-encode")
+        self._replica_id = replica_id
+
+    async def Describe(
+        self, request: teacher_pb2.DescribeRequest, context: ScoreContext
+    ) -> teacher_pb2.Description:
+        """What this teacher is: its sizes and the digests of the handshake."""
+        facts = self.facts
+        return teacher_pb2.Description(
+            kind=facts.kind,
+            replica_id=self._replica_id,
+            wire_version=codec.FORMAT_VERSION,
+            vocab_size=facts.vocab_size,
+            first_item_id=facts.first_item_id,
+            num_items=facts.num_items,
+            max_input_length=facts.max_input_length,
+            vocabulary_digest=facts.vocabulary_digest,
+            graph_digest=facts.graph_digest,
+            weights_digest=facts.weights_digest,
+            temperature=facts.temperature,
+            num_entities=facts.num_entities,
+        )
+
+    async def Score(
+        self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
+    ) -> AsyncIterator[teacher_pb2.ScoreReply]:
+        """Answer each request of the stream, in the order in which they are done."""
+        mismatch = handshake_mismatch(context.invocation_metadata() or (), self.facts)
+        if mismatch:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
+        stream = _ScoreStream(self, request_iterator)
+        reader = asyncio.create_task(stream.read())
+        try:
+            while (reply := await stream.next_reply()) is not None:
+                yield reply
+                stream.sent()
+        finally:
+            reader.cancel()
+            stream.cancel()
+        await reader
+        if self.draining.is_set():
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."
+            )
+
+
+class _ScoreStream:
+    """One caller's stream: what was read and not yet answered."""
+
+    def __init__(
+        self, service: TeacherService, requests: AsyncIterator[teacher_pb2.ScoreRequest]
+    ) -> None:
+        self._service = service
+        self._requests = requests
+        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._replies: asyncio.Queue[teacher_pb2.ScoreReply | None] = asyncio.Queue()
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def read(self) -> None:
+        """Take requests until the caller is done or the replica drains; answer all that were."""
+        drain = asyncio.create_task(self._service.draining.wait())
+        try:
+            while (request := await self._next_request(drain)) is not None:
+                await self._room.acquire()
+                await self._accept(request)
+            await asyncio.gather(*self._answers)
+        finally:
+            drain.cancel()
+            self._replies.put_nowait(None)
+
+    async def next_reply(self) -> teacher_pb2.ScoreReply | None:
+        """The next reply to send, None after the last."""
+        return await self._replies.get()
+
+    def sent(self) -> None:
+        """A reply has left; another request may be read."""
+        self._room.release()
+
+    def cancel(self) -> None:
+        """The caller is gone: take what it still waits for out of the queue."""
+        for answer in self._answers:
+            answer.cancel()
+
+    async def _next_request(self, drain: asyncio.Task[bool]) -> teacher_pb2.ScoreRequest | None:
+        read = asyncio.ensure_future(anext(self._requests, None))
+        await asyncio.wait([read, drain], return_when=asyncio.FIRST_COMPLETED)
+        if read.done():
+            return read.result()
+        # Left pending on purpose: it ends with the RPC, while cancelling it could lose a message
+        # that C-core has already read.
+        read.add_done_callback(_retrieve)
+        return None
+
+    async def _accept(self, request: teacher_pb2.ScoreRequest) -> None:
+        try:
+            work = check_request(request, self._service.facts, self._service.limits)
+        except ValueError as error:
+            self._refuse(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, str(error))
+            return
+        # Waits while the queue is full, so that the stream is not read and its sender is held back.
+        scored = await self._service.batcher.submit(work)
+        answer = asyncio.create_task(self._answer(request, scored))
+        self._answers.add(answer)
+        answer.add_done_callback(self._answers.discard)
+
+    async def _answer(
+        self, request: teacher_pb2.ScoreRequest, scored: asyncio.Future[Scored]
+    ) -> None:
+        try:
+            result = await scored
+            block = await asyncio.get_running_loop().run_in_executor(
+                self._service.encoder, codec.encode, result.rows, request.compression.values
+            )
+        except (RuntimeError, ValueError, MemoryError) as error:
+            # The device failed, or gave no distribution (NaN): neither is the caller's doing.
+            self._refuse(request, teacher_pb2.ScoreError.INTERNAL, str(error))
+            return
+        self._replies.put_nowait(
+            teacher_pb2.ScoreReply(
+                request_id=request.request_id,
+                block=block,
+                queue_s=result.queue_s,
+                forward_s=result.forward_s,
+            )
+        )
+
+    def _refuse(
+        self,
+        request: teacher_pb2.ScoreRequest,
+        code: teacher_pb2.ScoreError.Code,
+        message: str,
+    ) -> None:
+        error = teacher_pb2.ScoreError(code=code, message=message)
+        self._replies.put_nowait(teacher_pb2.ScoreReply(request_id=request.request_id, error=error))
+
+
+class TeacherServer:
+    """One teacher behind a grpc.aio server of its own, with health and reflection."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        replica_id: str,
+        batch_limits: BatchLimits | None = None,
+        request_limits: RequestLimits | None = None,
+    ) -> None:
+        self.batcher = Batcher(teacher.score, batch_limits or BatchLimits())
+        self._service = TeacherService(
+            teacher.facts,
+            self.batcher,
+            replica_id=replica_id,
+            limits=request_limits or RequestLimits(),
+        )
+        self._health = grpc_health.HealthServicer()
+        self._server = new_server()
+        self._ended: asyncio.Task[bool] | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the server accepts and the device answers."""
+        return self._ended is not None and not self._ended.done() and self.batcher.healthy
+
+    def set_batch_limits(self, limits: Mapping[str, Any]) -> None:
+        """Change limits (fields of BatchLimits) for the rounds to come; the others stay."""
+        self.batcher.limits = dataclasses.replace(self.batcher.limits, **limits)
+
+    async def start(self, host: str, port: int = 0) -> int:
+        """Listen on host:port (0: a free one); returns the port.
+
+        Raises:
+            OSError: if the address cannot be bound.
+        """
+        teacher_pb2_grpc.add_TeacherServicer_to_server(self._service, self._server)
+        port = await start_server(self._server, self._health, SERVICE_NAME, f"{host}:{port}")
+        self.batcher.start()
+        self._ended = asyncio.create_task(self._server.wait_for_termination())
+        return port
+
+    async def drain(self, grace_s: float) -> None:
+        """Answer what was accepted, tell callers to go elsewhere, then stop."""
+        await self._health.enter_graceful_shutdown()
+        self._service.draining.set()
+        await self._server.stop(grace_s)
+        await self.batcher.close()
+        self._service.encoder.shutdown(wait=False)
+
+
+def handshake_mismatch(metadata: Metadata, facts: TeacherFacts) -> str:
+    """What a caller expects that this teacher is not, with both values; empty if all agree."""
+    sent = {str(key): str(value) for key, value in metadata}
+    wanted = {
+        "conkd-wire-version": (str(codec.FORMAT_VERSION), True),
+        "conkd-vocabulary-digest": (facts.vocabulary_digest, True),
+        "conkd-weights-digest": (facts.weights_digest, False),
+    }
+    for key, (value, required) in wanted.items():
+        if key in sent and sent[key] != value:
+            return f"{key} must be {value} for this {facts.kind} teacher, got {sent[key]}."
+        if required and key not in sent:
+            return f"{key} must be {value} for this {facts.kind} teacher, got none."
+    if "conkd-temperature" in sent and not _same_number(
+        sent["conkd-temperature"], facts.temperature
+    ):
+        return (
+            f"conkd-temperature must be {facts.temperature} for this {facts.kind} teacher, got "
+            f"{sent['conkd-temperature']}."
+        )
+    return ""
+
+
+def _same_number(text: str, number: float) -> bool:
+    try:
+        # Both may have gone through a float32 field.
+        return abs(float(text) - number) <= 1e-6 * abs(number)
+    except ValueError:
+        return False
+
+
+def _retrieve(read: asyncio.Future[teacher_pb2.ScoreRequest | None]) -> None:
+    # So that asyncio does not report an exception nobody looked at.
+    if not read.cancelled():
+        read.exception()

@@ -1,0 +1,49 @@
+"""A teacher of three lines, whose rows are known: for tests of everything around teachers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from protos.codec import TargetRows
+from teacher_server.compress import Cut, Support, compress, normalise
+from teacher_server.facts import TeacherFacts, TeacherInput
+
+VOCAB = 12
+FACTS = TeacherFacts(
+    kind="dialogue",
+    vocab_size=VOCAB,
+    first_item_id=6,
+    num_items=3,
+    max_input_length=16,
+    vocabulary_digest="vocabulary-a",
+    weights_digest="weights-a",
+)
+SUPPORT = Support(vocab_size=VOCAB, first_id=0, first_item_column=6, num_items=3)
+
+
+class FakeTeacher:
+    """The row after token t has the logits sin(t + 1), sin(2 (t + 1)), ..."""
+
+    def __init__(self, facts: TeacherFacts = FACTS) -> None:
+        self.facts = facts
+        self.batches: list[list[int]] = []
+        self.gate: threading.Event | None = None
+        self.started = threading.Event()
+        self.fails = False
+
+    def score(self, inputs: Sequence[TeacherInput], cut: Cut) -> TargetRows:
+        self.started.set()
+        if self.gate is not None:
+            assert self.gate.wait(20)
+        self.batches.append([len(example.ids) for example in inputs])
+        if self.fails:
+            raise RuntimeError("out of memory")
+        ids = [torch.from_numpy(each.ids[-each.num_targets :].copy()) for each in inputs]
+        return compress(rows_after(torch.cat(ids)), cut, support=SUPPORT)
+
+
+def rows_after(ids: torch.Tensor) -> torch.Tensor:
+    return normalise(torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)), 1.0)

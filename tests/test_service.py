@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from teacher_server.batching import BatchLimits
+from teacher_server.request_check import RequestLimits, check_request
+from teacher_server.rpc import new_server
+from teacher_server.service import TeacherServer, handshake_mismatch
+from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
+
+METADATA = (
+    ("conkd-vocabulary-digest", "vocabulary-a"),
+    ("conkd-wire-version", str(codec.FORMAT_VERSION)),
+)
+INVALID = teacher_pb2.ScoreError.INVALID_ARGUMENT
+
+
+def int32(*values: int) -> bytes:
+    return np.array(values, dtype="<i4").tobytes()
+
+
+def request(
+    request_id: int,
+    *,
+    top_k: int = 0,
+    values: int = codec.FLOAT32,
+    fields: dict[str, bytes] | None = None,
+) -> teacher_pb2.ScoreRequest:
+    content = {
+        "input_ids": int32(1, 2, 3, 4, 5),
+        "input_lengths": int32(2, 3),
+        "target_lengths": int32(1, 2),
+    } | (fields or {})
+    return teacher_pb2.ScoreRequest(
+        request_id=request_id,
+        compression=teacher_pb2.Compression(top_k=top_k, values=values),  # type: ignore[arg-type]
+        **content,
+    )
+
+
+BAD_FIELDS: dict[str, dict[str, bytes]] = {
+    "input_ids must be int32": {"input_ids": b"\1\0\0"},
+    "input_lengths must be int32": {"input_lengths": b"\1\0\0\0\1"},
+    "must have one entry per example": {"target_lengths": int32(1)},
+    "and at least one example": {
+        "input_ids": b"",
+        "input_lengths": b"",
+        "target_lengths": b"",
+    },
+    "must sum to the 5 input_ids, got 6": {"input_lengths": int32(3, 3)},
+    "must be in [1, 16], got -1..6": {"input_lengths": int32(-1, 6)},
+    "must be in [1, 16], got 0..5": {"input_lengths": int32(0, 5)},
+    "must be in [1, 16], got 17..17": {
+        "input_ids": int32(*[1] * 17),
+        "input_lengths": int32(17),
+        "target_lengths": int32(1),
+    },
+    "must be in [0, 9), got 1..9": {"input_ids": int32(1, 2, 3, 4, 9)},
+    "must be in [0, 9), got -1..5": {"input_ids": int32(-1, 2, 3, 4, 5)},
+    "must be in [1, input length], got 0": {"target_lengths": int32(0, 1)},
+    "got 4 for example 1 of length 3": {"target_lengths": int32(1, 4)},
+}
+
+
+@asynccontextmanager
+async def running(
+    teacher: FakeTeacher, limits: BatchLimits | None = None
+) -> AsyncIterator[tuple[TeacherServer, teacher_pb2_grpc.TeacherStub]]:
+    server = TeacherServer(teacher, replica_id="replica-1", batch_limits=limits)
+    port = await server.start("127.0.0.1")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            yield server, teacher_pb2_grpc.TeacherStub(channel)
+        finally:
+            await server.drain(0.2)
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(scenario(), 30)
+
+    asyncio.run(bounded())
+
+
+async def score(stub, requests, metadata=METADATA) -> dict[int, teacher_pb2.ScoreReply]:
+    call = stub.Score(iter_async(requests), metadata=metadata)
+    return {reply.request_id: reply async for reply in call}
+
+
+async def iter_async(items):
+    for item in items:
+        yield item
+
+
+async def poll(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_score_answers_with_the_rows_of_the_last_positions() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            replies = await score(stub, [request(7, top_k=4)])
+            rows = codec.decode(replies[7].block, num_rows=3, vocab_size=VOCAB)
+            best = rows_after(torch.tensor([2, 4, 5])).topk(4).indices.sort(-1).values
+            assert rows.ids_E.tolist() == best.flatten().tolist()
+            assert replies[7].forward_s > 0
+
+    run(scenario)
+
+
+def test_score_of_malformed_requests_refuses_them_alone() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            requests = []
+            for i, fields in enumerate(BAD_FIELDS.values()):
+                requests += [request(2 * i), request(2 * i + 1, fields=fields)]
+            requests.append(request(1000, values=0))
+            replies = await score(stub, requests)
+            for i, message in enumerate(BAD_FIELDS):
+                assert codec.decode(replies[2 * i].block, num_rows=3, vocab_size=VOCAB)
+                assert replies[2 * i + 1].error.code == INVALID
+                assert message in replies[2 * i + 1].error.message
+            assert "compression.values must be" in replies[1000].error.message
+            assert (await score(stub, [request(1)]))[1].WhichOneof("outcome") == "block"
+
+    run(scenario)
+
+
+def test_check_request_beyond_its_limits_is_refused() -> None:
+    small = RequestLimits(max_examples=1)
+    with pytest.raises(ValueError, match="at most 1 entries, got 2"):
+        check_request(request(1), FACTS, small)
+    with pytest.raises(ValueError, match="at most 2 rows, got 3"):
+        check_request(request(1), FACTS, RequestLimits(max_rows=2))
+    with pytest.raises(ValueError, match="reply must fit in 300 bytes, 3 rows may need 348"):
+        check_request(request(1), FACTS, RequestLimits(max_reply_bytes=300))
+    assert check_request(request(1, top_k=8), FACTS, RequestLimits(max_reply_bytes=300))
+
+
+def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> None:
+    facts = dataclasses.replace(FACTS, kind="recommendation", num_entities=50)
+    one = request(
+        1,
+        top_k=99,
+        fields={
+            "input_ids": int32(49),
+            "input_lengths": int32(0, 1),
+            "target_lengths": int32(1, 1),
+        },
+    )
+    work = check_request(one, facts, RequestLimits())
+    assert [len(example.ids) for example in work.inputs] == [0, 1]
+    assert work.max_entries == 2 * facts.num_items
+    one.target_lengths = int32(1, 2)
+    with pytest.raises(ValueError, match="must be 1, got 2"):
+        check_request(one, facts, RequestLimits())
+
+
+def test_score_with_another_vocabulary_or_version_is_refused_with_both_values() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            cases = [
+                ((("conkd-vocabulary-digest", "vocabulary-b"), METADATA[1]), "vocabulary-"),
+                ((METADATA[0], ("conkd-wire-version", "99")), "99"),
+                ((METADATA[1],), "got none"),
+                ((*METADATA, ("conkd-weights-digest", "weights-b")), "weights-"),
+                ((*METADATA, ("conkd-temperature", "2.0")), "2.0"),
+            ]
+            for metadata, value in cases:
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await score(stub, [request(1)], metadata)
+                assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+                assert value in str(refused.value.details())
+            agreed = (*METADATA, ("conkd-weights-digest", "weights-a"), ("conkd-temperature", "1"))
+            assert 1 in await score(stub, [request(1)], agreed)
+
+    run(scenario)
+
+
+def test_handshake_mismatch_names_both_values() -> None:
+    message = handshake_mismatch([("conkd-vocabulary-digest", "b"), METADATA[1]], FACTS)
+    assert message == (
+        "conkd-vocabulary-digest must be vocabulary-a for this dialogue teacher, got b."
+    )
+
+
+def test_describe_tells_the_facts() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            told = await stub.Describe(teacher_pb2.DescribeRequest())
+            assert (told.kind, told.replica_id, told.vocab_size) == ("dialogue", "replica-1", VOCAB)
+            assert told.wire_version == codec.FORMAT_VERSION
+            assert told.weights_digest == "weights-a"
+
+    run(scenario)
+
+
+def test_score_after_a_failed_forward_replies_internal_and_lives_on() -> None:
+    async def scenario() -> None:
+        teacher = FakeTeacher()
+        async with running(teacher) as (server, stub):
+            teacher.fails = True
+            reply = (await score(stub, [request(1)]))[1]
+            assert reply.error.code == teacher_pb2.ScoreError.INTERNAL
+            assert "out of memory" in reply.error.message
+            teacher.fails = False
+            assert (await score(stub, [request(2)]))[2].WhichOneof("outcome") == "block"
+            assert server.healthy
+
+    run(scenario)
+
+
+def test_score_joins_the_requests_of_several_streams() -> None:
+    async def scenario() -> None:
+        teacher = FakeTeacher()
+        teacher.gate = threading.Event()
+        async with running(teacher) as (server, stub):
+            first = asyncio.create_task(score(stub, [request(0)]))
+            await asyncio.to_thread(teacher.started.wait, 10)
+            others = [asyncio.create_task(score(stub, [request(i)])) for i in (1, 2, 3)]
+            await poll(lambda: len(server.batcher._waiting) == 3)
+            teacher.gate.set()
+            await asyncio.gather(first, *others)
+            assert teacher.batches == [[3, 2], [3, 3, 3, 2, 2, 2]]
+
+    run(scenario)
+
+
+def test_score_of_a_caller_who_leaves_is_taken_out_of_the_queue() -> None:
+    async def scenario() -> None:
+        teacher = FakeTeacher()
+        teacher.gate = threading.Event()
+        async with running(teacher) as (server, stub):
+            first = asyncio.create_task(score(stub, [request(0)]))
+            await asyncio.to_thread(teacher.started.wait, 10)
+            leaver = stub.Score(iter_async([request(1)]), metadata=METADATA)
+            reading = asyncio.ensure_future(leaver.read())
+            await poll(lambda: len(server.batcher._waiting) == 1)
+            leaver.cancel()
+            await asyncio.wait([reading])
+            await poll(lambda: all(w.answer.done() for w in server.batcher._waiting))
+            teacher.gate.set()
+            await first
+            assert 2 in await score(stub, [request(2)])
+            assert len(teacher.batches) == 2
+
+    run(scenario)
+
+
+def test_drain_answers_what_was_accepted_and_sends_callers_away() -> None:
+    async def scenario() -> None:
+        teacher = FakeTeacher()
+        teacher.gate = threading.Event()
+        async with running(teacher) as (server, stub):
+            call = stub.Score(metadata=METADATA)
+            await call.write(request(5))
+            await asyncio.to_thread(teacher.started.wait, 10)
+            drain = asyncio.create_task(server.drain(10))
+            await asyncio.wait([drain], timeout=0.1)
+            assert not drain.done()
+            teacher.gate.set()
+            reply = await call.read()
+            assert isinstance(reply, teacher_pb2.ScoreReply)
+            assert reply.request_id == 5
+            assert reply.WhichOneof("outcome") == "block"
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await call.read()
+            assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+            await drain
+            assert not server.healthy
+
+    run(scenario)
+
+
+def test_server_answers_health_checks_until_it_drains() -> None:
+    async def scenario() -> None:
+        server = TeacherServer(FakeTeacher(), replica_id="replica-1")
+        port = await server.start("127.0.0.1")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            check = health_pb2.HealthCheckRequest(service="conkd.Teacher")
+            reply = await stub.Check(check)  # type: ignore[attr-defined]
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+            assert server.healthy
+        await server.drain(0.2)
+        assert not server.healthy
+
+    run(scenario)
+
+
+def test_server_on_a_taken_port_is_refused() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()):
+            taken = new_server()
+            port = taken.add_insecure_port("127.0.0.1:0")
+            await taken.start()
+            server = TeacherServer(FakeTeacher(), replica_id="replica-2")
+            with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free"):
+                await server.start("127.0.0.1", port)
+            await taken.stop(0)
+
+    run(scenario)

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from teacher_server.compress import Cut
+from teacher_server.console import parse_counts
+from teacher_server.directory import DirectoryServer, DirectoryService, Lease, Leases, fetch_fleet
+from teacher_server.facts import TeacherInput
+from teacher_server.local_cluster import (
+    FleetState,
+    check_port_free,
+    check_reachable,
+    is_alive,
+    read_state,
+    write_state,
+)
+from teacher_server.teachers import load_teacher
+from tests import tiny_teachers
+
+COMMAND_S = 180
+
+
+def lease(replica_id: str, kind: str = "dialogue", port: int = 1) -> Lease:
+    return Lease(kind=kind, address=f"127.0.0.1:{port}", replica_id=replica_id, pid=1)
+
+
+def test_leases_are_kept_by_renewing_and_lost_by_time_or_release() -> None:
+    now = [0.0]
+    leases = Leases(5.0, clock=lambda: now[0])
+    assert leases.renew(lease("b"))
+    assert leases.renew(lease("a"))
+    assert not leases.renew(lease("a"))
+    assert [held.replica_id for held in leases.fleet()] == ["a", "b"]
+    now[0] = 4.0
+    assert not leases.renew(lease("b"))
+    now[0] = 5.0
+    assert leases.expire()
+    assert [held.replica_id for held in leases.fleet()] == ["b"]
+    assert leases.release("b")
+    assert not leases.release("b")
+    assert not leases.expire()
+
+
+def test_leases_of_a_replica_with_a_new_address_change_the_fleet() -> None:
+    leases = Leases(5.0, clock=lambda: 0.0)
+    leases.renew(lease("a", port=1))
+    assert leases.renew(lease("a", port=2))
+
+
+def test_watch_sends_the_fleet_at_once_and_after_each_change() -> None:
+    async def scenario() -> list[list[str]]:
+        server = DirectoryServer(settle_s=0.0)
+        port = await server.start("127.0.0.1", 0)
+        await server.service.renew(lease("a"))
+        seen: list[list[str]] = []
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            watch = teacher_pb2_grpc.DirectoryStub(channel).Watch(teacher_pb2.WatchRequest())
+            seen.append(replica_ids(await watch.read()))
+            await server.service.renew(lease("a"))  # Changes nothing, sends nothing.
+            await server.service.renew(lease("b"))
+            seen.append(replica_ids(await watch.read()))
+            await server.service.release("a")
+            seen.append(replica_ids(await watch.read()))
+            watch.cancel()
+        assert server.healthy
+        await server.stop(0.1)
+        assert not server.healthy
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == [["a"], ["a", "b"], ["b"]]
+
+
+def test_watch_of_a_directory_that_just_started_waits_for_the_replicas_to_renew() -> None:
+    async def scenario() -> list[str]:
+        service = DirectoryService(Leases(5.0), settle_s=0.1)
+        watch = service.Watch(teacher_pb2.WatchRequest(), None)  # type: ignore[arg-type]
+        first = asyncio.ensure_future(anext(watch))
+        keep = asyncio.create_task(service.keep())
+        await service.renew(lease("a"))
+        fleet = await first
+        keep.cancel()
+        return replica_ids(fleet)
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == ["a"]
+
+
+def replica_ids(fleet: object) -> list[str]:
+    assert isinstance(fleet, teacher_pb2.Fleet)
+    return [endpoint.replica_id for endpoint in fleet.endpoints]
+
+
+def test_fetch_fleet_without_a_directory_is_refused() -> None:
+    with pytest.raises(OSError, match=r"a Directory must answer at 127\.0\.0\.1:1"):
+        fetch_fleet("127.0.0.1:1", 0.5)
+
+
+def test_parse_counts_reads_kinds_and_counts() -> None:
+    assert parse_counts("dialogue=2,recommendation=0") == {"dialogue": 2, "recommendation": 0}
+    assert parse_counts("") == {}
+    for text in ("dialogue=-1", "dialogue=x", "dialogue", "chess=1"):
+        with pytest.raises(ValueError, match="KIND=COUNT"):
+            parse_counts(text)
+
+
+def test_check_port_free_names_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free"):
+            check_port_free("127.0.0.1", port)
+    check_port_free("127.0.0.1", port)
+
+
+def test_check_reachable_names_the_cluster_that_is_not() -> None:
+    check_reachable("auto")
+    with pytest.raises(ConnectionError, match=r"must be reachable at 127\.0\.0\.1:1"):
+        check_reachable("127.0.0.1:1")
+
+
+def test_state_of_a_keeper_whose_pid_passed_to_another_is_not_alive(tmp_path: Path) -> None:
+    started = psutil.Process().create_time()
+    ours = FleetState(
+        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started
+    )
+    write_state(tmp_path / "fleet.json", ours)
+    assert read_state(tmp_path / "fleet.json") == ours
+    assert is_alive(ours)
+    other = FleetState(
+        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started - 60
+    )
+    assert not is_alive(other)
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "teacher_server", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, fails: bool = False) -> str:
+    """Output of a command that must succeed, or the one line of error of one that must not."""
+    done = subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, timeout=COMMAND_S
+    )
+    assert done.returncode == (2 if fails else 0), done.stderr
+    if fails:
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("fleet")
+    vocabulary = tiny_teachers.tiny_vocabulary()
+    tiny_teachers.write_dialogue_teacher(root / "dialogue", vocabulary)
+    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
+    tiny_teachers.write_recommendation_teacher(
+        root / "other", tiny_teachers.tiny_vocabulary(num_films=20)
+    )
+    return {name: root / name for name in ("dialogue", "recommendation", "other")}
+
+
+@pytest.fixture
+def fleet_file(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "fleet.json"
+    yield path
+    if path.is_file():
+        subprocess.run(command("down", "--fleet", path), env=environment(), timeout=COMMAND_S)
+
+
+def test_up_with_teachers_of_two_vocabularies_is_refused(
+    folders: dict[str, Path], fleet_file: Path
+) -> None:
+    pair = ["--dialogue", folders["dialogue"], "--recommendation", folders["other"]]
+    assert "must share one vocabulary" in run("up", *pair, "--fleet", fleet_file, fails=True)
+    missing = run("up", "--dialogue", fleet_file.parent, "--fleet", fleet_file, fails=True)
+    assert "must be a frozen dialogue model" in missing
+    beyond = ["--dialogue", folders["dialogue"], "--host", "0.0.0.0"]
+    assert "Add --insecure" in run("up", *beyond, "--fleet", fleet_file, fails=True)
+    assert "a fleet must be up" in run("status", "--fleet", fleet_file, fails=True)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
+    folders: dict[str, Path], fleet_file: Path
+) -> None:
+    at = ["--fleet", fleet_file]
+    pair = ["--dialogue", folders["dialogue"], "--recommendation", folders["recommendation"]]
+    run("up", *pair, "--port", str(free_port()), *at)
+    state = read_state(fleet_file)
+    keeper = psutil.Process(state.keeper_pid)
+    assert "no fleet must be up" in run("up", *pair, *at, fails=True)
+
+    first = {endpoint.kind: endpoint for endpoint in fetch_fleet(state.directory, 5)}
+    assert sorted(first) == ["dialogue", "recommendation"]
+    for kind, endpoint in first.items():
+        check_scores(kind, folders[kind], endpoint.address)
+
+    run("scale", "dialogue=2", *at)
+    scaled = replicas(fetch_fleet(state.directory, 5), "dialogue")
+    assert len(scaled) == 2 and first["dialogue"].replica_id in scaled
+
+    victim = next(
+        replica
+        for replica in json.loads(run("status", "--json", *at))["kinds"]["dialogue"]["replicas"]
+        if replica["replica_id"] == first["dialogue"].replica_id
+    )
+    os.kill(victim["pid"], signal.SIGKILL)
+    back = watch_until(
+        state.directory,
+        lambda fleet: (
+            len(fleet - {victim["replica_id"]}) == 2 and victim["replica_id"] not in fleet
+        ),
+    )
+    for endpoint in back:
+        if endpoint.kind == "dialogue":
+            check_scores("dialogue", folders["dialogue"], endpoint.address)
+
+    family = [keeper, *keeper.children(recursive=True)]
+    run("down", *at)
+    assert not any(process.is_running() for process in family)
+    assert not fleet_file.exists()
+    assert not Path(state.auth_token_path).parent.exists()
+
+
+def replicas(endpoints: list[teacher_pb2.Endpoint], kind: str) -> set[str]:
+    return {endpoint.replica_id for endpoint in endpoints if endpoint.kind == kind}
+
+
+def watch_until(directory: str, done: Callable[[set[str]], bool]) -> list[teacher_pb2.Endpoint]:
+    """The first fleet whose dialogue replicas are as wanted."""
+    with grpc.insecure_channel(directory) as channel:
+        stub = teacher_pb2_grpc.DirectoryStub(channel)
+        for fleet in stub.Watch(teacher_pb2.WatchRequest(), timeout=60):
+            if done(replicas(list(fleet.endpoints), "dialogue")):
+                return list(fleet.endpoints)
+    raise AssertionError("the Directory ended the watch")
+
+
+def check_scores(kind: str, folder: Path, address: str) -> None:
+    """One request over gRPC gives the rows of a teacher in this process, in float32."""
+    teacher = load_teacher(kind, folder, torch.device("cpu"))
+    inputs = [
+        TeacherInput(np.arange(3, 8, dtype=np.int32), 2 if kind == "dialogue" else 1),
+        TeacherInput(np.arange(2, 4, dtype=np.int32), 1),
+    ]
+    request = teacher_pb2.ScoreRequest(
+        request_id=1,
+        input_ids=np.concatenate([each.ids for each in inputs]).tobytes(),
+        input_lengths=np.array([5, 2], np.int32).tobytes(),
+        target_lengths=np.array([each.num_targets for each in inputs], np.int32).tobytes(),
+        compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
+    )
+    metadata = (
+        ("conkd-vocabulary-digest", teacher.facts.vocabulary_digest),
+        ("conkd-wire-version", str(codec.FORMAT_VERSION)),
+        ("conkd-weights-digest", teacher.facts.weights_digest),
+    )
+    with grpc.insecure_channel(address) as channel:
+        stub = teacher_pb2_grpc.TeacherStub(channel)
+        reply = next(stub.Score(iter([request]), metadata=metadata, timeout=30))
+    expected = teacher.score(inputs, Cut(top_k=8))
+    rows = codec.decode(
+        reply.block, num_rows=expected.num_rows, vocab_size=teacher.facts.vocab_size
+    )
+    np.testing.assert_array_equal(rows.ids_E, expected.ids_E)
+    np.testing.assert_allclose(rows.log_probs_E, expected.log_probs_E, atol=1e-5)
+    np.testing.assert_allclose(rows.tail_R, expected.tail_R, atol=1e-6)

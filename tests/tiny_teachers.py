@@ -1,0 +1,51 @@
+"""Frozen folders of tiny random teachers that share one vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from protos.fingerprint import digest_file
+from trainer.data.synthetic import train_tokenizer
+from trainer.data.vocabulary import Vocabulary, build_vocabulary
+from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, max_input_length
+from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.recommender import FrozenRecommender, export_recommender
+
+NUM_ENTITIES = 50
+TITLES = {str(100 + i): f"Film {i} ({1950 + i})" for i in range(30)}
+
+
+def tiny_vocabulary(num_films: int = len(TITLES)) -> Vocabulary:
+    titles = dict(list(TITLES.items())[:num_films])
+    return build_vocabulary(train_tokenizer([], ["have you seen it, hello there"] * 3), titles)
+
+
+def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    shape = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=64)
+    model = build_causal_lm(shape, vocabulary)
+    model.save_pretrained(folder)
+    vocabulary.save(folder)
+    card = FrozenCard(
+        kind="dialogue",
+        vocabulary_digest=vocabulary.digest,
+        weights_digest=digest_file(folder / WEIGHTS_NAME),
+        max_input_length=max_input_length(model),
+    )
+    write_card(folder, card)
+
+
+def write_recommendation_teacher(folder: Path, vocabulary: Vocabulary) -> None:
+    generator = torch.Generator().manual_seed(0)
+    recommender = FrozenRecommender(
+        torch.randn(NUM_ENTITIES, 16, generator=generator),
+        torch.randn(NUM_ENTITIES, generator=generator),
+        torch.arange(vocabulary.num_items),
+        torch.randn(vocabulary.num_items, generator=generator),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    export_recommender(
+        folder, recommender, vocabulary, graph_digest="tiny-graph", max_input_length=20
+    )
