@@ -1,0 +1,81 @@
+"""Which action token opens each response: [REC] or [GEN], guessed, known, or none at all.
+
+T responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from trainer.data.examples import Example
+from trainer.evaluation.speaker import Speaker, check_vocabulary, resolve_classifier
+from trainer.models.turn_classifier import TurnClassifier, load_classifier
+
+ORACLE = "oracle"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Actions:
+    """The action of every response, and how often it is the gold one."""
+
+    source: Literal["classifier", "oracle", "none"]
+    """"oracle" is an upper bound: it looks at the gold response. "none": no action tokens."""
+    classifier: str | None
+    """Folder of the classifier."""
+    recommends_T: np.ndarray
+    """bool [T]: the response starts with [REC]; all False without action tokens."""
+    gold_T: np.ndarray
+    """bool [T]: the gold response names a movie."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Source, accuracy, and F1 of [REC]; both null where no action was chosen."""
+        accuracy, f1 = None, None
+        if self.source != "none":
+            hits = int((self.recommends_T & self.gold_T).sum())
+            total = int(self.recommends_T.sum() + self.gold_T.sum())
+            accuracy = float((self.recommends_T == self.gold_T).mean())
+            f1 = 2 * hits / total if total else 0.0
+        return {
+            "source": self.source,
+            "classifier": self.classifier,
+            "accuracy": accuracy,
+            "f1": f1,
+        }
+
+
+class ActionChooser:
+    """Chooses the actions for one model's prompts; the classifier is loaded once."""
+
+    def __init__(self, speaker: Speaker, choice: str | None) -> None:
+        """`choice` is a classifier's folder, "oracle", or None for the one in the model's card.
+
+        Raises:
+            FileNotFoundError: if the classifier is missing.
+            ValueError: if there is none to ask, or it has another vocabulary than the model.
+        """
+        self._where = resolve_classifier(speaker, choice)
+        self._classifier: TurnClassifier | None = None
+        if self._where is not None and self._where != ORACLE:
+            folder = Path(self._where)
+            self._classifier, card = load_classifier(folder)
+            check_vocabulary(folder, card.vocabulary_digest, speaker.vocabulary.digest)
+
+    def __call__(self, examples: Sequence[Example]) -> Actions:
+        """The action of every example's response."""
+        gold_T = np.array([example.is_recommendation for example in examples], bool)
+        if self._where is None:
+            none_T = np.zeros(len(examples), bool)
+            return Actions(source="none", classifier=None, recommends_T=none_T, gold_T=gold_T)
+        if self._classifier is None:
+            return Actions(source=ORACLE, classifier=None, recommends_T=gold_T, gold_T=gold_T)
+        return Actions(
+            source="classifier",
+            classifier=self._where,
+            recommends_T=self._classifier.predict([e.context_ids for e in examples]),
+            gold_T=gold_T,
+        )

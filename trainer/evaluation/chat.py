@@ -1,0 +1,129 @@
+"""Talk to a student: you are the seeker, it recommends.
+
+    python -m trainer.chat --checkpoint DIR [--classifier DIR]
+
+Name a film as "Title (Year)" in double quotes, exactly as in the catalogue, or as @id. Leave with
+Ctrl-D or Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from transformers.utils.logging import disable_progress_bar
+
+from trainer.data.examples import Example
+from trainer.data.redial import Mention, Piece, split_mentions
+from trainer.data.vocabulary import Vocabulary
+from trainer.evaluation.actions import ORACLE, ActionChooser
+from trainer.evaluation.generate import GenerateConfig, generate
+from trainer.evaluation.speaker import Speaker, load_speaker
+from trainer.models.causal_lm import max_input_length
+
+QUOTED_PATTERN = re.compile(r'"([^"]+)"')
+MAX_CONTEXT = 256
+PROMPT = "you> "
+
+
+class Conversation:
+    """One dialogue between a person and a model."""
+
+    def __init__(self, speaker: Speaker, classifier: str | None, config: GenerateConfig) -> None:
+        if classifier == ORACLE:
+            raise ValueError(
+                "a chat must have a classifier or none, got oracle: nobody knows the gold action "
+                "here. Give --classifier DIR."
+            )
+        self._speaker = speaker
+        self._choose_actions = ActionChooser(speaker, classifier)
+        self._config = config
+        self._context_ids: list[int] = []
+        self._turns = 0
+
+    def answer(self, text: str) -> str:
+        """Take in what the person said, and answer; empty if the model says nothing."""
+        vocabulary = self._speaker.vocabulary
+        self._context_ids += [
+            *vocabulary.encode(find_mentions(text, vocabulary)),
+            vocabulary.eos_id,
+        ]
+        response_ids = self._respond()
+        self._context_ids += [*response_ids, vocabulary.eos_id]
+        return vocabulary.decode(response_ids).strip()
+
+    def _respond(self) -> list[int]:
+        room = max_input_length(self._speaker.model) - self._config.max_new_tokens - 1
+        self._turns += 1
+        example = Example(
+            example_id=f"chat:{self._turns}",
+            context_ids=np.array(self._context_ids[-min(MAX_CONTEXT, room) :], np.int32),
+            response_ids=np.array([self._speaker.vocabulary.eos_id], np.int32),
+            context_entities=np.empty(0, np.int32),
+            gold_items=np.empty(0, np.int32),
+        )
+        actions = self._choose_actions([example])
+        prompt = self._speaker.prompt(example, recommends=bool(actions.recommends_T[0]))
+        (response,) = generate(
+            self._speaker.model, self._speaker.vocabulary, [prompt], self._config, title="answer"
+        )
+        return list(response.token_ids)
+
+
+def find_mentions(text: str, vocabulary: Vocabulary) -> list[Piece]:
+    """Text pieces and films: @id of the catalogue, or an exact title in double quotes.
+
+    Anything else in quotes stays text. Of films that share a title, the first in the catalogue is
+    meant.
+    """
+    pieces: list[Piece] = []
+    start = 0
+    for match in QUOTED_PATTERN.finditer(text):
+        if match.group(1) in vocabulary.titles:
+            pieces += split_mentions(text[start : match.start()], vocabulary.movie_ids)
+            movie = vocabulary.movie_ids[vocabulary.titles.index(match.group(1))]
+            pieces.append(Mention(movie))
+            start = match.end()
+    return pieces + split_mentions(text[start:], vocabulary.movie_ids)
+
+
+def chat(conversation: Conversation, lines: Iterable[str], write: Callable[[str], object]) -> None:
+    """Answer line by line until there are no more; blank lines are passed over."""
+    for line in lines:
+        if line.strip():
+            write(f"recommender> {conversation.answer(line.strip())}\n")
+
+
+def typed_lines() -> Iterator[str]:
+    """What the user types, until Ctrl-D."""
+    while True:
+        try:
+            yield input(PROMPT if sys.stdin.isatty() else "")
+        except EOFError:
+            sys.stdout.write("\n")
+            return
+
+
+def main(argv: list[str]) -> None:
+    """Load the model, then talk."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.chat",
+        description="Talk to a trained model: you are the seeker, it recommends.",
+        epilog='Name a film as "Title (Year)" in double quotes or as @id. Ctrl-D leaves.',
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="run or model folder")
+    parser.add_argument("--classifier", help="folder of the turn classifier")
+    arguments = parser.parse_args(argv)
+    # Hugging Face's bar for the reading of weights is noise in logs.
+    disable_progress_bar()
+    speaker = load_speaker(arguments.checkpoint)
+    conversation = Conversation(speaker, arguments.classifier, GenerateConfig(batch_size=1))
+    try:
+        chat(conversation, typed_lines(), sys.stdout.write)
+    except KeyboardInterrupt:
+        # Ctrl-C is a way to leave a chat, not a failure.
+        sys.stdout.write("\n")

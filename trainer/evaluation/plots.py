@@ -1,0 +1,107 @@
+"""PNGs of a report, with matplotlib's Agg canvas: no display, no global figure."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trainer.atomic import write_bytes
+from trainer.evaluation.run_history import RunHistory
+
+STUDENT_COLOUR, UNDISTILLED_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00", "#009E73"
+"""Okabe and Ito's palette, told apart by colour-blind readers too."""
+MAX_WINDOW = 50
+
+
+def draw_plots(student: RunHistory, undistilled: RunHistory, folder: Path) -> list[str]:
+    """Write loss.png, gate.png and teacher_wait.png (the latter two if teachers were asked).
+
+    Returns:
+        The names of the files written.
+    """
+    figures = {"loss.png": loss_figure(student, undistilled)}
+    if student.has_teachers:
+        figures["gate.png"] = gate_figure(student)
+        figures["teacher_wait.png"] = wait_figure(student)
+    for name, figure in figures.items():
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=120)
+        write_bytes(folder / name, content.getvalue())
+    return list(figures)
+
+
+def loss_figure(student: RunHistory, undistilled: RunHistory) -> Figure:
+    """What each student minimised, and the NLL of gold tokens, which compares them."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, key, label in (
+        (axes[0], "loss", "training loss (nats per position)"),
+        (axes[1], "nll", "NLL of gold tokens (nats)"),
+    ):
+        for history, name, colour in (
+            (student, "distilled student", STUDENT_COLOUR),
+            (undistilled, "undistilled student", UNDISTILLED_COLOUR),
+        ):
+            _draw_smoothed(axis, history.column("step"), history.column(key), name, colour)
+        axis.set_ylabel(label)
+        _finish(axis)
+    return figure
+
+
+def gate_figure(student: RunHistory) -> Figure:
+    """How the dialogue teacher's item mass, the gate's input, is distributed."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for key, name, colour in (
+        ("gate_histogram_word_steps", "word steps", UNDISTILLED_COLOUR),
+        ("gate_histogram_item_steps", "item steps", STUDENT_COLOUR),
+    ):
+        counts = np.array(student.histogram(key), float)
+        edges = np.linspace(0.0, 1.0, len(counts) + 1)
+        axis.stairs(counts / max(counts.sum(), 1.0), edges, fill=True, alpha=0.5, color=colour)
+        axis.stairs(counts / max(counts.sum(), 1.0), edges, color=colour, label=name)
+    axis.set_xlabel("item mass of the dialogue teacher")
+    axis.set_ylabel("share of steps")
+    axis.legend(frameon=False)
+    return figure
+
+
+def wait_figure(student: RunHistory) -> Figure:
+    """Seconds of each step, and those of them spent waiting for teachers."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    steps = student.column("step")
+    axis.plot(steps, student.column("step_s"), color=STUDENT_COLOUR, label="whole step", lw=0.8)
+    axis.plot(
+        steps, student.column("teacher_wait_s"), color=TEACHER_COLOUR, label="waiting", lw=0.8
+    )
+    axis.set_ylabel("seconds per step")
+    axis.set_ylim(bottom=0)
+    _finish(axis)
+    return figure
+
+
+def smoothed(values: list[float], window: int) -> np.ndarray:
+    """Mean of the last `window` values, fewer at the start; float64 of the same length."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _draw_smoothed(
+    axis: Axes, steps: list[float], values: list[float], name: str, colour: str
+) -> None:
+    window = min(MAX_WINDOW, max(1, len(values) // 10))
+    axis.plot(steps, values, color=colour, alpha=0.2, lw=0.8)
+    axis.plot(steps, smoothed(values, window), color=colour, label=f"{name} (mean of {window})")
+
+
+def _finish(axis: Axes) -> None:
+    axis.set_xlabel("optimiser step")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)

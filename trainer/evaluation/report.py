@@ -1,0 +1,215 @@
+"""Three models on one split, side by side, with the story of the run: report.json and report.md.
+
+    python -m trainer.evaluation.report --run DIR --data DIR --undistilled DIR
+        --dialogue-teacher DIR [--classifier DIR] [--oracle] [--split test] [--limit N]
+
+Writes report.json, report.md and plots/*.png into the run directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
+
+from trainer.atomic import write_json, write_text
+from trainer.cli import run_main
+from trainer.config import RunConfig, load_config
+from trainer.data.prepare import PreparedData, load_prepared
+from trainer.evaluation.actions import ORACLE
+from trainer.evaluation.evaluate import (
+    EvaluateConfig,
+    EvaluationResult,
+    add_evaluate_arguments,
+    evaluate_config,
+    evaluate_model,
+)
+from trainer.evaluation.report_text import sample_dialogues, to_markdown
+from trainer.evaluation.run_history import RunHistory, read_history
+from trainer.evaluation.speaker import check_vocabulary, read_speaker_card, resolve_classifier
+from trainer.evaluation.views import baseline_views
+
+NUM_SAMPLES = 6
+CONFIG_NAME = "config.yaml"
+RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which run is reported, beside which other models."""
+
+    run: Path
+    """Run directory of the distilled student; the report is written there."""
+    data: Path
+    undistilled: Path
+    """Run directory of the same student trained without teachers."""
+    dialogue_teacher: Path
+    oracle: bool = False
+    """Evaluate the student a second time, with the gold action token, as an upper bound."""
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+
+
+def write_report(config: ReportConfig) -> dict[str, Any]:
+    """Evaluate, draw and write; returns what report.json holds.
+
+    Raises:
+        FileNotFoundError: if a piece of a run is missing; the message names it.
+        ValueError: if a run has not finished, or the models' vocabularies are not the data's.
+    """
+    started = time.perf_counter()
+    _require_matplotlib()
+    # What can be missing is looked for before the minutes of evaluation.
+    data = load_prepared(config.data)
+    for folder in (config.run, config.undistilled, config.dialogue_teacher):
+        card = read_speaker_card(folder)
+        check_vocabulary(card.folder, card.vocabulary_digest, data.vocabulary.digest)
+        resolve_classifier(card, config.evaluate.classifier)
+    student_history = read_history(config.run)
+    undistilled_history = read_history(config.undistilled)
+    run_config = load_config(RunConfig, config.run / CONFIG_NAME, [])
+
+    results = _evaluate_all(config, data)
+    report = {
+        **_run_part(config, data, run_config, student_history),
+        **{name: result.to_dict() for name, result in results.items()},
+        "ratios": _ratios(results),
+        "baselines": _baselines(config, data),
+    }
+    plots = _draw(student_history, undistilled_history, config.run / "plots")
+    seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
+    report["seconds"] = {**seconds, "total": time.perf_counter() - started}
+    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
+    texts = {name: [r.text for r in result.responses] for name, result in results.items()}
+    samples = sample_dialogues(examples, texts, data.vocabulary, NUM_SAMPLES)
+    write_text(config.run / "report.md", to_markdown(report, plots, samples))
+    write_json(config.run / "report.json", report)
+    return report
+
+
+def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:
+    console = Console(stderr=True)
+    oracle = dataclasses.replace(config.evaluate, classifier=ORACLE)
+    plan = {
+        "student": (config.run, config.evaluate),
+        "undistilled": (config.undistilled, config.evaluate),
+        "dialogue_teacher": (config.dialogue_teacher, config.evaluate),
+    }
+    if config.oracle:
+        plan["student_oracle"] = (config.run, oracle)
+    results = {}
+    for name, (folder, evaluate) in plan.items():
+        results[name] = evaluate_model(folder, data, evaluate)
+        seconds = sum(results[name].seconds.values())
+        console.print(f"evaluated {name} in {seconds:.0f} s", highlight=False)
+    return results
+
+
+def _run_part(
+    config: ReportConfig, data: PreparedData, run_config: RunConfig, history: RunHistory
+) -> dict[str, Any]:
+    """Everything in the report that is known before the evaluation."""
+    end = history.end
+    return {
+        "run": {
+            "folder": str(config.run),
+            "data": str(config.data),
+            "undistilled": str(config.undistilled),
+            "dialogue_teacher": str(config.dialogue_teacher),
+            "split": config.evaluate.split,
+            "limit": config.evaluate.limit,
+        },
+        "config": dataclasses.asdict(run_config),
+        "data": {
+            "source": data.manifest.source,
+            "vocabulary_digest": data.manifest.vocabulary_digest,
+            "graph_digest": data.manifest.graph_digest,
+            "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
+        },
+        "steps": end["steps"],
+        "training_seconds": end["seconds"],
+        "tokens_per_s": end["tokens_per_s"],
+        "teacher": {
+            "requests": end["teacher_requests"],
+            "wait_fraction": end["teacher_wait_fraction"],
+        },
+        "gate": {
+            "mean_item_steps": end["gate_mean_item_steps"],
+            "mean_word_steps": end["gate_mean_word_steps"],
+        },
+        "wire": {"bytes_per_position": end["wire_bytes_per_position"]},
+        "machine": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "device": _device_name(),
+        },
+    }
+
+
+def _ratios(results: dict[str, EvaluationResult]) -> dict[str, float | None]:
+    """Student over undistilled student; null where the latter scores 0."""
+    student, undistilled = (results[n].to_dict() for n in ("student", "undistilled"))
+    return {k: student[k] / undistilled[k] if undistilled[k] else None for k in RATIO_KEYS}
+
+
+def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
+    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
+    views = baseline_views(examples, data.examples("train"), data)
+    return {name: view.to_dict() for name, view in views.items()}
+
+
+def _require_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            "matplotlib must be installed to draw the plots, got none. pip install 'conkd[eval]'"
+        )
+
+
+def _draw(student: RunHistory, undistilled: RunHistory, folder: Path) -> list[str]:
+    # Imported here: matplotlib is an extra that only reports need.
+    from trainer.evaluation.plots import draw_plots
+
+    return draw_plots(student, undistilled, folder)
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def main(argv: list[str]) -> None:
+    """Parse, report, say where."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.evaluation.report",
+        description="Score student, undistilled student and dialogue teacher side by side.",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="run directory of the student")
+    parser.add_argument("--undistilled", type=Path, required=True, help="run without teachers")
+    parser.add_argument("--dialogue-teacher", type=Path, required=True, help="frozen teacher")
+    parser.add_argument("--oracle", action="store_true", help="also with the gold action token")
+    add_evaluate_arguments(parser)
+    arguments = parser.parse_args(argv)
+    # Hugging Face's bar for the reading of weights is noise in logs.
+    disable_progress_bar()
+    config = ReportConfig(
+        run=arguments.run,
+        data=arguments.data,
+        undistilled=arguments.undistilled,
+        dialogue_teacher=arguments.dialogue_teacher,
+        oracle=arguments.oracle,
+        evaluate=evaluate_config(arguments),
+    )
+    write_report(config)
+    Console().print(f"{config.run / 'report.md'}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

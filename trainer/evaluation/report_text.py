@@ -1,0 +1,194 @@
+"""The report as people read it: tables, plots and a few dialogues in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.examples import Example
+from trainer.data.vocabulary import Vocabulary
+from trainer.evaluation.evaluate import gold_text
+from trainer.evaluation.metrics import CUTOFFS
+
+CONTEXT_TURNS = 4
+RECOMMENDATION_ROWS = (
+    *((f"F1@{k}", f"f1_at_{k}") for k in CUTOFFS),
+    *((f"ReR@{k}", f"rer_at_{k}") for k in CUTOFFS),
+    *((f"PrR@{k}", f"prr_at_{k}") for k in CUTOFFS),
+    *((f"F1@{k}, new items only", f"new_items.f1_at_{k}") for k in CUTOFFS),
+    *((f"F1@{k}, pair counts", f"conventional.f1_at_{k}") for k in CUTOFFS),
+)
+LANGUAGE_ROWS = (
+    ("Rec ratio", "rec_ratio"),
+    ("Rec ratio of the gold responses", "gold_rec_ratio"),
+    ("Perplexity", "perplexity"),
+    ("Bits per character", "bits_per_character"),
+    *((f"DIST-{n}", f"dist_{n}") for n in (2, 3, 4)),
+    *((f"DIST-{n}, per response", f"conventional.dist_{n}") for n in (2, 3, 4)),
+    ("Accuracy of the action token", "actions.accuracy"),
+)
+MODEL_TITLES = {
+    "student": "distilled student",
+    "student_oracle": "distilled student, gold action",
+    "undistilled": "undistilled student",
+    "dialogue_teacher": "dialogue teacher",
+    "copy_last_mentioned": "copy baseline",
+    "popularity": "popularity baseline",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDialogue:
+    """One context with its gold response and what the models said."""
+
+    example_id: str
+    turns: tuple[tuple[str, str], ...]
+    """(who, text) of the last turns, the seeker's last."""
+    gold: str
+    outputs: dict[str, str]
+    """Model name -> generated text."""
+
+
+def score_rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(metric, one cell per model), "-" where a model has no such score."""
+    rows = [*RECOMMENDATION_ROWS, *LANGUAGE_ROWS]
+    return [(title, [_cell(look_up(result, key)) for result in results]) for title, key in rows]
+
+
+def look_up(result: dict[str, Any], dotted_key: str) -> float | None:
+    """The number at a dotted key, None if it is not there."""
+    value: Any = result
+    for key in dotted_key.split("."):
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def context_turns(example: Example, vocabulary: Vocabulary) -> tuple[tuple[str, str], ...]:
+    """The last turns of a context; they alternate, and the seeker spoke last."""
+    turns: list[list[int]] = [[]]
+    for token_id in example.context_ids.tolist():
+        if token_id == vocabulary.eos_id:
+            turns.append([])
+        else:
+            turns[-1].append(token_id)
+    last = turns[:-1][-CONTEXT_TURNS:]
+    roles = ["seeker" if (len(last) - i) % 2 else "recommender" for i in range(len(last))]
+    return tuple(
+        (role, vocabulary.decode(turn).strip()) for role, turn in zip(roles, last, strict=True)
+    )
+
+
+def sample_dialogues(
+    examples: Sequence[Example],
+    texts: Mapping[str, Sequence[str]],
+    vocabulary: Vocabulary,
+    num_samples: int,
+) -> list[SampleDialogue]:
+    """Evenly spaced examples whose gold response recommends; the same ones in every report."""
+    candidates = [i for i, example in enumerate(examples) if example.is_recommendation]
+    stride = max(1, len(candidates) // num_samples)
+    return [
+        SampleDialogue(
+            example_id=examples[i].example_id,
+            turns=context_turns(examples[i], vocabulary),
+            gold=gold_text(examples[i], vocabulary),
+            outputs={name: outputs[i] for name, outputs in texts.items()},
+        )
+        for i in candidates[::stride][:num_samples]
+    ]
+
+
+def to_markdown(report: dict[str, Any], plots: list[str], samples: list[SampleDialogue]) -> str:
+    """The whole of report.md."""
+    parts = [
+        "# Distillation report",
+        _what_was_run(report),
+        "## Scores",
+        _score_table(report),
+        _score_notes(report),
+        "## Gate and teachers",
+        _teacher_text(report),
+        *(f"![{name.removesuffix('.png')}](plots/{name})" for name in plots),
+        "## Sample dialogues",
+        *(_sample_text(sample) for sample in samples),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what_was_run(report: dict[str, Any]) -> str:
+    run, machine, distill = report["run"], report["machine"], report["config"]["distill"]
+    rows = [
+        ("run", f"`{run['folder']}`"),
+        ("undistilled student", f"`{run['undistilled']}`"),
+        ("dialogue teacher", f"`{run['dialogue_teacher']}`"),
+        ("data", f"`{run['data']}`, {report['data']['source']}, split {run['split']}, "
+                 f"{report['student']['num_responses']} responses"),
+        ("vocabulary digest", f"`{report['data']['vocabulary_digest']}`"),
+        ("graph digest", f"`{report['data']['graph_digest']}`"),
+        ("loss", f"gamma {distill['gamma']}, {distill['gate']} gate, eta {distill['eta']}, "
+                 f"top {distill['top_k']} entries, tail {distill['tail']}"),
+        ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),
+        ("action token", report["student"]["actions"]["source"]),
+        ("machine", f"{machine['cores']} cores, {machine['threads']} threads, "
+                    f"torch {machine['torch']}, {machine['device']}"),
+        ("evaluation", f"{report['seconds']['total']:.0f} s"),
+    ]  # fmt: skip
+    return _table(["what", "which"], [[name, value] for name, value in rows], numbers=False)
+
+
+def _score_table(report: dict[str, Any]) -> str:
+    models = {name: report[name] for name in MODEL_TITLES if name in report}
+    models |= report["baselines"]
+    rows = [[title, *cells] for title, cells in score_rows(list(models.values()))]
+    return _table(["metric", *(MODEL_TITLES[name] for name in models)], rows, numbers=True)
+
+
+def _score_notes(report: dict[str, Any]) -> str:
+    student = report["student"]
+    ratio_10, ratio_50 = report["ratios"]["f1_at_10"], report["ratios"]["f1_at_50"]
+    return (
+        f"Student over undistilled student: F1@10 {_cell(ratio_10)}, F1@50 {_cell(ratio_50)}. "
+        f"The student's F1@10 rests on {student['matched_at_10']} hits of {student['num_gold']} "
+        f"gold items in {student['num_slots']} generated positions.\n\n"
+        "F1, ReR and PrR count each gold item and each generated position at most once (maximum "
+        "matching); the rows with pair counts do not, as in the literature, and can exceed 1. New "
+        "items only: movies that the context names are left out of gold and of the ranked lists. "
+        "The baselines know when to recommend, and only rank. Perplexity and the oracle use the "
+        "gold action token; a model without action tokens predicts under less knowledge."
+    )
+
+
+def _teacher_text(report: dict[str, Any]) -> str:
+    gate, teacher = report["gate"], report["teacher"]
+    if gate["mean_item_steps"] is None:
+        return "No teacher was asked in this run (gamma 0)."
+    rows = [
+        ["mean item mass at item steps", _cell(gate["mean_item_steps"])],
+        ["mean item mass at word steps", _cell(gate["mean_word_steps"])],
+        ["requests to teachers", str(teacher["requests"])],
+        ["share of time waiting for teachers", _cell(teacher["wait_fraction"])],
+        ["bytes per position on the wire", _cell(report["wire"]["bytes_per_position"])],
+    ]
+    return _table(["what", "value"], rows, numbers=True)
+
+
+def _sample_text(sample: SampleDialogue) -> str:
+    lines = [*sample.turns, ("-> gold", sample.gold)]
+    lines += [(f"-> {MODEL_TITLES[name]}", text) for name, text in sample.outputs.items()]
+    width = max(len(who) for who, _ in lines)
+    body = "\n".join(f"{who:<{width}}  {text.replace('```', '')}" for who, text in lines)
+    return f"`{sample.example_id}`\n\n```text\n{body}\n```"
+
+
+def _table(header: list[str], rows: list[list[str]], *, numbers: bool) -> str:
+    align = ["---", *(["---:" if numbers else "---"] * (len(header) - 1))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *rows])
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

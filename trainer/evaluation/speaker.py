@@ -1,0 +1,149 @@
+"""A trained model that can answer: an exported student or a frozen dialogue teacher."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from trainer.data.examples import Example
+from trainer.data.vocabulary import Vocabulary
+from trainer.evaluation.generate import Prompt
+from trainer.models.causal_lm import load_causal_lm
+from trainer.models.frozen import CARD_NAME, read_card
+from trainer.models.student_card import MODEL_FOLDER, STUDENT_CARD_NAME
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Speaker:
+    """A language model with all that it needs to answer."""
+
+    folder: Path
+    """Where its weights are: DIR, or DIR/model for a run directory."""
+    model: PreTrainedModel
+    vocabulary: Vocabulary
+    action_tokens: bool
+    """Its responses start with [REC] or [GEN]; never so for a dialogue teacher."""
+    classifier: str | None
+    """The turn classifier named in its card, if any."""
+
+    def prompt(self, example: Example, *, recommends: bool) -> Prompt:
+        """Context and, if the model was trained with one, the action token."""
+        context_ids = example.context_ids
+        if self.action_tokens:
+            action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
+            context_ids = np.append(context_ids, np.int32(action))
+        return Prompt(example.example_id, context_ids, len(example.context_entities))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerCard:
+    """What a model's folder says of it, before its weights are read."""
+
+    folder: Path
+    action_tokens: bool
+    classifier: str | None
+    vocabulary_digest: str
+
+
+def read_speaker_card(folder: Path) -> SpeakerCard:
+    """The card of a run directory's student, an exported student or a dialogue teacher.
+
+    Raises:
+        FileNotFoundError: if the folder is none of the three.
+        ValueError: if the card lacks a key, or a teacher's weights were changed.
+    """
+    if (folder / MODEL_FOLDER / STUDENT_CARD_NAME).is_file():
+        folder = folder / MODEL_FOLDER
+    if (folder / STUDENT_CARD_NAME).is_file():
+        return _read_student_card(folder)
+    if (folder / CARD_NAME).is_file():
+        return SpeakerCard(
+            folder=folder,
+            action_tokens=False,
+            classifier=None,
+            vocabulary_digest=read_card(folder, "dialogue").vocabulary_digest,
+        )
+    raise FileNotFoundError(
+        f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
+        f"neither {MODEL_FOLDER}/{STUDENT_CARD_NAME} nor {STUDENT_CARD_NAME} nor {CARD_NAME} "
+        "there. Let the training finish first."
+    )
+
+
+def load_speaker(folder: Path) -> Speaker:
+    """The model of a run directory, an exported student's or a dialogue teacher's folder.
+
+    Raises:
+        FileNotFoundError: if the folder is none of the three, or a file of it is missing.
+        ValueError: if its card and its vocabulary disagree.
+    """
+    card = read_speaker_card(folder)
+    vocabulary = Vocabulary.load(card.folder)
+    check_vocabulary(card.folder, card.vocabulary_digest, vocabulary.digest)
+    model = load_causal_lm(card.folder, vocabulary).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Speaker(
+        folder=card.folder,
+        model=model.to(device),  # pyright: ignore[reportArgumentType]
+        vocabulary=vocabulary,
+        action_tokens=card.action_tokens,
+        classifier=card.classifier,
+    )
+
+
+def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
+    """Refuse a model that was trained with another vocabulary than the data's."""
+    if model_digest != data_digest:
+        raise ValueError(
+            f"the model in {folder} must have vocabulary digest {data_digest}, got {model_digest}. "
+            "Use data and models that were prepared together."
+        )
+
+
+def resolve_classifier(speaker: Speaker | SpeakerCard, choice: str | None) -> str | None:
+    """Where the action token comes from: "oracle", a folder, or None for a model without any.
+
+    The user's choice stands before the one in the student's card, whose path is tried as given,
+    then from the student's folder.
+
+    Raises:
+        ValueError: if the model needs action tokens and there is no classifier.
+    """
+    if not speaker.action_tokens:
+        return None
+    if choice is not None:
+        return choice
+    if speaker.classifier is None:
+        raise ValueError(
+            f"the student in {speaker.folder} needs an action token for each response, got no "
+            "classifier. Give --classifier DIR, or --classifier oracle for the gold tokens."
+        )
+    for candidate in (Path(speaker.classifier), speaker.folder / speaker.classifier):
+        if candidate.is_dir():
+            return str(candidate)
+    raise FileNotFoundError(
+        f"the classifier of {speaker.folder} must be in {speaker.classifier}, got no folder there. "
+        "Give --classifier DIR."
+    )
+
+
+def _read_student_card(folder: Path) -> SpeakerCard:
+    path = folder / STUDENT_CARD_NAME
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return SpeakerCard(
+            folder=folder,
+            action_tokens=card["action_tokens"],
+            classifier=card["classifier"],
+            vocabulary_digest=card["vocabulary_digest"],
+        )
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be a student's card with action_tokens, classifier and "
+            f"vocabulary_digest, got {error!r}. Export the student again."
+        ) from error
