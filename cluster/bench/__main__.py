@@ -1,0 +1,74 @@
+"""Benchmarks: measure, print a table or JSON, and keep the result in bench/results/NAME.json.
+
+python -m cluster.bench NAME|all [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cluster.bench.result import BenchResult, Row
+from cluster.bench.step import bench_step
+from trainer.atomic import write_json
+from trainer.cli import run_main
+
+ALL = "all"
+RESULTS = Path("bench/results")
+
+
+def main(argv: list[str]) -> None:
+    """Run the named benchmark, or all of them."""
+    benchmarks: dict[str, Callable[[], BenchResult]] = {"step": bench_step}
+    parser = argparse.ArgumentParser(prog="python -m cluster.bench")
+    parser.add_argument("name", metavar="NAME", help=f"one of {_names(benchmarks)}")
+    parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
+    arguments = parser.parse_args(argv)
+    if arguments.name not in (*benchmarks, ALL):
+        raise ValueError(f"NAME must be one of {_names(benchmarks)}, got {arguments.name!r}.")
+    for name in benchmarks if arguments.name == ALL else [arguments.name]:
+        result = benchmarks[name]()
+        content = {"benchmark": name, "machine": machine(), **dataclasses.asdict(result)}
+        write_json(RESULTS / f"{name}.json", content)
+        if arguments.json:
+            sys.stdout.write(json.dumps(content) + "\n")
+        else:
+            Console().print(to_table(name, result.rows), to_table("", [dict(result.figures)]))
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were taken on."""
+    return {
+        "cores": os.cpu_count() or 1,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def to_table(title: str, rows: Sequence[Row]) -> Table:
+    """Rows as a table; numbers to four digits."""
+    table = Table(title=title)
+    for column in rows[0] if rows else []:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*(f"{it:.4g}" if isinstance(it, float) else str(it) for it in row.values()))
+    return table
+
+
+def _names(benchmarks: Iterable[str]) -> str:
+    return ", ".join([*benchmarks, ALL])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,65 @@
+"""Both teachers in the student's own process: what users do today, and the served loss's twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from teacher_server.compress import Cut
+from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, TeacherInput
+from trainer.config import DistillConfig
+from trainer.conkd import TeacherTargets
+from trainer.data.examples import Example
+from trainer.data.loader import teacher_input
+from trainer.dispatch import ClientCounters
+
+
+@dataclass(frozen=True)
+class PendingInProcess:
+    """Scored when the step asks for it: nothing overlaps in one process."""
+
+    teachers: InProcessTeachers
+    examples: tuple[Example, ...]
+
+    def result(self) -> TeacherTargets:
+        """Score now."""
+        return self.teachers.score(self.examples)
+
+
+class InProcessTeachers:
+    """Answers as the served teachers do, without a wire."""
+
+    def __init__(self, dialogue: Path, recommendation: Path, distill: DistillConfig) -> None:
+        self.counters = ClientCounters()
+        cpu = torch.device("cpu")
+        self._dialogue = DialogueTeacher.load(dialogue, cpu)
+        self._recommendation = RecommendationTeacher.load(recommendation, cpu)
+        self._distill = distill
+
+    def submit(self, examples: Sequence[Example]) -> PendingInProcess:
+        """Remember the question."""
+        return PendingInProcess(self, tuple(examples))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def score(self, examples: Sequence[Example]) -> TeacherTargets:
+        """Both teachers' rows, cut as the config says."""
+        dialogue = self._dialogue.score(
+            [TeacherInput(teacher_input(e), len(e.response_ids)) for e in examples],
+            Cut(top_k=self._distill.top_k),
+        )
+        recommendation = self._recommendation.score(
+            [TeacherInput(np.asarray(e.context_entities, np.int32), 1) for e in examples],
+            Cut(
+                top_k=self._distill.recommendation_top_k,
+                top_p=self._distill.recommendation_top_p,
+            ),
+        )
+        self.counters.requests += 2
+        self.counters.positions += dialogue.num_rows
+        return TeacherTargets(dialogue=dialogue, recommendation=recommendation)

@@ -1,0 +1,16 @@
+"""What a benchmark hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Row = dict[str, str | int | float]
+"""One line of a table: column -> value, the same columns in every row; units in the names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """Figures by name (ratios within one run) and the table behind them."""
+
+    figures: dict[str, float]
+    rows: list[Row]

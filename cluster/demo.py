@@ -1,0 +1,178 @@
+"""The main job, whole: fit teachers, serve them, distil a student, compare, report.
+
+    python -m cluster.demo [--data DIR] [--output DIR] [--resume]
+
+Without --data it runs on the synthetic corpus; DIR holds dialogues in the format of ReDial.
+Every stage is a command that can be run by hand; its output is OUTPUT/logs/STAGE.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from cluster.launch import Command, CommandFailed, Launcher, free_port
+from cluster.screen import duration
+from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
+from trainer.atomic import write_json
+from trainer.cli import run_main
+
+REPORT_PARTS = ("report.json", "report.md", "plots")
+RECORD_NAME = "demo.json"
+LOCK_NAME = ".lock"
+
+
+class Stages:
+    """Runs stages and remembers in the output folder which of them are finished."""
+
+    def __init__(self, launcher: Launcher, output: Path) -> None:
+        self._launcher = launcher
+        self._finished = output / "finished"
+
+    def run(self, *lanes: Sequence[Command]) -> None:
+        """Run what is not finished yet; lanes side by side."""
+        self._finished.mkdir(parents=True, exist_ok=True)
+        todo = [[it for it in lane if not self._mark(it.name).exists()] for lane in lanes]
+        self._launcher.run(*todo, on_success=lambda done: self._mark(done.name).touch())
+
+    def is_finished(self, name: str) -> bool:
+        """Whether the stage ended well, in this run or in the one that is resumed."""
+        return self._mark(name).exists()
+
+    def _mark(self, name: str) -> Path:
+        return self._finished / name.replace(" ", "-")
+
+
+def run_demo(demo: Demo, launcher: Launcher) -> None:
+    """The story: prepare, pretrain, serve and distil, train the same without teachers, report."""
+    stages = Stages(launcher, demo.output)
+    if demo.fleet_file.exists():
+        # Of a demo that was killed with SIGKILL.
+        launcher.run([demo.fleet_down()])
+
+    stages.run([demo.prepare()])
+    stages.run(*([demo.pretrain(kind) for kind in lane] for lane in PRETRAIN_LANES))
+    if not stages.is_finished("student distilled"):
+        with serve_teachers(demo, launcher) as directory:
+            stages.run([demo.train_student("distilled", f"teachers.directory={directory}")])
+    stages.run([demo.train_student("undistilled", "distill.gamma=0")])
+    stages.run([demo.report()])
+
+    for part in REPORT_PARTS:
+        made = demo.output / "distilled" / part
+        if made.is_dir():
+            shutil.copytree(made, demo.output / part, dirs_exist_ok=True)
+        else:
+            shutil.copy2(made, demo.output / part)
+
+
+@contextlib.contextmanager
+def serve_teachers(demo: Demo, launcher: Launcher) -> Iterator[str]:
+    """A fleet for as long as the context lasts; gives the Directory's host:port."""
+    port = free_port()
+    try:
+        launcher.run([demo.fleet_up(port)])
+        yield f"127.0.0.1:{port}"
+    finally:
+        if demo.fleet_file.exists():
+            launcher.run([demo.fleet_down()])
+
+
+@contextlib.contextmanager
+def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterator[None]:
+    """Hold the output folder for ourselves: empty, or with what is finished if we resume.
+
+    Raises:
+        ValueError: if the folder is not a demo's, or holds another demo than the one to resume.
+        BlockingIOError: if a demo runs in it.
+    """
+    record = {"source": str(source) if source else None}
+    path = output / RECORD_NAME
+    known = json.loads(path.read_text()) if path.is_file() else None
+    if known is None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"--output must be a new folder or an earlier demo's, got {output}. "
+            "Name another one: the demo empties it."
+        )
+    if resume and known != record:
+        raise ValueError(
+            f"--resume must find a demo of the same --data in {output}, got "
+            f"{'none' if known is None else known['source'] or 'the synthetic corpus'}. "
+            "Leave --resume out to start afresh."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / LOCK_NAME).open("w") as lock:
+        _lock(lock, output)
+        # The fleet file stays until the fleet that it names is down.
+        keep = {LOCK_NAME, RECORD_NAME, "fleet.json"}
+        for entry in [] if resume else list(output.iterdir()):
+            if entry.name not in keep:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        write_json(path, record)
+        yield
+
+
+def _lock(file: TextIO, output: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"no other demo must run in {output}, got one. Wait for it, or name another --output."
+        ) from error
+
+
+def main(argv: list[str]) -> None:
+    """Parse, run, say where the report is."""
+    started_s = time.monotonic()
+    parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--data", type=Path, help="folder with dialogues as in ReDial")
+    parser.add_argument("--output", type=Path, help="default: runs/demo, or runs/demo-NAME of DIR")
+    parser.add_argument(
+        "--resume", action="store_true", help="skip the stages that an earlier demo has finished"
+    )
+    arguments = parser.parse_args(argv)
+    source = arguments.data.resolve() if arguments.data else None
+    if source is not None and not source.is_dir():
+        raise FileNotFoundError(f"--data must be a folder with dialogues, got {arguments.data}.")
+    default = ROOT / "runs" / (f"demo-{source.name}" if source else "demo")
+    demo = Demo(
+        source=source,
+        output=arguments.output.resolve() if arguments.output else default,
+        machine=this_machine(),
+    )
+    shown = os.path.relpath(demo.output)
+    with output_folder(demo.output, source, resume=arguments.resume):
+        _say(f"{source.name if source else 'synthetic corpus'} -> {shown} ({_hardware(demo)})")
+        try:
+            with Launcher(demo.output / "logs", screen=sys.stdout) as launcher:
+                run_demo(demo, launcher)
+        except CommandFailed as error:
+            sys.stderr.write(f"{error.tail}\n")
+            raise
+    elapsed = duration(time.monotonic() - started_s)
+    _say(f"done in {elapsed}: {shown}/report.md, {shown}/report.json")
+
+
+def _hardware(demo: Demo) -> str:
+    machine = demo.machine
+    devices = f"{machine.num_devices} CUDA devices" if machine.num_devices else "no CUDA device"
+    return f"{machine.num_cores} cores, {devices}, {machine.num_ranks} student ranks"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run_main(main)

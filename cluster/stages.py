@@ -1,0 +1,157 @@
+"""The stages of the demo as commands: what each of them runs, and with how much of the machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cluster.launch import Command, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_RANKS = 2
+NUM_TEACHERS = 2
+# Lanes run side by side and share the cores; within a lane one fit follows the other.
+PRETRAIN_LANES = (("recommendation", "classifier", "dialogue"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the stages may use."""
+
+    num_cores: int
+    num_devices: int
+    """CUDA devices; 0: everything runs on the CPU."""
+    python: Path
+    """Interpreter of the stages; `deepspeed` is beside it."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Student processes: two, or one where there is one CUDA device."""
+        return min(NUM_RANKS, self.num_devices) if self.num_devices else NUM_RANKS
+
+    def environment(self, num_processes: int) -> dict[str, str | None]:
+        """The stages' environment, when so many processes share the cores."""
+        environment: dict[str, str | None] = {
+            # DeepSpeed builds its CPU extension with the ninja that lies beside the interpreter.
+            "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "OMP_NUM_THREADS": str(self.num_threads(num_processes)),
+            # The fleet is one of our own, also in a shell that is set up for another cluster.
+            "RAY_ADDRESS": None,
+        }
+        if not self.num_devices:
+            environment["DS_ACCELERATOR"] = "cpu"
+        return environment
+
+    def num_threads(self, num_processes: int) -> int:
+        """Cores for each of so many processes, at least one."""
+        return max(1, self.num_cores // num_processes)
+
+
+def this_machine() -> Machine:
+    """The machine that we run on, as far as this process may use it."""
+    affinity = hasattr(os, "sched_getaffinity")
+    return Machine(
+        num_cores=len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1,
+        num_devices=torch.cuda.device_count(),
+        python=Path(sys.executable),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """One demo: where its parts are and which command makes each of them."""
+
+    source: Path | None
+    """Folder with dialogues; None: the synthetic corpus."""
+    output: Path
+    machine: Machine
+
+    @property
+    def recipe(self) -> str:
+        """Which of trainer/configs/ is used."""
+        return "redial-mini" if self.source else "synthetic"
+
+    @property
+    def fleet_file(self) -> Path:
+        """What `teacher_server up` leaves for `teacher_server down`."""
+        return self.output / "fleet.json"
+
+    def prepare(self) -> Command:
+        """Raw dialogues -> examples, vocabulary and graph."""
+        argv = ["trainer.data", "prepare", "--output", str(self.output / "data")]
+        if self.source is None:
+            return self._module("prepare", *argv, "--source", "synthetic")
+        tokenizer = self.source.parent / "dialogpt-tokenizer"
+        name = str(tokenizer) if tokenizer.is_dir() else "microsoft/DialoGPT-small"
+        origin = ("--source", "redial", "--input", str(self.source), "--tokenizer", name)
+        return self._module("prepare", *argv, *origin)
+
+    def pretrain(self, kind: str) -> Command:
+        """Fit one frozen model."""
+        config = f"trainer/configs/pretrain/{kind}-{self.recipe}.yaml"
+        return self._module(
+            f"pretrain {kind}",
+            *("trainer.pretrain", kind, "--config", config),
+            *("--output", str(self.output / kind), f"data={self.output / 'data'}"),
+            num_processes=len(PRETRAIN_LANES),
+        )
+
+    def fleet_up(self, port: int) -> Command:
+        """Serve both teachers; ends when they are ready."""
+        num_processes = self.machine.num_ranks + NUM_TEACHERS
+        # Ray knows nothing of the student: both teachers are content with a share of one device.
+        num_gpus = 1 / NUM_TEACHERS if self.machine.num_devices else 0
+        return self._module(
+            "teachers up",
+            *("teacher_server", "up", "--dialogue", str(self.output / "dialogue")),
+            *("--recommendation", str(self.output / "recommendation")),
+            *("--fleet", str(self.fleet_file), "--port", str(port)),
+            *("--threads", str(self.machine.num_threads(num_processes))),
+            *("--num-gpus", str(num_gpus)),
+            num_processes=num_processes,
+        )
+
+    def fleet_down(self) -> Command:
+        """Stop the fleet and the Ray cluster that it brought along."""
+        return self._module(
+            "teachers down", "teacher_server", "down", "--fleet", str(self.fleet_file)
+        )
+
+    def train_student(self, name: str, *overrides: str) -> Command:
+        """Train the student into OUTPUT/NAME on all ranks."""
+        machine = self.machine
+        return Command(
+            name=f"student {name}",
+            argv=(
+                *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
+                *("--master_port", str(free_port()), "trainer/main.py"),
+                *("--config", f"trainer/configs/{self.recipe}.yaml"),
+                *(f"data={self.output / 'data'}", f"output={self.output / name}"),
+                f"classifier={self.output / 'classifier'}",
+                *overrides,
+            ),
+            env=machine.environment(machine.num_ranks),
+            cwd=ROOT,
+        )
+
+    def report(self) -> Command:
+        """Evaluate the students and the dialogue teacher side by side."""
+        return self._module(
+            "report",
+            *("trainer.evaluation.report", "--run", str(self.output / "distilled")),
+            *("--undistilled", str(self.output / "undistilled")),
+            *("--dialogue-teacher", str(self.output / "dialogue")),
+            *("--data", str(self.output / "data")),
+        )
+
+    def _module(self, name: str, *argv: str, num_processes: int = 1) -> Command:
+        return Command(
+            name=name,
+            argv=(str(self.machine.python), "-m", *argv),
+            env=self.machine.environment(num_processes),
+            cwd=ROOT,
+        )
