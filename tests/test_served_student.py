@@ -177,7 +177,7 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
     targets = conkd.mix_targets(inputs.positions, received, config, items, torch.device("cpu"))
     loss, _ = student(inputs.input_ids_BL, inputs.hidden_index_P, targets)
     expected = dense_loss(student, inputs, examples, service, data, config)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.parameters())
     for served, dense in zip(
         torch.autograd.grad(loss, parameters),
