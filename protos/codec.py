@@ -18,6 +18,7 @@ R rows, E entries of all rows together, V vocabulary.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,18 @@ class TargetRows:
     def num_rows(self) -> int:
         """R."""
         return len(self.counts_R)
+
+
+def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
+    """The rows of all parts one after another; at least one part of one vocabulary."""
+    return TargetRows(
+        counts_R=np.concatenate([part.counts_R for part in parts]),
+        ids_E=np.concatenate([part.ids_E for part in parts]),
+        log_probs_E=np.concatenate([part.log_probs_E for part in parts]),
+        tail_R=np.concatenate([part.tail_R for part in parts]),
+        item_mass_R=np.concatenate([part.item_mass_R for part in parts]),
+        vocab_size=parts[0].vocab_size,
+    )
 
 
 def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:

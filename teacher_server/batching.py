@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos.codec import TargetRows
-from teacher_server.compress import Cut, concat_rows, take_rows
+from protos.codec import TargetRows, concat_rows
+from teacher_server.compress import Cut, take_rows
 from teacher_server.facts import TeacherInput
 
 ScoreFn = Callable[[Sequence[TeacherInput], Cut], TargetRows]

@@ -7,7 +7,6 @@ K kept candidates of a row, E kept entries of all rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,18 +84,6 @@ def compress(log_probs_TS: Tensor, cut: Cut, *, support: Support) -> TargetRows:
         tail_R=_numpy(tail_T, np.float32),
         item_mass_R=_numpy(item_mass_T, np.float32),
         vocab_size=support.vocab_size,
-    )
-
-
-def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
-    """The rows of all parts one after another; at least one part of one vocabulary."""
-    return TargetRows(
-        counts_R=np.concatenate([part.counts_R for part in parts]),
-        ids_E=np.concatenate([part.ids_E for part in parts]),
-        log_probs_E=np.concatenate([part.log_probs_E for part in parts]),
-        tail_R=np.concatenate([part.tail_R for part in parts]),
-        item_mass_R=np.concatenate([part.item_mass_R for part in parts]),
-        vocab_size=parts[0].vocab_size,
     )
 
 

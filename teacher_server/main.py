@@ -49,7 +49,7 @@ from teacher_server.local_cluster import (
     stop_keeper,
     write_state,
 )
-from trainer.models.frozen import FrozenCard, read_card
+from trainer.models.frozen import FrozenCard, Kind, read_card
 
 
 def main(argv: list[str]) -> None:
@@ -69,7 +69,10 @@ def main(argv: list[str]) -> None:
 
 def _up(args: argparse.Namespace) -> None:
     counts = parse_counts(args.replicas)
-    folders = {"dialogue": args.dialogue, "recommendation": args.recommendation}
+    folders: dict[Kind, Path] = {
+        "dialogue": args.dialogue,
+        "recommendation": args.recommendation,
+    }
     cards = _check_teachers({kind: folder for kind, folder in folders.items() if folder})
     unknown = sorted(set(counts) - set(cards))
     if unknown:
@@ -155,6 +158,8 @@ def _down(args: argparse.Namespace) -> None:
         with _connected(state):
             remove(state)
     except ConnectionError as error:
+        if not state.keeper_pid:
+            raise  # The fleet may be alive on a cluster that does not answer now.
         # With its cluster the fleet is gone too; what is left is to forget it.
         _say(str(error))
     finally:
@@ -192,15 +197,11 @@ def _leave(signum: int, frame: object) -> None:
     sys.exit(0)
 
 
-def _check_teachers(folders: Mapping[str, Path]) -> dict[str, FrozenCard]:
+def _check_teachers(folders: Mapping[Kind, Path]) -> dict[str, FrozenCard]:
     """The cards of the folders given, of one vocabulary."""
     if not folders:
         raise ValueError("--dialogue or --recommendation must be given, got neither.")
-    cards = {
-        "dialogue": lambda folder: read_card(folder, "dialogue"),
-        "recommendation": lambda folder: read_card(folder, "recommendation"),
-    }
-    read = {kind: cards[kind](folder) for kind, folder in folders.items()}
+    read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}
     if len(set(digests.values())) > 1:
         raise ValueError(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from protos.codec import TargetRows
-from teacher_server.compress import Cut, Support, compress, concat_rows, normalise
+from protos.codec import TargetRows, concat_rows
+from teacher_server.compress import Cut, Support, compress, normalise
 from teacher_server.facts import Teacher, TeacherFacts, TeacherInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import hidden_states, load_causal_lm, max_input_length, output_head

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from protos.codec import check_rows
-from teacher_server.compress import Cut, Support, compress, concat_rows, normalise, take_rows
+from protos.codec import check_rows, concat_rows
+from teacher_server.compress import Cut, Support, compress, normalise, take_rows
 
 V = 40
 WORDS_AND_ITEMS = Support(vocab_size=V, first_id=0, first_item_column=30, num_items=7)

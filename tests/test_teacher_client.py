@@ -17,7 +17,7 @@ from protos.codec import TargetRows, WireError
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.data.examples import Example
 from trainer.errors import TeacherUnavailable
-from trainer.teacher_client import TeacherClient
+from trainer.teacher_client import TeacherClient, split_by_rows
 
 VOCAB, GRAPH = 12, "graph-a"
 CONFIG = DistillConfig(values="float32")
@@ -187,13 +187,33 @@ def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) 
     assert (client.counters.requests, client.counters.positions) == (6, 12)
 
 
+def test_split_by_rows_keeps_order_and_never_cuts_an_example() -> None:
+    parts = split_by_rows(examples(2, 3, 4, 9, 1), max_rows=5)
+    assert [[len(e.response_ids) for e in part] for part in parts] == [[2, 3], [4], [9], [1]]
+
+
+def test_client_question_that_is_too_large_comes_back_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.MAX_REPLY_ENTRIES", 5 * CONFIG.top_k)
+    teacher = world.add("d", FakeTeacher("dialogue"))
+    world.add("r", FakeTeacher("recommendation"))
+    client = world.client()
+    try:
+        received = client.submit(examples(2, 3, 4)).result().dialogue
+    finally:
+        client.close()
+    assert teacher.requests == 2
+    assert received.ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+
+
 def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None:
     world.add("r", FakeTeacher("recommendation"))
     silent = world.add("silent", FakeTeacher("dialogue", silent=True))
     client = world.client()
     try:
         pending = [client.submit(examples(2)) for _ in range(4)]
-        pending[0]._futures["recommendation"].result(10)
+        pending[0]._parts["recommendation"][0].result(10)
         world.add("spare", FakeTeacher("dialogue"))
         world.kill("silent")
         world.list_("silent", None)

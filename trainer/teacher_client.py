@@ -40,6 +40,8 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 RETRY_S = 0.5
+# 32 MB of ids and float32 log-probs: half of what a server puts into one reply.
+MAX_REPLY_ENTRIES = 1 << 22
 DESCRIBE_S = 10.0
 
 ResultT = TypeVar("ResultT")
@@ -48,8 +50,8 @@ ResultT = TypeVar("ResultT")
 class Pending:
     """Targets that were asked for and may not have arrived yet."""
 
-    def __init__(self, futures: dict[str, concurrent.futures.Future[codec.TargetRows]]) -> None:
-        self._futures = futures
+    def __init__(self, parts: dict[str, list[concurrent.futures.Future[codec.TargetRows]]]) -> None:
+        self._parts = parts
 
     def result(self) -> TeacherTargets:
         """Wait for the targets.
@@ -60,8 +62,10 @@ class Pending:
             ValueError: a replica refused the request, or serves another vocabulary.
         """
         return TeacherTargets(
-            dialogue=self._futures["dialogue"].result(),
-            recommendation=self._futures["recommendation"].result(),
+            dialogue=codec.concat_rows([part.result() for part in self._parts["dialogue"]]),
+            recommendation=codec.concat_rows(
+                [part.result() for part in self._parts["recommendation"]]
+            ),
         )
 
 
@@ -84,6 +88,7 @@ class TeacherClient:
         """
         self.counters = ClientCounters()
         self._distill = distill
+        self._vocabulary = vocabulary
         self._ids = itertools.count(1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -98,26 +103,30 @@ class TeacherClient:
             raise
 
     def submit(self, examples: Sequence[Example]) -> Pending:
-        """Ask both teachers about a micro-batch; returns at once."""
-        response_lengths = [len(example.response_ids) for example in examples]
-        dialogue = self._message(
-            [teacher_input(example) for example in examples],
-            response_lengths,
-            top_k=self._distill.top_k,
-            top_p=1.0,
-        )
-        recommendation = self._message(
+        """Ask both teachers about a micro-batch; returns at once.
+
+        A question whose reply could exceed the servers' limit is asked in parts: whole rows of a
+        large vocabulary are 0.5 MB each.
+        """
+        top_k = self._distill.top_k or self._vocabulary.size
+        dialogue = [
+            self._ask(
+                "dialogue",
+                [teacher_input(example) for example in part],
+                [len(example.response_ids) for example in part],
+                top_k=self._distill.top_k,
+                top_p=1.0,
+            )
+            for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
+        ]
+        recommendation = self._ask(
+            "recommendation",
             [np.asarray(example.context_entities, np.int32) for example in examples],
             [1] * len(examples),
             top_k=self._distill.recommendation_top_k,
             top_p=self._distill.recommendation_top_p,
         )
-        return Pending(
-            {
-                "dialogue": self._ask("dialogue", dialogue, sum(response_lengths)),
-                "recommendation": self._ask("recommendation", recommendation, len(examples)),
-            }
-        )
+        return Pending({"dialogue": dialogue, "recommendation": [recommendation]})
 
     def close(self) -> None:
         """End all streams and the client's thread."""
@@ -128,15 +137,9 @@ class TeacherClient:
             self._loop.close()
 
     def _ask(
-        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+        self, kind: str, inputs: list[np.ndarray], targets: list[int], *, top_k: int, top_p: float
     ) -> concurrent.futures.Future[codec.TargetRows]:
-        question = self._streams.dispatcher.score(kind, message, num_rows)
-        return asyncio.run_coroutine_threadsafe(question, self._loop)
-
-    def _message(
-        self, inputs: list[np.ndarray], targets: list[int], *, top_k: int, top_p: float
-    ) -> teacher_pb2.ScoreRequest:
-        return teacher_pb2.ScoreRequest(
+        message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
             input_ids=np.concatenate(inputs).astype("<i4").tobytes(),
             input_lengths=np.array([len(ids) for ids in inputs], "<i4").tobytes(),
@@ -147,9 +150,24 @@ class TeacherClient:
                 values=teacher_pb2.ValueFormat.Name(self._distill.value_format),  # type: ignore[arg-type]
             ),
         )
+        question = self._streams.dispatcher.score(kind, message, sum(targets))
+        return asyncio.run_coroutine_threadsafe(question, self._loop)
 
     def _run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def split_by_rows(examples: Sequence[Example], max_rows: int) -> list[Sequence[Example]]:
+    """Runs of examples with at most max_rows response positions each, or one example."""
+    parts: list[list[Example]] = [[]]
+    rows = 0
+    for example in examples:
+        rows += len(example.response_ids)
+        if parts[-1] and rows > max_rows:
+            parts.append([])
+            rows = len(example.response_ids)
+        parts[-1].append(example)
+    return list(parts)
 
 
 class _Streams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +36,12 @@ class InProcessTeachers:
 
     def __init__(self, dialogue: Path, recommendation: Path, distill: DistillConfig) -> None:
         self.counters = ClientCounters()
-        cpu = torch.device("cpu")
-        self._dialogue = DialogueTeacher.load(dialogue, cpu)
-        self._recommendation = RecommendationTeacher.load(recommendation, cpu)
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            # The rank's own, as set by the launcher.
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        self._dialogue = DialogueTeacher.load(dialogue, device)
+        self._recommendation = RecommendationTeacher.load(recommendation, device)
         self._distill = distill
 
     def submit(self, examples: Sequence[Example]) -> PendingInProcess:
