@@ -69,10 +69,7 @@ def main(argv: list[str]) -> None:
 
 def _up(args: argparse.Namespace) -> None:
     counts = parse_counts(args.replicas)
-    folders: dict[Kind, Path] = {
-        "dialogue": args.dialogue,
-        "recommendation": args.recommendation,
-    }
+    folders = {"dialogue": args.dialogue, "recommendation": args.recommendation}
     cards = _check_teachers({kind: folder for kind, folder in folders.items() if folder})
     unknown = sorted(set(counts) - set(cards))
     if unknown:
@@ -197,11 +194,14 @@ def _leave(signum: int, frame: object) -> None:
     sys.exit(0)
 
 
-def _check_teachers(folders: Mapping[Kind, Path]) -> dict[str, FrozenCard]:
+def _check_teachers(folders: Mapping[str, Path]) -> dict[str, FrozenCard]:
     """The cards of the folders given, of one vocabulary."""
     if not folders:
         raise ValueError("--dialogue or --recommendation must be given, got neither.")
-    read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
+    kinds: tuple[Kind, ...] = ("dialogue", "recommendation")
+    read: dict[str, FrozenCard] = {
+        kind: read_card(folders[kind], kind) for kind in kinds if kind in folders
+    }
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}
     if len(set(digests.values())) > 1:
         raise ValueError(
