@@ -33,6 +33,7 @@ from trainer.evaluation.views import (
     popularity_ranking,
     recommendation_views,
 )
+from trainer.models.causal_lm import max_input_length
 
 ORACLE = EvaluateConfig(classifier="oracle")
 
@@ -307,9 +308,12 @@ def test_chat_answers_each_line_and_passes_over_blank_ones(teacher: Path) -> Non
 
 
 def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None:
-    conversation = Conversation(load_speaker(teacher), None, GenerateConfig(batch_size=1))
-    for _ in range(5):
-        conversation.answer("word " * 12)
+    speaker = load_speaker(teacher)
+    conversation = Conversation(speaker, None, GenerateConfig(batch_size=1))
+    answers = [conversation.answer("word " * 12) for _ in range(5)]
+    # More than the model can attend to was said, and each turn was answered nevertheless.
+    assert len(conversation._context_ids) > max_input_length(speaker.model)
+    assert all(isinstance(answer, str) for answer in answers)
 
 
 def test_conversation_with_oracle_is_refused(student: Path) -> None:

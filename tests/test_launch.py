@@ -110,9 +110,12 @@ def test_run_environment_adds_and_takes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONKD_TEST_OUT", "1")
-    code = "import os; assert os.environ['IN'] == 'a' and 'CONKD_TEST_OUT' not in os.environ"
+    seen = tmp_path / "seen"
+    values = "os.environ['IN'] + str(os.environ.get('CONKD_TEST_OUT'))"
+    code = f"import os, pathlib; pathlib.Path({str(seen)!r}).write_text({values})"
     with launcher(tmp_path) as it:
         it.run([python("environment", code, env={"IN": "a", "CONKD_TEST_OUT": None})])
+    assert seen.read_text() == "aNone"
 
 
 def test_run_failure_reports_command_status_and_tail(tmp_path: Path) -> None:
