@@ -58,10 +58,13 @@ def test_to_examples_makes_one_per_recommender_turn_with_an_earlier_turn(
     heat, alien, end = vocabulary.item_token(0), vocabulary.item_token(1), vocabulary.eos_id
     # Base tokens of the untrained BPE are single letters, so the layout can be written down.
     ids = vocabulary.tokenizer.get_vocab()
-    hi, more, o_r = ([ids[letter] for letter in word] for word in ("hi", "more", "\u0120or"))
+    hi, more, o_r = (
+        [ids[letter] for letter in word] for word in ("hi\u0120", "more", "\u0120or\u0120")
+    )
+    space = ids["\u0120"]
     assert example.example_id == "d:2"
     assert example.context_ids.tolist() == [*hi, alien, end, *more, end]
-    assert example.response_ids.tolist() == [heat, *o_r, alien, heat, end]
+    assert example.response_ids.tolist() == [heat, *o_r, alien, space, heat, end]
     assert example.gold_items.tolist() == [0, 1, 0]
     assert example.context_entities.tolist() == [7]
     assert example.is_recommendation

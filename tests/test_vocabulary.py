@@ -41,11 +41,26 @@ def test_vocabulary_ids_are_base_then_items_by_number_then_specials(vocabulary: 
     assert [vocabulary.is_item(i) for i in edges] == [False, True, True, False]
 
 
-def test_encode_strips_space_before_a_mention_only(vocabulary: Vocabulary) -> None:
+def test_encode_makes_space_before_a_mention_one_token(vocabulary: Vocabulary) -> None:
     item = vocabulary.item_token(vocabulary.item_index("200"))
     ids = vocabulary.encode(["have you seen  ", Mention("200"), " there"])
-    assert ids == [*vocabulary.encode(["have you seen"]), item, *vocabulary.encode([" there"])]
+    (space,) = vocabulary.encode([" "])
+    words = vocabulary.encode(["have you seen"])
+    assert ids == [*words, space, item, *vocabulary.encode([" there"])]
     assert vocabulary.decode(ids) == "have you seen Heat (1995) there"
+
+
+def test_encode_and_decode_leave_a_glued_mention_glued(vocabulary: Vocabulary) -> None:
+    item = vocabulary.item_token(vocabulary.item_index("200"))
+    ids = vocabulary.encode(["(", Mention("200"), ".it"])
+    assert ids == [*vocabulary.encode(["("]), item, *vocabulary.encode([".it"])]
+    assert vocabulary.decode(ids) == "(Heat (1995).it"
+
+
+def test_decode_sets_a_space_that_a_model_left_out(vocabulary: Vocabulary) -> None:
+    item = vocabulary.item_token(vocabulary.item_index("200"))
+    ids = [*vocabulary.encode(["seen"]), item, item]
+    assert vocabulary.decode(ids) == "seen Heat (1995) Heat (1995)"
 
 
 def test_encode_keeps_text_exactly_and_special_spelling_as_text(vocabulary: Vocabulary) -> None:
@@ -106,7 +121,7 @@ def test_load_with_changed_items_or_missing_file_is_refused(
     with pytest.raises(ValueError, match="must have digest"):
         Vocabulary.load(tmp_path)
     path.write_text(json.dumps({**content, "format_version": 9}))
-    with pytest.raises(ValueError, match="format_version 1"):
+    with pytest.raises(ValueError, match="format_version 2"):
         Vocabulary.load(tmp_path)
 
 
@@ -138,3 +153,4 @@ def test_load_tokenizer_from_bare_gpt2_folder_has_its_end_of_text(
     vocabulary = build_vocabulary(load_tokenizer(str(dialogpt_tokenizer_dir)), TITLES)
     assert (vocabulary.base_size, vocabulary.eos_id, vocabulary.size) == (50257, 50256, 50263)
     assert vocabulary.encode(["Hello world", Mention("99")]) == [15496, 995, 50257]
+    assert vocabulary.encode(["Hello ", Mention("99"), "!"]) == [15496, 220, 50257, 0]

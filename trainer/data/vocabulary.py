@@ -24,7 +24,8 @@ from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokeniz
 
 VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no space before items."""
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
 
@@ -111,8 +112,10 @@ class Vocabulary:
     def encode(self, pieces: Sequence[Piece]) -> list[int]:
         """Token ids of text pieces and mentions, without special tokens.
 
-        White space before a mention is dropped: an item token stands for " Title (Year)". Text that
-        spells a special token ("<|endoftext|>") stays text.
+        White space before a mention becomes the token of a single space, as where a tokenizer has
+        movies as added tokens: a model decides there THAT a movie comes, against any word, and one
+        step later WHICH. Without it a movie that leads the items still loses to "it", and greedy
+        responses name none. Text that spells a special token ("<|endoftext|>") stays text.
         """
         return self.encode_batch([pieces])[0]
 
@@ -135,18 +138,21 @@ class Vocabulary:
         ]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Readable text: items as " Title (Year)"; end of text, [REC], [GEN], <pad> left out."""
+        """Readable text: items as "Title (Year)"; end of text, [REC], [GEN], <pad> left out."""
         outside = [token_id for token_id in ids if not 0 <= token_id < self.size]
         if outside:
             raise ValueError(f"token ids must be in [0, {self.size}), got {outside[0]}.")
         kept = [int(token_id) for token_id in ids if token_id < self.rec_id]
-        parts: list[str] = []
+        text = ""
         for are_items, group in groupby((i for i in kept if i != self.eos_id), self.is_item):
             if are_items:
-                parts += [f" {self.titles[token_id - self.base_size]}" for token_id in group]
+                for token_id in group:
+                    # A model may leave the space out; a person would not.
+                    glued = text[-1:].isalnum() or text.endswith(")")
+                    text += f"{' ' * glued}{self.titles[token_id - self.base_size]}"
             else:
-                parts.append(self._decode_base(list(group)))
-        return "".join(parts)
+                text += self._decode_base(list(group))
+        return text
 
     def save(self, folder: Path) -> None:
         """Write vocabulary.json and tokenizer/; the JSON comes last, so that it marks a whole."""
@@ -230,14 +236,15 @@ def build_vocabulary(tokenizer: PreTrainedTokenizerFast, titles: Mapping[str, st
 
 
 def _runs(pieces: Sequence[Piece]) -> list[Piece]:
-    """Neighbouring texts joined, white space before mentions dropped, no empty text."""
+    """Neighbouring texts joined, white space before mentions one space, no empty text."""
     runs: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, str) and runs and isinstance(runs[-1], str):
             runs[-1] += piece
         else:
             if isinstance(piece, Mention) and runs and isinstance(runs[-1], str):
-                runs[-1] = runs[-1].rstrip()
+                text = runs[-1].rstrip()
+                runs[-1] = text if text == runs[-1] else f"{text} "
             runs.append(piece)
     return [run for run in runs if run != ""]
 
