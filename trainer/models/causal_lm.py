@@ -52,23 +52,43 @@ class LanguageModelConfig:
 
 
 def build_causal_lm(config: LanguageModelConfig, vocabulary: Vocabulary) -> PreTrainedModel:
-    """A causal LM with one tied output row per vocabulary entry.
+    """A causal LM with one tied output row per vocabulary entry, drawn by torch's generator.
 
-    A pretrained model keeps its rows for the base tokens; the rows of items and special tokens are
-    drawn from N(0, initializer_range), the scheme of GPT-2 for new tokens.
+    A pretrained model keeps the rows that it has. A random one draws them from
+    N(0, 1 / hidden_size): logits of unit variance at the start. GPT-2's .02 is meant for more than
+    1,000 dimensions; with 256 it cost a third of the steps to the same loss. Rows of items and
+    special tokens: see `draw_new_rows_`.
     """
     if config.pretrained is None:
         model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
+        nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
+        draw_new_rows_(output_weight(model), vocabulary)
     else:
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         _check_base_size(model, config.pretrained, vocabulary)
-        # mean_resizing=False: Hugging Face would draw new rows from the old rows' covariance, which
-        # needs a [V, V]-sized factorisation for nothing here.
-        model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+        if output_weight(model).shape[0] == vocabulary.base_size:
+            # mean_resizing=False: the new rows are ours to draw.
+            model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+            draw_new_rows_(output_weight(model), vocabulary)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
     )
     return model
+
+
+@torch.no_grad()
+def draw_new_rows_(weight_VD: Tensor, vocabulary: Vocabulary) -> None:
+    """Draw the rows after the base tokens around the base rows' mean, as wide as they are.
+
+    Items get one more draw that all of them share. "A movie comes here" is then one direction,
+    learnt from every item step at once, and not anew for each of thousands of rarely seen rows: on
+    redial-mini 150 steps gave the gold items' steps an item mass of .31 with it and .09 without.
+    """
+    base_VD = weight_VD[: vocabulary.base_size]
+    std = float((base_VD - base_VD.mean(0)).square().mean().sqrt())
+    new_VD = weight_VD[vocabulary.base_size :]
+    new_VD.normal_(std=std).add_(base_VD.mean(0))
+    new_VD[: vocabulary.num_items].add_(torch.randn_like(new_VD[0]), alpha=std)
 
 
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:

@@ -1,0 +1,81 @@
+"""Language models over words and items: which rows are kept, and how new ones start."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.tiny_teachers import tiny_vocabulary
+from trainer.data.vocabulary import Vocabulary
+from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, output_weight
+
+SHAPE = {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "max_positions": 16}
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return tiny_vocabulary()
+
+
+def saved_gpt2(folder: Path, num_rows: int) -> torch.Tensor:
+    """Write a GPT-2 of so many rows, whose mean is far from 0; returns its rows."""
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=num_rows, n_positions=16, n_embd=64, n_layer=1, n_head=2)
+    )
+    rows = output_weight(model)
+    torch.nn.init.normal_(rows, mean=0.5, std=0.1)
+    model.save_pretrained(folder)
+    return rows.detach().clone()
+
+
+def test_random_model_starts_with_logits_of_unit_variance(vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    model = build_causal_lm(LanguageModelConfig(**SHAPE), vocabulary)
+    base = output_weight(model).detach()[: vocabulary.base_size]
+    assert base.std().item() == pytest.approx(1 / 8, rel=0.02)
+
+
+def test_item_rows_share_a_direction_that_words_do_not_have(vocabulary: Vocabulary) -> None:
+    torch.manual_seed(0)
+    model = build_causal_lm(LanguageModelConfig(**SHAPE), vocabulary)
+    rows = output_weight(model).detach()
+    items = rows[vocabulary.first_item_id : vocabulary.rec_id]
+    words = rows[: vocabulary.base_size]
+    shared = items.mean(0)
+    # 30 rows of own noise at 1/8 leave 64 / (64 * 30) of the squared norm 1 to the mean.
+    assert shared.norm().item() == pytest.approx(1.0, abs=0.35)
+    assert (items @ shared).mean() > 10 * (words @ shared).mean().abs()
+    assert (items - shared).std().item() == pytest.approx(1 / 8, rel=0.1)
+
+
+def test_pretrained_model_keeps_base_rows_and_new_ones_start_around_their_mean(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    base = saved_gpt2(tmp_path, vocabulary.base_size)
+    torch.manual_seed(0)
+    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+    rows = output_weight(model).detach()
+    assert rows.shape[0] == vocabulary.size
+    assert torch.equal(rows[: vocabulary.base_size], base)
+    special = rows[vocabulary.rec_id :]
+    assert special.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert special.std().item() == pytest.approx(0.1, rel=0.2)
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_pretrained_model_with_items_keeps_every_row(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    whole = saved_gpt2(tmp_path, vocabulary.size)
+    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+    assert torch.equal(output_weight(model).detach(), whole)
+
+
+def test_pretrained_model_of_another_tokenizer_is_refused(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    saved_gpt2(tmp_path, vocabulary.base_size + 1)
+    with pytest.raises(ValueError, match=f"must have the tokenizer's {vocabulary.base_size} base"):
+        build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
