@@ -158,7 +158,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
             if grad_hidden_PD is not None and grad_weight_VD is not None:
                 grad_CV = scores_CV.to(weight_VD.dtype)
                 grad_hidden_PD[chunk] = grad_CV @ weight_VD
-                grad_weight_VD += grad_CV.T @ hidden_CD
+                _add_outer_(grad_weight_VD, grad_CV, hidden_CD)
         if grad_hidden_PD is not None and grad_weight_VD is not None:
             ctx.save_for_backward(grad_hidden_PD, grad_weight_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(nll_P)
@@ -169,6 +169,14 @@ class _SparseCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad_loss, _grad_nll_P):
         grad_hidden_PD, grad_weight_VD = ctx.saved_tensors
         return grad_hidden_PD * grad_loss, grad_weight_VD * grad_loss, None, None
+
+
+def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
+    """total += grad^T @ hidden, where the dtypes allow it without a second [V, D] buffer."""
+    if grad_CV.dtype == total_VD.dtype:
+        total_VD.addmm_(grad_CV.T, hidden_CD)
+    else:
+        total_VD += grad_CV.T @ hidden_CD
 
 
 def _loss_and_gradient_(
