@@ -4,13 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from tests.tiny_teachers import tiny_vocabulary
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, output_weight
+from trainer.models.causal_lm import (
+    LanguageModelConfig,
+    build_causal_lm,
+    check_head,
+    max_input_length,
+    output_weight,
+)
 
-SHAPE = {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "max_positions": 16}
+SHAPE = LanguageModelConfig(num_layers=1, hidden_size=64, num_heads=2, max_positions=16)
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +45,22 @@ def saved_gpt2(folder: Path, num_rows: int) -> torch.Tensor:
 
 def test_random_model_starts_with_logits_of_unit_variance(vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
-    model = build_causal_lm(LanguageModelConfig(**SHAPE), vocabulary)
+    model = build_causal_lm(SHAPE, vocabulary)
     base = output_weight(model).detach()[: vocabulary.base_size]
     assert base.std().item() == pytest.approx(1 / 8, rel=0.02)
 
 
 def test_item_rows_share_a_direction_that_words_do_not_have(vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
-    model = build_causal_lm(LanguageModelConfig(**SHAPE), vocabulary)
+    model = build_causal_lm(SHAPE, vocabulary)
     rows = output_weight(model).detach()
     items = rows[vocabulary.first_item_id : vocabulary.rec_id]
     words = rows[: vocabulary.base_size]
     shared = items.mean(0)
-    # 30 rows of own noise at 1/8 leave 64 / (64 * 30) of the squared norm 1 to the mean.
+    # 64 draws of variance 1 / 64 each: a squared norm of 1, give or take sqrt(2 / 64).
     assert shared.norm().item() == pytest.approx(1.0, abs=0.35)
     assert (items @ shared).mean() > 10 * (words @ shared).mean().abs()
-    assert (items - shared).std().item() == pytest.approx(1 / 8, rel=0.1)
+    assert (items - shared).std().item() == pytest.approx(1 / 40, rel=0.1)
 
 
 def test_pretrained_model_keeps_base_rows_and_new_ones_start_around_their_mean(
@@ -60,9 +73,9 @@ def test_pretrained_model_keeps_base_rows_and_new_ones_start_around_their_mean(
     assert rows.shape[0] == vocabulary.size
     assert torch.equal(rows[: vocabulary.base_size], base)
     special = rows[vocabulary.rec_id :]
-    assert special.mean().item() == pytest.approx(0.5, abs=0.03)
-    assert special.std().item() == pytest.approx(0.1, rel=0.2)
-    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert special.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert (special - base.mean(0)).std().item() == pytest.approx(0.01, rel=0.2)
+    assert model.get_parameter("transformer.wte.weight") is output_weight(model)
 
 
 def test_pretrained_model_with_items_keeps_every_row(
@@ -79,3 +92,27 @@ def test_pretrained_model_of_another_tokenizer_is_refused(
     saved_gpt2(tmp_path, vocabulary.base_size + 1)
     with pytest.raises(ValueError, match=f"must have the tokenizer's {vocabulary.base_size} base"):
         build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+
+
+def test_model_with_a_soft_cap_on_its_logits_is_refused() -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.05,
+        initializer_range=0.5,
+        pad_token_id=0,
+    )
+    with pytest.raises(ValueError, match="hidden states times output weight, got a difference"):
+        check_head(Gemma2ForCausalLM(config))
+
+
+def test_model_without_a_number_of_positions_is_refused() -> None:
+    config = BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=2)
+    with pytest.raises(ValueError, match="must give max_position_embeddings, got None"):
+        max_input_length(BloomForCausalLM(config))

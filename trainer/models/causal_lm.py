@@ -20,6 +20,10 @@ from transformers import (
 
 from trainer.data.vocabulary import Vocabulary
 
+# The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
+# start many nats up or down, the same everywhere. Not measured on real weights.
+PRETRAINED_WIDTH = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
@@ -55,40 +59,44 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: Vocabulary) -> PreT
     """A causal LM with one tied output row per vocabulary entry, drawn by torch's generator.
 
     A pretrained model keeps the rows that it has. A random one draws them from
-    N(0, 1 / hidden_size): logits of unit variance at the start. GPT-2's .02 is meant for more than
-    1,000 dimensions; with 256 it cost a third of the steps to the same loss. Rows of items and
-    special tokens: see `draw_new_rows_`.
+    N(0, 1 / hidden_size): logits of unit variance at the start. GPT-2's .02 is for wider models;
+    with 256 dimensions it cost a third of the steps to the same loss. Rows of items and special
+    tokens: see `draw_new_rows_`.
     """
     if config.pretrained is None:
         model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
         nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
-        draw_new_rows_(output_weight(model), vocabulary)
+        draw_new_rows_(output_weight(model), vocabulary, width=1.0)
     else:
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         _check_base_size(model, config.pretrained, vocabulary)
         if output_weight(model).shape[0] == vocabulary.base_size:
             # mean_resizing=False: the new rows are ours to draw.
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-            draw_new_rows_(output_weight(model), vocabulary)
+            draw_new_rows_(output_weight(model), vocabulary, width=PRETRAINED_WIDTH)
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
     )
+    check_head(model)
     return model
 
 
 @torch.no_grad()
-def draw_new_rows_(weight_VD: Tensor, vocabulary: Vocabulary) -> None:
-    """Draw the rows after the base tokens around the base rows' mean, as wide as they are.
+def draw_new_rows_(weight_VD: Tensor, vocabulary: Vocabulary, *, width: float) -> None:
+    """Draw the rows after the base tokens around their mean, `width` times as wide as they are.
 
-    Items get one more draw that all of them share. "A movie comes here" is then one direction,
-    learnt from every item step at once, and not anew for each of thousands of rarely seen rows: on
-    redial-mini 150 steps gave the gold items' steps an item mass of .31 with it and .09 without.
+    All items share one such draw, and differ by a fifth of it. "A movie comes here" is then one
+    direction, learnt from every item step at once, and not anew for each of thousands of rarely
+    seen rows: on redial-mini 150 steps gave the gold items' steps an item mass of .31 with it and
+    .09 without. Rows that differ as much as words' would start an item's rank at random, half a nat
+    from the teacher for every item that must be unlearnt.
     """
     base_VD = weight_VD[: vocabulary.base_size]
-    std = float((base_VD - base_VD.mean(0)).square().mean().sqrt())
-    new_VD = weight_VD[vocabulary.base_size :]
-    new_VD.normal_(std=std).add_(base_VD.mean(0))
-    new_VD[: vocabulary.num_items].add_(torch.randn_like(new_VD[0]), alpha=std)
+    mean_D = base_VD.mean(0)
+    std = width * float((base_VD - mean_D).square().mean().sqrt())
+    items_ID = weight_VD[vocabulary.first_item_id : vocabulary.rec_id]
+    items_ID.normal_(std=std / 5).add_(mean_D + torch.randn_like(mean_D) * std)
+    weight_VD[vocabulary.rec_id :].normal_(std=std).add_(mean_D)
 
 
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:
@@ -103,7 +111,28 @@ def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
+    check_head(model)
     return model
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are not hidden @ weight^T: soft caps, scales, biases.
+
+    The fused loss and the served teachers take them for that.
+    """
+    ids_BL = torch.tensor([[1, 3, 2]], device=model.device)
+    was_training = model.training
+    nn.Module.train(model, False)
+    logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
+    product_BLV = output_head(model)(hidden_states(model, ids_BL))
+    nn.Module.train(model, was_training)
+    if not torch.allclose(logits_BLV, product_BLV, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"{type(model).__name__} must compute logits as hidden states times output weight, got "
+            f"a difference of {float((logits_BLV - product_BLV).abs().max()):.3g}. Use a model "
+            "without a soft cap or scale on its logits."
+        )
 
 
 def hidden_states(model: PreTrainedModel, input_ids_BL: Tensor) -> Tensor:
@@ -130,8 +159,14 @@ def output_weight(model: PreTrainedModel) -> Tensor:
 
 
 def max_input_length(model: PreTrainedModel) -> int:
-    """Positions that the model can attend to."""
-    return int(model.config.max_position_embeddings)
+    """Positions that the model can attend to; ValueError if its config does not say."""
+    length = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(length, int):
+        raise ValueError(
+            f"the config of {type(model).__name__} must give max_position_embeddings, got "
+            f"{length}. Use a model with a fixed number of positions."
+        )
+    return length
 
 
 def _random_gpt2_config(config: LanguageModelConfig, vocabulary: Vocabulary) -> GPT2Config:
