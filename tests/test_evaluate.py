@@ -185,7 +185,7 @@ def test_action_chooser_with_a_missing_classifier_is_refused(
     tmp_path: Path, data: PreparedData
 ) -> None:
     write_student(tmp_path, data.vocabulary, seed=3, classifier="nowhere")
-    with pytest.raises(FileNotFoundError, match="must be in nowhere, got no folder"):
+    with pytest.raises(FileNotFoundError, match=r"must be in .*nowhere, got no folder"):
         ActionChooser(load_speaker(tmp_path), None)
 
 

@@ -67,6 +67,10 @@ def test_read_dialogues_with_empty_lists_and_blank_lines_is_valid(tmp_path: Path
             record(conversationId=8, messages=[{"text": "x", "senderWorkerId": 3}]),
             "must be one of 1, 2, got 3",
         ),
+        (
+            record(conversationId=8, messages=[{"text": "x \ud83d", "senderWorkerId": 1}]),
+            "must be Unicode, got half a surrogate pair at 2",
+        ),
         (record(conversationId=8, respondentWorkerId=1), "must differ"),
         ({"conversationId": 8}, "movieMentions must be given"),
     ],

@@ -91,9 +91,10 @@ def test_vocabulary_unknown_movie_and_item_are_refused(vocabulary: Vocabulary) -
         vocabulary.item_token(-1)
 
 
-def test_digest_is_that_of_tokens_in_id_order_and_movies(vocabulary: Vocabulary) -> None:
+def test_digest_is_that_of_format_tokens_in_id_order_and_movies(vocabulary: Vocabulary) -> None:
     by_id = sorted(vocabulary.tokenizer.get_vocab().items(), key=lambda item: item[1])
-    assert vocabulary.digest == digest_strings([token for token, _ in by_id], ["99", "200", "1000"])
+    tokens = [f"format 2, end of text {vocabulary.eos_id}", *(token for token, _ in by_id)]
+    assert vocabulary.digest == digest_strings(tokens, ["99", "200", "1000"])
     fewer = build_vocabulary(vocabulary.tokenizer, {"99": "Alien (1979)"})
     assert fewer.digest != vocabulary.digest
 

@@ -67,6 +67,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must be >= 0, got {arguments.seed}.")
     if arguments.source == "redial" and arguments.input is None:
         raise ValueError(
             "--input must be given for --source redial, got none. Give the folder that holds "

@@ -163,6 +163,13 @@ def _message(message: Any, index: int, roles: dict[Any, Sender]) -> Message:
         raise ValueError(
             f"messages[{index}].senderWorkerId must be one of {', '.join(roles)}, got {sender!r}."
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"messages[{index}].text must be Unicode, got half a surrogate pair at {error.start}. "
+            "Mend or remove the line."
+        ) from error
     return Message(sender=roles[str(sender)], text=text)
 
 

@@ -84,9 +84,13 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of the base tokens in id order and the movie ids."""
+        """Hex SHA-256 of the format, the base tokens in id order and the movie ids.
+
+        The format is in it because it decides how text becomes tokens.
+        """
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.base_size)))
-        return digest_strings(tokens, self.movie_ids)
+        form = f"format {FORMAT_VERSION}, end of text {self.eos_id}"
+        return digest_strings([form, *tokens], self.movie_ids)
 
     @cached_property
     def _index_by_movie(self) -> dict[str, int]:
@@ -148,7 +152,7 @@ class Vocabulary:
             if are_items:
                 for token_id in group:
                     # A model may leave the space out; a person would not.
-                    glued = text[-1:].isalnum() or text.endswith(")")
+                    glued = text[-1:].isalnum() or text[-1:] in tuple("),.!?:;")
                     text += f"{' ' * glued}{self.titles[token_id - self.base_size]}"
             else:
                 text += self._decode_base(list(group))

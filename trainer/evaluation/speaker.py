@@ -108,8 +108,8 @@ def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
 def resolve_classifier(speaker: Speaker | SpeakerCard, choice: str | None) -> str | None:
     """Where the action token comes from: "oracle", a folder, or None for a model without any.
 
-    The user's choice stands before the one in the student's card, whose path is tried as given,
-    then from the student's folder.
+    The user's choice stands before the one in the student's card, whose path is seen from the
+    student's folder.
 
     Raises:
         ValueError: if the model needs action tokens and there is no classifier.
@@ -123,13 +123,13 @@ def resolve_classifier(speaker: Speaker | SpeakerCard, choice: str | None) -> st
             f"the student in {speaker.folder} needs an action token for each response, got no "
             "classifier. Give --classifier DIR, or --classifier oracle for the gold tokens."
         )
-    for candidate in (Path(speaker.classifier), speaker.folder / speaker.classifier):
-        if candidate.is_dir():
-            return str(candidate)
-    raise FileNotFoundError(
-        f"the classifier of {speaker.folder} must be in {speaker.classifier}, got no folder there. "
-        "Give --classifier DIR."
-    )
+    candidate = speaker.folder / speaker.classifier
+    if not candidate.is_dir():
+        raise FileNotFoundError(
+            f"the classifier of {speaker.folder} must be in {candidate}, got no folder there. "
+            "Give --classifier DIR."
+        )
+    return str(candidate)
 
 
 def _read_student_card(folder: Path) -> SpeakerCard:
