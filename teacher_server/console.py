@@ -19,6 +19,16 @@ from teacher_server.fleet import PROBE_S, fleet_status
 from teacher_server.local_cluster import FleetState
 
 DEFAULT_FLEET = Path("runs/fleet.json")
+RANGES: dict[str, tuple[float, float]] = {
+    "port": (1, 65535),
+    "threads": (1, 1024),
+    "num_cpus": (0, 1024),
+    "num_gpus": (0, 64),
+    "token_budget": (1, 1 << 24),
+    "cluster_cpus": (1, 4096),
+    "object_store_mb": (80, 1 << 20),
+    "timeout": (1, 86400),
+}
 
 
 def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Any:
@@ -49,7 +59,19 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     keep.add_argument("--num-cpus", type=int, required=True)
     keep.add_argument("--object-store-bytes", type=int, required=True)
     keep.add_argument("--folder", type=Path, required=True)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    _check_ranges(options)
+    return options
+
+
+def _check_ranges(options: argparse.Namespace) -> None:
+    """ValueError for a number that no fleet can be started with."""
+    for name, (lowest, highest) in RANGES.items():
+        value = vars(options).get(name)
+        if value is not None and not lowest <= value <= highest:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be in [{lowest}, {highest}], got {value}."
+            )
 
 
 def parse_counts(text: str) -> dict[str, int]:

@@ -181,7 +181,9 @@ def test_dispatch_beyond_patience_fails_every_request() -> None:
         desk = Desk(patience_s=0.01)
         task = desk.ask(1)
         guard = asyncio.create_task(desk.dispatcher.guard_patience())
-        with pytest.raises(TeacherUnavailable, match=r"no dialogue teacher answered for 0\.01 s"):
+        desk.dispatcher.note_failure("dialogue", "a:1: UNAVAILABLE connection refused")
+        told = r"answered for 0\.01 s \(the last: a:1: UNAVAILABLE connection refused\)"
+        with pytest.raises(TeacherUnavailable, match=told):
             await task
         with pytest.raises(TeacherUnavailable):
             await desk.ask(2)

@@ -18,7 +18,7 @@ import torch
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.compress import Cut
-from teacher_server.console import parse_counts
+from teacher_server.console import parse, parse_counts
 from teacher_server.directory import DirectoryServer, DirectoryService, Lease, Leases, fetch_fleet
 from teacher_server.facts import TeacherInput
 from teacher_server.local_cluster import (
@@ -37,6 +37,22 @@ COMMAND_S = 180
 
 def lease(replica_id: str, kind: str = "dialogue", port: int = 1) -> Lease:
     return Lease(kind=kind, address=f"127.0.0.1:{port}", replica_id=replica_id, pid=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--port", "99999", r"--port must be in \[1, 65535\], got 99999"),
+        ("--port", "0", "--port must be in"),
+        ("--threads", "0", "--threads must be in"),
+        ("--token-budget", "-1", "--token-budget must be in"),
+        ("--num-cpus", "-1", "--num-cpus must be in"),
+    ],
+)
+def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str) -> None:
+    commands = ("up", "scale", "status", "down", "keep")
+    with pytest.raises(ValueError, match=rule):
+        parse(["up", option, value], {command: lambda _options: None for command in commands})
 
 
 def test_leases_are_kept_by_renewing_and_lost_by_time_or_release() -> None:

@@ -99,6 +99,11 @@ class Dispatcher:
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in KINDS}
         self._unanswered: set[Request] = set()
         self._alone_since: dict[str, float] = {}
+        self._last_reason: dict[str, str] = dict.fromkeys(KINDS, "the Directory lists none")
+
+    def note_failure(self, kind: str, reason: str) -> None:
+        """Why the last try to reach a replica failed: told when no other is left."""
+        self._last_reason[kind] = reason
 
     def is_complete(self) -> bool:
         """Whether every kind has a live replica."""
@@ -118,6 +123,7 @@ class Dispatcher:
     def remove_replica(self, replica: Replica, reason: str) -> None:
         """A stream ended: what it did not answer goes to others."""
         self._live[replica.kind].discard(replica)
+        self.note_failure(replica.kind, f"{replica.address}: {reason}")
         for request_id in list(replica.outstanding):
             request = replica.take(request_id)
             assert request is not None
@@ -197,14 +203,17 @@ class Dispatcher:
         if kind not in self._alone_since:
             self._alone_since[kind] = now
             logger.warning(
-                "no %s teacher answers; waiting up to %g s", kind, self._config.patience_s
+                "no %s teacher answers (%s); waiting up to %g s",
+                kind,
+                self._last_reason[kind],
+                self._config.patience_s,
             )
         if now - self._alone_since[kind] > self._config.patience_s:
             self.fail(
                 TeacherUnavailable(
-                    f"no {kind} teacher answered for {self._config.patience_s:g} s. Look at "
-                    "python -m teacher_server status; the same command goes on from the last "
-                    "checkpoint."
+                    f"no {kind} teacher answered for {self._config.patience_s:g} s (the last: "
+                    f"{self._last_reason[kind]}). Look at python -m teacher_server status; the "
+                    "same command goes on from the last checkpoint."
                 )
             )
 
@@ -238,6 +247,9 @@ class Dispatcher:
 
     def _on_deadline(self, replica: Replica, request: Request) -> None:
         replica.stalled = True
+        self.note_failure(
+            request.kind, f"{replica.address}: no answer within {self._config.deadline_s:g} s"
+        )
         if all(other is replica for other in self._open(request.kind)):
             # The same replica again would only do the work twice: wait for it, for another one, or
             # for the end of patience.

@@ -250,7 +250,8 @@ class _Streams:
             try:
                 await self._connect(endpoint)
             except grpc.aio.AioRpcError as error:
-                logger.info("%s %s: %s", endpoint.kind, endpoint.address, error.details())
+                reason = f"{endpoint.address}: {error.code().name} {error.details()}"
+                self.dispatcher.note_failure(endpoint.kind, reason)
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                     self.dispatcher.fail(ValueError(f"{endpoint.address}: {error.details()}"))
             except ValueError as error:
