@@ -29,3 +29,13 @@ def test_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / checkpoint.tag_of(10)).rmdir()
     with pytest.raises(FileNotFoundError, match="step-00000010 must be the newest checkpoint"):
         checkpoint.read_pointer(tmp_path)
+
+
+def test_checkpoints_that_are_forgotten_are_never_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    (folder / checkpoint.tag_of(10)).mkdir(parents=True)
+    checkpoint.commit(folder, 10)
+    checkpoint.forget(folder)
+    assert checkpoint.read_pointer(folder) is None
+    assert not folder.exists()
+    checkpoint.forget(folder)

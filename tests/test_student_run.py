@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -133,3 +134,35 @@ def test_student_without_teacher_server_says_how_to_start_one(
     (line,) = error_lines(result)
     assert "no Directory answers at 127.0.0.1:1" in line
     assert "python -m teacher_server up" in line
+
+
+def test_student_whose_loss_is_not_finite_stops_with_one_error_line(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    settings = ("distill.gamma=0", "train.steps=8", "optimiser.learning_rate=1e30")
+    result = run_student(prepared_dir, tmp_path / "run", *settings)
+    assert result.returncode != 0
+    (line,) = set(error_lines(result))
+    assert "the loss must be finite, got nan at step" in line
+
+
+def test_student_too_short_for_the_data_is_told_once(prepared_dir: Path, tmp_path: Path) -> None:
+    settings = ("distill.gamma=0", "student.max_positions=8")
+    result = run_student(prepared_dir, tmp_path / "run", *settings)
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert "student.max_positions must be at least" in line
+
+
+def test_student_that_starts_over_forgets_the_checkpoints_of_the_run_before(
+    prepared_dir: Path, stage_1_run: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(stage_1_run, output)
+    settings = ("distill.gamma=0", "train.steps=2", "train.resume=false", "seed=1")
+    result = run_student(prepared_dir, output, *settings)
+    assert result.returncode == 0, result.stderr
+    assert [entry["step"] for entry in step_lines(output)] == [1, 2]
+    pointer = json.loads((output / "checkpoints" / "newest.json").read_text())
+    assert pointer["step"] == 2
+    assert len(list((output / "checkpoints").glob("step-*"))) == 1

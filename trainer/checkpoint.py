@@ -74,6 +74,13 @@ def commit(folder: Path, step: int) -> None:
         shutil.rmtree(folder / previous.tag)
 
 
+def forget(folder: Path) -> None:
+    """Remove all checkpoints, the pointer first: a crash in between leaves none that is named."""
+    (folder / POINTER_NAME).unlink(missing_ok=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def check_same_run(output: Path, config: RunConfig) -> None:
     """Raise ValueError if the run to resume was started with settings that make it another run."""
     if read_pointer(output / CHECKPOINTS_NAME) is None:

@@ -20,6 +20,8 @@ from protos import codec
 from trainer.models.causal_lm import LanguageModelConfig
 
 MAX_TOP_K = 1 << 16
+MAX_SEED = (1 << 63) - 1
+MAX_PATIENCE_S = 6 * 3600.0
 
 ConfigT = TypeVar("ConfigT")
 
@@ -49,10 +51,13 @@ class DistillConfig:
         for name, value in (
             ("gamma", self.gamma),
             ("eta", self.eta),
-            ("recommendation_top_p", self.recommendation_top_p),
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"distill.{name} must be in [0, 1], got {value}.")
+        if not 0.0 < self.recommendation_top_p <= 1.0:
+            raise ValueError(
+                f"distill.recommendation_top_p must be in (0, 1], got {self.recommendation_top_p}."
+            )
         for name, value in (
             ("top_k", self.top_k),
             ("recommendation_top_k", self.recommendation_top_k),
@@ -80,7 +85,7 @@ class TeachersConfig:
     connect_s: float = 10.0
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
-    """How long a kind may have no live replica before the run stops."""
+    """How long a kind may have no live replica before the run stops; six hours at most."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.in_flight <= 1024:
@@ -90,8 +95,10 @@ class TeachersConfig:
             ("connect_s", self.connect_s),
             ("patience_s", self.patience_s),
         ):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"teachers.{name} must be above 0 seconds, got {value}.")
+            if not 0 < value <= MAX_PATIENCE_S:
+                raise ValueError(
+                    f"teachers.{name} must be in (0, {MAX_PATIENCE_S:g}] seconds, got {value}."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +184,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
 
 
 def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT:

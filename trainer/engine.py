@@ -7,13 +7,14 @@ checkpoints, and does not know the ZeRO stage.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -25,13 +26,17 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel
 
 from trainer import checkpoint
-from trainer.cli import EXIT_ERROR
-from trainer.config import OptimiserConfig, RunConfig
+from trainer.cli import EXIT_ERROR, USER_ERRORS
+from trainer.config import MAX_PATIENCE_S, OptimiserConfig, RunConfig
 from trainer.extension_lock import exclusive_build
 from trainer.host_memory import keep_freed_memory
 from trainer.sparse_ce import SoftTargets
 
+ResultT = TypeVar("ResultT")
+
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+# A rank that has its targets waits in a collective for one that bears with its teachers.
+GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
 
 
 def start_distributed() -> tuple[int, int]:
@@ -42,7 +47,12 @@ def start_distributed() -> tuple[int, int]:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
     _build_cpu_extension()
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    if accelerator.device_name() != "cpu":
+        # deepspeed.initialize would do it, but ranks talk to each other before.
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=GROUP_TIMEOUT)
     _unlink_shared_memory()
     return comm.get_rank(), comm.get_world_size()
 
@@ -69,6 +79,17 @@ def raise_together(error: Exception | None) -> None:
     if error is not None and int(failed.nonzero()[0]) == comm.get_rank():
         raise error
     raise SystemExit(EXIT_ERROR)
+
+
+def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
+    """What `action` gives, or leave on every rank with one error line if it fails on any."""
+    try:
+        result = action()
+    except USER_ERRORS as error:
+        raise_together(error)
+        raise AssertionError("raise_together leaves where there is an error") from error
+    raise_together(None)
+    return result
 
 
 class Engine:
@@ -128,6 +149,12 @@ class Engine:
         comm.barrier()
         if self.rank == 0:
             checkpoint.commit(self._checkpoints, step)
+        comm.barrier()
+
+    def forget_checkpoints(self) -> None:
+        """Remove what an earlier run left, so that none of it is ever taken for this run's."""
+        if self.rank == 0:
+            checkpoint.forget(self._checkpoints)
         comm.barrier()
 
     def newest_checkpoint(self) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
-from trainer.engine import Engine
+from trainer.engine import Engine, on_all_ranks
 from trainer.models.causal_lm import build_causal_lm, max_input_length
 from trainer.models.student import Student
 from trainer.train import Teachers, train
@@ -25,16 +26,21 @@ def train_and_export(
     world_size: int,
 ) -> None:
     """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
-    torch.manual_seed(config.seed)
-    language_model = build_causal_lm(config.student, data.vocabulary)
-    examples = data.examples("train")
-    _check_length(config, max_input_length(language_model), examples)
+    language_model, examples = on_all_ranks(lambda: _build(config, data))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
     engine = Engine(student, config, rank, world_size)
     train(config, engine, vocabulary=data.vocabulary, examples=examples, teachers=teachers)
     engine.export(language_model, folder)
     if rank == 0:
         data.vocabulary.save(folder)
+
+
+def _build(config: RunConfig, data: PreparedData) -> tuple[PreTrainedModel, list[Example]]:
+    torch.manual_seed(config.seed)
+    language_model = build_causal_lm(config.student, data.vocabulary)
+    examples = data.examples("train")
+    _check_length(config, max_input_length(language_model), examples)
+    return language_model, examples
 
 
 def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -> None:

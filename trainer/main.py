@@ -17,12 +17,7 @@ from trainer.checkpoint import check_same_run
 from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
 from trainer.config import RunConfig, load_config
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.engine import (
-    deepspeed_config,
-    raise_together,
-    start_distributed,
-    stop_distributed,
-)
+from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export
 from trainer.models.frozen import read_card
 from trainer.models.student_card import MODEL_FOLDER, StudentCard, write_student_card
@@ -44,7 +39,7 @@ def run_student(
     rank, world_size = start_distributed()
     teachers = None
     try:
-        teachers = _connect_together(connect)
+        teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
         train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
         if rank == 0:
@@ -65,17 +60,6 @@ def run_student(
 def _from_folder(path: str | None, folder: Path) -> str | None:
     """The path as seen from the exported folder, so that both can be moved or copied together."""
     return None if path is None else os.path.relpath(path, folder)
-
-
-def _connect_together(connect: Callable[[], Teachers | None]) -> Teachers | None:
-    """Connect on every rank, or leave on all of them with one error line."""
-    teachers, problem = None, None
-    try:
-        teachers = connect()
-    except USER_ERRORS as error:
-        problem = error
-    raise_together(problem)
-    return teachers
 
 
 def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import torch
 
+from protos.codec import WireError
 from trainer import conkd
 from trainer.atomic import write_text
 from trainer.checkpoint import CONFIG_NAME
@@ -83,9 +84,13 @@ def train(
 
     Raises:
         TeacherUnavailable: after a checkpoint, if a kind of teachers is gone beyond patience.
+        WireError, ValueError: after a checkpoint, if answers are broken or a teacher was exchanged;
+            ValueError without one if the loss is not finite.
     """
     output = Path(config.output)
     first_step = engine.load_newest_checkpoint() if config.train.resume else 0
+    if not config.train.resume:
+        engine.forget_checkpoints()
     log = None
     if engine.rank == 0:
         write_text(output / CONFIG_NAME, to_yaml(config))
@@ -134,6 +139,7 @@ def _run_steps(
             now = dataclasses.replace(teachers.counters)
             wire, counted = now.minus(counted), now
         total = sums.over_ranks(engine, wire)
+        total.check_finite(submitted.step + 1)
         if log is not None:
             log.step(
                 total.metrics(
@@ -212,7 +218,8 @@ def train_step(
 def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[TeacherTargets | None]:
     """The targets of all micro-batches, before any forward.
 
-    If a rank's teachers are gone for good, all ranks checkpoint the steps done and leave.
+    If a rank's targets will not come (teachers gone for good, two broken answers, a teacher that
+    was exchanged meanwhile), all ranks checkpoint the steps done and leave.
     """
     if all(pending is None for pending in submitted.pending):
         return [None] * len(submitted.pending)
@@ -220,7 +227,7 @@ def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[TeacherT
     problem = None
     try:
         received = [pending.result() if pending else None for pending in submitted.pending]
-    except TeacherUnavailable as error:
+    except (TeacherUnavailable, WireError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
     if num_failed and engine.newest_checkpoint() < submitted.step:
