@@ -135,6 +135,9 @@ def generate(
             answers = _generate_batch(model, vocabulary, batch, config)
             responses.update(zip(chosen, answers, strict=True))
             bar.advance(task, len(batch))
+            if not bar.console.is_terminal:
+                # A log keeps lines, not a bar that redraws itself.
+                bar.console.print(f"{title} {start + len(batch)}/{len(order)}", highlight=False)
     return [responses[index] for index in range(len(prompts))]
 
 

@@ -39,7 +39,7 @@ def loss_figure(student: RunHistory, undistilled: RunHistory) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in (
-        (axes[0], "loss", "training loss (nats per position)"),
+        (axes[0], "loss", "training loss (nats, mean over responses)"),
         (axes[1], "nll", "NLL of gold tokens (nats)"),
     ):
         for history, name, colour in (

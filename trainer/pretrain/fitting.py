@@ -53,6 +53,7 @@ def fit_epochs(
     start = time.monotonic()
     with _progress() as progress:
         bar = progress.add_task("fitting", total=num_epochs * epoch_steps, loss="", valid="")
+        console = progress.console
         for epoch in range(1, num_epochs + 1):
             model.train()
             shown = None
@@ -67,7 +68,11 @@ def fit_epochs(
                 progress.update(bar, advance=1, loss=f"loss {shown:.3f}")
             model.eval()
             history.append({"epoch": epoch, "train_loss": shown, **validate()})
-            progress.update(bar, valid=f"valid {select} {history[-1][select]:.3f}")
+            valid = f"valid {select} {history[-1][select]:.3f}"
+            progress.update(bar, valid=valid)
+            if not console.is_terminal:
+                # A log keeps lines, not a bar that redraws itself.
+                console.print(f"epoch {epoch}/{num_epochs} loss {shown:.3f} {valid}")
             if not best or history[-1][select] < history[best_epoch - 1][select]:
                 best_epoch = epoch
                 best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -89,6 +94,7 @@ def write_fit(folder: Path, fit: Mapping[str, Any]) -> None:
 
 
 def _progress() -> Progress:
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -96,5 +102,6 @@ def _progress() -> Progress:
         TextColumn("{task.fields[loss]}"),
         TextColumn("{task.fields[valid]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
     )
