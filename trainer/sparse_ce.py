@@ -173,7 +173,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
 
 def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     """total += grad^T @ hidden, where the dtypes allow it without a second [V, D] buffer."""
-    if grad_CV.dtype == total_VD.dtype:
+    if grad_CV.dtype == hidden_CD.dtype == total_VD.dtype:
         total_VD.addmm_(grad_CV.T, hidden_CD)
     else:
         total_VD += grad_CV.T @ hidden_CD
