@@ -160,3 +160,23 @@ def test_sparse_ce_module_shares_the_output_weight() -> None:
     loss.backward()
     assert head.weight.grad is not None
     assert module.weight is head.weight
+
+
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.bfloat16])
+def test_sparse_ce_under_autocast_stays_near_float64(hidden_dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    targets = random_targets(5)
+    hidden_PD = torch.randn(P, D, generator=generator).to(hidden_dtype)
+    weight_VD = torch.randn(V, D, generator=generator).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = sparse_cross_entropy_sum(hidden_PD, weight_VD, targets, chunk_size=4)
+    loss.backward()
+    exact_VD = weight_VD.detach().double().requires_grad_()
+    exact = dense_twin(hidden_PD.double(), exact_VD, targets)
+    exact.backward()
+    assert loss.item() == pytest.approx(exact.item(), rel=0.02)
+    assert weight_VD.grad is not None and exact_VD.grad is not None
+    similarity = nn.functional.cosine_similarity(
+        weight_VD.grad.double().flatten(), exact_VD.grad.flatten(), dim=0
+    )
+    assert similarity.item() > 0.999
