@@ -353,12 +353,20 @@ def test_load_recommender_refuses_changed_weights(teacher_dir: Path, tmp_path: P
         load_recommender(copy)
 
 
-def test_load_recommender_refuses_a_card_of_another_shape(
+def test_load_recommender_refuses_a_config_of_another_shape_or_kind(
     teacher_dir: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(teacher_dir, tmp_path / "copy"))
-    card = json.loads((copy / "teacher.json").read_text())
-    card["shape"]["hidden_size"] += 1
-    (copy / "teacher.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="as its card says"):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 1}))
+    with pytest.raises(ValueError, match="as its config says"):
+        load_recommender(copy)
+    (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="must be of a conkd-recommendation, got gpt2"):
+        load_recommender(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="must hold model_type and whole numbers"):
+        load_recommender(copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json must hold the model's sizes"):
         load_recommender(copy)

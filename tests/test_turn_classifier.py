@@ -155,10 +155,15 @@ def test_load_classifier_refuses_other_kinds_and_shapes(
     with pytest.raises(ValueError, match="must hold a recommendation model, got a classifier"):
         load_recommender(classifier_dir)
     copy = Path(shutil.copytree(classifier_dir, tmp_path / "copy"))
-    card = json.loads((copy / "teacher.json").read_text())
-    card["shape"]["hidden_size"] *= 2
-    (copy / "teacher.json").write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="as its card says"):
+    config = json.loads((copy / "config.json").read_text())
+    assert config["model_type"] == "conkd-classifier"
+    config["hidden_size"] *= 2
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="as its config says"):
+        load_classifier(copy)
+    del config["hidden_size"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"must give .*hidden_size"):
         load_classifier(copy)
 
 

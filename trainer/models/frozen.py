@@ -1,7 +1,8 @@
 """The card of a frozen model: what it is and the digests that the handshake compares.
 
-An exported folder holds `teacher.json` (this card), `model.safetensors`, `vocabulary.json` and
-`tokenizer/`; a dialogue teacher's folder also loads with `transformers.AutoModelForCausalLM`.
+An exported folder holds `teacher.json` (this card), `config.json` (the sizes that rebuild the
+module), `model.safetensors`, `vocabulary.json` and `tokenizer/`; a dialogue teacher's folder also
+loads with `transformers.AutoModelForCausalLM`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from protos.fingerprint import digest_file
 from trainer.atomic import write_json
 
 CARD_NAME = "teacher.json"
+CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
 Kind = Literal["dialogue", "recommendation", "classifier"]
@@ -34,13 +36,41 @@ class FrozenCard:
     """Empty unless the kind is "recommendation"."""
     num_entities: int = 0
     temperature: float = 1.0
-    shape: dict[str, int | float] = dataclasses.field(default_factory=dict)
-    """The sizes that rebuild the module before its weights are loaded; empty for dialogue."""
 
 
 def write_card(folder: Path, card: FrozenCard) -> None:
     """Write the card last, so that a folder with a card is a whole folder."""
     write_json(folder / CARD_NAME, dataclasses.asdict(card))
+
+
+def write_shape(folder: Path, kind: Kind, shape: dict[str, int]) -> None:
+    """Write the sizes of a module of our own; Hugging Face writes its models' config itself."""
+    write_json(folder / CONFIG_NAME, {"model_type": f"conkd-{kind}", **shape})
+
+
+def read_shape(folder: Path, kind: Kind) -> dict[str, int]:
+    """The sizes that `write_shape` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no config.json.
+        ValueError: if it is not one of this kind of model.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} must hold the model's sizes, got no file. Export it again."
+        )
+    try:
+        shape = json.loads(path.read_text())
+        model_type = shape.pop("model_type")
+        sizes = {name: int(size) for name, size in shape.items()}
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold model_type and whole numbers, got {error!r}. Export the model again."
+        ) from error
+    if model_type != f"conkd-{kind}":
+        raise ValueError(f"{path} must be of a conkd-{kind}, got {model_type}.")
+    return sizes
 
 
 def read_card(folder: Path, kind: Kind) -> FrozenCard:

@@ -27,7 +27,14 @@ from torch.nn import functional as F
 from protos.fingerprint import digest_file
 from trainer.atomic import write_bytes
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, read_card, write_card
+from trainer.models.frozen import (
+    WEIGHTS_NAME,
+    FrozenCard,
+    read_card,
+    read_shape,
+    write_card,
+    write_shape,
+)
 from trainer.models.rgcn import (
     MessagePlan,
     RelationalConv,
@@ -216,6 +223,11 @@ def export_recommender(
     """Write weights, vocabulary and, last, the card."""
     state = {name: tensor.contiguous() for name, tensor in recommender.state_dict().items()}
     write_bytes(folder / WEIGHTS_NAME, save(state))
+    sizes = {
+        "num_items": len(recommender.items_I),
+        "hidden_size": recommender.entities_ND.shape[1],
+    }
+    write_shape(folder, "recommendation", sizes)
     vocabulary.save(folder)
     card = FrozenCard(
         kind="recommendation",
@@ -224,10 +236,6 @@ def export_recommender(
         max_input_length=max_input_length,
         graph_digest=graph_digest,
         num_entities=recommender.num_entities,
-        shape={
-            "num_items": len(recommender.items_I),
-            "hidden_size": recommender.entities_ND.shape[1],
-        },
     )
     write_card(folder, card)
     return card
@@ -245,7 +253,8 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
         state = load_file(folder / WEIGHTS_NAME)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS_NAME} must be safetensors, got: {error}.") from error
-    num_items, hidden_size = int(card.shape["num_items"]), int(card.shape["hidden_size"])
+    shape = read_shape(folder, "recommendation")
+    num_items, hidden_size = shape.get("num_items"), shape.get("hidden_size")
     expected = {
         "entities_ND": (card.num_entities, hidden_size),
         "attention_N": (card.num_entities,),
@@ -255,7 +264,7 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if shapes != expected:
         raise ValueError(
-            f"{folder / WEIGHTS_NAME} must hold {expected} as its card says, got {shapes}. "
+            f"{folder / WEIGHTS_NAME} must hold {expected} as its config says, got {shapes}. "
             "Export the model again."
         )
     return FrozenRecommender(**state).eval().requires_grad_(False), card

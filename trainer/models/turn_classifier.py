@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from protos.fingerprint import digest_file
 from trainer.atomic import write_bytes
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, read_card, write_card
+from trainer.models.frozen import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    FrozenCard,
+    read_card,
+    read_shape,
+    write_card,
+    write_shape,
+)
 
 GEN, REC = 0, 1
 PREDICT_BATCH = 64
@@ -119,13 +127,13 @@ def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Voca
     """Write weights, vocabulary and, last, the card."""
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     write_bytes(folder / WEIGHTS_NAME, save(state))
+    write_shape(folder, "classifier", dataclasses.asdict(classifier.shape))
     vocabulary.save(folder)
     card = FrozenCard(
         kind="classifier",
         vocabulary_digest=vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_input_length=classifier.shape.max_tokens,
-        shape=dataclasses.asdict(classifier.shape),
     )
     write_card(folder, card)
 
@@ -138,9 +146,11 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
         ValueError: if it is another kind of model, or its weights are not those of the card.
     """
     card = read_card(folder, "classifier")
-    classifier = TurnClassifier(
-        ClassifierShape(**{name: int(size) for name, size in card.shape.items()})
-    )
+    shape = read_shape(folder, "classifier")
+    names = {field.name for field in dataclasses.fields(ClassifierShape)}
+    if set(shape) != names:
+        raise ValueError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
+    classifier = TurnClassifier(ClassifierShape(**shape))
     path = folder / WEIGHTS_NAME
     try:
         state = load_file(path)
@@ -149,6 +159,6 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     expected = {name: tuple(t.shape) for name, t in classifier.state_dict().items()}
     if shapes != expected:
-        raise ValueError(f"{path} must hold {expected} as its card says, got {shapes}.")
+        raise ValueError(f"{path} must hold {expected} as its config says, got {shapes}.")
     classifier.load_state_dict(state)
     return classifier.eval().requires_grad_(False), card
