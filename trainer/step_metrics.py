@@ -139,8 +139,8 @@ class GlobalSums:
         loss = self.values["loss"]
         if not math.isfinite(loss):
             raise ValueError(
-                f"the loss must be finite, got {loss} at step {step}. Go on from the last "
-                "checkpoint with a lower optimiser.learning_rate."
+                f"the loss must be finite, got {loss} at step {step}. Start over with "
+                "train.resume=false and a lower optimiser.learning_rate."
             )
 
     def metrics(
