@@ -132,6 +132,7 @@ class Demo:
                 *("--config", f"trainer/configs/{self.recipe}.yaml"),
                 *(f"data={self.output / 'data'}", f"output={self.output / name}"),
                 f"classifier={self.output / 'classifier'}",
+                f"item_vectors={self.output / 'recommendation'}",
                 *overrides,
             ),
             env=machine.environment(machine.num_ranks),

@@ -63,6 +63,31 @@ def test_item_rows_share_a_direction_that_words_do_not_have(vocabulary: Vocabula
     assert (items - shared).std().item() == pytest.approx(1 / 8, rel=0.1)
 
 
+@pytest.mark.parametrize("width", [16, 64])
+def test_item_rows_start_with_the_geometry_of_the_item_vectors(
+    vocabulary: Vocabulary, width: int
+) -> None:
+    torch.manual_seed(0)
+    vectors = 3.0 + 5.0 * torch.randn(vocabulary.num_items, width)
+    rows = output_weight(build_causal_lm(SHAPE, vocabulary, vectors)).detach()
+    items = rows[vocabulary.first_item_id : vocabulary.rec_id]
+    assert (items - items.mean(0)).square().mean().sqrt().item() == pytest.approx(1 / 8, rel=0.02)
+    distances, expected = torch.cdist(items, items), torch.cdist(vectors, vectors)
+    factor = distances.sum() / expected.sum()
+    torch.testing.assert_close(distances, expected * factor, rtol=1e-3, atol=1e-3)
+    # They share a direction all the same.
+    assert items.mean(0).norm().item() == pytest.approx(1.0, abs=0.35)
+
+
+def test_item_vectors_for_a_model_that_has_its_items_are_refused(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    saved_gpt2(tmp_path, vocabulary.size)
+    vectors = torch.randn(vocabulary.num_items, 8)
+    with pytest.raises(ValueError, match="item_vectors must be left out for"):
+        build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary, vectors)
+
+
 def test_pretrained_model_keeps_base_rows_and_new_ones_start_around_their_mean(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:

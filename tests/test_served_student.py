@@ -30,7 +30,12 @@ from trainer.config import DistillConfig, TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.loader import StudentInput, teacher_input, to_student_input
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, load_causal_lm
+from trainer.models.causal_lm import (
+    LanguageModelConfig,
+    build_causal_lm,
+    load_causal_lm,
+    output_weight,
+)
 from trainer.models.recommender import load_recommender
 from trainer.models.student import Student
 from trainer.teacher_client import TeacherClient
@@ -140,6 +145,24 @@ def test_served_student_counts_what_it_asked_and_got(served_run: Path) -> None:
     assert steps[-1]["kept_mass"] == pytest.approx(1.0)
     assert end["wire_bytes_per_position"] > 0
     assert end["gate_mean_item_steps"] > 0
+
+
+def test_student_starts_with_the_recommendation_teachers_geometry(
+    service: Service, prepared_dir: Path, tmp_path: Path
+) -> None:
+    still = ("distill.gamma=0", "train.steps=1", "optimiser.learning_rate=1e-9")
+    vectors = f"item_vectors={service.recommendation}"
+    result = run_student(prepared_dir, tmp_path / "run", *still, vectors)
+    assert result.returncode == 0, result.stderr
+    vocabulary = load_prepared(prepared_dir).vocabulary
+    model = load_causal_lm(tmp_path / "run" / "model", vocabulary)
+    rows = output_weight(model)[vocabulary.first_item_id : vocabulary.rec_id]
+    recommender, _ = load_recommender(service.recommendation)
+    distances = torch.cdist(rows, rows).flatten()
+    expected = torch.cdist(recommender.items_ID, recommender.items_ID).flatten()
+    similarity = torch.nn.functional.cosine_similarity(distances, expected, dim=0)
+    # The student is narrower than the teacher, so distances are kept on average only.
+    assert similarity > 0.98
 
 
 @pytest.mark.parametrize("gate", ["hard", "soft"])

@@ -23,6 +23,7 @@ from tests.student_runs import (
     step_lines,
     student_command,
 )
+from tests.tiny_teachers import tiny_vocabulary, write_recommendation_teacher
 from trainer.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.cluster
@@ -114,6 +115,7 @@ def test_run_directory_holds_config_metrics_events_and_checkpoint(stage_1_run: P
         ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
         ("data=nowhere", "nowhere"),
         ("classifier=nowhere", "must be a frozen classifier model"),
+        ("item_vectors=nowhere", "must be a frozen recommendation model"),
     ],
 )
 def test_student_mistake_in_the_settings_is_one_line(
@@ -123,6 +125,17 @@ def test_student_mistake_in_the_settings_is_one_line(
     assert result.returncode != 0
     (line,) = error_lines(result)
     assert message in line
+
+
+def test_student_with_item_vectors_of_another_vocabulary_is_refused(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    write_recommendation_teacher(tmp_path / "teacher", tiny_vocabulary())
+    settings = ("distill.gamma=0", f"item_vectors={tmp_path / 'teacher'}")
+    result = run_student(prepared_dir, tmp_path / "run", *settings)
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert "must have the data's vocabulary" in line
 
 
 def test_student_without_teacher_server_says_how_to_start_one(

@@ -177,6 +177,8 @@ class RunConfig:
     """The student's response starts with [REC] or [GEN] (paper section 3.4)."""
     classifier: str | None = None
     """Frozen turn classifier that picks the action token at inference; noted in the export."""
+    item_vectors: str | None = None
+    """Frozen recommendation teacher whose film vectors start the films' rows; None: random rows."""
     student: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teachers: TeachersConfig = field(default_factory=TeachersConfig)

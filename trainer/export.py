@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trainer.config import RunConfig
@@ -12,6 +13,8 @@ from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, on_all_ranks
 from trainer.models.causal_lm import build_causal_lm, max_input_length
+from trainer.models.frozen import check_vocabulary
+from trainer.models.recommender import load_recommender
 from trainer.models.student import Student
 from trainer.train import Teachers, train
 
@@ -37,10 +40,19 @@ def train_and_export(
 
 def _build(config: RunConfig, data: PreparedData) -> tuple[PreTrainedModel, list[Example]]:
     torch.manual_seed(config.seed)
-    language_model = build_causal_lm(config.student, data.vocabulary)
+    language_model = build_causal_lm(config.student, data.vocabulary, _item_vectors(config, data))
     examples = data.examples("train")
     _check_length(config, max_input_length(language_model), examples)
     return language_model, examples
+
+
+def _item_vectors(config: RunConfig, data: PreparedData) -> Tensor | None:
+    if config.item_vectors is None:
+        return None
+    folder = Path(config.item_vectors)
+    check_vocabulary(folder, "recommendation", data.vocabulary.digest)
+    recommender, _ = load_recommender(folder)
+    return recommender.items_ID
 
 
 def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -> None:

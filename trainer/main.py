@@ -19,7 +19,7 @@ from trainer.config import RunConfig, load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export
-from trainer.models.frozen import read_card
+from trainer.models.frozen import check_vocabulary
 from trainer.models.student_card import MODEL_FOLDER, StudentCard, write_student_card
 from trainer.teacher_client import TeacherClient
 from trainer.train import Teachers
@@ -79,7 +79,9 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         config = parse(argv)
         data = load_prepared(Path(config.data))
         if config.classifier is not None:
-            _check_classifier(Path(config.classifier), data.vocabulary.digest)
+            check_vocabulary(Path(config.classifier), "classifier", data.vocabulary.digest)
+        if config.item_vectors is not None:
+            check_vocabulary(Path(config.item_vectors), "recommendation", data.vocabulary.digest)
         deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
         if config.train.resume:
             check_same_run(Path(config.output), config)
@@ -88,15 +90,6 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             raise
         raise SystemExit(EXIT_ERROR) from None
-
-
-def _check_classifier(folder: Path, digest: str) -> None:
-    card = read_card(folder, "classifier")
-    if card.vocabulary_digest != digest:
-        raise ValueError(
-            f"the classifier in {folder} must have the data's vocabulary {digest}, got "
-            f"{card.vocabulary_digest}. Fit it on the same prepared data."
-        )
 
 
 def parse(argv: list[str]) -> RunConfig:

@@ -1,6 +1,6 @@
 """Hugging Face causal language models over the joint vocabulary of words and items.
 
-B examples, L input positions, V vocabulary, D hidden.
+B examples, L input positions, V vocabulary, I items, D hidden, K of the items' vectors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class LanguageModelConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
 
 
-def build_causal_lm(config: LanguageModelConfig, vocabulary: Vocabulary) -> PreTrainedModel:
+def build_causal_lm(
+    config: LanguageModelConfig, vocabulary: Vocabulary, item_vectors_IK: Tensor | None = None
+) -> PreTrainedModel:
     """A causal LM with one tied output row per vocabulary entry, drawn by torch's generator.
 
     A pretrained model keeps the rows that it has. A random one draws them from
@@ -66,14 +68,20 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: Vocabulary) -> PreT
     if config.pretrained is None:
         model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
         nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
-        draw_new_rows_(output_weight(model), vocabulary, width=1.0)
+        draw_new_rows_(output_weight(model), vocabulary, item_vectors_IK, width=1.0)
     else:
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         _check_base_size(model, config.pretrained, vocabulary)
         if output_weight(model).shape[0] == vocabulary.base_size:
             # mean_resizing=False: the new rows are ours to draw.
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-            draw_new_rows_(output_weight(model), vocabulary, width=PRETRAINED_WIDTH)
+            width = PRETRAINED_WIDTH
+            draw_new_rows_(output_weight(model), vocabulary, item_vectors_IK, width=width)
+        elif item_vectors_IK is not None:
+            raise ValueError(
+                f"item_vectors must be left out for {config.pretrained}, which has the items' rows "
+                "already, got some. Remove it, or start from a model without them."
+            )
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
     )
@@ -82,7 +90,13 @@ def build_causal_lm(config: LanguageModelConfig, vocabulary: Vocabulary) -> PreT
 
 
 @torch.no_grad()
-def draw_new_rows_(weight_VD: Tensor, vocabulary: Vocabulary, *, width: float) -> None:
+def draw_new_rows_(
+    weight_VD: Tensor,
+    vocabulary: Vocabulary,
+    item_vectors_IK: Tensor | None = None,
+    *,
+    width: float,
+) -> None:
     """Draw the rows after the base tokens around their mean, `width` times as wide as they are.
 
     Items get one more draw that all of them share. "A movie comes here" is then one direction,
@@ -91,13 +105,31 @@ def draw_new_rows_(weight_VD: Tensor, vocabulary: Vocabulary, *, width: float) -
     Their own part must be as wide: taught the recommendation teacher's rows at item steps alone, a
     student with a fifth of it did not tell the context's movies apart in 300 steps of 64 and stayed
     .97 nats from the teacher (its mean row: 1.06); with the whole of it, .67 after 250.
+
+    Args:
+        item_vectors_IK: float [I, K], the items' own part up to a turn and the width, so that films
+            which are close there are close here; None: random.
     """
     base_VD = weight_VD[: vocabulary.base_size]
     mean_D = base_VD.mean(0)
     std = width * float((base_VD - mean_D).square().mean().sqrt())
     items_ID = weight_VD[vocabulary.first_item_id : vocabulary.rec_id]
-    items_ID.normal_(std=std).add_(mean_D + torch.randn_like(mean_D) * std)
+    if item_vectors_IK is None:
+        items_ID.normal_(std=std)
+    else:
+        items_ID.copy_(_turned(item_vectors_IK, weight_VD.shape[1], std))
+    items_ID.add_(mean_D + torch.randn_like(mean_D) * std)
     weight_VD[vocabulary.rec_id :].normal_(std=std).add_(mean_D)
+
+
+def _turned(vectors_IK: Tensor, hidden_size: int, std: float) -> Tensor:
+    """The vectors about their mean in a random basis of D dimensions, elements of this width.
+
+    Inner products keep their proportions if D >= K, and do on average if not.
+    """
+    basis_KD = nn.init.orthogonal_(torch.empty(vectors_IK.shape[1], hidden_size))
+    turned_ID = (vectors_IK - vectors_IK.mean(0)) @ basis_KD
+    return turned_ID * (std / turned_ID.square().mean().sqrt())
 
 
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:

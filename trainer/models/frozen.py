@@ -101,3 +101,13 @@ def read_card(folder: Path, kind: Kind) -> FrozenCard:
             "The file was changed or torn; export the model again."
         )
     return card
+
+
+def check_vocabulary(folder: Path, kind: Kind, digest: str) -> None:
+    """Raise ValueError unless the frozen model in `folder` was fitted on this vocabulary."""
+    card = read_card(folder, kind)
+    if card.vocabulary_digest != digest:
+        raise ValueError(
+            f"the {kind} model in {folder} must have the data's vocabulary {digest}, got "
+            f"{card.vocabulary_digest}. Fit it on the same prepared data."
+        )
