@@ -20,7 +20,7 @@ from teacher_server.facts import Teacher, TeacherFacts, TeacherInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import hidden_states, load_causal_lm, max_input_length, output_head
 from trainer.models.frozen import FrozenCard, read_card
-from trainer.models.recommender import load_recommender
+from trainer.models.frozen_recommender import load_recommender
 
 # Logits exist for this many positions at a time: 256 x 57,184 float32 are 59 MB.
 CHUNK_POSITIONS = 256

@@ -13,6 +13,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from tests.geometry import assert_same_geometry
 from tests.tiny_teachers import tiny_vocabulary
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import (
@@ -72,11 +73,27 @@ def test_item_rows_start_with_the_geometry_of_the_item_vectors(
     rows = output_weight(build_causal_lm(SHAPE, vocabulary, vectors)).detach()
     items = rows[vocabulary.first_item_id : vocabulary.rec_id]
     assert (items - items.mean(0)).square().mean().sqrt().item() == pytest.approx(1 / 8, rel=0.02)
-    distances, expected = torch.cdist(items, items), torch.cdist(vectors, vectors)
-    factor = distances.sum() / expected.sum()
-    torch.testing.assert_close(distances, expected * factor, rtol=1e-3, atol=1e-3)
+    assert_same_geometry(items, vectors)
     # They share a direction all the same.
     assert items.mean(0).norm().item() == pytest.approx(1.0, abs=0.35)
+
+
+def test_item_vectors_that_do_not_differ_are_refused(vocabulary: Vocabulary) -> None:
+    with pytest.raises(ValueError, match="must be finite and differ from each other"):
+        build_causal_lm(SHAPE, vocabulary, torch.ones(vocabulary.num_items, 8))
+
+
+def test_item_vectors_for_a_pretrained_model_start_its_new_rows(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    base = saved_gpt2(tmp_path, vocabulary.base_size)
+    torch.manual_seed(0)
+    vectors = torch.randn(vocabulary.num_items, 16)
+    config = LanguageModelConfig(pretrained=str(tmp_path))
+    rows = output_weight(build_causal_lm(config, vocabulary, vectors)).detach()
+    assert torch.equal(rows[: vocabulary.base_size], base)
+    items = rows[vocabulary.first_item_id : vocabulary.rec_id]
+    assert_same_geometry(items, vectors)
 
 
 def test_item_vectors_for_a_model_that_has_its_items_are_refused(
@@ -84,7 +101,7 @@ def test_item_vectors_for_a_model_that_has_its_items_are_refused(
 ) -> None:
     saved_gpt2(tmp_path, vocabulary.size)
     vectors = torch.randn(vocabulary.num_items, 8)
-    with pytest.raises(ValueError, match="item_vectors must be left out for"):
+    with pytest.raises(ValueError, match="item_vectors must be null for"):
         build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary, vectors)
 
 

@@ -31,6 +31,7 @@ DOORS = {
         "teacher_server/fleet.py",  # the part of main.py that talks to Serve
         "cluster/",
     },
+    "torch_geometric": {"trainer/models/rgcn.py"},
     "grpc": {
         "trainer/teacher_client.py",
         "teacher_server/service.py",

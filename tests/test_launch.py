@@ -313,6 +313,10 @@ def test_demo_runs_all_stages_in_order_and_collects_the_report(tmp_path: Path) -
     port = made[4].split("--port ")[1].split()[0]
     assert f"teachers.directory=127.0.0.1:{port}" in made[5]
     assert "distill.gamma=0" in made[7]
+    # Both students start from the same rows.
+    vectors = f"item_vectors={tmp_path / 'out' / 'recommendation'}"
+    assert vectors in made[5]
+    assert vectors in made[7]
     for part in ("report.json", "report.md", "plots/loss.png"):
         assert (tmp_path / "out" / part).is_file()
 

@@ -16,13 +16,8 @@ from trainer.data.examples import Example
 from trainer.data.knowledge_graph import KnowledgeGraph, read_graph, read_movie_entities
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.recommender import (
-    FrozenRecommender,
-    Recommender,
-    attentive_pool,
-    freeze,
-    load_recommender,
-)
+from trainer.models.frozen_recommender import FrozenRecommender, attentive_pool, load_recommender
+from trainer.models.recommender import Recommender, freeze
 from trainer.models.rgcn import (
     RelationalConv,
     RelationalEdges,

@@ -119,6 +119,25 @@ def test_write_report_with_a_piece_missing_names_it(
         write_report(report_config({**folders, "distilled": tmp_path / "run"}))
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("item_vectors: null", "item_vectors: elsewhere", "item_vectors"),
+        ("steps: 1000", "steps: 999", "train.steps"),
+        ("hidden_size: 256", "hidden_size: 128", "student"),
+    ],
+)
+def test_write_report_of_two_unlike_students_is_refused(
+    folders: dict[str, Path], tmp_path: Path, before: str, after: str, key: str
+) -> None:
+    shutil.copytree(folders["undistilled"], tmp_path / "run")
+    settings = tmp_path / "run" / "config.yaml"
+    assert before in settings.read_text()
+    settings.write_text(settings.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=f"^{key} of the undistilled run"):
+        write_report(report_config({**folders, "undistilled": tmp_path / "run"}))
+
+
 def test_main_writes_the_report_and_says_where(
     folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, load
 from tests import tiny_teachers
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
-from trainer.models.recommender import load_recommender
+from trainer.models.frozen_recommender import load_recommender
 
 CPU = torch.device("cpu")
 WHOLE = Cut()

@@ -12,7 +12,7 @@ from torch import tensor
 
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.recommender import load_recommender
+from trainer.models.frozen_recommender import load_recommender
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, load_classifier
 from trainer.pretrain.classifier import (
     ClassifierConfig,

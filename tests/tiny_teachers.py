@@ -11,7 +11,7 @@ from trainer.data.synthetic import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, max_input_length
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
-from trainer.models.recommender import FrozenRecommender, export_recommender
+from trainer.models.frozen_recommender import FrozenRecommender, export_recommender
 
 NUM_ENTITIES = 50
 TITLES = {str(100 + i): f"Film {i} ({1950 + i})" for i in range(30)}

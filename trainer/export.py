@@ -13,8 +13,8 @@ from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, on_all_ranks
 from trainer.models.causal_lm import build_causal_lm, max_input_length
-from trainer.models.frozen import check_vocabulary
-from trainer.models.recommender import load_recommender
+from trainer.models.frozen import check_frozen
+from trainer.models.frozen_recommender import load_recommender
 from trainer.models.student import Student
 from trainer.train import Teachers, train
 
@@ -50,7 +50,7 @@ def _item_vectors(config: RunConfig, data: PreparedData) -> Tensor | None:
     if config.item_vectors is None:
         return None
     folder = Path(config.item_vectors)
-    check_vocabulary(folder, "recommendation", data.vocabulary.digest)
+    check_frozen(folder, "recommendation", data.vocabulary.digest)
     recommender, _ = load_recommender(folder)
     return recommender.items_ID
 

@@ -19,7 +19,7 @@ from trainer.config import RunConfig, load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export
-from trainer.models.frozen import check_vocabulary
+from trainer.models.frozen import check_frozen
 from trainer.models.student_card import MODEL_FOLDER, StudentCard, write_student_card
 from trainer.teacher_client import TeacherClient
 from trainer.train import Teachers
@@ -79,9 +79,9 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         config = parse(argv)
         data = load_prepared(Path(config.data))
         if config.classifier is not None:
-            check_vocabulary(Path(config.classifier), "classifier", data.vocabulary.digest)
+            check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
         if config.item_vectors is not None:
-            check_vocabulary(Path(config.item_vectors), "recommendation", data.vocabulary.digest)
+            check_frozen(Path(config.item_vectors), "recommendation", data.vocabulary.digest)
         deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
         if config.train.resume:
             check_same_run(Path(config.output), config)

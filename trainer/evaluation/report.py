@@ -51,7 +51,7 @@ class ReportConfig:
     """Run directory of the distilled student; the report is written there."""
     data: Path
     undistilled: Path
-    """Run directory of the same student trained without teachers."""
+    """Run directory of the same student trained on gold tokens alone."""
     dialogue_teacher: Path
     oracle: bool = False
     """Evaluate the student a second time, with the gold action token, as an upper bound."""
@@ -63,7 +63,8 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if a piece of a run is missing; the message names it.
-        ValueError: if a run has not finished, or the models' vocabularies are not the data's.
+        ValueError: if a run has not finished, the models' vocabularies are not the data's, or the
+            two students differ in more than their teachers.
     """
     started = time.perf_counter()
     _require_matplotlib()
@@ -76,6 +77,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     student_history = read_history(config.run)
     undistilled_history = read_history(config.undistilled)
     run_config = load_config(RunConfig, config.run / CONFIG_NAME, [])
+    _check_same_student(run_config, config.undistilled)
 
     results = _evaluate_all(config, data)
     report = {
@@ -93,6 +95,24 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     write_text(config.run / "report.md", to_markdown(report, plots, samples))
     write_json(config.run / "report.json", report)
     return report
+
+
+def _check_same_student(distilled: RunConfig, folder: Path) -> None:
+    """Refuse a ratio between students that differ in more than their teachers."""
+    undistilled = load_config(RunConfig, folder / CONFIG_NAME, [])
+    for key in ("action_tokens", "item_vectors", "student", "optimiser"):
+        _require_equal(folder, key, getattr(distilled, key), getattr(undistilled, key))
+    for key in ("steps", "batch_size"):
+        name = f"train.{key}"
+        _require_equal(folder, name, getattr(distilled.train, key), getattr(undistilled.train, key))
+
+
+def _require_equal(folder: Path, key: str, expected: object, value: object) -> None:
+    if value != expected:
+        raise ValueError(
+            f"{key} of the undistilled run {folder} must be the distilled run's {expected}, got "
+            f"{value}. Train it with the same config and distill.gamma=0."
+        )
 
 
 def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:

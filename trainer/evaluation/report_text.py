@@ -130,6 +130,8 @@ def _what_was_run(report: dict[str, Any]) -> str:
         ("graph digest", f"`{report['data']['graph_digest']}`"),
         ("loss", f"gamma {distill['gamma']}, {distill['gate']} gate, eta {distill['eta']}, "
                  f"top {distill['top_k']} entries, tail {distill['tail']}"),
+        ("item rows", f"from `{report['config']['item_vectors']}`, in both students"
+                      if report["config"]["item_vectors"] else "random"),
         ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),
         ("action token", report["student"]["actions"]["source"]),
         ("machine", f"{machine['cores']} cores, {machine['threads']} threads, "

@@ -5,6 +5,7 @@ B examples, L input positions, V vocabulary, I items, D hidden, K of the items' 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +80,9 @@ def build_causal_lm(
             draw_new_rows_(output_weight(model), vocabulary, item_vectors_IK, width=width)
         elif item_vectors_IK is not None:
             raise ValueError(
-                f"item_vectors must be left out for {config.pretrained}, which has the items' rows "
-                "already, got some. Remove it, or start from a model without them."
+                "item_vectors must be null for a student whose model has the items' rows already, "
+                f"got student.pretrained={config.pretrained}. Leave it out, or start from a model "
+                "without them."
             )
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
@@ -129,7 +131,13 @@ def _turned(vectors_IK: Tensor, hidden_size: int, std: float) -> Tensor:
     """
     basis_KD = nn.init.orthogonal_(torch.empty(vectors_IK.shape[1], hidden_size))
     turned_ID = (vectors_IK - vectors_IK.mean(0)) @ basis_KD
-    return turned_ID * (std / turned_ID.square().mean().sqrt())
+    width = float(turned_ID.square().mean().sqrt())
+    if not (math.isfinite(width) and width > 0):
+        raise ValueError(
+            f"item vectors must be finite and differ from each other, got a width of {width}. Fit "
+            "the recommendation teacher again."
+        )
+    return turned_ID * (std / width)
 
 
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:

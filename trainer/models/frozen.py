@@ -103,11 +103,11 @@ def read_card(folder: Path, kind: Kind) -> FrozenCard:
     return card
 
 
-def check_vocabulary(folder: Path, kind: Kind, digest: str) -> None:
-    """Raise ValueError unless the frozen model in `folder` was fitted on this vocabulary."""
+def check_frozen(folder: Path, kind: Kind, vocabulary_digest: str) -> None:
+    """Raise as `read_card` does, and ValueError unless it was fitted on this vocabulary."""
     card = read_card(folder, kind)
-    if card.vocabulary_digest != digest:
+    if card.vocabulary_digest != vocabulary_digest:
         raise ValueError(
-            f"the {kind} model in {folder} must have the data's vocabulary {digest}, got "
-            f"{card.vocabulary_digest}. Fit it on the same prepared data."
+            f"the {kind} model in {folder} must have the data's vocabulary {vocabulary_digest}, "
+            f"got {card.vocabulary_digest}. Fit it on the same prepared data."
         )

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.models.recommender import Recommender, export_recommender, freeze
+from trainer.models.frozen_recommender import export_recommender
+from trainer.models.recommender import Recommender, freeze
 from trainer.models.rgcn import MessagePlan, plan_messages, relational_edges, restrict_edges
 from trainer.pretrain.fitting import fit_epochs, require, write_fit
 
