@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -313,12 +314,17 @@ def test_demo_runs_all_stages_in_order_and_collects_the_report(tmp_path: Path) -
     port = made[4].split("--port ")[1].split()[0]
     assert f"teachers.directory=127.0.0.1:{port}" in made[5]
     assert "distill.gamma=0" in made[7]
-    # Both students start from the same rows.
-    vectors = f"item_vectors={tmp_path / 'out' / 'recommendation'}"
-    assert vectors in made[5]
-    assert vectors in made[7]
     for part in ("report.json", "report.md", "plots/loss.png"):
         assert (tmp_path / "out" / part).is_file()
+
+
+def test_demo_starts_both_students_on_real_dialogues_from_the_same_item_rows(
+    tmp_path: Path,
+) -> None:
+    demo = dataclasses.replace(stand_ins(tmp_path), source=tmp_path)
+    vectors = f"item_vectors={tmp_path / 'out' / 'recommendation'}"
+    assert vectors in demo.train_student("distilled", "teachers.directory=there").argv
+    assert vectors in demo.train_student("undistilled", "distill.gamma=0").argv
 
 
 def test_demo_failure_takes_the_fleet_down(tmp_path: Path) -> None:
