@@ -53,7 +53,7 @@ class Stages:
 
 
 def run_demo(demo: Demo, launcher: Launcher) -> None:
-    """The story: prepare, pretrain, serve and distil, train the same without teachers, report."""
+    """The story: prepare, pretrain, serve and distil, train without teachers, report."""
     stages = Stages(launcher, demo.output)
     if demo.fleet_file.exists():
         # Of a demo that was killed with SIGKILL.
@@ -65,6 +65,8 @@ def run_demo(demo: Demo, launcher: Launcher) -> None:
         with serve_teachers(demo, launcher) as directory:
             stages.run([demo.train_student("distilled", f"teachers.directory={directory}")])
     stages.run([demo.train_student("undistilled", "distill.gamma=0")])
+    if demo.has_item_vectors:
+        stages.run([demo.train_student("plain", "distill.gamma=0", "item_vectors=null")])
     stages.run([demo.report()])
 
     for part in REPORT_PARTS:

@@ -139,10 +139,17 @@ class Demo:
             cwd=ROOT,
         )
 
+    @property
+    def has_item_vectors(self) -> bool:
+        """Whether the students' film rows start from the recommendation teacher's vectors.
+
+        On the synthetic corpus these alone bring a student to the teacher's level (F1@10 .57, with
+        teachers .50, random rows .13 and .19): nothing is left to be distilled.
+        """
+        return self.source is not None
+
     def _item_vectors(self) -> tuple[str, ...]:
-        # On the synthetic corpus they alone bring a student to the recommendation teacher's level
-        # (F1@10 .57, with teachers .50, random rows .13 and .19): nothing is left to be distilled.
-        return (f"item_vectors={self.output / 'recommendation'}",) if self.source else ()
+        return (f"item_vectors={self.output / 'recommendation'}",) if self.has_item_vectors else ()
 
     def report(self) -> Command:
         """Evaluate the students and the dialogue teacher side by side."""
@@ -151,6 +158,7 @@ class Demo:
             *("trainer.evaluation.report", "--run", str(self.output / "distilled")),
             *("--undistilled", str(self.output / "undistilled")),
             *("--dialogue-teacher", str(self.output / "dialogue")),
+            *(("--plain", str(self.output / "plain")) if self.has_item_vectors else ()),
             *("--data", str(self.output / "data")),
         )
 

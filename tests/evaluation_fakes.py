@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_file
 from trainer.atomic import write_json, write_text
-from trainer.config import RunConfig, to_yaml
+from trainer.config import DistillConfig, RunConfig, to_yaml
 from trainer.data.examples import Example, ExampleLimits, write_examples
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepare import Manifest, PreparedData, SplitCounts, load_prepared
@@ -168,10 +168,22 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> N
     write_card(folder, card)
 
 
-def write_run(folder: Path, vocabulary: Vocabulary, seed: int, *, teachers: bool) -> None:
+def write_run(
+    folder: Path,
+    vocabulary: Vocabulary,
+    seed: int,
+    *,
+    teachers: bool,
+    item_vectors: str | None = None,
+) -> None:
     """A finished run of four steps with its exported student."""
     write_student(folder / "model", vocabulary, seed)
-    config = RunConfig(data="data", output=str(folder))
+    config = RunConfig(
+        data="data",
+        output=str(folder),
+        item_vectors=item_vectors,
+        distill=DistillConfig(gamma=0.4 if teachers else 0.0),
+    )
     write_text(folder / "config.yaml", to_yaml(config))
     lines: list[dict[str, Any]] = [{"event": "start", "world_size": 1}]
     for step in range(1, 5):

@@ -325,6 +325,10 @@ def test_demo_starts_both_students_on_real_dialogues_from_the_same_item_rows(
     vectors = f"item_vectors={tmp_path / 'out' / 'recommendation'}"
     assert vectors in demo.train_student("distilled", "teachers.directory=there").argv
     assert vectors in demo.train_student("undistilled", "distill.gamma=0").argv
+    run(demo)
+    made = calls(tmp_path)
+    assert "distill.gamma=0 item_vectors=null" in made[-2]
+    assert f"--plain {tmp_path / 'out' / 'plain'}" in made[-1]
 
 
 def test_demo_failure_takes_the_fleet_down(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -68,6 +69,7 @@ def test_write_report_holds_the_contract_keys(folders: dict[str, Path]) -> None:
                 assert f"{score}_at_{k}" in report[name]["conventional"]
         assert {"rec_ratio", "perplexity", "dist_2", "dist_3", "dist_4"} <= set(report[name])
     assert {"f1_at_10", "f1_at_50"} <= set(report["ratios"])
+    assert report["ratios_to_plain"] is None
     assert {"copy_last_mentioned", "popularity"} == set(report["baselines"])
     assert {"student", "undistilled", "dialogue_teacher", "total"} <= set(report["seconds"])
     assert {"cores", "torch"} <= set(report["machine"])
@@ -124,6 +126,7 @@ def test_write_report_with_a_piece_missing_names_it(
     [
         ("item_vectors: null", "item_vectors: elsewhere", "item_vectors"),
         ("steps: 1000", "steps: 999", "train.steps"),
+        ("gamma: 0.0", "gamma: 0.5", "distill.gamma"),
         ("hidden_size: 256", "hidden_size: 128", "student"),
     ],
 )
@@ -134,8 +137,28 @@ def test_write_report_of_two_unlike_students_is_refused(
     settings = tmp_path / "run" / "config.yaml"
     assert before in settings.read_text()
     settings.write_text(settings.read_text().replace(before, after))
-    with pytest.raises(ValueError, match=f"^{key} of the undistilled run"):
+    with pytest.raises(ValueError, match=f"^{key} of the run"):
         write_report(report_config({**folders, "undistilled": tmp_path / "run"}))
+
+
+def test_write_report_beside_a_plain_student_tells_both_gains(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    vocabulary = tiny_vocabulary()
+    for name, seed, teachers in (("distilled", 3, True), ("undistilled", 5, False)):
+        write_run(tmp_path / name, vocabulary, seed, teachers=teachers, item_vectors="vectors")
+    write_run(tmp_path / "plain", vocabulary, 6, teachers=False)
+    here = {**folders, **{name: tmp_path / name for name in ("distilled", "undistilled")}}
+    config = dataclasses.replace(report_config(here), plain=tmp_path / "plain")
+    report = write_report(config)
+    for key, name in (("ratios", "undistilled"), ("ratios_to_plain", "plain")):
+        student, other = report["student"]["f1_at_50"], report[name]["f1_at_50"]
+        assert report[key]["f1_at_50"] == (student / other if other else None)
+    text = (tmp_path / "distilled" / "report.md").read_text()
+    assert "| plain student |" in text
+    assert "from `vectors`, undistilled too; plain: random" in text
+    with pytest.raises(ValueError, match=r"^item_vectors of the run .* must be None, got vectors"):
+        write_report(dataclasses.replace(config, plain=tmp_path / "undistilled"))
 
 
 def test_main_writes_the_report_and_says_where(

@@ -1,7 +1,8 @@
-"""Three models on one split, side by side, with the story of the run: report.json and report.md.
+"""A student beside what it is compared with, and the story of its run: report.json, report.md.
 
     python -m trainer.evaluation.report --run DIR --data DIR --undistilled DIR
-        --dialogue-teacher DIR [--classifier DIR] [--oracle] [--split test] [--limit N]
+        --dialogue-teacher DIR [--plain DIR] [--classifier DIR] [--oracle] [--split test]
+        [--limit N]
 
 Writes report.json, report.md and plots/*.png into the run directory.
 """
@@ -51,8 +52,10 @@ class ReportConfig:
     """Run directory of the distilled student; the report is written there."""
     data: Path
     undistilled: Path
-    """Run directory of the same student trained on gold tokens alone."""
+    """Run directory of the same student, from the same film rows, trained on gold tokens alone."""
     dialogue_teacher: Path
+    plain: Path | None = None
+    """Run directory of the same student with nothing from either teacher: random film rows too."""
     oracle: bool = False
     """Evaluate the student a second time, with the gold action token, as an upper bound."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
@@ -70,7 +73,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     _require_matplotlib()
     # What can be missing is looked for before the minutes of evaluation.
     data = load_prepared(config.data)
-    for folder in (config.run, config.undistilled, config.dialogue_teacher):
+    for folder in _folders(config).values():
         card = read_speaker_card(folder)
         check_vocabulary(card.folder, card.vocabulary_digest, data.vocabulary.digest)
         resolve_classifier(card, config.evaluate.classifier)
@@ -78,12 +81,15 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     undistilled_history = read_history(config.undistilled)
     run_config = load_config(RunConfig, config.run / CONFIG_NAME, [])
     _check_same_student(run_config, config.undistilled)
+    if config.plain is not None:
+        _check_same_student(dataclasses.replace(run_config, item_vectors=None), config.plain)
 
     results = _evaluate_all(config, data)
     report = {
         **_run_part(config, data, run_config, student_history),
         **{name: result.to_dict() for name, result in results.items()},
-        "ratios": _ratios(results),
+        "ratios": _ratios(results, "undistilled"),
+        "ratios_to_plain": _ratios(results, "plain"),
         "baselines": _baselines(config, data),
     }
     plots = _draw(student_history, undistilled_history, config.run / "plots")
@@ -97,33 +103,40 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     return report
 
 
-def _check_same_student(distilled: RunConfig, folder: Path) -> None:
+def _folders(config: ReportConfig) -> dict[str, Path]:
+    """The models of the report by the names that they have in it."""
+    folders = {
+        "student": config.run,
+        "undistilled": config.undistilled,
+        "dialogue_teacher": config.dialogue_teacher,
+    }
+    return folders if config.plain is None else {**folders, "plain": config.plain}
+
+
+def _check_same_student(expected: RunConfig, folder: Path) -> None:
     """Refuse a ratio between students that differ in more than their teachers."""
-    undistilled = load_config(RunConfig, folder / CONFIG_NAME, [])
+    other = load_config(RunConfig, folder / CONFIG_NAME, [])
+    _require_equal(folder, "distill.gamma", 0.0, other.distill.gamma)
     for key in ("action_tokens", "item_vectors", "student", "optimiser"):
-        _require_equal(folder, key, getattr(distilled, key), getattr(undistilled, key))
+        _require_equal(folder, key, getattr(expected, key), getattr(other, key))
     for key in ("steps", "batch_size"):
         name = f"train.{key}"
-        _require_equal(folder, name, getattr(distilled.train, key), getattr(undistilled.train, key))
+        _require_equal(folder, name, getattr(expected.train, key), getattr(other.train, key))
 
 
 def _require_equal(folder: Path, key: str, expected: object, value: object) -> None:
     if value != expected:
         raise ValueError(
-            f"{key} of the undistilled run {folder} must be the distilled run's {expected}, got "
-            f"{value}. Train it with the same config and distill.gamma=0."
+            f"{key} of the run {folder} must be {expected}, got {value}. Train it with the config "
+            "of the distilled run and distill.gamma=0; the plain one with item_vectors=null too."
         )
 
 
 def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:
     console = Console(stderr=True)
-    oracle = dataclasses.replace(config.evaluate, classifier=ORACLE)
-    plan = {
-        "student": (config.run, config.evaluate),
-        "undistilled": (config.undistilled, config.evaluate),
-        "dialogue_teacher": (config.dialogue_teacher, config.evaluate),
-    }
+    plan = {name: (folder, config.evaluate) for name, folder in _folders(config).items()}
     if config.oracle:
+        oracle = dataclasses.replace(config.evaluate, classifier=ORACLE)
         plan["student_oracle"] = (config.run, oracle)
     results = {}
     for name, (folder, evaluate) in plan.items():
@@ -144,6 +157,7 @@ def _run_part(
             "data": str(config.data),
             "undistilled": str(config.undistilled),
             "dialogue_teacher": str(config.dialogue_teacher),
+            "plain": None if config.plain is None else str(config.plain),
             "split": config.evaluate.split,
             "limit": config.evaluate.limit,
         },
@@ -175,10 +189,12 @@ def _run_part(
     }
 
 
-def _ratios(results: dict[str, EvaluationResult]) -> dict[str, float | None]:
-    """Student over undistilled student; null where the latter scores 0."""
-    student, undistilled = (results[n].to_dict() for n in ("student", "undistilled"))
-    return {k: student[k] / undistilled[k] if undistilled[k] else None for k in RATIO_KEYS}
+def _ratios(results: dict[str, EvaluationResult], name: str) -> dict[str, float | None] | None:
+    """Student over another; null where the latter scores 0, or in all if it is not reported."""
+    if name not in results:
+        return None
+    student, other = (results[n].to_dict() for n in ("student", name))
+    return {k: student[k] / other[k] if other[k] else None for k in RATIO_KEYS}
 
 
 def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
@@ -209,11 +225,14 @@ def main(argv: list[str]) -> None:
     """Parse, report, say where."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.evaluation.report",
-        description="Score student, undistilled student and dialogue teacher side by side.",
+        description="Score student, students without teachers and dialogue teacher side by side.",
     )
     parser.add_argument("--run", type=Path, required=True, help="run directory of the student")
     parser.add_argument("--undistilled", type=Path, required=True, help="run without teachers")
     parser.add_argument("--dialogue-teacher", type=Path, required=True, help="frozen teacher")
+    parser.add_argument(
+        "--plain", type=Path, help="run without teachers and with random film rows (item_vectors)"
+    )
     parser.add_argument("--oracle", action="store_true", help="also with the gold action token")
     add_evaluate_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -224,6 +243,7 @@ def main(argv: list[str]) -> None:
         data=arguments.data,
         undistilled=arguments.undistilled,
         dialogue_teacher=arguments.dialogue_teacher,
+        plain=arguments.plain,
         oracle=arguments.oracle,
         evaluate=evaluate_config(arguments),
     )
