@@ -33,6 +33,8 @@ VALUE_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f2"), 3: np.dtype("u1")}  # pr
 FLOAT32, FLOAT16, UINT8 = 1, 2, 3
 ZSTD_LEVEL = 3
 MASS_TOLERANCE = 1e-3
+# Rounding of float16 and of sums over a whole vocabulary.
+ROW_MASS_TOLERANCE = 1e-2
 
 
 class WireError(Exception):
@@ -149,12 +151,17 @@ def decode(
         item_mass_R=columns.take(num_rows, np.dtype("<f4")).copy(),
         vocab_size=vocab_size,
     )
-    check_rows(rows)
+    check_rows(rows, quantised=values == UINT8)
     return rows
 
 
-def check_rows(rows: TargetRows) -> None:
-    """Raise WireError unless the columns agree with each other and hold distributions."""
+def check_rows(rows: TargetRows, *, quantised: bool = False) -> None:
+    """Raise WireError unless the columns agree with each other and hold distributions.
+
+    Args:
+        rows: the columns.
+        quantised: whether log-probs may be off by half a step of 8 bits over their row's range.
+    """
     num_rows, num_entries = rows.num_rows, len(rows.ids_E)
     if len(rows.tail_R) != num_rows or len(rows.item_mass_R) != num_rows:
         raise WireError(f"tail and item mass must have {num_rows} rows.")
@@ -169,6 +176,23 @@ def check_rows(rows: TargetRows) -> None:
     if not bool(np.all((rows.log_probs_E <= MASS_TOLERANCE) & np.isfinite(rows.log_probs_E))):
         raise WireError("log-probs must be finite and <= 0.")
     _check_ids(rows)
+    _check_mass(rows, quantised=quantised)
+
+
+def _check_mass(rows: TargetRows, *, quantised: bool) -> None:
+    probs_E = np.exp(rows.log_probs_E.astype(np.float64))
+    row_E = np.repeat(np.arange(rows.num_rows), rows.counts_R)
+    kept_R = np.bincount(row_E, weights=probs_E, minlength=rows.num_rows)
+    allowed_R = np.full(rows.num_rows, ROW_MASS_TOLERANCE)
+    if quantised:
+        high_R, low_R = _row_bounds(rows)
+        allowed_R += kept_R * np.expm1(np.minimum((high_R - low_R) / 510.0, 1.0))
+    off_R = np.abs(kept_R + rows.tail_R - 1.0) - allowed_R
+    if rows.num_rows and float(off_R.max()) > 0:
+        row = int(off_R.argmax())
+        raise WireError(
+            f"kept mass and tail must make 1, got {kept_R[row]:.3f} and {rows.tail_R[row]:.3f}."
+        )
 
 
 def _check_ids(rows: TargetRows) -> None:

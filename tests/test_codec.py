@@ -120,6 +120,8 @@ def test_codec_rows_that_are_no_distribution_are_refused() -> None:
         {"item_mass_R": np.array([1.5], np.float32)},
         {"log_probs_E": np.array([-1.0, np.inf], np.float32)},
         {"counts_R": np.array([3], np.int32)},
+        {"tail_R": np.zeros(1, np.float32)},
+        {"log_probs_E": np.zeros(2, np.float32)},
     ):
         columns = {**vars(good), **bad}
         with pytest.raises(ValueError, match="must"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -135,6 +136,65 @@ def test_tail_treatments_differ_and_agree_when_nothing_is_dropped(case: Case) ->
     whole = [case.loss(config) for config in configs]
     assert whole == pytest.approx([whole[0]] * 3, rel=1e-6)
     assert len({round(case.loss(config, keep=2), 6) for config in configs}) == 3
+
+
+def treated_loss(
+    case: Case, config: DistillConfig, keep: int, hidden_PD: Tensor, weight_VD: Tensor
+) -> Tensor:
+    """The loss on truncated rows, position by position over a whole softmax; docs/loss.md."""
+    log_q_PV = torch.log_softmax(hidden_PD @ weight_VD.T, -1)
+    teachers = case.teachers(keep)
+    total = torch.zeros((), dtype=torch.float64)
+    for p in range(P):
+        example = int(case.positions.example_P[p])
+        lam = float(teachers.dialogue.item_mass_R[p])
+        nll = -log_q_PV[p, int(case.positions.labels_P[p])]
+        terms = [
+            (1 - lam, case.phi_PV[p], range(V)),
+            (lam, case.psi_BV[example], ITEMS),
+        ]
+        kd = torch.zeros((), dtype=torch.float64)
+        for weight, probs_V, support in terms:
+            kept = sorted(support, key=lambda j, row=probs_V: -row[j])[:keep]
+            rest = [j for j in support if j not in kept]
+            mass = sum(probs_V[j] for j in kept)
+            scale = 1 / mass if config.tail == "renormalise" else 1.0
+            kd = kd - weight * sum(scale * probs_V[j] * log_q_PV[p, j] for j in kept)
+            if config.tail == "bucket":
+                kd = kd - weight * (1 - mass) * torch.logsumexp(log_q_PV[p, rest], 0)
+        total = total + ((1 - config.gamma) * nll + config.gamma * kd) / LENGTHS[example]
+    return total
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("tail", ["bucket", "drop", "renormalise"])
+def test_loss_and_gradient_on_truncated_rows_equal_the_treatment_by_hand(
+    case: Case, tail: Literal["bucket", "drop", "renormalise"], keep: int
+) -> None:
+    config = DistillConfig(gate="soft", gamma=0.6, tail=tail)
+    leaves = [t.clone().requires_grad_() for t in (case.hidden_PD, case.weight_VD)]
+    mixed = conkd.mix_targets(case.positions, case.teachers(keep), config, ITEMS, CPU)
+    loss = sparse_cross_entropy_sum(leaves[0], leaves[1], mixed)[0]
+    twins = [t.clone().requires_grad_() for t in (case.hidden_PD, case.weight_VD)]
+    expected = treated_loss(case, config, keep, twins[0], twins[1])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for got, want in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, twins), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+
+
+def test_mix_targets_with_a_recommendation_outside_the_items_is_refused(case: Case) -> None:
+    teachers = case.teachers(keep=2)
+    words = truncate(case.phi_PV[:2], 2, range(V))
+    with pytest.raises(ValueError, match=r"must hold ids of items, 7\.\.10, got"):
+        conkd.mix_targets(
+            case.positions,
+            dataclasses.replace(teachers, recommendation=words),
+            DistillConfig(),
+            ITEMS,
+            CPU,
+        )
 
 
 def test_sparse_rows_of_quantised_entries_sum_to_one_with_the_tail(case: Case) -> None:

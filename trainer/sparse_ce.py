@@ -126,7 +126,8 @@ def sparse_cross_entropy_sum(
 
     Args:
         hidden_PD: float [P, D] hidden states of the positions that count.
-        weight_VD: float [V, D] output weight; logits are hidden @ weight^T, in float32 or wider.
+        weight_VD: float [V, D] output weight; logits are hidden @ weight^T, summed and
+            rounded in its dtype, then float32 or wider.
         targets: what each position should learn; weights may fold in 1/T of Eq. 5.
         chunk_size: positions whose logits are held at once.
 
