@@ -223,10 +223,18 @@ class Batcher:
             )
         except (RuntimeError, MemoryError, ValueError) as error:
             # What a device raises; anything else is our bug: it ends this task and so our health.
-            self._failures += 1
+            reason = RuntimeError(f"{type(error).__name__}: {error}")
+        else:
+            reason = None
+        if reason is not None and len(joined) > 1:
+            # One of them may be too much for the device: the others must not fail with it.
             for waiting in joined:
-                if not waiting.answer.done():
-                    waiting.answer.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
+                await self._score_round([waiting])
+            return
+        if reason is not None:
+            self._failures += 1
+            if not joined[0].answer.done():
+                joined[0].answer.set_exception(reason)
             return
         self._failures = 0
         forward_s = time.monotonic() - started_s

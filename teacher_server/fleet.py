@@ -223,7 +223,12 @@ def remove(state: FleetState) -> None:
     for name in ours[:-1]:
         serve.delete(name, _blocking=False)
     deadline_s = time.monotonic() + REMOVE_S
-    while set(ours[:-1]) & set(serve.status().applications) and time.monotonic() < deadline_s:
+    while left := sorted(set(ours[:-1]) & set(serve.status().applications)):
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(
+                f"the teachers must be gone within {REMOVE_S:g} s, got {', '.join(left)} still "
+                "there. Run `down` again."
+            )
         time.sleep(POLL_S)
     for name in ours[-1:]:
         serve.delete(name)

@@ -33,13 +33,15 @@ class FakeTeacher:
         self.gate: threading.Event | None = None
         self.started = threading.Event()
         self.fails = False
+        self.fails_above: int | None = None
 
     def score(self, inputs: Sequence[TeacherInput], cut: Cut) -> TargetRows:
         self.started.set()
         if self.gate is not None:
             assert self.gate.wait(20)
         self.batches.append([len(example.ids) for example in inputs])
-        if self.fails:
+        too_long = self.fails_above is not None and max(self.batches[-1]) > self.fails_above
+        if self.fails or too_long:
             raise RuntimeError("out of memory")
         ids = [torch.from_numpy(each.ids[-each.num_targets :].copy()) for each in inputs]
         return compress(rows_after(torch.cat(ids)), cut, support=SUPPORT)

@@ -12,6 +12,7 @@ from teacher_server.batching import (
     MAX_FAILURES,
     Batcher,
     BatchLimits,
+    Scored,
     ScoreWork,
     plan_batches,
     score_together,
@@ -153,6 +154,25 @@ def test_batcher_lives_on_after_a_failed_round_and_is_unhealthy_after_several() 
         assert not batcher.healthy
         teacher.fails = False
         await (await batcher.submit(work(3)))
+        assert batcher.healthy
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:
+    async def scenario() -> None:
+        teacher = FakeTeacher()
+        teacher.fails_above = 5
+        batcher = Batcher(teacher.score, BatchLimits())
+        answers = [await batcher.submit(work(length)) for length in (3, 9, 4)]
+        batcher.start()
+        scored = await asyncio.gather(*answers, return_exceptions=True)
+        assert isinstance(scored[1], RuntimeError)
+        for length, result in ((3, scored[0]), (4, scored[2])):
+            assert isinstance(result, Scored)
+            alone = FakeTeacher().score(work(length).inputs, CUT)
+            assert_same_rows(result.rows, alone)
         assert batcher.healthy
         await batcher.close()
 

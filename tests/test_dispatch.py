@@ -190,3 +190,74 @@ def test_dispatch_beyond_patience_fails_every_request() -> None:
         await guard
 
     run(story)
+
+
+def test_dispatch_takes_an_answer_that_comes_after_its_deadline() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.05)
+        task = desk.ask(1)
+        await turn()
+        first = "a" if desk.outstanding("a") else "b"
+        second = "b" if first == "a" else "a"
+        while not desk.outstanding(second):
+            await asyncio.sleep(0.01)
+        desk.answer(first, 1)
+        assert await task is ROWS
+        assert desk.outstanding(second) == []
+        desk.answer(second, 1)
+        assert desk.counters.positions == 1
+
+    run(story)
+
+
+def test_dispatch_slow_replicas_finish_all_requests() -> None:
+    """Every answer takes longer than the deadline, and the replicas answer one after the other."""
+
+    async def serve(desk: Desk, name: str) -> None:
+        while True:
+            message = await desk.replicas[name].outbox.get()
+            await asyncio.sleep(0.03)
+            desk.answer(name, message.request_id)
+
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.02)
+        servers = [asyncio.create_task(serve(desk, name)) for name in ("a", "b")]
+        await asyncio.gather(*(desk.ask(i) for i in range(1, 9)))
+        for server in servers:
+            server.cancel()
+
+    run(story)
+
+
+def test_dispatch_counts_the_replicas_of_a_lost_node_as_one_death() -> None:
+    async def story() -> None:
+        names = [str(i) for i in range(8)]
+        desk = Desk(*names, "healthy")
+        tasks = [desk.ask(i) for i in range(1, 41)]
+        await turn()
+        for name in names:
+            desk.dispatcher.remove_replica(desk.replicas[name], "node lost")
+        assert desk.outstanding("healthy") == list(range(1, 41))
+        for request_id in range(1, 41):
+            desk.answer("healthy", request_id)
+        await asyncio.gather(*tasks)
+
+    run(story)
+
+
+def test_dispatch_request_that_outlives_its_replicas_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.dispatch.DEATHS_APART_S", -1.0)
+
+    async def story() -> None:
+        desk = Desk(*"abcdef")
+        task = desk.ask(1)
+        await turn()
+        for _ in range(5):
+            (name,) = [name for name in desk.replicas if desk.outstanding(name)]
+            desk.dispatcher.remove_replica(desk.replicas[name], "killed")
+        with pytest.raises(TeacherUnavailable, match="5 dialogue replicas ended while they had a"):
+            await task
+
+    run(story)

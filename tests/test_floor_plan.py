@@ -33,7 +33,7 @@ DOORS = {
     },
     "torch_geometric": {"trainer/models/rgcn.py"},
     "grpc": {
-        "trainer/teacher_client.py",
+        "trainer/teacher_streams.py",
         "teacher_server/service.py",
         "teacher_server/directory.py",
         "teacher_server/rpc.py",  # what service.py and directory.py share

@@ -37,6 +37,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     graph_digest: str = GRAPH
     garbage: bool = False
     silent: bool = False
+    replica_id: str = ""
     streams: int = 0
     most_streams: int = 0
     requests: int = 0
@@ -44,6 +45,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     async def Describe(self, request: Any, context: Any) -> teacher_pb2.Description:
         return teacher_pb2.Description(
             kind=self.kind,
+            replica_id=self.replica_id,
+            max_input_length=64,
             vocab_size=VOCAB,
             vocabulary_digest="vocabulary-a",
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
@@ -118,6 +121,7 @@ class World:
         return f"127.0.0.1:{port}"
 
     def add(self, name: str, teacher: FakeTeacher) -> FakeTeacher:
+        teacher.replica_id = name
         address = self.run(self._serve(name, teacher))
         endpoint = teacher_pb2.Endpoint(kind=teacher.kind, address=address, replica_id=name)
         self.list_(name, endpoint)
@@ -280,3 +284,26 @@ def test_client_without_directory_says_where_it_looked(world: World) -> None:
     world.kill("directory")
     with pytest.raises(TeacherUnavailable, match=f"no Directory answers at {world.address}"):
         world.client(connect_s=0.5)
+
+
+def test_client_does_not_take_another_replica_on_the_port_of_a_dead_one_for_it(
+    world: World,
+) -> None:
+    world.add("r", FakeTeacher("recommendation"))
+    other = world.add("d", FakeTeacher("dialogue"))
+    other.replica_id = "born later on the same port"
+    with pytest.raises(TeacherUnavailable, match="born later on the same port answers there"):
+        world.client(patience_s=1.0)
+    assert other.streams == 0
+
+
+def test_client_knows_the_longest_inputs_of_its_teachers(world: World) -> None:
+    world.add("d", FakeTeacher("dialogue"))
+    world.add("r", FakeTeacher("recommendation"))
+    client = world.client()
+    try:
+        assert client.max_input_lengths == {"dialogue": 64, "recommendation": 64}
+        assert set(client.identity) == {"dialogue", "recommendation"}
+        assert client.identity["dialogue"] == "weights-dialogue at temperature 1"
+    finally:
+        client.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ CHECK_S = 0.5
 MAX_BAD_ANSWERS = 2
 # A request that was open at the death of so many replicas is likely to have killed them.
 MAX_DEATHS = 5
+# Deaths closer together are one: with a node go all of its replicas.
+DEATHS_APART_S = 2.0
 
 
 @dataclass
@@ -56,8 +59,11 @@ class Request:
     num_rows: int
     answer: asyncio.Future[codec.TargetRows]
     bad_answers: int = 0
+    holder: Replica | None = None
+    """Who is to answer it now; a late answer of an earlier one is as good."""
     deaths: int = 0
-    """Replicas whose stream ended while they had it."""
+    """Times that a replica's stream ended while it had the request."""
+    last_death_s: float = -math.inf
     failed_at: set[str] = field(default_factory=set)
     """Replicas that stalled on it or answered garbage: asked again only if there is no other."""
 
@@ -97,7 +103,7 @@ class Dispatcher:
         self._counters = counters
         self._live: dict[str, set[Replica]] = {kind: set() for kind in KINDS}
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in KINDS}
-        self._unanswered: set[Request] = set()
+        self._unanswered: dict[int, Request] = {}
         self._alone_since: dict[str, float] = {}
         self._last_reason: dict[str, str] = dict.fromkeys(KINDS, "the Directory lists none")
 
@@ -127,7 +133,10 @@ class Dispatcher:
         for request_id in list(replica.outstanding):
             request = replica.take(request_id)
             assert request is not None
-            request.deaths += 1
+            now_s = time.monotonic()
+            if not replica.draining and now_s - request.last_death_s > DEATHS_APART_S:
+                request.deaths += 1
+                request.last_death_s = now_s
             if request.deaths < MAX_DEATHS:
                 self._resend(request, replica, reason)
             elif not request.answer.done():
@@ -149,18 +158,28 @@ class Dispatcher:
         answer: asyncio.Future[codec.TargetRows] = asyncio.get_running_loop().create_future()
         request = Request(kind=kind, message=message, num_rows=num_rows, answer=answer)
         self._counters.requests += 1
-        self._unanswered.add(request)
+        self._unanswered[message.request_id] = request
         try:
             self._assign(request)
             return await answer
         finally:
-            self._unanswered.discard(request)
+            del self._unanswered[message.request_id]
 
     def take(self, replica: Replica, request_id: int) -> Request | None:
-        """The request that a reply of this replica answers; None if it was answered elsewhere."""
+        """The request that a reply of this replica answers; None if it is answered already.
+
+        An answer that comes after its deadline counts too, and whoever has the request now is rid
+        of it: else slow replicas would hand it round for ever.
+        """
         replica.stalled = False
-        request = replica.take(request_id)
-        return None if request is None or request.answer.done() else request
+        replica.take(request_id)
+        request = self._unanswered.get(request_id)
+        if request is None or request.answer.done():
+            return None
+        if request.holder is not None:
+            request.holder.take(request_id)
+            request.holder = None
+        return request
 
     def on_rows(self, request: Request, rows: codec.TargetRows, num_bytes: int) -> None:
         """A good answer; the second answer to a request that was sent twice is dropped."""
@@ -185,7 +204,7 @@ class Dispatcher:
         """End the run: every request, now and later, gets this error."""
         self.fatal = self.fatal or error
         self.changed.set()
-        for request in self._unanswered:
+        for request in self._unanswered.values():
             if not request.answer.done():
                 request.answer.set_exception(self.fatal)
 
@@ -224,18 +243,21 @@ class Dispatcher:
         self.changed.set()
         waiting, self._waiting[kind] = self._waiting[kind], []
         for request in waiting:
-            self._assign(request)
+            if not request.answer.done():
+                self._assign(request)
 
     def _assign(self, request: Request) -> None:
         """Give a request to the least busy replica, or let it wait for one."""
         candidates = self._open(request.kind)
         if not candidates:
+            request.holder = None
             self._waiting[request.kind].append(request)
             return
         replica = min(
             candidates,
             key=lambda r: (r.replica_id in request.failed_at, r.stalled, len(r.outstanding)),
         )
+        request.holder = replica
         replica.outstanding[request.message.request_id] = request
         replica.outbox.put_nowait(request.message)
         self._start_deadline(replica, request)

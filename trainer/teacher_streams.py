@@ -1,0 +1,250 @@
+"""The client's streams to the teachers: who is there, whether they fit, what goes over the wire.
+
+Which replica gets which request is `dispatch.py`'s; what is asked is `teacher_client.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from trainer.config import TeachersConfig
+from trainer.data.vocabulary import Vocabulary
+from trainer.dispatch import KINDS, ClientCounters, Dispatcher, Replica
+from trainer.errors import TeacherUnavailable
+
+logger = logging.getLogger(__name__)
+
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", 1 << 28),
+    ("grpc.max_send_message_length", 1 << 26),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+RETRY_S = 0.5
+DESCRIBE_S = 10.0
+
+
+class TeacherStreams:
+    """Watches the Directory and keeps a stream to every replica that it lists."""
+
+    def __init__(
+        self,
+        config: TeachersConfig,
+        vocabulary: Vocabulary,
+        graph_digest: str,
+        counters: ClientCounters,
+    ) -> None:
+        self.dispatcher = Dispatcher(config, counters)
+        self._config = config
+        self._vocabulary = vocabulary
+        self._graph_digest = graph_digest
+        self._listed: dict[str, teacher_pb2.Endpoint] = {}
+        self._replicas: dict[str, Replica] = {}
+        self._followed: set[str] = set()
+        self.identity: dict[str, tuple[str, float]] = {}
+        """Weights digest and temperature of each kind, from its first replica."""
+        self.max_input_lengths: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._seen_directory = asyncio.Event()
+
+    async def start(self) -> None:
+        """Return once every kind has a replica."""
+        self._spawn(self._watch_directory())
+        try:
+            await asyncio.wait_for(self._seen_directory.wait(), self._config.connect_s)
+        except asyncio.TimeoutError:
+            raise TeacherUnavailable(
+                f"no Directory answers at {self._config.directory} within "
+                f"{self._config.connect_s:g} s. Start the teachers (python -m teacher_server up "
+                "--dialogue DIR --recommendation DIR) or set teachers.directory=HOST:PORT."
+            ) from None
+        self._spawn(self.dispatcher.guard_patience())
+        while not self.dispatcher.is_complete():
+            if self.dispatcher.fatal is not None:
+                raise self.dispatcher.fatal
+            self.dispatcher.changed.clear()
+            await self.dispatcher.changed.wait()
+
+    async def stop(self) -> None:
+        """Give up what is not answered, cancel every task and wait for them."""
+        self.dispatcher.fail(TeacherUnavailable("the teacher client was closed."))
+        await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch_directory(self) -> None:
+        """Follow the fleet for good; a lost Directory is told once, and looked for again."""
+        is_lost = False
+        while True:
+            try:
+                async with _channel(self._config.directory) as channel:
+                    stub = teacher_pb2_grpc.DirectoryStub(channel)
+                    async for fleet in stub.Watch(teacher_pb2.WatchRequest()):
+                        is_lost = False
+                        self._seen_directory.set()
+                        self._update_fleet(fleet)
+            except grpc.aio.AioRpcError as error:
+                if self._seen_directory.is_set() and not is_lost:
+                    address, details = self._config.directory, error.details()
+                    logger.warning("Directory %s lost, open streams go on: %s", address, details)
+                is_lost = True
+            await asyncio.sleep(RETRY_S)
+
+    def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
+        listed = {e.replica_id: e for e in fleet.endpoints if e.kind in KINDS}
+        self._listed = listed
+        for replica in list(self._replicas.values()):
+            self.dispatcher.set_draining(replica, replica.replica_id not in listed)
+        # One follower for each replica: one that was delisted and listed again still has its own.
+        for replica_id in listed.keys() - self._followed:
+            self._followed.add(replica_id)
+            self._spawn(self._follow(listed[replica_id]))
+
+    async def _follow(self, endpoint: teacher_pb2.Endpoint) -> None:
+        """Hold a stream to one replica for as long as the Directory lists it."""
+        while self.dispatcher.fatal is None:
+            if endpoint.replica_id not in self._listed:
+                self._followed.discard(endpoint.replica_id)
+                return
+            try:
+                await self._connect(endpoint)
+            except grpc.aio.AioRpcError as error:
+                reason = f"{endpoint.address}: {error.code().name} {error.details()}"
+                self.dispatcher.note_failure(endpoint.kind, reason)
+                if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                    self.dispatcher.fail(ValueError(f"{endpoint.address}: {error.details()}"))
+            except ValueError as error:
+                self.dispatcher.fail(error)
+            await asyncio.sleep(RETRY_S)
+
+    async def _connect(self, endpoint: teacher_pb2.Endpoint) -> None:
+        """Shake hands, then serve one stream until it ends."""
+        async with _channel(endpoint.address) as channel:
+            stub = teacher_pb2_grpc.TeacherStub(channel)
+            if not await self._shake_hands(stub, endpoint):
+                return
+            metadata = (
+                ("conkd-vocabulary-digest", self._vocabulary.digest),
+                ("conkd-wire-version", str(codec.FORMAT_VERSION)),
+                ("conkd-weights-digest", self.identity[endpoint.kind][0]),
+                ("conkd-temperature", str(self.identity[endpoint.kind][1])),
+            )
+            replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
+            await self._serve_stream(stub.Score(metadata=metadata), replica)
+
+    async def _shake_hands(
+        self, stub: teacher_pb2_grpc.TeacherStub, endpoint: teacher_pb2.Endpoint
+    ) -> bool:
+        """Refuse a teacher whose ids do not mean what ours mean; False if another one answers."""
+        described = await stub.Describe(teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S)
+        if (described.kind, described.replica_id) != (endpoint.kind, endpoint.replica_id):
+            # The port of a replica that died, whose lease has not run out yet.
+            self.dispatcher.note_failure(
+                endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
+            )
+            return False
+        ours, theirs = self._vocabulary.digest, described.vocabulary_digest
+        if ours != theirs or described.vocab_size != self._vocabulary.size:
+            raise ValueError(
+                f"the {endpoint.kind} teacher at {endpoint.address} must have the student's "
+                f"vocabulary {ours} ({self._vocabulary.size} ids), got {theirs} "
+                f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
+            )
+        if endpoint.kind == "recommendation" and described.graph_digest != self._graph_digest:
+            raise ValueError(
+                f"the recommendation teacher at {endpoint.address} must have the student's graph "
+                f"{self._graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
+                "the same prepared data."
+            )
+        identity = (described.weights_digest, described.temperature)
+        known = self.identity.setdefault(endpoint.kind, identity)
+        if known != identity:
+            raise ValueError(
+                f"every {endpoint.kind} replica must have the weights {known[0]} at temperature "
+                f"{known[1]:g}, got {identity[0]} at {identity[1]:g} from {endpoint.address}. "
+                "Serve one teacher at a time."
+            )
+        self.max_input_lengths[endpoint.kind] = described.max_input_length
+        return True
+
+    async def _serve_stream(
+        self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica
+    ) -> None:
+        """Send what the dispatcher assigns and hand back what comes, until the stream ends."""
+        # It may have been delisted while hands were shaken.
+        replica.draining = replica.replica_id not in self._listed
+        writer = asyncio.create_task(_write(call, replica))
+        self._replicas[replica.replica_id] = replica
+        self.dispatcher.add_replica(replica)
+        reason = "the stream ended"
+        try:
+            async for reply in call:
+                await self._on_reply(replica, reply)
+                if replica.draining and not replica.outstanding:
+                    return
+        except grpc.aio.AioRpcError as error:
+            reason = f"{error.code().name} {error.details()}"
+            raise
+        finally:
+            writer.cancel()
+            call.cancel()
+            self.dispatcher.remove_replica(replica, reason)
+            self._replicas.pop(replica.replica_id, None)
+
+    async def _on_reply(self, replica: Replica, reply: teacher_pb2.ScoreReply) -> None:
+        request = self.dispatcher.take(replica, reply.request_id)
+        if request is None:
+            return
+        error = reply.error
+        if reply.HasField("error") and error.code == teacher_pb2.ScoreError.INVALID_ARGUMENT:
+            request.answer.set_exception(ValueError(f"{replica.address}: {error.message}"))
+        elif reply.HasField("error"):
+            self.dispatcher.on_bad_answer(replica, request, codec.WireError(error.message))
+        else:
+            try:
+                rows = await asyncio.to_thread(
+                    codec.decode,
+                    reply.block,
+                    num_rows=request.num_rows,
+                    vocab_size=self._vocabulary.size,
+                )
+            except codec.WireError as wire_error:
+                self.dispatcher.on_bad_answer(replica, request, wire_error)
+            else:
+                self.dispatcher.on_rows(request, rows, reply.ByteSize())
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        """A task that failed must not leave the training thread waiting for ever."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self.dispatcher.fail(error)
+
+
+async def _write(call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica) -> None:
+    while True:
+        message = await replica.outbox.get()
+        if message.request_id not in replica.outstanding:
+            # It was given to another one, or answered, before its turn came.
+            continue
+        try:
+            await call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The reader of the same stream meets the same end and hands the work on.
+            return
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
