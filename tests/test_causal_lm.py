@@ -128,6 +128,17 @@ def test_pretrained_model_with_items_keeps_every_row(
     assert torch.equal(output_weight(model).detach(), whole)
 
 
+def test_model_to_be_trained_has_its_dropout_on(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    saved_gpt2(tmp_path, vocabulary.size)
+    for config in (
+        LanguageModelConfig(pretrained=str(tmp_path)),
+        LanguageModelConfig(num_layers=1, hidden_size=8, num_heads=1, max_positions=16),
+    ):
+        assert all(module.training for module in build_causal_lm(config, vocabulary).modules())
+    with pytest.raises(ValueError, match="dropout must be 0 beside pretrained"):
+        LanguageModelConfig(pretrained=str(tmp_path), dropout=0.1)
+
+
 def test_pretrained_model_of_another_tokenizer_is_refused(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:

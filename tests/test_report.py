@@ -127,7 +127,8 @@ def test_write_report_with_a_piece_missing_names_it(
         ("item_vectors: null", "item_vectors: elsewhere", "item_vectors"),
         ("steps: 1000", "steps: 999", "train.steps"),
         ("gamma: 0.0", "gamma: 0.5", "distill.gamma"),
-        ("hidden_size: 256", "hidden_size: 128", "student"),
+        ("hidden_size: 256", "hidden_size: 128", "student.hidden_size"),
+        ("seed: 0", "seed: 1", "seed"),
     ],
 )
 def test_write_report_of_two_unlike_students_is_refused(

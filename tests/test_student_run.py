@@ -100,7 +100,14 @@ def test_exported_student_loads_with_transformers(stage_1_run: Path) -> None:
 
 def test_run_directory_holds_config_metrics_events_and_checkpoint(stage_1_run: Path) -> None:
     names = {path.name for path in stage_1_run.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "events", "checkpoints", "model"}
+    assert names == {
+        "config.yaml",
+        "origin.json",
+        "metrics.jsonl",
+        "events",
+        "checkpoints",
+        "model",
+    }
     lines = [json.loads(x) for x in (stage_1_run / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["event"] == "start"
     assert lines[-1]["event"] == "end"
@@ -155,8 +162,24 @@ def test_student_whose_loss_is_not_finite_stops_with_one_error_line(
     settings = ("distill.gamma=0", "train.steps=8", "optimiser.learning_rate=1e30")
     result = run_student(prepared_dir, tmp_path / "run", *settings)
     assert result.returncode != 0
-    (line,) = set(error_lines(result))
+    (line,) = error_lines(result)
     assert "the loss must be finite, got nan at step" in line
+
+
+def test_student_with_fewer_steps_than_its_checkpoint_is_refused(
+    prepared_dir: Path, stage_1_run: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(stage_1_run, output)
+    settings = ("distill.gamma=0", "zero_stage=1", "train.checkpoint_every=10")
+    result = run_student(prepared_dir, output, *settings, "train.steps=15")
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert "train.steps must be at least 20" in line
+    result = run_student(prepared_dir, output, *settings, f"train.steps={STEPS}", ranks=1)
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert "ranks must be 2 to go on with the run" in line
 
 
 def test_student_too_short_for_the_data_is_told_once(prepared_dir: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from trainer.atomic import write_json
 from trainer.config import RunConfig, load_config
 
 POINTER_NAME = "newest.json"
+TAG_PREFIX = "step-"
 CONFIG_NAME = "config.yaml"
+ORIGIN_NAME = "origin.json"
 CHECKPOINTS_NAME = "checkpoints"
 MAY_CHANGE = (
     *("output", "classifier", "teachers."),
@@ -37,9 +39,21 @@ class CheckpointPointer:
     """Optimiser steps done; the data goes on from here."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOrigin:
+    """What a run learns from, beyond its settings; a resumed run must find it again."""
+
+    ranks: int
+    vocabulary: str
+    examples: str
+    """Digest of the training examples, in their order."""
+    teachers: dict[str, str]
+    """Kind -> weights digest and temperature; empty without teachers."""
+
+
 def tag_of(step: int) -> str:
     """Folder name of the checkpoint after `step` optimiser steps."""
-    return f"step-{step:08d}"
+    return f"{TAG_PREFIX}{step:08d}"
 
 
 def read_pointer(folder: Path) -> CheckpointPointer | None:
@@ -64,14 +78,14 @@ def read_pointer(folder: Path) -> CheckpointPointer | None:
 
 
 def commit(folder: Path, step: int) -> None:
-    """Name the checkpoint of `step` as the newest and remove the one before it.
+    """Name the checkpoint of `step` as the newest and remove all others, torn ones too.
 
     To be called on one rank, after every rank has written its files.
     """
-    previous = read_pointer(folder)
     write_json(folder / POINTER_NAME, {"tag": tag_of(step), "step": step})
-    if previous is not None and previous.step != step:
-        shutil.rmtree(folder / previous.tag)
+    for other in folder.glob(f"{TAG_PREFIX}*"):
+        if other.name != tag_of(step):
+            shutil.rmtree(other)
 
 
 def forget(folder: Path) -> None:
@@ -85,13 +99,43 @@ def check_same_run(output: Path, config: RunConfig) -> None:
     """Raise ValueError if the run to resume was started with settings that make it another run."""
     if read_pointer(output / CHECKPOINTS_NAME) is None:
         return
-    before = _flat(dataclasses.asdict(load_config(RunConfig, output / CONFIG_NAME, [])))
-    for key, value in _flat(dataclasses.asdict(config)).items():
+    before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
+    for key, value in flat_settings(config).items():
         if before.get(key) != value and not key.startswith(MAY_CHANGE):
             raise ValueError(
                 f"{key} must be {before.get(key)} to go on with the run in {output}, got {value}. "
                 "Name another output, or start over with train.resume=false."
             )
+
+
+def check_same_origin(output: Path, origin: RunOrigin) -> None:
+    """Raise ValueError if the run to resume has learnt from others than it would go on with."""
+    path = output / ORIGIN_NAME
+    if read_pointer(output / CHECKPOINTS_NAME) is None:
+        return
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} must tell what the checkpoint was learnt from, got no file. "
+            "Start over with train.resume=false."
+        )
+    before = _flat(json.loads(path.read_text()))
+    after = _flat(dataclasses.asdict(origin))
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            raise ValueError(
+                f"{key} must be {before.get(key)} to go on with the run in {output}, got "
+                f"{after.get(key)}. Bring it back, or start over with train.resume=false."
+            )
+
+
+def write_origin(output: Path, origin: RunOrigin) -> None:
+    """Write origin.json, which `check_same_origin` compares with."""
+    write_json(output / ORIGIN_NAME, dataclasses.asdict(origin))
+
+
+def flat_settings(config: RunConfig) -> dict[str, Any]:
+    """All settings by their dotted keys."""
+    return _flat(dataclasses.asdict(config))
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

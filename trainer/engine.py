@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -96,6 +97,7 @@ class Engine:
     """One rank's share of the model under ZeRO."""
 
     def __init__(self, module: nn.Module, config: RunConfig, rank: int, world_size: int) -> None:
+        self._module = module
         self.rank = rank
         self.world_size = world_size
         self.learning_rate = 0.0
@@ -129,11 +131,24 @@ class Engine:
         # Steps the optimiser at the last micro-batch of a step, and only counts before it.
         self._engine.step()
 
+    def find_problem(self) -> ValueError | None:
+        """The error to leave with, alike on every rank, if the last step was not taken.
+
+        DeepSpeed skips the step of a gradient that is not finite without a word. Under fp16 that is
+        how the loss scale is found, so there it is no error.
+        """
+        if self._engine.was_step_applied() or self._engine.fp16_enabled():
+            return None
+        return ValueError(
+            "the gradient must be finite, got one that is not, and the step was not taken. Start "
+            "over with train.resume=false and a lower optimiser.learning_rate."
+        )
+
     @property
     def grad_norm(self) -> float | None:
-        """Global gradient norm of the last step, before clipping; None at stage 0."""
+        """Global gradient norm of the last step, before clipping; None if infinite or stage 0."""
         norm = self._engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        return None if norm is None or not math.isfinite(norm) else float(norm)
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over all ranks, in float64."""
@@ -142,14 +157,30 @@ class Engine:
         return total.tolist()
 
     def save_checkpoint(self, step: int) -> None:
-        """Write a whole checkpoint of `step`; a crash leaves the one before it in place."""
+        """Write a whole checkpoint of `step`; a crash leaves the one before it in place.
+
+        Raises:
+            ValueError: if a weight is not finite: the checkpoint before it is kept.
+        """
+        self._check_weights(step)
         self._engine.save_checkpoint(
             str(self._checkpoints), tag=checkpoint.tag_of(step), save_latest=False
         )
+        # DeepSpeed leaves its files to the page cache; what is named must survive a power cut.
+        os.sync()
         comm.barrier()
         if self.rank == 0:
             checkpoint.commit(self._checkpoints, step)
         comm.barrier()
+
+    def _check_weights(self, step: int) -> None:
+        # Stage 0 takes the step of a gradient that is not finite.
+        finite = all(bool(p.detach().isfinite().all()) for p in self._module.parameters())
+        problem = ValueError(
+            f"all weights must be finite, got some that are not after step {step}. Start over with "
+            "train.resume=false and a lower optimiser.learning_rate."
+        )
+        raise_together(None if finite else problem)
 
     def forget_checkpoints(self) -> None:
         """Remove what an earlier run left, so that none of it is ever taken for this run's."""
@@ -158,22 +189,29 @@ class Engine:
         comm.barrier()
 
     def newest_checkpoint(self) -> int:
-        """The step of the newest whole checkpoint, 0 if there is none."""
-        pointer = checkpoint.read_pointer(self._checkpoints)
-        return 0 if pointer is None else pointer.step
+        """The step of the newest whole checkpoint, 0 if there is none; to be called on all ranks.
+
+        Rank 0 looks for all: ranks that saw different folders would wait for each other for ever.
+        """
+        pointer = on_all_ranks(
+            lambda: checkpoint.read_pointer(self._checkpoints) if self.rank == 0 else None
+        )
+        (step,) = self.sum_over_ranks([0 if pointer is None else pointer.step])
+        return int(step)
 
     def load_newest_checkpoint(self) -> int:
         """Go back to the newest whole checkpoint; the number of steps done, 0 if there is none."""
-        pointer = checkpoint.read_pointer(self._checkpoints)
-        if pointer is None:
+        step = self.newest_checkpoint()
+        if step == 0:
             return 0
-        loaded, _ = self._engine.load_checkpoint(str(self._checkpoints), tag=pointer.tag)
+        tag = checkpoint.tag_of(step)
+        loaded, _ = self._engine.load_checkpoint(str(self._checkpoints), tag=tag)
         if loaded is None:
             raise ValueError(
-                f"{self._checkpoints / pointer.tag} must be a checkpoint that DeepSpeed can load, "
+                f"{self._checkpoints / tag} must be a checkpoint that DeepSpeed can load, "
                 "got one that it refused. Start over with train.resume=false."
             )
-        return pointer.step
+        return step
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the language model as a Hugging Face folder, from whole parameters, on rank 0."""

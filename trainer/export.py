@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from trainer.config import RunConfig
 from trainer.data.examples import Example
+from trainer.data.loader import teacher_input
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, on_all_ranks
 from trainer.models.causal_lm import build_causal_lm, max_input_length
@@ -29,7 +30,7 @@ def train_and_export(
     world_size: int,
 ) -> None:
     """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
-    language_model, examples = on_all_ranks(lambda: _build(config, data))
+    language_model, examples = on_all_ranks(lambda: _build(config, data, teachers))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
     engine = Engine(student, config, rank, world_size)
     train(config, engine, vocabulary=data.vocabulary, examples=examples, teachers=teachers)
@@ -38,11 +39,15 @@ def train_and_export(
         data.vocabulary.save(folder)
 
 
-def _build(config: RunConfig, data: PreparedData) -> tuple[PreTrainedModel, list[Example]]:
+def _build(
+    config: RunConfig, data: PreparedData, teachers: Teachers | None
+) -> tuple[PreTrainedModel, list[Example]]:
     torch.manual_seed(config.seed)
     language_model = build_causal_lm(config.student, data.vocabulary, _item_vectors(config, data))
     examples = data.examples("train")
     _check_length(config, max_input_length(language_model), examples)
+    if teachers is not None:
+        _check_teachers(teachers.max_input_lengths, examples)
     return language_model, examples
 
 
@@ -62,3 +67,17 @@ def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -
             f"student.max_positions must be at least {longest} for the examples in {config.data}, "
             f"got {max_length}. Prepare the data with a smaller --max-context."
         )
+
+
+def _check_teachers(max_lengths: dict[str, int], examples: list[Example]) -> None:
+    longest = {
+        "dialogue": max(len(teacher_input(example)) for example in examples),
+        "recommendation": max(len(example.context_entities) for example in examples),
+    }
+    for kind, length in longest.items():
+        if length > max_lengths[kind]:
+            raise ValueError(
+                f"the {kind} teacher must take inputs of {length} for these examples, got one "
+                f"that takes {max_lengths[kind]}. Serve one that was fitted with a larger "
+                "student.max_positions or max_entities."
+            )

@@ -20,7 +20,12 @@ from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export
 from trainer.models.frozen import check_frozen
-from trainer.models.student_card import MODEL_FOLDER, StudentCard, write_student_card
+from trainer.models.student_card import (
+    MODEL_FOLDER,
+    StudentCard,
+    remove_student_card,
+    write_student_card,
+)
 from trainer.teacher_client import TeacherClient
 from trainer.train import Teachers
 
@@ -41,6 +46,8 @@ def run_student(
     try:
         teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
+        if rank == 0:
+            remove_student_card(folder)
         train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
         if rank == 0:
             card = StudentCard(

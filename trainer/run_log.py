@@ -32,9 +32,8 @@ class RunLog:
             if "step" in entry:
                 self._totals.add(entry)
         self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(
-            str(folder / "events"), purge_step=first_step + 1 if first_step else None
-        )
+        # Curves of an earlier run in this folder end where ours begin.
+        self._events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
         self._console = Console(stderr=True)
         self._total_steps = total_steps
         self._progress = Progress(

@@ -134,14 +134,15 @@ class GlobalSums:
     wire: dict[str, float] | None
     world_size: int
 
-    def check_finite(self, step: int) -> None:
-        """Raise ValueError on every rank alike if the loss is not a number any more."""
+    def find_problem(self, step: int) -> ValueError | None:
+        """The error to leave with, alike on every rank, if the loss is not a number any more."""
         loss = self.values["loss"]
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss must be finite, got {loss} at step {step}. Start over with "
-                "train.resume=false and a lower optimiser.learning_rate."
-            )
+        if math.isfinite(loss):
+            return None
+        return ValueError(
+            f"the loss must be finite, got {loss} at step {step}. Start over with "
+            "train.resume=false and a lower optimiser.learning_rate."
+        )
 
     def metrics(
         self,

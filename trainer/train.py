@@ -21,10 +21,10 @@ import torch
 from protos.codec import WireError
 from trainer import conkd
 from trainer.atomic import write_text
-from trainer.checkpoint import CONFIG_NAME
+from trainer.checkpoint import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
 from trainer.config import RunConfig, to_yaml
 from trainer.conkd import TeacherTargets
-from trainer.data.examples import Example
+from trainer.data.examples import Example, digest_examples
 from trainer.data.loader import (
     LoaderConfig,
     StudentInput,
@@ -34,7 +34,7 @@ from trainer.data.loader import (
 )
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
-from trainer.engine import Engine, raise_together
+from trainer.engine import Engine, on_all_ranks, raise_together
 from trainer.errors import TeacherUnavailable
 from trainer.run_log import RunLog
 from trainer.sparse_ce import SoftTargets
@@ -53,6 +53,16 @@ class Teachers(Protocol):
     """Whoever answers: the served teachers, or others with the same answers."""
 
     counters: ClientCounters
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Kind -> weights digest and temperature of who answers."""
+        ...
+
+    @property
+    def max_input_lengths(self) -> dict[str, int]:
+        """Kind -> longest input of one example: tokens, or entities."""
+        ...
 
     def submit(self, examples: Sequence[Example]) -> PendingTargets:
         """Ask about a micro-batch; returns at once."""
@@ -88,12 +98,29 @@ def train(
             ValueError without one if the loss is not finite.
     """
     output = Path(config.output)
-    first_step = engine.load_newest_checkpoint() if config.train.resume else 0
     if not config.train.resume:
         engine.forget_checkpoints()
+    origin = RunOrigin(
+        ranks=engine.world_size,
+        vocabulary=vocabulary.digest,
+        examples=digest_examples(examples),
+        teachers=teachers.identity if teachers is not None else {},
+    )
+    # Before DeepSpeed looks: it has no words for another number of ranks.
+    on_all_ranks(lambda: check_same_origin(output, origin) if engine.rank == 0 else None)
+    first_step = engine.load_newest_checkpoint()
+    if first_step > config.train.steps:
+        raise_together(
+            ValueError(
+                f"train.steps must be at least {first_step}, the step of the checkpoint in "
+                f"{output}, got {config.train.steps}. Raise it, or start over with "
+                "train.resume=false."
+            )
+        )
     log = None
     if engine.rank == 0:
         write_text(output / CONFIG_NAME, to_yaml(config))
+        write_origin(output, origin)
         log = RunLog(output, total_steps=config.train.steps, first_step=first_step)
         log.start({"world_size": engine.world_size, "first_step": first_step})
     try:
@@ -139,7 +166,7 @@ def _run_steps(
             now = dataclasses.replace(teachers.counters)
             wire, counted = now.minus(counted), now
         total = sums.over_ranks(engine, wire)
-        total.check_finite(submitted.step + 1)
+        raise_together(total.find_problem(submitted.step + 1) or engine.find_problem())
         if log is not None:
             log.step(
                 total.metrics(

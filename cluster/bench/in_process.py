@@ -44,6 +44,22 @@ class InProcessTeachers:
         self._recommendation = RecommendationTeacher.load(recommendation, device)
         self._distill = distill
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Kind -> weights digest and temperature."""
+        return {
+            facts.kind: f"{facts.weights_digest} at temperature {facts.temperature:g}"
+            for facts in (self._dialogue.facts, self._recommendation.facts)
+        }
+
+    @property
+    def max_input_lengths(self) -> dict[str, int]:
+        """Kind -> longest input of one example: tokens, or entities."""
+        return {
+            facts.kind: facts.max_input_length
+            for facts in (self._dialogue.facts, self._recommendation.facts)
+        }
+
     def submit(self, examples: Sequence[Example]) -> PendingInProcess:
         """Remember the question."""
         return PendingInProcess(self, tuple(examples))

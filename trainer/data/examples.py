@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from protos.fingerprint import digest_arrays
 from trainer.atomic import write_text
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.redial import Dialogue, Mention, Piece, Sender, split_mentions
@@ -141,6 +142,16 @@ def read_examples(path: Path) -> list[Example]:
                     "Prepare the data again."
                 ) from error
     return examples
+
+
+def digest_examples(examples: Sequence[Example]) -> str:
+    """Hex SHA-256 of all arrays of the examples, in their order."""
+    arrays: dict[str, np.ndarray] = {}
+    for name in ARRAY_FIELDS:
+        columns = [getattr(example, name) for example in examples]
+        arrays[name] = np.concatenate(columns)
+        arrays[f"{name}_lengths"] = np.array([len(column) for column in columns], np.int32)
+    return digest_arrays(arrays)
 
 
 def _int32(values: Sequence[int]) -> np.ndarray:

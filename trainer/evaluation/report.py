@@ -23,6 +23,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.atomic import write_json, write_text
+from trainer.checkpoint import CONFIG_NAME, flat_settings
 from trainer.cli import run_main
 from trainer.config import RunConfig, load_config
 from trainer.data.prepare import PreparedData, load_prepared
@@ -40,7 +41,11 @@ from trainer.evaluation.speaker import check_vocabulary, read_speaker_card, reso
 from trainer.evaluation.views import baseline_views
 
 NUM_SAMPLES = 6
-CONFIG_NAME = "config.yaml"
+SAME_SETTINGS = (
+    *("action_tokens", "data", "item_vectors", "seed", "student.", "optimiser."),
+    *("train.steps", "train.batch_size"),
+)
+"""What students that are compared must have in common, by the beginnings of dotted keys."""
 RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
 
 
@@ -115,21 +120,15 @@ def _folders(config: ReportConfig) -> dict[str, Path]:
 
 def _check_same_student(expected: RunConfig, folder: Path) -> None:
     """Refuse a ratio between students that differ in more than their teachers."""
-    other = load_config(RunConfig, folder / CONFIG_NAME, [])
-    _require_equal(folder, "distill.gamma", 0.0, other.distill.gamma)
-    for key in ("action_tokens", "item_vectors", "student", "optimiser"):
-        _require_equal(folder, key, getattr(expected, key), getattr(other, key))
-    for key in ("steps", "batch_size"):
-        name = f"train.{key}"
-        _require_equal(folder, name, getattr(expected.train, key), getattr(other.train, key))
-
-
-def _require_equal(folder: Path, key: str, expected: object, value: object) -> None:
-    if value != expected:
-        raise ValueError(
-            f"{key} of the run {folder} must be {expected}, got {value}. Train it with the config "
-            "of the distilled run and distill.gamma=0; the plain one with item_vectors=null too."
-        )
+    settings = flat_settings(load_config(RunConfig, folder / CONFIG_NAME, []))
+    wanted = {k: v for k, v in flat_settings(expected).items() if k.startswith(SAME_SETTINGS)}
+    for key, value in {**wanted, "distill.gamma": 0.0}.items():
+        if settings[key] != value:
+            raise ValueError(
+                f"{key} of the run {folder} must be {value}, got {settings[key]}. Train it with "
+                "the distilled run's config and distill.gamma=0; the plain one with "
+                "item_vectors=null too."
+            )
 
 
 def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:

@@ -131,8 +131,7 @@ def _what_was_run(report: dict[str, Any]) -> str:
         ("graph digest", f"`{report['data']['graph_digest']}`"),
         ("loss", f"gamma {distill['gamma']}, {distill['gate']} gate, eta {distill['eta']}, "
                  f"top {distill['top_k']} entries, tail {distill['tail']}"),
-        ("item rows", f"from `{report['config']['item_vectors']}`, undistilled too; plain: random"
-                      if report["config"]["item_vectors"] else "random"),
+        ("item rows", _item_rows(report)),
         ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),
         ("action token", report["student"]["actions"]["source"]),
         ("machine", f"{machine['cores']} cores, {machine['threads']} threads, "
@@ -140,6 +139,14 @@ def _what_was_run(report: dict[str, Any]) -> str:
         ("evaluation", f"{report['seconds']['total']:.0f} s"),
     ]  # fmt: skip
     return _table(["what", "which"], [[name, value] for name, value in rows], numbers=False)
+
+
+def _item_rows(report: dict[str, Any]) -> str:
+    folder = report["config"]["item_vectors"]
+    if folder is None:
+        return "random"
+    plain = "; plain: random" if report["run"]["plain"] else ""
+    return f"from `{folder}`, undistilled too{plain}"
 
 
 def _score_table(report: dict[str, Any]) -> str:

@@ -54,6 +54,11 @@ class LanguageModelConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+        if self.pretrained is not None and self.dropout:
+            raise ValueError(
+                f"dropout must be 0 beside pretrained, got {self.dropout}. A pretrained model has "
+                "its own."
+            )
 
 
 def build_causal_lm(
@@ -88,6 +93,8 @@ def build_causal_lm(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
     )
     check_head(model)
+    # from_pretrained leaves a model without its dropout.
+    nn.Module.train(model)
     return model
 
 

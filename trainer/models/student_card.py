@@ -26,6 +26,11 @@ class StudentCard:
     steps: int
 
 
+def remove_student_card(folder: Path) -> None:
+    """Before a folder is written again: what has no card is not taken for a student."""
+    (folder / STUDENT_CARD_NAME).unlink(missing_ok=True)
+
+
 def write_student_card(folder: Path, card: StudentCard) -> None:
     """Complete an exported student; written last, so that a folder with a card is whole."""
     write_json(folder / STUDENT_CARD_NAME, dataclasses.asdict(card))

@@ -1,0 +1,52 @@
+"""What a rank does when its targets will not come; whole runs are in test_served_student."""
+
+from __future__ import annotations
+
+import pytest
+
+from protos.codec import WireError
+from trainer import train
+from trainer.conkd import TeacherTargets
+from trainer.errors import TeacherUnavailable
+
+
+class LosingPending:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> TeacherTargets:
+        raise self._error
+
+
+class FakeEngine:
+    """One rank alone, whose newest checkpoint is of `newest` steps."""
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.saved: list[int] = []
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        return [float(value) for value in values]
+
+    def newest_checkpoint(self) -> int:
+        return self.newest
+
+    def save_checkpoint(self, step: int) -> None:
+        self.saved.append(step)
+
+
+@pytest.mark.parametrize("error", [TeacherUnavailable("gone"), WireError("torn"), ValueError("x")])
+@pytest.mark.parametrize(("newest", "saved"), [(3, [7]), (7, [])])
+def test_step_without_targets_checkpoints_the_steps_done_and_raises(
+    error: Exception, newest: int, saved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_alone(problem: Exception | None) -> None:
+        assert problem is not None
+        raise problem
+
+    monkeypatch.setattr(train, "raise_together", raise_alone)
+    engine = FakeEngine(newest)
+    step = train.SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
+    with pytest.raises(type(error)):
+        train._wait_for_targets(engine, step)  # type: ignore[arg-type]
+    assert engine.saved == saved
