@@ -15,10 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from protos.fingerprint import digest_file
 from trainer.atomic import write_json, write_text
 from trainer.config import DistillConfig, RunConfig, to_yaml
-from trainer.data.examples import Example, ExampleLimits, write_examples
+from trainer.data.examples import Example, ExampleOptions, write_examples
+from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepare import Manifest, PreparedData, SplitCounts, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
+from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, output_weight
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
@@ -58,7 +60,8 @@ def tiny_examples(vocabulary: Vocabulary) -> list[Example]:
                 example_id=f"d:{index}",
                 context_ids=np.array(context, np.int32),
                 response_ids=np.array(response, np.int32),
-                context_entities=np.array([i + 5 for i in mentioned], np.int32),
+                context_entities=np.array([1, *(i + 5 for i in mentioned)], np.int32),
+                context_words=np.array([0], np.int32),
                 gold_items=np.array(items, np.int32),
             )
         )
@@ -82,16 +85,25 @@ def write_tiny_data(folder: Path) -> PreparedData:
         responses=len(examples),
         responses_with_item=4,
         recommendation_samples=6,
+        context_entities=11,
+        as_kgsf=KgsfCounts(
+            responses_with_item=4,
+            responses_with_linked_item=4,
+            recommendation_samples=6,
+            cases=8,
+        ),
     )
+    words = WordGraph(("film", "movie"), np.array([[0, 1]], np.int32))
     vocabulary.save(folder)
     graph.save(folder)
+    words.save(folder)
     for split in ("train", "valid", "test"):
         write_examples(folder / f"{split}.jsonl", examples)
     manifest = Manifest(
-        format_version=1,
+        format_version=2,
         source="synthetic",
         splits=dict.fromkeys(("train", "valid", "test"), counts),
-        limits=ExampleLimits(),
+        options=ExampleOptions(),
         num_items=NUM_ITEMS,
         num_entities=graph.num_entities,
         num_relations=1,
@@ -100,6 +112,10 @@ def write_tiny_data(folder: Path) -> PreparedData:
         vocab_size=vocabulary.size,
         vocabulary_digest=vocabulary.digest,
         graph_digest=graph.digest,
+        num_words=len(words.words),
+        num_word_edges=len(words.edges_E2),
+        words_digest=words.digest,
+        drawn_valid_ids=[],
     )
     write_json(folder / "manifest.json", dataclasses.asdict(manifest))
     return load_prepared(folder)

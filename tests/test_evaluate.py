@@ -178,7 +178,7 @@ def test_speaker_prompt_ends_with_the_action_token_of_a_student(
     assert trained.prompt(example, recommends=False).token_ids[-1] == vocabulary.gen_id
     plain = frozen.prompt(example, recommends=True)
     assert np.array_equal(plain.token_ids, example.context_ids)
-    assert plain.num_mentioned == 1
+    assert plain.num_mentioned == len(example.context_entities)
 
 
 def test_action_chooser_with_a_missing_classifier_is_refused(

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trainer.data.entity_linker import EntityLinker, Name
 from trainer.data.examples import (
+    ARRAY_FIELDS,
     Example,
-    ExampleLimits,
+    ExampleOptions,
+    Knowledge,
     merge_turns,
     read_examples,
     to_examples,
@@ -17,9 +21,10 @@ from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.redial import Dialogue, Mention, Message, Sender
 from trainer.data.synthetic import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
+from trainer.data.word_graph import WordGraph
 
 TITLES = {"10": "Heat (1995)", "20": "Alien (1979)"}
-LIMITS = ExampleLimits()
+OPTIONS = ExampleOptions()
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +33,14 @@ def vocabulary() -> Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def graph() -> KnowledgeGraph:
+def knowledge() -> Knowledge:
     edges_E3 = np.array([[5, 0, 7]], dtype=np.int32)
-    return KnowledgeGraph(edges_E3, 8, 1, np.array([5, 7], dtype=np.int32))
+    return Knowledge(
+        graph=KnowledgeGraph(edges_E3, 8, 1, np.array([5, 7], dtype=np.int32)),
+        words=WordGraph(("abcdef", "more", "or"), np.array([[0, 1], [1, 2]], np.int32)),
+        linker=EntityLinker([Name("Al Pacino", 2, exact=False)]),
+        dropped_items=frozenset(),
+    )
 
 
 def dialogue(*turns: tuple[str, str]) -> Dialogue:
@@ -49,12 +59,12 @@ def test_merge_turns_joins_messages_of_a_sender_with_a_space() -> None:
 
 
 def test_to_examples_makes_one_per_recommender_turn_with_an_earlier_turn(
-    vocabulary: Vocabulary, graph: KnowledgeGraph
+    vocabulary: Vocabulary, knowledge: Knowledge
 ) -> None:
     talk = dialogue(
         ("R", "hi @20"), ("S", "more"), ("R", "@10 or @20"), ("R", "@10"), ("S", "@10 ok")
     )
-    (example,) = to_examples(talk, vocabulary, graph, LIMITS)
+    (example,) = to_examples(talk, vocabulary, knowledge, OPTIONS)
     heat, alien, end = vocabulary.item_token(0), vocabulary.item_token(1), vocabulary.eos_id
     # Base tokens of the untrained BPE are single letters, so the layout can be written down.
     ids = vocabulary.tokenizer.get_vocab()
@@ -70,11 +80,38 @@ def test_to_examples_makes_one_per_recommender_turn_with_an_earlier_turn(
     assert example.is_recommendation
 
 
+def test_to_examples_links_people_and_finds_words_in_order(
+    vocabulary: Vocabulary, knowledge: Knowledge
+) -> None:
+    talk = dialogue(("S", "al pacino, MORE"), ("R", "@10 or more"), ("S", "@10 or"), ("R", "bye"))
+    first, second = to_examples(talk, vocabulary, knowledge, OPTIONS)
+    assert first.context_entities.tolist() == [2]
+    assert first.context_words.tolist() == [1]
+    assert second.context_entities.tolist() == [2, 5]
+    assert second.context_words.tolist() == [1, 2, 1, 2]
+    unlinked = dataclasses.replace(knowledge, linker=None)
+    (first, _) = to_examples(talk, vocabulary, unlinked, OPTIONS)
+    assert first.context_entities.tolist() == []
+
+
+def test_to_examples_without_dropped_items_keeps_their_tokens_alone(
+    vocabulary: Vocabulary, knowledge: Knowledge
+) -> None:
+    talk = dialogue(("S", "@20 @10"), ("R", "@20 or @10"))
+    dropping = dataclasses.replace(knowledge, dropped_items=frozenset([1]))
+    (example,) = to_examples(talk, vocabulary, dropping, OPTIONS)
+    (whole,) = to_examples(talk, vocabulary, knowledge, OPTIONS)
+    assert example.gold_items.tolist() == [0]
+    assert example.context_entities.tolist() == [5]
+    assert example.response_ids.tolist() == whole.response_ids.tolist()
+    assert whole.gold_items.tolist() == [1, 0]
+
+
 def test_to_examples_skips_empty_responses_and_keeps_entities_distinct_in_order(
-    vocabulary: Vocabulary, graph: KnowledgeGraph
+    vocabulary: Vocabulary, knowledge: Knowledge
 ) -> None:
     talk = dialogue(("S", "@20 @10 @20"), ("R", " "), ("S", ""), ("R", "bye"))
-    (example,) = to_examples(talk, vocabulary, graph, LIMITS)
+    (example,) = to_examples(talk, vocabulary, knowledge, OPTIONS)
     assert example.example_id == "d:3"
     assert example.context_entities.tolist() == [7, 5]
     assert example.context_ids.tolist()[-3:] == [vocabulary.eos_id] * 3
@@ -82,38 +119,36 @@ def test_to_examples_skips_empty_responses_and_keeps_entities_distinct_in_order(
 
 
 def test_to_examples_cuts_context_left_and_response_right_but_not_gold(
-    vocabulary: Vocabulary, graph: KnowledgeGraph
+    vocabulary: Vocabulary, knowledge: Knowledge
 ) -> None:
     talk = dialogue(("S", "abcdef"), ("R", "uvwxyz @10"))
-    limits = ExampleLimits(max_context=3, max_response=4)
-    (cut,) = to_examples(talk, vocabulary, graph, limits)
-    (whole,) = to_examples(talk, vocabulary, graph, LIMITS)
+    options = ExampleOptions(max_context=3, max_response=4)
+    (cut,) = to_examples(talk, vocabulary, knowledge, options)
+    (whole,) = to_examples(talk, vocabulary, knowledge, OPTIONS)
     assert cut.context_ids.tolist() == whole.context_ids.tolist()[-3:]
     assert cut.response_ids.tolist() == [*whole.response_ids.tolist()[:3], vocabulary.eos_id]
     assert cut.gold_items.tolist() == [0]
 
 
 def test_to_examples_of_dialogue_without_messages_is_empty(
-    vocabulary: Vocabulary, graph: KnowledgeGraph
+    vocabulary: Vocabulary, knowledge: Knowledge
 ) -> None:
-    assert to_examples(dialogue(), vocabulary, graph, LIMITS) == []
+    assert to_examples(dialogue(), vocabulary, knowledge, OPTIONS) == []
 
 
 def test_write_then_read_examples_keeps_every_array(tmp_path: Path) -> None:
-    arrays = [np.array(values, dtype=np.int32) for values in ([1, 2], [3], [], [0, 0])]
+    arrays = [np.array(values, dtype=np.int32) for values in ([1, 2], [3], [], [4], [0, 0])]
     write_examples(tmp_path / "train.jsonl", [Example("d:1", *arrays)])
     (example,) = read_examples(tmp_path / "train.jsonl")
     assert example.example_id == "d:1"
-    for name, expected in zip(
-        ("context_ids", "response_ids", "context_entities", "gold_items"), arrays, strict=True
-    ):
+    for name, expected in zip(ARRAY_FIELDS, arrays, strict=True):
         array = getattr(example, name)
         assert array.dtype == np.int32 and array.tolist() == expected.tolist()
 
 
 NO_CONTEXT = (
     '{"example_id": "d:1", "context_ids": [], "response_ids": [1], "context_entities": [], '
-    '"gold_items": []}'
+    '"context_words": [], "gold_items": []}'
 )
 
 
@@ -126,6 +161,6 @@ def test_read_examples_with_bad_line_names_file_and_line(tmp_path: Path, line: s
 
 def test_example_limits_that_leave_no_token_are_refused() -> None:
     with pytest.raises(ValueError, match="max_context must be at least 1, got 0"):
-        ExampleLimits(max_context=0)
+        ExampleOptions(max_context=0)
     with pytest.raises(ValueError, match="max_response must be at least 2"):
-        ExampleLimits(max_response=1)
+        ExampleOptions(max_response=1)

@@ -33,6 +33,7 @@ def example(index: int, context: list[int], response: list[int]) -> Example:
         context_ids=np.array(context, np.int32),
         response_ids=np.array(response, np.int32),
         context_entities=np.empty(0, np.int32),
+        context_words=np.empty(0, np.int32),
         gold_items=np.array([i - 10 for i in response if 10 <= i < 13], np.int32),
     )
 

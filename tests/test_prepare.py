@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,12 @@ def test_prepare_synthetic_gives_a_folder_whose_manifest_counts_it(prepared_dir:
     manifest = json.loads((prepared_dir / "manifest.json").read_text())
     assert manifest["source"] == "synthetic"
     assert manifest["vocab_size"] == prepared.vocabulary.size
-    assert manifest["limits"] == {"max_context": 256, "max_response": 30}
+    assert manifest["options"] == {
+        "max_context": 256,
+        "max_response": 30,
+        "drop_unlinked": False,
+        "link_entities": True,
+    }
     for split, dialogues in (("train", 30), ("valid", 3), ("test", 4)):
         examples = prepared.examples(split)
         counts = manifest["splits"][split]
@@ -61,11 +68,52 @@ def test_prepare_redial_takes_a_tokenizer_folder_and_limits(
     assert max(len(example.response_ids) for example in examples) == 5
 
 
+def test_prepare_without_valid_file_draws_one_and_publishes_its_ids(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    raw = copy_of(prepared_dir / "raw", tmp_path)
+    (raw / "valid_data.jsonl").unlink()
+    arguments = ["prepare", "--source", "synthetic", "--input", str(raw)]
+    main([*arguments, "--output", str(tmp_path / "output")])
+    manifest = load_prepared(tmp_path / "output").manifest
+    assert len(manifest.drawn_valid_ids) == manifest.splits["valid"].dialogues == 3
+    assert manifest.splits["train"].dialogues == 27
+    lines = (raw / "train_data.jsonl").read_text().splitlines()
+    assert set(manifest.drawn_valid_ids) < {json.loads(line)["conversationId"] for line in lines}
+
+
+def test_prepare_takes_graph_words_and_options_from_elsewhere(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    raw = copy_of(prepared_dir / "raw", tmp_path)
+    graph = tmp_path / "graph"
+    graph.mkdir()
+    for path in raw.glob("*.json"):
+        path.rename(graph / path.name)
+    (words,) = raw.glob("conceptnet*")
+    words.rename(tmp_path / "relations.csv.gz")
+    (tmp_path / "stop.txt").write_text("genre\n")
+    with zipfile.ZipFile(tmp_path / "redial.zip", "w") as archive:
+        for path in raw.glob("*.jsonl"):
+            archive.write(path, f"redial/{path.name}")
+    arguments = ["--source", "synthetic", "--input", str(tmp_path / "redial.zip")]
+    arguments += ["--graph", str(graph), "--conceptnet", str(tmp_path / "relations.csv.gz")]
+    arguments += ["--stop-words", str(tmp_path / "stop.txt"), "--drop-unlinked"]
+    main(["prepare", *arguments, "--no-entity-links", "--output", str(tmp_path / "output")])
+    other, whole = load_prepared(tmp_path / "output"), load_prepared(prepared_dir)
+    assert "genre" in whole.words.words and "genre" not in other.words.words
+    for split in ("train", "valid", "test"):
+        ours, theirs = other.manifest.splits[split], whole.manifest.splits[split]
+        assert ours.recommendation_samples == ours.as_kgsf.recommendation_samples
+        assert ours.as_kgsf == theirs.as_kgsf
+        assert ours.context_entities < theirs.context_entities
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--source", "redial"], "--input must be given for --source redial"),
-        (["--source", "redial", "--input", "nowhere"], "--input must be a folder, got nowhere"),
+        (["--source", "redial", "--input", "nowhere"], r"nowhere/entity2id\.json must be a file"),
         (["--source", "synthetic", "--input", "x", "--dialogues", "3"], "must be left out"),
         (["--source", "synthetic", "--dialogues", "0"], "dialogues must be at least 1"),
         (["--source", "synthetic", "--max-response", "1"], "max_response must be at least 2"),
@@ -89,8 +137,8 @@ def test_prepare_with_missing_split_or_repeated_dialogue_names_it(
     shutil.copy(raw / "test_data.jsonl", raw / "valid_data.jsonl")
     with pytest.raises(ValueError, match="must be in one split, got it in valid and test"):
         main(arguments)
-    (raw / "valid_data.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match=r"valid_data\.jsonl must be a file"):
+    (raw / "test_data.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_data\.jsonl must be a file"):
         main(arguments)
 
 
@@ -148,6 +196,13 @@ def test_prepare_of_real_dialogues_gives_known_counts(
         turns, responses, items = _slow_counts(redial_dir / f"{split}_data.jsonl")
         assert (counts.merged_turns, counts.responses) == (turns, responses)
         assert counts.recommendation_samples == items
+    # Counted with NLTK's word tokenizer and an English Punkt model.
+    for split, expected in (
+        ("train", (5_965, 5_106, 6_675, 13_123)),
+        ("valid", (302, 248, 347, 674)),
+        ("test", (542, 463, 621, 1_228)),
+    ):
+        assert dataclasses.astuple(prepared.manifest.splits[split].as_kgsf) == expected
 
 
 def _slow_counts(path: Path) -> tuple[int, int, int]:

@@ -13,7 +13,8 @@ from torch import Tensor, tensor
 from torch_geometric.nn import RGCNConv
 
 from trainer.data.examples import Example
-from trainer.data.knowledge_graph import KnowledgeGraph, read_graph, read_movie_entities
+from trainer.data.graph_files import read_graph_files
+from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen_recommender import FrozenRecommender, attentive_pool, load_recommender
@@ -82,7 +83,8 @@ def test_relational_edges_counts_before_duplicates_go_and_keeps_only_more() -> N
 def test_relational_edges_on_dbpedia_match_the_peers(
     redial_dir: Path, minimum: int, relations: int, edges: int
 ) -> None:
-    graph = read_graph(redial_dir, sorted(read_movie_entities(redial_dir), key=int))
+    files = read_graph_files(redial_dir)
+    graph = files.graph(sorted(files.movie_entities, key=int))
     found = relational_edges(graph, min_relation_edges=minimum)
     # The peers allocate 64,368 rows for 64,362 entities: six self-loops more.
     assert (found.num_relations, len(found.edges_G3)) == (relations, edges - 6)
@@ -255,6 +257,7 @@ def example(name: str, entities: list[int], gold: list[int]) -> Example:
         context_ids=np.array([0], dtype=np.int32),
         response_ids=np.array([0], dtype=np.int32),
         context_entities=np.array(entities, dtype=np.int32),
+        context_words=np.empty(0, np.int32),
         gold_items=np.array(gold, dtype=np.int32),
     )
 

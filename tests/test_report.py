@@ -217,6 +217,7 @@ def test_context_turns_alternate_and_end_with_the_seeker(folders: dict[str, Path
         context_ids=np.array(ids, np.int32),
         response_ids=example.response_ids,
         context_entities=example.context_entities,
+        context_words=example.context_words,
         gold_items=example.gold_items,
     )
     expected = (("seeker", "hi"), ("recommender", ""), ("seeker", "yes"))

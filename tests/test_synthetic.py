@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.data.knowledge_graph import read_graph, read_movie_entities
+from trainer.data.graph_files import read_graph_files
 from trainer.data.redial import Dialogue, Mention, read_dialogues, split_mentions
 from trainer.data.synthetic import CorpusSizes, train_tokenizer, write_corpus
 from trainer.data.synthetic_world import Film, build_world
@@ -34,7 +34,7 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dialogues(folder: Path, split: str) -> list[Dialogue]:
-    movies = read_movie_entities(folder)
+    movies = read_graph_files(folder).movie_entities
     return list(read_dialogues(folder / f"{split}_data.jsonl", movie_ids=movies))
 
 
@@ -49,8 +49,8 @@ def mentions(dialogue: Dialogue) -> list[tuple[str, str]]:
 
 def test_write_corpus_writes_the_files_of_redial_that_pass_validation(corpus_dir: Path) -> None:
     assert {path.name for path in corpus_dir.iterdir()} == NAMES
-    movies = read_movie_entities(corpus_dir)
-    graph = read_graph(corpus_dir, sorted(movies, key=int))
+    movies = read_graph_files(corpus_dir).movie_entities
+    graph = read_graph_files(corpus_dir).graph(sorted(movies, key=int))
     assert len(graph.item_entities_I) == len(movies)
     assert 0 < sum(entity == movie for movie, entity in movies.items()) < len(movies) // 4
     counts = [len(dialogues(corpus_dir, split)) for split in ("train", "valid", "test")]

@@ -171,6 +171,7 @@ def examples(*response_lengths: int) -> list[Example]:
             context_ids=np.array([1, 2], np.int32),
             response_ids=np.arange(length, dtype=np.int32),
             context_entities=np.array([3], np.int32),
+            context_words=np.empty(0, np.int32),
             gold_items=np.empty(0, np.int32),
         )
         for index, length in enumerate(response_lengths)

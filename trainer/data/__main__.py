@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +11,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from trainer.cli import run_main
-from trainer.data.examples import ExampleLimits
-from trainer.data.prepare import SOURCES, Manifest, TokenizerMaker, prepare
+from trainer.data.examples import ExampleOptions
+from trainer.data.prepare import SOURCES, Manifest, RawSources, TokenizerMaker, prepare
 from trainer.data.synthetic import CorpusSizes, train_tokenizer, write_corpus
 from trainer.data.tokenizer import load_tokenizer
 
@@ -22,16 +23,22 @@ RAW_NAME = "raw"
 def main(argv: list[str]) -> None:
     """Run one command; ValueError or OSError for what the user can mend."""
     arguments = _build_parser().parse_args(argv)
-    limits = ExampleLimits(max_context=arguments.max_context, max_response=arguments.max_response)
+    options = ExampleOptions(
+        max_context=arguments.max_context,
+        max_response=arguments.max_response,
+        drop_unlinked=arguments.drop_unlinked,
+        link_entities=not arguments.no_entity_links,
+    )
     _check_arguments(arguments)
     # Progress goes to stderr, so that stdout holds the table alone.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         manifest = prepare(
-            _raw_folder(arguments),
+            _raw_sources(arguments),
             arguments.output,
             source=arguments.source,
             make_tokenizer=_tokenizer_maker(arguments),
-            limits=limits,
+            options=options,
+            valid_seed=arguments.seed,
             progress=progress,
         )
     _print_manifest(manifest, arguments.output)
@@ -47,7 +54,31 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--input",
         type=Path,
-        help="folder with the raw corpus; without it, synthetic writes one to OUTPUT/raw",
+        help="folder or official zip with the dialogues; without it, synthetic writes a corpus to "
+        "OUTPUT/raw",
+    )
+    command.add_argument(
+        "--graph",
+        type=Path,
+        help="folder with the knowledge graph, as JSON or as KGSF's pickles (default: --input)",
+    )
+    command.add_argument(
+        "--conceptnet",
+        type=Path,
+        help="ConceptNet's assertions, .csv.gz (default: the one in the graph's folder)",
+    )
+    command.add_argument(
+        "--stop-words", type=Path, help="file of words that the word graph leaves out"
+    )
+    command.add_argument(
+        "--drop-unlinked",
+        action="store_true",
+        help="leave out movies without a DBpedia page, as other systems do",
+    )
+    command.add_argument(
+        "--no-entity-links",
+        action="store_true",
+        help="movies alone are context entities, not people, films and genres in the text",
     )
     command.add_argument("--output", type=Path, required=True, help="folder to write")
     command.add_argument(
@@ -57,7 +88,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--max-context", type=int, default=256, help="tokens (default 256)")
     command.add_argument("--max-response", type=int, default=30, help="tokens (default 30)")
-    command.add_argument("--seed", type=int, default=0, help="of the synthetic corpus (default 0)")
+    command.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the synthetic corpus, and of the valid split where there is none (default 0)",
+    )
     command.add_argument(
         "--dialogues",
         type=int,
@@ -83,9 +119,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         )
 
 
-def _raw_folder(arguments: argparse.Namespace) -> Path:
-    if arguments.input is not None:
-        return arguments.input
+def _raw_sources(arguments: argparse.Namespace) -> RawSources:
+    dialogues = arguments.input or _write_synthetic(arguments)
+    return RawSources(
+        dialogues=dialogues,
+        graph=arguments.graph or dialogues,
+        conceptnet=arguments.conceptnet,
+        stop_words=arguments.stop_words,
+    )
+
+
+def _write_synthetic(arguments: argparse.Namespace) -> Path:
     raw = arguments.output / RAW_NAME
     num_train = arguments.dialogues
     sizes = CorpusSizes() if num_train is None else CorpusSizes.for_train(num_train)
@@ -105,15 +149,19 @@ def _print_manifest(manifest: Manifest, output: Path) -> None:
     table.add_column("")
     for split in manifest.splits:
         table.add_column(split, justify="right")
-    for name in type(next(iter(manifest.splits.values()))).__dataclass_fields__:
-        counts = (getattr(split, name) for split in manifest.splits.values())
-        table.add_row(name.replace("_", " "), *(f"{count:,}" for count in counts))
+    splits = [dataclasses.asdict(split) for split in manifest.splits.values()]
+    as_kgsf = [split.pop("as_kgsf") for split in splits]
+    for prefix, counts in (("", splits), ("as KGSF: ", as_kgsf)):
+        for name in counts[0]:
+            cells = (f"{split[name]:,}" for split in counts)
+            table.add_row(prefix + name.replace("_", " "), *cells)
     console = Console()
     console.print(table)
     console.print(
         f"{manifest.vocab_size:,} tokens, of which {manifest.num_items:,} items; "
         f"{manifest.num_entities:,} entities, {manifest.num_relations} relations, "
-        f"{manifest.num_triples:,} triples",
+        f"{manifest.num_triples:,} triples; {manifest.num_words:,} related words, "
+        f"{manifest.num_word_edges:,} relations",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,6 +1,6 @@
 """From dialogues to examples: one per recommender turn that has something before it.
 
-C context tokens, n response tokens, E entities, G gold items.
+C context tokens, n response tokens, E entities, W words, G gold items.
 
 Source of the sample construction: KGSF (Zhou et al., KDD 2020), but unlinked movies are kept and a
 long response keeps its head.
@@ -18,21 +18,28 @@ import numpy as np
 
 from protos.fingerprint import digest_arrays
 from trainer.atomic import write_text
+from trainer.data.entity_linker import EntityLinker
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.redial import Dialogue, Mention, Piece, Sender, split_mentions
 from trainer.data.vocabulary import Vocabulary
+from trainer.data.word_graph import WordGraph
 
-ARRAY_FIELDS = ("context_ids", "response_ids", "context_entities", "gold_items")
+ARRAY_FIELDS = ("context_ids", "response_ids", "context_entities", "context_words", "gold_items")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExampleLimits:
-    """How much of a dialogue an example keeps."""
+class ExampleOptions:
+    """What an example keeps of a dialogue."""
 
     max_context: int = 256
     """Last tokens of the context that are kept."""
     max_response: int = 30
     """Tokens of the response with its end of text; its head is kept."""
+    drop_unlinked: bool = False
+    """Movies without a DBpedia page are no gold items and no context entities, as with the peers;
+    a fifth of ReDial's mentions. Their tokens stay in the text."""
+    link_entities: bool = True
+    """People, films and genres named in plain text are context entities too."""
 
     def __post_init__(self) -> None:
         if self.max_context < 1:
@@ -54,7 +61,9 @@ class Example:
     response_ids: np.ndarray
     """[n + 1] tokens of this turn, then end of text."""
     context_entities: np.ndarray
-    """[E] entities of the movies mentioned before, distinct, in order; may be empty."""
+    """[E] entities named before, distinct, in order; may be empty."""
+    context_words: np.ndarray
+    """[W] words of the word graph said before, in order, repeats kept; may be empty."""
     gold_items: np.ndarray
     """[G] items of the whole turn, also past the cut, in order, repeats kept."""
 
@@ -76,6 +85,11 @@ class MergedTurn:
         """Movies mentioned in the turn, in order, with repeats."""
         return [piece.movie_id for piece in self.pieces if isinstance(piece, Mention)]
 
+    @property
+    def text(self) -> str:
+        """What is said beside the movies, a space where one was."""
+        return "".join(" " if isinstance(piece, Mention) else piece for piece in self.pieces)
+
 
 def merge_turns(dialogue: Dialogue) -> list[MergedTurn]:
     """The dialogue's turns; an empty message adds nothing but still counts as its sender's."""
@@ -91,8 +105,32 @@ def merge_turns(dialogue: Dialogue) -> list[MergedTurn]:
     return turns
 
 
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What texts are annotated with."""
+
+    graph: KnowledgeGraph
+    words: WordGraph
+    linker: EntityLinker | None
+    """None: entities are the movies' alone."""
+    dropped_items: frozenset[int]
+    """Items that are neither gold nor in the context."""
+
+    def entities(self, turn: MergedTurn, vocabulary: Vocabulary) -> list[int]:
+        """Entities that a turn names, in order, repeats kept."""
+        found: list[int] = []
+        for piece in turn.pieces:
+            if isinstance(piece, Mention):
+                item = vocabulary.item_index(piece.movie_id)
+                if item not in self.dropped_items:
+                    found.append(int(self.graph.item_entities_I[item]))
+            elif self.linker is not None:
+                found += [link.entity for link in self.linker.link(piece)]
+        return found
+
+
 def to_examples(
-    dialogue: Dialogue, vocabulary: Vocabulary, graph: KnowledgeGraph, limits: ExampleLimits
+    dialogue: Dialogue, vocabulary: Vocabulary, knowledge: Knowledge, options: ExampleOptions
 ) -> list[Example]:
     """Examples of one dialogue, in order; a turn without a token is never a target.
 
@@ -104,21 +142,23 @@ def to_examples(
     examples: list[Example] = []
     context_ids: list[int] = []
     context_entities: dict[int, None] = {}
+    context_words: list[int] = []
     for index, (turn, ids) in enumerate(zip(turns, turn_ids, strict=True)):
-        items = [vocabulary.item_index(movie_id) for movie_id in turn.movie_ids]
         if turn.sender == "recommender" and index > 0 and ids:
+            items = [vocabulary.item_index(movie_id) for movie_id in turn.movie_ids]
             examples.append(
                 Example(
                     example_id=f"{dialogue.dialogue_id}:{index}",
-                    context_ids=_int32(context_ids[-limits.max_context :]),
-                    response_ids=_int32([*ids[: limits.max_response - 1], vocabulary.eos_id]),
+                    context_ids=_int32(context_ids[-options.max_context :]),
+                    response_ids=_int32([*ids[: options.max_response - 1], vocabulary.eos_id]),
                     context_entities=_int32(list(context_entities)),
-                    gold_items=_int32(items),
+                    context_words=_int32(context_words),
+                    gold_items=_int32([i for i in items if i not in knowledge.dropped_items]),
                 )
             )
         context_ids += [*ids, vocabulary.eos_id]
-        for item in items:
-            context_entities.setdefault(int(graph.item_entities_I[item]))
+        context_entities |= dict.fromkeys(knowledge.entities(turn, vocabulary))
+        context_words += knowledge.words.find(turn.text)
     return examples
 
 
@@ -169,6 +209,7 @@ def _from_record(record: dict[str, Any]) -> Example:
         context_ids=_int32(record["context_ids"]),
         response_ids=_int32(record["response_ids"]),
         context_entities=_int32(record["context_entities"]),
+        context_words=_int32(record["context_words"]),
         gold_items=_int32(record["gold_items"]),
     )
     if example.context_ids.size == 0 or example.response_ids.size == 0:

@@ -1,15 +1,15 @@
-"""From a raw corpus to a prepared folder: vocabulary, graph, examples and the manifest of counts.
+"""From a raw corpus to a prepared folder: vocabulary, graphs, examples and the manifest of counts.
 
-A prepared folder holds manifest.json, vocabulary.json, tokenizer/, graph.safetensors and one
-JSON-lines file of examples per split. The manifest is removed first and written last, so a folder
-with a manifest is a whole folder.
+A prepared folder holds manifest.json, vocabulary.json, tokenizer/, graph.safetensors,
+words.safetensors and one JSON-lines file of examples per split. The manifest is removed first and
+written last, so a folder with a manifest is a whole folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,32 +18,36 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerFast
 
 from trainer.atomic import write_json
+from trainer.data.entity_linker import build_linker
 from trainer.data.examples import (
     Example,
-    ExampleLimits,
+    ExampleOptions,
+    Knowledge,
     merge_turns,
     read_examples,
     to_examples,
     write_examples,
 )
-from trainer.data.knowledge_graph import (
-    KnowledgeGraph,
-    read_graph,
-    read_movie_entities,
-    readable_name,
-)
-from trainer.data.redial import Dialogue, read_dialogues
+from trainer.data.graph_files import GraphFiles, read_graph_files
+from trainer.data.kgsf_counts import KgsfCounts, count_as_kgsf
+from trainer.data.knowledge_graph import KnowledgeGraph, readable_name
+from trainer.data.raw_corpus import SPLITS, Corpus, RawCorpus, read_corpus
+from trainer.data.redial import Dialogue, split_mentions
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
+from trainer.data.word_graph import (
+    WordGraph,
+    find_conceptnet,
+    read_stop_words,
+    read_word_graph,
+    split_words,
+)
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-Split = Literal["train", "valid", "test"]
 Source = Literal["redial", "synthetic"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 SOURCES: tuple[Source, ...] = get_args(Source)
 
-Corpus = dict[Split, list[Dialogue]]
 TokenizerMaker = Callable[[Corpus, Sequence[str]], PreTrainedTokenizerFast]
 """A tokenizer for the corpus and the movies' titles: loaded by name, or trained on them."""
 
@@ -59,7 +63,11 @@ class SplitCounts:
     """Examples: recommender turns that have an earlier turn and are not empty."""
     responses_with_item: int
     recommendation_samples: int
-    """Movies mentioned in responses, with repeats."""
+    """Gold movies of responses, with repeats."""
+    context_entities: int
+    """Entities of all contexts together."""
+    as_kgsf: KgsfCounts
+    """The same split as KGSF's chain counts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,7 @@ class Manifest:
     format_version: int
     source: Source
     splits: dict[str, SplitCounts]
-    limits: ExampleLimits
+    options: ExampleOptions
     num_items: int
     num_entities: int
     num_relations: int
@@ -78,15 +86,35 @@ class Manifest:
     vocab_size: int
     vocabulary_digest: str
     graph_digest: str
+    num_words: int
+    num_word_edges: int
+    words_digest: str
+    drawn_valid_ids: list[str]
+    """Train dialogues drawn for valid; empty if the corpus has a valid file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSources:
+    """Where a raw corpus lies."""
+
+    dialogues: Path
+    """Folder or zip with one file of dialogues per split."""
+    graph: Path
+    """Folder with the four files of the knowledge graph."""
+    conceptnet: Path | None = None
+    """ConceptNet's assertions; None: the one in the graph's folder."""
+    stop_words: Path | None = None
+    """Words that the word graph leaves out; None: none."""
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A prepared folder, with its vocabulary and graph in memory."""
+    """A prepared folder, with its vocabulary and graphs in memory."""
 
     root: Path
     vocabulary: Vocabulary
     graph: KnowledgeGraph
+    words: WordGraph
     manifest: Manifest
 
     def examples(self, split: str) -> list[Example]:
@@ -114,6 +142,7 @@ class PreparedData:
             "context_ids": (example.context_ids, self.vocabulary.size),
             "response_ids": (example.response_ids, self.vocabulary.size),
             "context_entities": (example.context_entities, self.graph.num_entities),
+            "context_words": (example.context_words, len(self.words.words)),
             "gold_items": (example.gold_items, self.vocabulary.num_items),
         }
         for name, (ids, limit) in limits.items():
@@ -125,65 +154,123 @@ class PreparedData:
 
 
 def load_prepared(folder: Path | str) -> PreparedData:
-    """A prepared folder, refused unless vocabulary and graph are those of its manifest."""
+    """A prepared folder, refused unless vocabulary and graphs are those of its manifest."""
     root = Path(folder)
     manifest = _read_manifest(root / MANIFEST_NAME)
     vocabulary = Vocabulary.load(root)
     graph = KnowledgeGraph.load(root)
+    words = WordGraph.load(root)
     for name, digest, expected in (
         ("vocabulary", vocabulary.digest, manifest.vocabulary_digest),
         ("graph", graph.digest, manifest.graph_digest),
+        ("word graph", words.digest, manifest.words_digest),
     ):
         if digest != expected:
             raise ValueError(
                 f"the {name} in {root} must have digest {expected} as in {MANIFEST_NAME}, got "
                 f"{digest}. Prepare the data again."
             )
-    return PreparedData(root=root, vocabulary=vocabulary, graph=graph, manifest=manifest)
+    return PreparedData(
+        root=root, vocabulary=vocabulary, graph=graph, words=words, manifest=manifest
+    )
 
 
 def prepare(
-    input_dir: Path,
+    sources: RawSources,
     output_dir: Path,
     *,
     source: Source,
     make_tokenizer: TokenizerMaker,
-    limits: ExampleLimits,
+    options: ExampleOptions,
+    valid_seed: int,
     progress: Progress,
 ) -> Manifest:
     """Read a raw corpus, check all of it, and write the prepared folder.
 
     Raises:
-        FileNotFoundError: if the folder or one of its files is missing.
+        FileNotFoundError: if a folder or a file is missing.
         ValueError: naming file and line or value, for the first thing that is wrong.
     """
-    if not input_dir.is_dir():
-        raise FileNotFoundError(f"--input must be a folder, got {input_dir}. Check the path.")
-    movie_entities = read_movie_entities(input_dir)
-    corpus: Corpus = {
-        split: _read_split(input_dir, split, movie_entities, progress) for split in SPLITS
-    }
-    check_disjoint(corpus)
-    titles = movie_titles(movie_entities, (d for split in SPLITS for d in corpus[split]))
+    files = read_graph_files(sources.graph)
+    raw = read_corpus(
+        sources.dialogues, movie_ids=files.movie_entities, valid_seed=valid_seed, progress=progress
+    )
+    corpus = raw.dialogues
+    titles = movie_titles(files.movie_entities, (d for split in SPLITS for d in corpus[split]))
     vocabulary = build_vocabulary(make_tokenizer(corpus, list(titles.values())), titles)
-    graph = read_graph(input_dir, vocabulary.movie_ids)
+    graph = files.graph(vocabulary.movie_ids)
+    words = _word_graph(sources, corpus["train"], progress)
+    knowledge = _knowledge(files, graph, words, vocabulary, options)
 
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / MANIFEST_NAME).unlink(missing_ok=True)
     vocabulary.save(output_dir)
     graph.save(output_dir)
+    words.save(output_dir)
     counts: dict[str, SplitCounts] = {}
+    linked = {movie for movie, entity in files.movie_entities.items() if entity != movie}
     for split in SPLITS:
         examples: list[Example] = []
         for dialogue in progress.track(corpus[split], description=f"encoding {split}"):
-            examples += to_examples(dialogue, vocabulary, graph, limits)
+            examples += to_examples(dialogue, vocabulary, knowledge, options)
         write_examples(output_dir / f"{split}.jsonl", examples)
-        counts[split] = count_split(corpus[split], examples)
-    manifest = Manifest(
+        counts[split] = count_split(corpus[split], examples, linked)
+    manifest = _manifest(source, counts, options, vocabulary, knowledge, raw)
+    write_json(output_dir / MANIFEST_NAME, dataclasses.asdict(manifest))
+    return manifest
+
+
+def _word_graph(
+    sources: RawSources, dialogues: Iterable[Dialogue], progress: Progress
+) -> WordGraph:
+    """Relations between the words of the given dialogues, films' titles left out."""
+    vocabulary = {
+        word
+        for dialogue in dialogues
+        for message in dialogue.messages
+        for piece in split_mentions(message.text, dialogue.titles)
+        if isinstance(piece, str)
+        for word in split_words(piece)
+    }
+    return read_word_graph(
+        sources.conceptnet or find_conceptnet(sources.graph),
+        vocabulary,
+        stop_words=read_stop_words(sources.stop_words) if sources.stop_words else frozenset(),
+        progress=progress,
+    )
+
+
+def _knowledge(
+    files: GraphFiles,
+    graph: KnowledgeGraph,
+    words: WordGraph,
+    vocabulary: Vocabulary,
+    options: ExampleOptions,
+) -> Knowledge:
+    unlinked = (movie for movie, entity in files.movie_entities.items() if movie == entity)
+    dropped = frozenset(map(vocabulary.item_index, unlinked)) if options.drop_unlinked else ()
+    return Knowledge(
+        graph=graph,
+        words=words,
+        linker=build_linker(files.entity_ids, graph) if options.link_entities else None,
+        dropped_items=frozenset(dropped),
+    )
+
+
+def _manifest(
+    source: Source,
+    counts: dict[str, SplitCounts],
+    options: ExampleOptions,
+    vocabulary: Vocabulary,
+    knowledge: Knowledge,
+    raw: RawCorpus,
+) -> Manifest:
+    graph, words = knowledge.graph, knowledge.words
+    return Manifest(
         format_version=FORMAT_VERSION,
         source=source,
         splits=counts,
-        limits=limits,
+        options=options,
         num_items=vocabulary.num_items,
         num_entities=graph.num_entities,
         num_relations=graph.num_relations,
@@ -192,9 +279,11 @@ def prepare(
         vocab_size=vocabulary.size,
         vocabulary_digest=vocabulary.digest,
         graph_digest=graph.digest,
+        num_words=len(words.words),
+        num_word_edges=len(words.edges_E2),
+        words_digest=words.digest,
+        drawn_valid_ids=list(raw.drawn_valid_ids),
     )
-    write_json(output_dir / MANIFEST_NAME, dataclasses.asdict(manifest))
-    return manifest
 
 
 def movie_titles(
@@ -215,21 +304,14 @@ def movie_titles(
     return titles
 
 
-def check_disjoint(corpus: Corpus) -> None:
-    """Raise ValueError if a dialogue is in two splits."""
-    owner: dict[str, str] = {}
-    for split, dialogues in corpus.items():
-        for dialogue in dialogues:
-            first = owner.setdefault(dialogue.dialogue_id, split)
-            if first != split:
-                raise ValueError(
-                    f"dialogue {dialogue.dialogue_id} must be in one split, got it in {first} and "
-                    f"{split}. Remove it from one of them."
-                )
+def count_split(
+    dialogues: Sequence[Dialogue], examples: Sequence[Example], linked: Container[str]
+) -> SplitCounts:
+    """Counts of one split, before and after the making of examples.
 
-
-def count_split(dialogues: Sequence[Dialogue], examples: Sequence[Example]) -> SplitCounts:
-    """Counts of one split, before and after the making of examples."""
+    Args:
+        linked: the movies that have a DBpedia page, as KGSF's counts need to know.
+    """
     return SplitCounts(
         dialogues=len(dialogues),
         messages=sum(len(dialogue.messages) for dialogue in dialogues),
@@ -237,14 +319,9 @@ def count_split(dialogues: Sequence[Dialogue], examples: Sequence[Example]) -> S
         responses=len(examples),
         responses_with_item=sum(example.is_recommendation for example in examples),
         recommendation_samples=sum(len(example.gold_items) for example in examples),
+        context_entities=sum(len(example.context_entities) for example in examples),
+        as_kgsf=count_as_kgsf(dialogues, linked),
     )
-
-
-def _read_split(
-    folder: Path, split: Split, movie_ids: Mapping[str, str], progress: Progress
-) -> list[Dialogue]:
-    dialogues = read_dialogues(folder / f"{split}_data.jsonl", movie_ids=movie_ids)
-    return list(progress.track(dialogues, total=None, description=f"reading {split}"))
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -255,9 +332,10 @@ def _read_manifest(path: Path) -> Manifest:
         )
     try:
         record = json.loads(path.read_bytes())
-        record["limits"] = ExampleLimits(**record["limits"])
+        record["options"] = ExampleOptions(**record["options"])
         record["splits"] = {
-            split: SplitCounts(**counts) for split, counts in record["splits"].items()
+            split: SplitCounts(**{**counts, "as_kgsf": KgsfCounts(**counts["as_kgsf"])})
+            for split, counts in record["splits"].items()
         }
         manifest = Manifest(**record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ class Dialogue:
     """Movie id -> "Title (Year)", "" where the file has null. No other @number is a movie here."""
 
 
-def read_dialogues(path: Path, *, movie_ids: Container[str] | None = None) -> Iterator[Dialogue]:
+def read_dialogues(
+    path: Path | zipfile.Path, *, movie_ids: Container[str] | None = None
+) -> Iterator[Dialogue]:
     """Dialogues of one JSON-lines file, in its order.
 
     Args:

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainer.atomic import write_bytes, write_json, write_text
 from trainer.data import synthetic_text as words
-from trainer.data.knowledge_graph import ENTITIES_NAME, ITEMS_NAME, MOVIES_NAME, SUBGRAPH_NAME
+from trainer.data.graph_files import ENTITIES_NAME, ITEMS_NAME, MOVIES_NAME, SUBGRAPH_NAME
 
 CONCEPTS_NAME = "conceptnet-assertions-subset.csv.gz"
 RESOURCE = "<http://dbpedia.org/resource/{}>"

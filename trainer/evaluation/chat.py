@@ -64,6 +64,7 @@ class Conversation:
             context_ids=np.array(self._context_ids[-min(MAX_CONTEXT, room) :], np.int32),
             response_ids=np.array([self._speaker.vocabulary.eos_id], np.int32),
             context_entities=np.empty(0, np.int32),
+            context_words=np.empty(0, np.int32),
             gold_items=np.empty(0, np.int32),
         )
         actions = self._choose_actions([example])

@@ -52,7 +52,7 @@ class Prompt:
     token_ids: np.ndarray
     """int32 [C]: context, then the action token if the model was trained with one."""
     num_mentioned: int
-    """Items that the context names; the ranked lists are longer by so many."""
+    """At least the items that the context names; the ranked lists are longer by so many."""
 
 
 class SuppressSpecialTokens(LogitsProcessor):

@@ -64,7 +64,10 @@ def recommendation_views(
 def mentioned_items(examples: Sequence[Example], data: PreparedData) -> list[list[int]]:
     """Items that each whole context names, also before its cut, in the order of first mention."""
     item_of = {int(entity): item for item, entity in enumerate(data.graph.item_entities_I)}
-    return [[item_of[entity] for entity in e.context_entities.tolist()] for e in examples]
+    return [
+        [item_of[entity] for entity in example.context_entities.tolist() if entity in item_of]
+        for example in examples
+    ]
 
 
 def baseline_views(
