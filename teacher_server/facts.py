@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,6 +25,9 @@ class TeacherFacts:
     weights_digest: str
     graph_digest: str = ""
     num_entities: int = 0
+    num_words: int = 0
+    """0: it takes no words."""
+    max_words: int = 0
     temperature: float = 1.0
 
     @property
@@ -40,10 +43,17 @@ class TeacherFacts:
 
 @dataclass(frozen=True, eq=False)
 class TeacherInput:
-    """One example: int32 ids [L] and how many rows are wanted of it."""
+    """One example.
+
+    Attributes:
+        ids: int32 [L] tokens or entities.
+        num_targets: rows wanted of it.
+        words: int32 [K], for a teacher that takes them.
+    """
 
     ids: np.ndarray
     num_targets: int
+    words: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 class Teacher(Protocol):

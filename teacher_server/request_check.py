@@ -50,12 +50,50 @@ def check_request(
     num_rows = int(targets_B.sum(dtype=np.int64))
     max_entries = num_rows * cut.max_entries(facts.support_size)
     _check_size(num_rows, max_entries, limits)
-    ends = np.cumsum(lengths_B)
+    words = _words(request, facts, limits, num_examples=len(lengths_B))
     inputs = tuple(
-        TeacherInput(ids_N[end - length : end], int(num_targets))
-        for end, length, num_targets in zip(ends, lengths_B, targets_B, strict=True)
+        TeacherInput(ids, int(num_targets), said)
+        for ids, num_targets, said in zip(_split(ids_N, lengths_B), targets_B, words, strict=True)
     )
     return ScoreWork(inputs, cut, max_entries, request.ByteSize())
+
+
+def _words(
+    request: teacher_pb2.ScoreRequest,
+    facts: TeacherFacts,
+    limits: RequestLimits,
+    *,
+    num_examples: int,
+) -> list[np.ndarray]:
+    """The words of each example; none for a teacher that takes none."""
+    ids_K = _int32("word_ids", request.word_ids, limits.max_input_ids)
+    lengths_B = _int32("word_lengths", request.word_lengths, limits.max_examples)
+    expected = num_examples if facts.num_words else 0
+    if len(lengths_B) != expected:
+        raise ValueError(
+            f"word_lengths must have {expected} entries, one per example for a teacher that takes "
+            f"words, got {len(lengths_B)}."
+        )
+    if not facts.num_words:
+        lengths_B = np.zeros(num_examples, np.int32)
+    if lengths_B.min() < 0 or lengths_B.max() > facts.max_words:
+        raise ValueError(
+            f"word_lengths must be in [0, {facts.max_words}], got "
+            f"{lengths_B.min()}..{lengths_B.max()}."
+        )
+    total = int(lengths_B.sum(dtype=np.int64))
+    if total != len(ids_K):
+        raise ValueError(f"word_lengths must sum to the {len(ids_K)} word_ids, got {total}.")
+    if len(ids_K) and not 0 <= ids_K.min() <= ids_K.max() < facts.num_words:
+        raise ValueError(
+            f"word_ids must be in [0, {facts.num_words}), got {ids_K.min()}..{ids_K.max()}."
+        )
+    return _split(ids_K, lengths_B)
+
+
+def _split(ids_N: np.ndarray, lengths_B: np.ndarray) -> list[np.ndarray]:
+    ends = np.cumsum(lengths_B)
+    return [ids_N[end - length : end] for end, length in zip(ends, lengths_B, strict=True)]
 
 
 def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:

@@ -61,6 +61,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             weights_digest=facts.weights_digest,
             temperature=facts.temperature,
             num_entities=facts.num_entities,
+            num_words=facts.num_words,
+            max_words=facts.max_words,
         )
 
     async def Score(

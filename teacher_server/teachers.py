@@ -1,7 +1,6 @@
 """Frozen teachers: a batch of inputs -> compressed next-token or item distributions. Torch only.
 
-B examples, L input length, E entities of all examples end to end, T wanted rows, V vocabulary,
-I items, D hidden.
+B examples, L input length, T wanted rows, V vocabulary, I items, D hidden.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from teacher_server.facts import Teacher, TeacherFacts, TeacherInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import hidden_states, load_causal_lm, max_input_length, output_head
 from trainer.models.frozen import FrozenCard, read_card
-from trainer.models.frozen_recommender import load_recommender
+from trainer.models.frozen_recommender import Bags, FrozenRecommender, load_recommender
 
 # Logits exist for this many positions at a time: 256 x 57,184 float32 are 59 MB.
 CHUNK_POSITIONS = 256
@@ -75,9 +74,11 @@ class DialogueTeacher:
 
 
 class RecommendationTeacher:
-    """P_psi(item | entities mentioned so far): one row over the items per example."""
+    """P_psi(item | entities and words so far): one row over the items per example."""
 
-    def __init__(self, recommender: nn.Module, facts: TeacherFacts, device: torch.device) -> None:
+    def __init__(
+        self, recommender: FrozenRecommender, facts: TeacherFacts, device: torch.device
+    ) -> None:
         self.facts = facts
         self._device = device
         self._recommender = recommender.to(device).eval().requires_grad_(False)
@@ -99,11 +100,9 @@ class RecommendationTeacher:
     @torch.inference_mode()
     def score(self, inputs: Sequence[TeacherInput], cut: Cut) -> TargetRows:
         """One row per input, ids being vocabulary ids; an input may have no entity at all."""
-        entity_ids_E = np.concatenate([example.ids for example in inputs]).astype(np.int64)
-        lengths_B = torch.tensor([len(example.ids) for example in inputs])
-        log_probs_BI = self._recommender(
-            torch.from_numpy(entity_ids_E).to(self._device), lengths_B.to(self._device)
-        )
+        entities = Bags.of([example.ids for example in inputs], self._device)
+        words = Bags.of([example.words for example in inputs], self._device)
+        log_probs_BI = self._recommender(entities, words)
         return compress(normalise(log_probs_BI, self.facts.temperature), cut, support=self._support)
 
 
@@ -133,6 +132,8 @@ def _facts(card: FrozenCard, vocabulary: Vocabulary, longest: int) -> TeacherFac
         weights_digest=card.weights_digest,
         graph_digest=card.graph_digest,
         num_entities=card.num_entities,
+        num_words=card.num_words,
+        max_words=card.max_words,
         temperature=card.temperature,
     )
 

@@ -31,7 +31,7 @@ DOORS = {
         "teacher_server/fleet.py",  # the part of main.py that talks to Serve
         "cluster/",
     },
-    "torch_geometric": {"trainer/models/rgcn.py"},
+    "torch_geometric": {"trainer/models/rgcn.py", "trainer/models/word_conv.py"},
     "grpc": {
         "trainer/teacher_streams.py",
         "teacher_server/service.py",

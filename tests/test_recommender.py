@@ -17,16 +17,25 @@ from trainer.data.graph_files import read_graph_files
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.frozen_recommender import FrozenRecommender, attentive_pool, load_recommender
-from trainer.models.recommender import Recommender, freeze
+from trainer.data.word_graph import WordGraph
+from trainer.models.frozen_recommender import (
+    Bags,
+    FrozenRecommender,
+    attentive_pool,
+    load_recommender,
+)
+from trainer.models.recommender import Recommender, RecommenderShape, freeze
 from trainer.models.rgcn import (
+    EdgeFilter,
     RelationalConv,
     RelationalEdges,
+    build_edges,
     plan_messages,
     relational_edges,
     restrict_edges,
     widen,
 )
+from trainer.models.word_conv import WordConv
 from trainer.pretrain.recommendation import (
     RecommendationConfig,
     fit_recommendation,
@@ -48,7 +57,7 @@ def graph_of(triples: list[tuple[int, int, int]], num_entities: int, items: list
 def twelve_nodes() -> RelationalEdges:
     rng = np.random.default_rng(0)
     triples = {(int(h), int(r), int(t)) for h, r, t in rng.integers(0, [12, 3, 12], size=(40, 3))}
-    return relational_edges(graph_of(sorted(triples), 12, [3, 5]), min_relation_edges=0)
+    return relational_edges(graph_of(sorted(triples), 12, [3, 5]), "all")
 
 
 def random_conv(edges: RelationalEdges) -> RelationalConv:
@@ -61,7 +70,7 @@ def random_conv(edges: RelationalEdges) -> RelationalConv:
 def test_relational_edges_adds_both_directions_and_one_loop_per_node() -> None:
     # Relation 0 has its triple in both directions already: 4 edges, 2 distinct. Relation 1 has 2.
     triples = [(0, 0, 1), (0, 1, 2), (1, 0, 0), (2, 2, 2)]
-    edges = relational_edges(graph_of(triples, 3, [0]), min_relation_edges=1)
+    edges = build_edges(graph_of(triples, 3, [0]), min_relation_edges=1, loop_nodes=np.arange(3))
     expected = {(0, 0, 1), (1, 0, 0), (0, 1, 2), (2, 1, 0), (0, 2, 0), (1, 2, 1), (2, 2, 2)}
     assert {tuple(edge) for edge in edges.edges_G3.tolist()} == expected
     assert len(edges.edges_G3) == len(expected)
@@ -70,24 +79,36 @@ def test_relational_edges_adds_both_directions_and_one_loop_per_node() -> None:
 
 def test_relational_edges_counts_before_duplicates_go_and_keeps_only_more() -> None:
     triples = [(0, 0, 1), (0, 1, 2), (1, 0, 0), (1, 2, 2), (2, 1, 1)]
-    edges = relational_edges(graph_of(triples, 3, [0]), min_relation_edges=2)
+    edges = build_edges(graph_of(triples, 3, [0]), min_relation_edges=2, loop_nodes=np.arange(3))
     # Relations 0 and 1 have 4 edges; relation 2 has 2, which is not more than 2.
     assert edges.num_relations == 3
     assert (0, 1, 2) in {tuple(edge) for edge in edges.edges_G3.tolist()}
 
 
+def test_relational_edges_of_crslab_have_loops_at_heads_alone() -> None:
+    triples = [(0, 0, 1)] * 501 + [(2, 0, 1)]
+    edges = relational_edges(graph_of(sorted(triples), 4, [0]), "crslab")
+    loops = edges.edges_G3[edges.edges_G3[:, 1] == edges.num_relations - 1]
+    assert loops[:, 0].tolist() == loops[:, 2].tolist() == [0, 2]
+    # A node that nothing reaches is still there to be encoded.
+    local, old_ids = restrict_edges(edges, np.array([3, 1]))
+    assert old_ids.tolist() == [0, 1, 2, 3]
+    assert random_conv(local)(plan_messages(local, np.array([3]))).shape == (1, 4)
+
+
 @pytest.mark.redial
 @pytest.mark.parametrize(
-    ("minimum", "relations", "edges"), [(1000, 35, 358_092), (500, 46, 365_028)]
+    ("edge_filter", "relations", "edges"),
+    [("kgsf", 46, 365_028), ("kbrd", 35, 358_092), ("crslab", 35, 316_884)],
 )
 def test_relational_edges_on_dbpedia_match_the_peers(
-    redial_dir: Path, minimum: int, relations: int, edges: int
+    redial_dir: Path, edge_filter: EdgeFilter, relations: int, edges: int
 ) -> None:
     files = read_graph_files(redial_dir)
     graph = files.graph(sorted(files.movie_entities, key=int))
-    found = relational_edges(graph, min_relation_edges=minimum)
-    # The peers allocate 64,368 rows for 64,362 entities: six self-loops more.
-    assert (found.num_relations, len(found.edges_G3)) == (relations, edges - 6)
+    # As the peers allocate it: 64,368 rows for 64,362 entities.
+    found = relational_edges(dataclasses.replace(graph, num_entities=64_368), edge_filter)
+    assert (found.num_relations, len(found.edges_G3)) == (relations, edges)
 
 
 def test_relational_conv_equals_rgcn_conv_with_sum() -> None:
@@ -127,9 +148,7 @@ def test_relational_conv_equals_dense_loop_and_so_do_its_gradients() -> None:
 
 
 def test_restricted_graph_gives_the_wanted_nodes_the_same_vectors() -> None:
-    edges = relational_edges(
-        graph_of([(0, 0, 1), (1, 1, 2), (2, 0, 3), (4, 1, 5)], 6, [1]), min_relation_edges=0
-    )
+    edges = relational_edges(graph_of([(0, 0, 1), (1, 1, 2), (2, 0, 3), (4, 1, 5)], 6, [1]), "all")
     local, old_ids = restrict_edges(edges, np.array([1, 3]))
     assert old_ids.tolist() == [0, 1, 2, 3]
     conv = random_conv(local)
@@ -143,7 +162,7 @@ def test_restricted_graph_gives_the_wanted_nodes_the_same_vectors() -> None:
 def test_attentive_pool_matches_hand_values_and_empty_set_is_zero() -> None:
     vectors = tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
     logits = tensor([math.log(3.0), 0.0, 100.0])
-    pooled = attentive_pool(vectors, logits, tensor([0, 1, 2]), tensor([0, 2, 0, 1, 0]))
+    pooled = attentive_pool(vectors, logits, bags([], [0, 1], [], [2], []))
     expected = tensor([[0.0, 0.0], [0.75, 0.5], [0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
     torch.testing.assert_close(pooled, expected)
 
@@ -159,7 +178,7 @@ def test_attentive_pool_equals_loop_and_so_do_its_gradients() -> None:
             for r in rows
         ]
     )
-    pooled = attentive_pool(vectors, logits, tensor([4, 1, 1, 0, 5]), tensor([3, 0, 2]))
+    pooled = attentive_pool(vectors, logits, bags(*rows))
     torch.testing.assert_close(pooled, loop)
     expected = torch.autograd.grad(loop.square().sum(), [vectors, logits])
     found = torch.autograd.grad(pooled.square().sum(), [vectors, logits])
@@ -167,70 +186,155 @@ def test_attentive_pool_equals_loop_and_so_do_its_gradients() -> None:
         torch.testing.assert_close(gradient, twin)
 
 
-def frozen_of_random_values(num_entities: int = 40, num_items: int = 20) -> FrozenRecommender:
+def bags(*rows: list[int]) -> Bags:
+    return Bags.of([np.array(row, np.int64) for row in rows])
+
+
+def test_bags_select_and_distinct_equal_loops() -> None:
+    rows = [[4, 1, 4], [], [7, 7], [2]]
+    picked = bags(*rows).select(tensor([3, 0, 1]))
+    assert (picked.ids_E.tolist(), picked.lengths_B.tolist()) == ([2, 4, 1, 4], [1, 3, 0])
+    distinct = bags(*rows).distinct()
+    assert (distinct.ids_E.tolist(), distinct.lengths_B.tolist()) == ([1, 4, 7, 2], [2, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"must be flat.*end to end"):
+        Bags(tensor([[1, 2], [3, 0]]), tensor([2, 1]))
+    with pytest.raises(ValueError, match=r"must sum to the number of ids, 2, got 3"):
+        Bags(tensor([1, 2]), tensor([3]))
+
+
+def frozen_of_random_values(*, distinct_words: bool = False) -> FrozenRecommender:
     generator = torch.Generator().manual_seed(0)
     return FrozenRecommender(
-        torch.randn(num_entities, 16, generator=generator),
-        torch.randn(num_entities, generator=generator),
-        torch.randperm(num_entities, generator=generator)[:num_items],
-        torch.randn(num_items, generator=generator),
+        entities_ND=torch.randn(40, 16, generator=generator),
+        attention_N=torch.randn(40, generator=generator),
+        items_I=torch.randperm(40, generator=generator)[:20],
+        item_bias_I=torch.randn(20, generator=generator),
+        words_WD=torch.randn(30, 16, generator=generator),
+        word_attention_W=torch.randn(30, generator=generator),
+        gate_2D=torch.randn(32, generator=generator),
+        gate_bias=torch.randn((), generator=generator),
+        distinct_words=distinct_words,
+    )
+
+
+def without_words(frozen: FrozenRecommender) -> FrozenRecommender:
+    state = frozen.state_dict()
+    return FrozenRecommender(
+        **{**state, "words_WD": torch.zeros(0, 16), "word_attention_W": torch.zeros(0)}
     )
 
 
 def test_frozen_recommender_matches_hand_values() -> None:
-    # Item 0 is entity 2 = (1, 0), item 1 is entity 0 = (0, 1); the context is entity 1 = (2, 0).
+    # Item 0 is entity 2 = (1, 0), item 1 is entity 0 = (0, 1); the context is entity 1 = (2, 0) and
+    # word 0 = (0, 4). The gate gives 3/4 to the entities where there is a word, 1/2 where not.
     frozen = FrozenRecommender(
-        tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 0.0]]),
-        tensor([0.3, 0.1, 0.2]),
-        tensor([2, 0]),
-        tensor([0.0, math.log(4.0)]),
+        entities_ND=tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 0.0]]),
+        attention_N=tensor([0.3, 0.1, 0.2]),
+        items_I=tensor([2, 0]),
+        item_bias_I=tensor([0.0, math.log(4.0)]),
+        words_WD=tensor([[0.0, 4.0]]),
+        word_attention_W=tensor([0.7]),
+        gate_2D=tensor([0.0, math.log(3.0) / 4, 0.0, 0.0]),
+        gate_bias=tensor(0.0),
     )
-    log_probs = frozen(tensor([1]), tensor([0, 1]))
-    e2 = math.exp(2.0)
-    expected = tensor([[0.2, 0.8], [e2 / (e2 + 4), 4 / (e2 + 4)]]).log()
-    torch.testing.assert_close(log_probs, expected)
+    log_probs = frozen(bags([], [1], [1]), bags([], [], [0, 0]))
+    users = [[0.0, 0.0], [1.0, 0.0], [1.5, 1.0]]
+    expected = tensor([[math.exp(u[0]), 4 * math.exp(u[1])] for u in users])
+    torch.testing.assert_close(log_probs, (expected / expected.sum(-1, keepdim=True)).log())
     assert log_probs.dtype == torch.float32
 
 
-def test_frozen_recommender_ignores_other_examples_of_the_batch() -> None:
-    frozen = frozen_of_random_values()
-    mine = [3, 17, 9]
-    first = frozen(tensor([*mine, 1, 2, 4]), tensor([3, 1, 2, 0]))
-    second = frozen(tensor([5, 6, *mine, 7, 8, 9, 10]), tensor([2, 3, 0, 4]))
+def test_frozen_recommender_without_words_pools_entities_alone() -> None:
+    frozen = without_words(frozen_of_random_values())
+    assert frozen.num_words == 0
+    users = attentive_pool(frozen.entities_ND, frozen.attention_N, bags([3, 5]))
+    expected = torch.log_softmax(users @ frozen.items_ID.T + frozen.item_bias_I, -1)
+    assert torch.equal(frozen(bags([3, 5]), bags([])), expected)
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_frozen_recommender_ignores_other_examples_of_the_batch(distinct: bool) -> None:
+    frozen = frozen_of_random_values(distinct_words=distinct)
+    mine, said = [3, 17, 9], [4, 4, 2]
+    first = frozen(bags(mine, [1], [2, 4], []), bags(said, [], [7], [1]))
+    second = frozen(bags([5, 6], mine, [], [7, 8, 9, 10]), bags([], said, [3, 5], []))
     assert torch.equal(first[0], second[1])
-    alone = frozen(tensor(mine), tensor([3]))
+    alone = frozen(bags(mine), bags(said))
     torch.testing.assert_close(alone[0], first[0], rtol=1e-5, atol=1e-5)
+    once = frozen(bags(mine), bags([2, 4]))
+    assert torch.allclose(alone, once) == distinct
 
 
-@pytest.mark.parametrize("mistake", ["padded", "short"])
-def test_frozen_recommender_refuses_input_that_does_not_fit(mistake: str) -> None:
-    frozen = frozen_of_random_values()
-    if mistake == "padded":
-        with pytest.raises(ValueError, match=r"must be flat.*end to end"):
-            frozen(tensor([[1, 2], [3, 0]]), tensor([2, 1]))
-    else:
-        with pytest.raises(ValueError, match=r"must sum to the number of entity_ids, 2, got 3"):
-            frozen(tensor([1, 2]), tensor([3]))
+def test_frozen_recommender_refuses_bags_of_unequal_numbers() -> None:
+    with pytest.raises(ValueError, match="must be of as many examples, got 2 and 1"):
+        frozen_of_random_values()(bags([1], [2]), bags([1]))
 
 
-def test_freeze_gives_the_log_probs_of_the_trained_model() -> None:
+def small_world() -> tuple[KnowledgeGraph, RelationalEdges, WordGraph]:
     graph = graph_of([(0, 0, 1), (1, 1, 2), (2, 0, 3), (4, 1, 5)], 6, [3, 1])
-    edges = relational_edges(graph, min_relation_edges=0)
-    local, old_ids = restrict_edges(edges, graph.item_entities_I)
+    words = WordGraph(("a", "b", "c"), np.array([[0, 1], [1, 2]], np.int32))
+    return graph, relational_edges(graph, "all"), words
+
+
+def small_recommender(
+    edges: RelationalEdges, words: WordGraph | None, num_targets: int
+) -> Recommender:
     torch.manual_seed(0)
-    model = Recommender(
-        local.num_entities,
-        local.num_relations,
-        log_popularity_I=tensor([-1.0, -0.5]),
-        hidden_size=4,
-        num_bases=2,
-        dropout=0.5,
-    ).eval()
+    shape = RecommenderShape(
+        hidden_size=4, num_bases=2, dropout=0.5, word_relu=False, distinct_words=False
+    )
+    popularity = tensor([-1.0, -0.5])
+    return Recommender(shape, edges, words, log_popularity_I=popularity, num_targets=num_targets)
+
+
+@pytest.mark.parametrize("with_words", [False, True])
+def test_freeze_gives_the_log_probs_of_the_trained_model(with_words: bool) -> None:
+    graph, edges, words = small_world()
+    local, old_ids = restrict_edges(edges, graph.item_entities_I)
+    model = small_recommender(local, words if with_words else None, 2).eval()
     plan = plan_messages(local, np.searchsorted(old_ids, graph.item_entities_I))
-    logits = model(plan, tensor([0, 0, 1]), tensor([1, 0, 2]))
+    said = bags([0, 2, 0], [], [1])
+    logits, _ = model(plan, bags([0], [], [0, 1]), said)
     frozen = freeze(model, edges, old_ids, graph.item_entities_I)
-    log_probs = frozen(tensor([3, 3, 1]), tensor([1, 0, 2]))
+    log_probs = frozen(bags([3], [], [3, 1]), said)
     torch.testing.assert_close(log_probs, torch.log_softmax(logits, -1))
+
+
+def test_word_conv_equals_the_normalised_adjacency_by_hand() -> None:
+    _, _, words = small_world()
+    torch.manual_seed(0)
+    conv = WordConv(words, hidden_size=4, relu=False)
+    torch.nn.init.normal_(conv.conv.bias)
+    adjacency = tensor([[1.0, 1, 0], [1, 1, 1], [0, 1, 1]])
+    scale = adjacency.sum(1).rsqrt()
+    normalised = scale[:, None] * adjacency * scale
+    expected = normalised @ conv.table_WH @ conv.conv.lin.weight.T + conv.conv.bias
+    torch.testing.assert_close(conv(), expected)
+    conv.relu = True
+    torch.testing.assert_close(conv(), expected.relu())
+
+
+def test_mim_loss_equals_a_loop_over_examples_and_nodes() -> None:
+    _, edges, words = small_world()
+    targets = np.array([3, 1, 5])
+    model = small_recommender(edges, words, len(targets)).eval()
+    torch.nn.init.normal_(model.mim_bias_T)
+    plan = plan_messages(edges, targets)
+    named, said = [[0, 2], [1], []], [[0, 1], [], [2]]
+    _, loss = model(plan, bags(*named), bags(*said))
+    vectors, table = model.graph(plan), model.encode_words()
+    assert table is not None
+    total = torch.zeros(())
+    for entities, ids in zip(named, said, strict=True):
+        pooled = torch.zeros(4)
+        if ids:
+            alpha = torch.softmax(model.word_attention(table)[ids], 0)
+            pooled = alpha @ table[ids]
+        for node in range(3):
+            score = model.mim(pooled) @ vectors[node] + model.mim_bias_T[node]
+            # Node 2 is no item: it is never a target.
+            total = total + (score - float(node in entities and node < 2)) ** 2
+    torch.testing.assert_close(loss, total / 3)
 
 
 def test_ranking_scores_match_hand_values_and_ties_gain_nothing() -> None:
@@ -257,26 +361,30 @@ def example(name: str, entities: list[int], gold: list[int]) -> Example:
         context_ids=np.array([0], dtype=np.int32),
         response_ids=np.array([0], dtype=np.int32),
         context_entities=np.array(entities, dtype=np.int32),
-        context_words=np.empty(0, np.int32),
+        context_words=np.array([2, 1, 1, 0], np.int32),
         gold_items=np.array(gold, dtype=np.int32),
     )
 
 
 def test_to_samples_makes_one_per_mention_and_keeps_the_last_entities() -> None:
     examples = [example("a", [9, 4, 7], [1, 1]), example("b", [4], []), example("c", [], [0])]
-    samples = to_samples(examples, np.array([4, 7, 9]), 2, name="train")
-    assert samples.positions_E.tolist() == [0, 1, 0, 1]
-    assert samples.lengths_S.tolist() == [2, 2, 0]
+    config = RecommendationConfig(data="x", max_entities=2, max_words=3)
+    samples = to_samples(examples, np.array([4, 7, 9]), config, name="train")
+    assert samples.entities.ids_E.tolist() == [0, 1, 0, 1]
+    assert samples.entities.lengths_B.tolist() == [2, 2, 0]
+    assert samples.words.ids_E.tolist() == [1, 1, 0] * 3
+    assert samples.words.lengths_B.tolist() == [3, 3, 3]
     assert samples.gold_S.tolist() == [1, 1, 0]
     picked = samples.select(tensor([2, 1]))
-    assert picked.positions_E.tolist() == [0, 1]
-    assert picked.lengths_S.tolist() == [0, 2]
+    assert picked.entities.ids_E.tolist() == [0, 1]
+    assert picked.entities.lengths_B.tolist() == [0, 2]
     assert picked.gold_S.tolist() == [0, 1]
 
 
 def test_to_samples_without_a_movie_is_an_error() -> None:
     with pytest.raises(ValueError, match="valid must mention at least one movie"):
-        to_samples([example("b", [4], [])], np.array([4]), 2, name="valid")
+        config = RecommendationConfig(data="x")
+        to_samples([example("b", [4], [])], np.array([4]), config, name="valid")
 
 
 def test_recommendation_config_refuses_values_out_of_range() -> None:
@@ -291,7 +399,8 @@ def small_config(prepared_dir: Path, **changes: int) -> RecommendationConfig:
         data=str(prepared_dir),
         hidden_size=16,
         num_bases=2,
-        min_relation_edges=0,
+        edge_filter="all",
+        mim_epochs=1,
         epochs=8,
         batch_size=32,
         learning_rate=0.01,
@@ -317,18 +426,20 @@ def test_fit_recommendation_beats_popularity_and_exports_what_it_measured(
 
     data = load_prepared(prepared_dir)
     recommender, card = load_recommender(teacher_dir)
-    assert (card.kind, card.graph_digest) == ("recommendation", data.graph.digest)
+    assert (card.kind, card.graph_digest) == ("recommendation", data.graphs_digest)
+    assert (card.num_words, card.max_words) == (len(data.words.words), 256)
+    mim = [entry["mim"] for entry in fit["mim"]["history"]]
+    assert fit["mim"]["epochs"] == len(mim) == 1
     assert card.num_entities == data.graph.num_entities == recommender.num_entities
     assert card.vocabulary_digest == Vocabulary.load(teacher_dir).digest == data.vocabulary.digest
-    entities, lengths, gold = [], [], []
-    for example in data.examples("test"):
-        for item in example.gold_items:
-            entities += example.context_entities.tolist()
-            lengths.append(len(example.context_entities))
-            gold.append(int(item))
-    log_probs = recommender(tensor(entities, dtype=torch.int64), tensor(lengths))
-    scores = ranking_scores(log_probs, tensor(gold))
-    assert scores == pytest.approx(fit["metrics"]["test"], rel=1e-4)
+    samples = [(e, int(item)) for e in data.examples("test") for item in e.gold_items]
+    log_probs = recommender(
+        Bags.of([e.context_entities for e, _ in samples]),
+        Bags.of([e.context_words for e, _ in samples]),
+    )
+    scores = ranking_scores(log_probs, tensor([item for _, item in samples]))
+    measured = fit["metrics"]["test"]
+    assert scores == pytest.approx({key: measured[key] for key in scores}, rel=1e-4)
 
 
 def test_fit_recommendation_with_the_same_seed_gives_the_same_weights(

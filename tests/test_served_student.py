@@ -37,7 +37,7 @@ from trainer.models.causal_lm import (
     load_causal_lm,
     output_weight,
 )
-from trainer.models.frozen_recommender import load_recommender
+from trainer.models.frozen_recommender import Bags, load_recommender
 from trainer.models.student import Student
 from trainer.teacher_client import TeacherClient
 
@@ -182,7 +182,7 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
         TeachersConfig(directory=service.directory),
         config,
         vocabulary=data.vocabulary,
-        graph_digest=data.graph.digest,
+        graph_digest=data.graphs_digest,
     )
     try:
         received = client.submit(examples).result()
@@ -227,10 +227,9 @@ def dense_loss(
         ids = torch.from_numpy(teacher_input(example).astype(np.int64))[None]
         with torch.no_grad():
             phi_TV = teacher(ids).logits[0, -length:].softmax(-1)
-            entities = torch.from_numpy(example.context_entities.astype(np.int64))
-            lengths = torch.tensor([len(entities)])
+            bags = Bags.of([example.context_entities]), Bags.of([example.context_words])
             psi_V = torch.zeros(size, dtype=torch.float64)
-            psi_V[first:last] = recommender(entities, lengths)[0].double().exp()
+            psi_V[first:last] = recommender(*bags)[0].double().exp()
         end = len(example.context_ids) + 1 + length - 1
         log_q_TV = (
             student.language_model(inputs.input_ids_BL[row : row + 1, :end])

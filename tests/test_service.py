@@ -168,6 +168,51 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
         check_request(one, facts, RequestLimits())
 
 
+WORD_FACTS = dataclasses.replace(
+    FACTS, kind="recommendation", num_entities=50, num_words=5, max_words=3
+)
+
+
+def words_request(ids: bytes, lengths: bytes) -> teacher_pb2.ScoreRequest:
+    fields = {"input_ids": int32(49), "input_lengths": int32(0, 1), "target_lengths": int32(1, 1)}
+    return request(1, fields={**fields, "word_ids": ids, "word_lengths": lengths})
+
+
+def test_check_request_gives_each_example_its_words() -> None:
+    one = words_request(int32(4, 0, 4), int32(3, 0))
+    work = check_request(one, WORD_FACTS, RequestLimits())
+    assert [example.words.tolist() for example in work.inputs] == [[4, 0, 4], []]
+    plain = check_request(request(1), FACTS, RequestLimits())
+    assert [example.words.tolist() for example in plain.inputs] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("ids", "lengths", "expected"),
+    [
+        (int32(), int32(), "word_lengths must have 2 entries, .* got 0"),
+        (int32(1), int32(1), "word_lengths must have 2 entries, .* got 1"),
+        (int32(1, 2, 3, 4), int32(4, 0), r"word_lengths must be in \[0, 3\], got 0\.\.4"),
+        (int32(1), int32(2, -1), r"word_lengths must be in \[0, 3\], got -1\.\.2"),
+        (int32(1, 2), int32(1, 0), "must sum to the 2 word_ids, got 1"),
+        (int32(5), int32(1, 0), r"word_ids must be in \[0, 5\), got 5\.\.5"),
+        (int32(-1), int32(1, 0), r"word_ids must be in \[0, 5\), got -1\.\.-1"),
+        (b"\1", int32(1, 0), "word_ids must be int32"),
+    ],
+)
+def test_check_request_with_bad_words_names_the_field(
+    ids: bytes, lengths: bytes, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        check_request(words_request(ids, lengths), WORD_FACTS, RequestLimits())
+
+
+def test_check_request_with_words_for_a_teacher_that_takes_none_is_refused() -> None:
+    facts = dataclasses.replace(WORD_FACTS, num_words=0, max_words=0)
+    for ids, lengths in ((int32(1), int32(1, 0)), (int32(), int32(0, 0)), (int32(1), int32())):
+        with pytest.raises(ValueError, match="word"):
+            check_request(words_request(ids, lengths), facts, RequestLimits())
+
+
 def test_score_with_another_vocabulary_or_version_is_refused_with_both_values() -> None:
     async def scenario() -> None:
         async with running(FakeTeacher()) as (_, stub):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -37,16 +38,20 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     graph_digest: str = GRAPH
     garbage: bool = False
     silent: bool = False
+    num_words: int = 0
     replica_id: str = ""
     streams: int = 0
     most_streams: int = 0
     requests: int = 0
+    asked: list[teacher_pb2.ScoreRequest] = field(default_factory=list)
 
     async def Describe(self, request: Any, context: Any) -> teacher_pb2.Description:
         return teacher_pb2.Description(
             kind=self.kind,
             replica_id=self.replica_id,
             max_input_length=64,
+            num_words=self.num_words,
+            max_words=2 if self.num_words else 0,
             vocab_size=VOCAB,
             vocabulary_digest="vocabulary-a",
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
@@ -62,6 +67,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
         try:
             async for request in requests:
                 self.requests += 1
+                self.asked.append(request)
                 if self.silent:
                     continue
                 num_rows = int(np.frombuffer(request.target_lengths, "<i4").sum())
@@ -303,8 +309,26 @@ def test_client_knows_the_longest_inputs_of_its_teachers(world: World) -> None:
     world.add("r", FakeTeacher("recommendation"))
     client = world.client()
     try:
-        assert client.max_input_lengths == {"dialogue": 64, "recommendation": 64}
+        assert client.max_tokens == 64
         assert set(client.identity) == {"dialogue", "recommendation"}
         assert client.identity["dialogue"] == "weights-dialogue at temperature 1"
     finally:
         client.close()
+
+
+@pytest.mark.parametrize(("num_words", "ids", "lengths"), [(9, [7, 8], [2]), (0, [], [])])
+def test_client_sends_the_last_words_to_a_teacher_that_takes_them(
+    world: World, num_words: int, ids: list[int], lengths: list[int]
+) -> None:
+    dialogue = world.add("d", FakeTeacher("dialogue"))
+    teacher = world.add("r", FakeTeacher("recommendation", num_words=num_words))
+    (example,) = examples(2)
+    example = dataclasses.replace(example, context_words=np.array([6, 7, 8], np.int32))
+    client = world.client()
+    try:
+        client.submit([example]).result()
+    finally:
+        client.close()
+    assert np.frombuffer(teacher.asked[0].word_ids, "<i4").tolist() == ids
+    assert np.frombuffer(teacher.asked[0].word_lengths, "<i4").tolist() == lengths
+    assert dialogue.asked[0].word_lengths == b""

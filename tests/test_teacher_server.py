@@ -281,14 +281,17 @@ def check_scores(kind: str, folder: Path, address: str) -> None:
     teacher = load_teacher(kind, folder, torch.device("cpu"))
     inputs = [
         TeacherInput(np.arange(3, 8, dtype=np.int32), 2 if kind == "dialogue" else 1),
-        TeacherInput(np.arange(2, 4, dtype=np.int32), 1),
+        TeacherInput(np.arange(2, 4, dtype=np.int32), 1, np.array([1, 0, 1], np.int32)),
     ]
+    takes_words = bool(teacher.facts.num_words)
     request = teacher_pb2.ScoreRequest(
         request_id=1,
         input_ids=np.concatenate([each.ids for each in inputs]).tobytes(),
         input_lengths=np.array([5, 2], np.int32).tobytes(),
         target_lengths=np.array([each.num_targets for each in inputs], np.int32).tobytes(),
         compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
+        word_ids=inputs[1].words.tobytes() if takes_words else b"",
+        word_lengths=np.array([0, 3], np.int32).tobytes() if takes_words else b"",
     )
     metadata = (
         ("conkd-vocabulary-digest", teacher.facts.vocabulary_digest),

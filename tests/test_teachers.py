@@ -16,7 +16,7 @@ from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, load
 from tests import tiny_teachers
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
-from trainer.models.frozen_recommender import load_recommender
+from trainer.models.frozen_recommender import Bags, load_recommender
 
 CPU = torch.device("cpu")
 WHOLE = Cut()
@@ -34,7 +34,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def random_inputs(num_ids: int, lengths: list[int], targets: list[int]) -> list[TeacherInput]:
     rng = np.random.default_rng(0)
     return [
-        TeacherInput(rng.integers(0, num_ids, length, dtype=np.int32), num_targets)
+        TeacherInput(
+            rng.integers(0, num_ids, length, dtype=np.int32),
+            num_targets,
+            rng.integers(0, tiny_teachers.NUM_WORDS, rng.integers(0, 13), dtype=np.int32),
+        )
         for length, num_targets in zip(lengths, targets, strict=True)
     ]
 
@@ -98,8 +102,7 @@ def test_recommendation_rows_are_the_recommender_s_over_vocabulary_ids(
     rows = teacher.score(inputs, WHOLE)
     first = teacher.facts.first_item_id
     for example, probs_V in zip(inputs, dense(rows), strict=True):
-        entity_ids = torch.from_numpy(example.ids.astype(np.int64))
-        twin_I = recommender(entity_ids, torch.tensor([len(entity_ids)]))[0].exp()
+        twin_I = recommender(Bags.of([example.ids]), Bags.of([example.words]))[0].exp()
         np.testing.assert_allclose(probs_V[first : first + 30], twin_I.numpy(), atol=1e-6)
         assert probs_V[first : first + 30].sum() == pytest.approx(probs_V.sum())
     assert rows.item_mass_R.tolist() == [1.0, 1.0, 1.0]
@@ -119,6 +122,8 @@ def test_facts_come_from_card_and_vocabulary(folders: dict[str, Path]) -> None:
     assert (dialogue.max_input_length, recommendation.max_input_length) == (64, 20)
     assert recommendation.num_input_ids == tiny_teachers.NUM_ENTITIES
     assert recommendation.graph_digest == "tiny-graph"
+    assert (recommendation.num_words, recommendation.max_words) == (tiny_teachers.NUM_WORDS, 12)
+    assert (dialogue.num_words, dialogue.max_words) == (0, 0)
 
 
 def test_load_teacher_with_another_vocabulary_than_its_card_is_refused(tmp_path: Path) -> None:

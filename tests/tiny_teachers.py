@@ -14,6 +14,7 @@ from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
 from trainer.models.frozen_recommender import FrozenRecommender, export_recommender
 
 NUM_ENTITIES = 50
+NUM_WORDS = 9
 TITLES = {str(100 + i): f"Film {i} ({1950 + i})" for i in range(30)}
 
 
@@ -40,12 +41,21 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
 def write_recommendation_teacher(folder: Path, vocabulary: Vocabulary) -> None:
     generator = torch.Generator().manual_seed(0)
     recommender = FrozenRecommender(
-        torch.randn(NUM_ENTITIES, 16, generator=generator),
-        torch.randn(NUM_ENTITIES, generator=generator),
-        torch.arange(vocabulary.num_items),
-        torch.randn(vocabulary.num_items, generator=generator),
+        entities_ND=torch.randn(NUM_ENTITIES, 16, generator=generator),
+        attention_N=torch.randn(NUM_ENTITIES, generator=generator),
+        items_I=torch.arange(vocabulary.num_items),
+        item_bias_I=torch.randn(vocabulary.num_items, generator=generator),
+        words_WD=torch.randn(NUM_WORDS, 16, generator=generator),
+        word_attention_W=torch.randn(NUM_WORDS, generator=generator),
+        gate_2D=torch.randn(32, generator=generator),
+        gate_bias=torch.zeros(()),
     )
     folder.mkdir(parents=True, exist_ok=True)
     export_recommender(
-        folder, recommender, vocabulary, graph_digest="tiny-graph", max_input_length=20
+        folder,
+        recommender,
+        vocabulary,
+        graph_digest="tiny-graph",
+        max_entities=20,
+        max_words=12,
     )

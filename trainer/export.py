@@ -47,7 +47,7 @@ def _build(
     examples = data.examples("train")
     _check_length(config, max_input_length(language_model), examples)
     if teachers is not None:
-        _check_teachers(teachers.max_input_lengths, examples)
+        _check_teacher(teachers.max_tokens, examples)
     return language_model, examples
 
 
@@ -69,15 +69,10 @@ def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -
         )
 
 
-def _check_teachers(max_lengths: dict[str, int], examples: list[Example]) -> None:
-    longest = {
-        "dialogue": max(len(teacher_input(example)) for example in examples),
-        "recommendation": max(len(example.context_entities) for example in examples),
-    }
-    for kind, length in longest.items():
-        if length > max_lengths[kind]:
-            raise ValueError(
-                f"the {kind} teacher must take inputs of {length} for these examples, got one "
-                f"that takes {max_lengths[kind]}. Serve one that was fitted with a larger "
-                "student.max_positions or max_entities."
-            )
+def _check_teacher(max_tokens: int, examples: list[Example]) -> None:
+    longest = max(len(teacher_input(example)) for example in examples)
+    if longest > max_tokens:
+        raise ValueError(
+            f"the dialogue teacher must take inputs of {longest} tokens for these examples, got "
+            f"one that takes {max_tokens}. Serve one with a larger student.max_positions."
+        )

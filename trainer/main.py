@@ -76,7 +76,7 @@ def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
         config.teachers,
         config.distill,
         vocabulary=data.vocabulary,
-        graph_digest=data.graph.digest,
+        graph_digest=data.graphs_digest,
     )
 
 

@@ -97,9 +97,9 @@ class TeacherClient:
         return {kind: f"{digest} at temperature {t:g}" for kind, (digest, t) in known.items()}
 
     @property
-    def max_input_lengths(self) -> dict[str, int]:
-        """Kind -> longest input of one example: tokens, or entities."""
-        return self._streams.max_input_lengths
+    def max_tokens(self) -> int:
+        """Longest input of one example that the dialogue teacher takes."""
+        return self._streams.input_limits["dialogue"].max_input_length
 
     def submit(self, examples: Sequence[Example]) -> Pending:
         """Ask both teachers about a micro-batch; returns at once.
@@ -113,15 +113,20 @@ class TeacherClient:
                 "dialogue",
                 [teacher_input(example) for example in part],
                 [len(example.response_ids) for example in part],
+                [],
                 top_k=self._distill.top_k,
                 top_p=1.0,
             )
             for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
         ]
+        limits = self._streams.input_limits["recommendation"]
         recommendation = self._ask(
             "recommendation",
-            [np.asarray(example.context_entities, np.int32) for example in examples],
+            [last(example.context_entities, limits.max_input_length) for example in examples],
             [1] * len(examples),
+            [last(example.context_words, limits.max_words) for example in examples]
+            if limits.num_words
+            else [],
             top_k=self._distill.recommendation_top_k,
             top_p=self._distill.recommendation_top_p,
         )
@@ -136,13 +141,22 @@ class TeacherClient:
             self._loop.close()
 
     def _ask(
-        self, kind: str, inputs: list[np.ndarray], targets: list[int], *, top_k: int, top_p: float
+        self,
+        kind: str,
+        inputs: list[np.ndarray],
+        targets: list[int],
+        words: list[np.ndarray],
+        *,
+        top_k: int,
+        top_p: float,
     ) -> concurrent.futures.Future[codec.TargetRows]:
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
-            input_ids=np.concatenate(inputs).astype("<i4").tobytes(),
+            input_ids=_end_to_end(inputs),
             input_lengths=np.array([len(ids) for ids in inputs], "<i4").tobytes(),
             target_lengths=np.array(targets, "<i4").tobytes(),
+            word_ids=_end_to_end(words),
+            word_lengths=np.array([len(ids) for ids in words], "<i4").tobytes(),
             compression=teacher_pb2.Compression(
                 top_k=top_k,
                 top_p=top_p,
@@ -154,6 +168,15 @@ class TeacherClient:
 
     def _run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def last(ids: np.ndarray, limit: int) -> np.ndarray:
+    """The last ids, as many as a recommendation teacher was fitted on; int32."""
+    return np.asarray(ids[max(0, len(ids) - limit) :], np.int32)
+
+
+def _end_to_end(rows: list[np.ndarray]) -> bytes:
+    return np.concatenate([np.empty(0, np.int32), *rows]).astype("<i4").tobytes()
 
 
 def split_by_rows(examples: Sequence[Example], max_rows: int) -> list[Sequence[Example]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,6 +31,17 @@ RETRY_S = 0.5
 DESCRIBE_S = 10.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class InputLimits:
+    """What a kind of teachers takes of one example."""
+
+    max_input_length: int
+    """Tokens, or entities."""
+    num_words: int
+    """0: it takes no words."""
+    max_words: int
+
+
 class TeacherStreams:
     """Watches the Directory and keeps a stream to every replica that it lists."""
 
@@ -49,7 +61,7 @@ class TeacherStreams:
         self._followed: set[str] = set()
         self.identity: dict[str, tuple[str, float]] = {}
         """Weights digest and temperature of each kind, from its first replica."""
-        self.max_input_lengths: dict[str, int] = {}
+        self.input_limits: dict[str, InputLimits] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_directory = asyncio.Event()
 
@@ -171,7 +183,11 @@ class TeacherStreams:
                 f"{known[1]:g}, got {identity[0]} at {identity[1]:g} from {endpoint.address}. "
                 "Serve one teacher at a time."
             )
-        self.max_input_lengths[endpoint.kind] = described.max_input_length
+        self.input_limits[endpoint.kind] = InputLimits(
+            max_input_length=described.max_input_length,
+            num_words=described.num_words,
+            max_words=described.max_words,
+        )
         return True
 
     async def _serve_stream(

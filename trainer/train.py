@@ -60,8 +60,8 @@ class Teachers(Protocol):
         ...
 
     @property
-    def max_input_lengths(self) -> dict[str, int]:
-        """Kind -> longest input of one example: tokens, or entities."""
+    def max_tokens(self) -> int:
+        """Longest input of one example that the dialogue teacher takes."""
         ...
 
     def submit(self, examples: Sequence[Example]) -> PendingTargets:

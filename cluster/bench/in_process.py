@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from teacher_server.compress import Cut
@@ -17,6 +16,7 @@ from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.loader import teacher_input
 from trainer.dispatch import ClientCounters
+from trainer.teacher_client import last
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,9 @@ class InProcessTeachers:
         }
 
     @property
-    def max_input_lengths(self) -> dict[str, int]:
-        """Kind -> longest input of one example: tokens, or entities."""
-        return {
-            facts.kind: facts.max_input_length
-            for facts in (self._dialogue.facts, self._recommendation.facts)
-        }
+    def max_tokens(self) -> int:
+        """Longest input of one example that the dialogue teacher takes."""
+        return self._dialogue.facts.max_input_length
 
     def submit(self, examples: Sequence[Example]) -> PendingInProcess:
         """Remember the question."""
@@ -73,8 +70,16 @@ class InProcessTeachers:
             [TeacherInput(teacher_input(e), len(e.response_ids)) for e in examples],
             Cut(top_k=self._distill.top_k),
         )
+        facts = self._recommendation.facts
         recommendation = self._recommendation.score(
-            [TeacherInput(np.asarray(e.context_entities, np.int32), 1) for e in examples],
+            [
+                TeacherInput(
+                    last(e.context_entities, facts.max_input_length),
+                    1,
+                    last(e.context_words, facts.max_words),
+                )
+                for e in examples
+            ],
             Cut(
                 top_k=self._distill.recommendation_top_k,
                 top_p=self._distill.recommendation_top_p,

@@ -1,4 +1,4 @@
-"""`python -m trainer.data prepare`: make a prepared folder from a raw corpus."""
+"""`python -m trainer.data`: fetch the public files, and make a prepared folder from a corpus."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import dataclasses
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 
 from trainer.cli import run_main
+from trainer.data.download import SOURCES as DOWNLOADS
+from trainer.data.download import download
 from trainer.data.examples import ExampleOptions
 from trainer.data.prepare import SOURCES, Manifest, RawSources, TokenizerMaker, prepare
 from trainer.data.synthetic import CorpusSizes, train_tokenizer, write_corpus
@@ -23,6 +25,23 @@ RAW_NAME = "raw"
 def main(argv: list[str]) -> None:
     """Run one command; ValueError or OSError for what the user can mend."""
     arguments = _build_parser().parse_args(argv)
+    if arguments.command == "download":
+        _download(arguments)
+    else:
+        _prepare(arguments)
+
+
+def _download(arguments: argparse.Namespace) -> None:
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        digests = download(
+            arguments.what, arguments.output, mirror=arguments.mirror, progress=progress
+        )
+    for name, digest in digests.items():
+        Console().print(f"{digest}  {arguments.output / name}", highlight=False, soft_wrap=True)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
     options = ExampleOptions(
         max_context=arguments.max_context,
         max_response=arguments.max_response,
@@ -47,6 +66,12 @@ def main(argv: list[str]) -> None:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer.data", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser(
+        "download", help="fetch public files, with resume and checksum", allow_abbrev=False
+    )
+    fetch.add_argument("what", choices=tuple(DOWNLOADS))
+    fetch.add_argument("--output", type=Path, required=True, help="folder to write")
+    fetch.add_argument("--mirror", help="fetch URL/NAME instead of the public addresses")
     command = commands.add_parser(
         "prepare", help="raw corpus -> examples, vocabulary, graph, manifest", allow_abbrev=False
     )

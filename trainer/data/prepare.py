@@ -17,6 +17,7 @@ from typing import Literal, get_args
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerFast
 
+from protos.fingerprint import digest_strings
 from trainer.atomic import write_json
 from trainer.data.entity_linker import build_linker
 from trainer.data.examples import (
@@ -116,6 +117,11 @@ class PreparedData:
     graph: KnowledgeGraph
     words: WordGraph
     manifest: Manifest
+
+    @property
+    def graphs_digest(self) -> str:
+        """What a recommendation teacher must have been fitted on: films' graph and words' graph."""
+        return digest_strings([self.graph.digest, self.words.digest])
 
     def examples(self, split: str) -> list[Example]:
         """All examples of "train", "valid" or "test", in the order of the dialogues.

@@ -35,6 +35,10 @@ class FrozenCard:
     graph_digest: str = ""
     """Empty unless the kind is "recommendation"."""
     num_entities: int = 0
+    num_words: int = 0
+    """0: the model takes no words."""
+    max_words: int = 0
+    """Words of one example that are used: the last ones."""
     temperature: float = 1.0
 
 

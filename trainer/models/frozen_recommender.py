@@ -1,11 +1,15 @@
-"""The recommendation teacher as it is served: a table of entity vectors and one matrix product.
+"""The recommendation teacher as it is served: tables of vectors and one matrix product.
 
-    p_u = sum_k alpha_k n_k,  alpha = softmax_k(tanh(n_k A) b),  over the entities mentioned so far
-    P_psi(i) = softmax_i(p_u . n_i + c_i)  over the items                               (Eq. 4)
+    p_e = sum_k alpha_k n_k,  alpha = softmax_k(tanh(n_k A) b),  over the entities named so far
+    p_w likewise over the words said so far, with their own A and b
+    beta = sigma(g . [p_w; p_e] + g_0),  p_u = beta p_e + (1 - beta) p_w                 (Eq. 3)
+    P_psi(i) = softmax_i(p_u . n_i + c_i)  over the items                                (Eq. 4)
 
-No graph library is needed here: `recommender.py` learns the n_e and freezes them.
+No graph library is needed here: `recommender.py` learns the vectors and freezes them. KGSF's code
+has two linear maps in the gate with nothing in between: the same functions as one g.
 
-B examples, E their entities end to end, N entities, I items, D hidden.
+B examples, E their entities end to end, K their words end to end, N entities, W words, I items,
+D hidden.
 
 Source: KGSF (Zhou et al., KDD 2020), with the softmax over the items alone.
 """
@@ -13,8 +17,11 @@ Source: KGSF (Zhou et al., KDD 2020), with the softmax over the items alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -34,22 +41,68 @@ from trainer.models.frozen import (
 )
 
 
-def attentive_pool(
-    vectors_ND: Tensor, attention_N: Tensor, entity_ids_E: Tensor, lengths_B: Tensor
-) -> Tensor:
-    """Softmax-weighted sum of each example's vectors; the zero vector for an empty set.
+@dataclass(frozen=True, eq=False)
+class Bags:
+    """The ids of several examples, end to end, without padding.
+
+    Attributes:
+        ids_E: int64 [E].
+        lengths_B: int64 [B], ids of each example; 0 is allowed.
+    """
+
+    ids_E: Tensor
+    lengths_B: Tensor
+
+    def __post_init__(self) -> None:
+        if self.ids_E.ndim != 1 or self.lengths_B.ndim != 1:
+            raise ValueError(
+                f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
+                f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
+            )
+        if int(self.lengths_B.sum()) != len(self.ids_E):
+            raise ValueError(
+                f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
+                f"{int(self.lengths_B.sum())}."
+            )
+
+    @staticmethod
+    def of(rows: Sequence[np.ndarray], device: torch.device | None = None) -> Bags:
+        """The bags of at least one example."""
+        return Bags(
+            torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device),
+            torch.tensor([len(row) for row in rows], device=device),
+        )
+
+    def select(self, rows_B: Tensor) -> Bags:
+        """The bags of the given examples, in their order."""
+        lengths_B = self.lengths_B[rows_B]
+        first_B = (self.lengths_B.cumsum(0) - self.lengths_B)[rows_B]
+        shift_B = first_B - (lengths_B.cumsum(0) - lengths_B)
+        index_E = torch.arange(int(lengths_B.sum())) + shift_B.repeat_interleave(lengths_B)
+        return Bags(self.ids_E[index_E], lengths_B)
+
+    def distinct(self) -> Bags:
+        """Each example's different ids, ascending."""
+        example_E = torch.arange(len(self.lengths_B), device=self.ids_E.device)
+        example_E = example_E.repeat_interleave(self.lengths_B)
+        pairs_2E = torch.unique(torch.stack([example_E, self.ids_E]), dim=1)
+        return Bags(pairs_2E[1], torch.bincount(pairs_2E[0], minlength=len(self.lengths_B)))
+
+
+def attentive_pool(vectors_ND: Tensor, attention_N: Tensor, bags: Bags) -> Tensor:
+    """Softmax-weighted sum of each example's vectors; the zero vector for an empty bag.
 
     Args:
-        vectors_ND: entity vectors, float [N, D].
-        attention_N: attention logit of each entity, float [N].
-        entity_ids_E: int64 [E], the examples' entities end to end.
-        lengths_B: int64 [B], entities of each example.
+        vectors_ND: float [N, D].
+        attention_N: attention logit of each vector, float [N].
+        bags: rows of the table.
 
     Returns:
-        float [B, D]. A row is summed over its own entities in their order, so nothing else in the
-        batch can change it.
+        float [B, D]. A row is summed over its own ids in their order, so nothing else in the batch
+        can change it.
     """
-    logits_E = attention_N[entity_ids_E]
+    ids_E, lengths_B = bags.ids_E, bags.lengths_B
+    logits_E = attention_N[ids_E]
     # The shift cancels in the quotient, so no gradient goes through it.
     highest_B = torch.segment_reduce(
         logits_E.detach(), "max", lengths=lengths_B, unsafe=True, initial=-math.inf
@@ -57,7 +110,7 @@ def attentive_pool(
     weights_E = torch.exp(logits_E - highest_B.repeat_interleave(lengths_B))
     total_B = torch.segment_reduce(weights_E, "sum", lengths=lengths_B, unsafe=True, initial=0.0)
     pooled_BD = F.embedding_bag(
-        entity_ids_E,
+        ids_E,
         vectors_ND,
         lengths_B.cumsum(0) - lengths_B,
         mode="sum",
@@ -66,59 +119,88 @@ def attentive_pool(
     return pooled_BD / total_B.masked_fill(lengths_B == 0, 1.0)[:, None]
 
 
+def gated(entities_BD: Tensor, words_BD: Tensor, gate_2D: Tensor, gate_bias: Tensor) -> Tensor:
+    """p_u of Eq. 3, float [B, D]: pooled entities where the gate is open, pooled words else."""
+    both_B2D = torch.cat([words_BD, entities_BD], dim=-1)
+    beta_B1 = torch.sigmoid(both_B2D @ gate_2D + gate_bias)[:, None]
+    return beta_B1 * entities_BD + (1.0 - beta_B1) * words_BD
+
+
 class FrozenRecommender(nn.Module):
-    """The served model: a table of entity vectors, pooling and one matrix product; no graph.
+    """The served model: tables of vectors, pooling, gate and one matrix product; no graph.
 
     Args:
         entities_ND: float32 [N, D] vectors n_e.
         attention_N: float32 [N] attention logits.
         items_I: int64 [I] entity of each item, in the vocabulary's order.
         item_bias_I: float32 [I].
+        words_WD: float32 [W, D]; no rows: a model without a word side, p_u = p_e.
+        word_attention_W: float32 [W].
+        gate_2D, gate_bias: float32 [2 D] and [].
+        distinct_words: pool each word of a context once (CRSLab) and not at every place (KGSF).
     """
 
     entities_ND: Tensor
     attention_N: Tensor
     items_I: Tensor
     item_bias_I: Tensor
+    words_WD: Tensor
+    word_attention_W: Tensor
+    gate_2D: Tensor
+    gate_bias: Tensor
     items_ID: Tensor
 
     def __init__(
-        self, entities_ND: Tensor, attention_N: Tensor, items_I: Tensor, item_bias_I: Tensor
+        self,
+        *,
+        entities_ND: Tensor,
+        attention_N: Tensor,
+        items_I: Tensor,
+        item_bias_I: Tensor,
+        words_WD: Tensor,
+        word_attention_W: Tensor,
+        gate_2D: Tensor,
+        gate_bias: Tensor,
+        distinct_words: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("entities_ND", entities_ND)
         self.register_buffer("attention_N", attention_N)
         self.register_buffer("items_I", items_I)
         self.register_buffer("item_bias_I", item_bias_I)
+        self.register_buffer("words_WD", words_WD)
+        self.register_buffer("word_attention_W", word_attention_W)
+        self.register_buffer("gate_2D", gate_2D)
+        self.register_buffer("gate_bias", gate_bias)
         self.register_buffer("items_ID", entities_ND[items_I], persistent=False)
+        self.distinct_words = distinct_words
 
     @property
     def num_entities(self) -> int:
         """Entities that may be given."""
         return len(self.entities_ND)
 
-    def forward(self, entity_ids: Tensor, lengths: Tensor) -> Tensor:
-        """log P_psi of every item, float32 [B, I], in nats.
+    @property
+    def num_words(self) -> int:
+        """Words that may be given; 0: it takes none."""
+        return len(self.words_WD)
 
-        Args:
-            entity_ids: int64 [E], the examples' entities end to end.
-            lengths: int64 [B], entities of each example; 0 is allowed.
+    def forward(self, entities: Bags, words: Bags) -> Tensor:
+        """log P_psi of every item, float32 [B, I], in nats; bags of one example each may be empty.
 
         Raises:
-            ValueError: if the two do not fit together.
+            ValueError: if the two are not of as many examples.
         """
-        if entity_ids.ndim != 1 or lengths.ndim != 1:
+        if len(entities.lengths_B) != len(words.lengths_B):
             raise ValueError(
-                "entity_ids and lengths must be flat, got shapes "
-                f"{tuple(entity_ids.shape)} and {tuple(lengths.shape)}. Join the examples' "
-                "entities end to end, without padding."
+                "entities and words must be of as many examples, got "
+                f"{len(entities.lengths_B)} and {len(words.lengths_B)}."
             )
-        if int(lengths.sum()) != len(entity_ids):
-            raise ValueError(
-                f"lengths must sum to the number of entity_ids, {len(entity_ids)}, got "
-                f"{int(lengths.sum())}."
-            )
-        users_BD = attentive_pool(self.entities_ND, self.attention_N, entity_ids, lengths)
+        users_BD = attentive_pool(self.entities_ND, self.attention_N, entities)
+        if self.num_words:
+            bags = words.distinct() if self.distinct_words else words
+            words_BD = attentive_pool(self.words_WD, self.word_attention_W, bags)
+            users_BD = gated(users_BD, words_BD, self.gate_2D, self.gate_bias)
         return torch.log_softmax(users_BD @ self.items_ID.T + self.item_bias_I, dim=-1)
 
 
@@ -128,14 +210,21 @@ def export_recommender(
     vocabulary: Vocabulary,
     *,
     graph_digest: str,
-    max_input_length: int,
+    max_entities: int,
+    max_words: int,
 ) -> FrozenCard:
-    """Write weights, vocabulary and, last, the card."""
+    """Write weights, vocabulary and, last, the card.
+
+    Args:
+        graph_digest: of the knowledge graph and the word graph together.
+        max_entities, max_words: what is used of a context: the last ones.
+    """
     state = {name: tensor.contiguous() for name, tensor in recommender.state_dict().items()}
     write_bytes(folder / WEIGHTS_NAME, save(state))
     sizes = {
         "num_items": len(recommender.items_I),
         "hidden_size": recommender.entities_ND.shape[1],
+        "distinct_words": int(recommender.distinct_words),
     }
     write_shape(folder, "recommendation", sizes)
     vocabulary.save(folder)
@@ -143,9 +232,11 @@ def export_recommender(
         kind="recommendation",
         vocabulary_digest=vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
-        max_input_length=max_input_length,
+        max_input_length=max_entities,
         graph_digest=graph_digest,
         num_entities=recommender.num_entities,
+        num_words=recommender.num_words,
+        max_words=max_words if recommender.num_words else 0,
     )
     write_card(folder, card)
     return card
@@ -170,6 +261,10 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
         "attention_N": (card.num_entities,),
         "items_I": (num_items,),
         "item_bias_I": (num_items,),
+        "words_WD": (card.num_words, hidden_size),
+        "word_attention_W": (card.num_words,),
+        "gate_2D": (2 * (hidden_size or 0),),
+        "gate_bias": (),
     }
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if shapes != expected:
@@ -177,4 +272,5 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
             f"{folder / WEIGHTS_NAME} must hold {expected} as its config says, got {shapes}. "
             "Export the model again."
         )
-    return FrozenRecommender(**state).eval().requires_grad_(False), card
+    recommender = FrozenRecommender(**state, distinct_words=bool(shape.get("distinct_words")))
+    return recommender.eval().requires_grad_(False), card

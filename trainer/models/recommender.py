@@ -1,21 +1,26 @@
-"""The recommendation teacher while it learns: an R-GCN over the movie graph below the scores.
+"""The recommendation teacher while it learns: graph networks over films and words below the scores.
 
-The entity vectors n_e come from `rgcn.py` (Eq. 2); what is done with them is
-`frozen_recommender.py`'s (Eq. 4). `freeze` runs the graph network once and keeps its vectors as a
-table. KGSF's word side (Eqs. 3 and 13) will join in `users`: its gate mixes a pooled word vector
-into the pooled entity vector.
+The entity vectors n_e come from `rgcn.py` (Eq. 2), the word vectors from `word_conv.py` (Eq. 13);
+what is done with them is `frozen_recommender.py`'s (Eqs. 3 and 4). `freeze` runs both networks once
+and keeps their vectors as tables.
 
-B examples, E their entities end to end, N entities, T encoded nodes, I items, D hidden.
+MIM, the mutual information maximisation of KGSF, ties the two: the pooled words of a context must
+tell which films were named in it.
+
+B examples, N entities, T encoded nodes, W words, I items, D hidden.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.models.frozen_recommender import FrozenRecommender, attentive_pool
+from trainer.data.word_graph import WordGraph
+from trainer.models.frozen_recommender import Bags, FrozenRecommender, attentive_pool, gated
 from trainer.models.rgcn import (
     MessagePlan,
     RelationalConv,
@@ -23,71 +28,120 @@ from trainer.models.rgcn import (
     plan_messages,
     widen,
 )
+from trainer.models.word_conv import WordConv
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommenderShape:
+    """Sizes and switches of the model that is trained."""
+
+    hidden_size: int
+    num_bases: int
+    """Bases of the R-GCN."""
+    dropout: float
+    """On p_u, in training."""
+    word_relu: bool
+    """Eq. 13's ReLU, which KGSF's code leaves out."""
+    distinct_words: bool
+    """Pool each word of a context once."""
+
+
+class Attention(nn.Module):
+    """Logits tanh(x A) b of self-attentive pooling; gain and missing biases as in KGSF's code."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        inner_DD, outer_D1 = torch.empty(hidden_size, hidden_size), torch.empty(hidden_size, 1)
+        self.inner_DD = nn.Parameter(nn.init.xavier_uniform_(inner_DD, gain=1.414))
+        self.outer_D1 = nn.Parameter(nn.init.xavier_uniform_(outer_D1, gain=1.414))
+
+    def forward(self, vectors_ND: Tensor) -> Tensor:
+        """One logit per vector, float [N]."""
+        return (torch.tanh(vectors_ND @ self.inner_DD) @ self.outer_D1)[:, 0]
 
 
 class Recommender(nn.Module):
     """The model that is trained.
 
     Args:
-        num_entities, num_relations: of the graph part that it learns on, self-loop included.
+        edges: the graph part that it learns on.
+        words: related words; None: no word side, p_u = p_e.
         log_popularity_I: float [I], first value of the item bias c.
-        hidden_size: D.
-        num_bases: bases of the R-GCN.
-        dropout: on p_u, in training.
+        num_targets: T, nodes that are encoded, the items first.
     """
 
     def __init__(
         self,
-        num_entities: int,
-        num_relations: int,
+        shape: RecommenderShape,
+        edges: RelationalEdges,
+        words: WordGraph | None,
         *,
         log_popularity_I: Tensor,
-        hidden_size: int,
-        num_bases: int,
-        dropout: float,
+        num_targets: int,
     ) -> None:
         super().__init__()
+        size = shape.hidden_size
+        self.shape = shape
         self.graph = RelationalConv(
-            num_entities, num_relations, hidden_size=hidden_size, num_bases=num_bases
+            edges.num_entities, edges.num_relations, hidden_size=size, num_bases=shape.num_bases
         )
-        # Gain and missing biases as in KGSF's pooling.
-        attention_DD = torch.empty(hidden_size, hidden_size)
-        self.attention_DD = nn.Parameter(nn.init.xavier_uniform_(attention_DD, gain=1.414))
-        attention_D1 = torch.empty(hidden_size, 1)
-        self.attention_D1 = nn.Parameter(nn.init.xavier_uniform_(attention_D1, gain=1.414))
+        self.attention = Attention(size)
         self.item_bias_I = nn.Parameter(log_popularity_I.clone())
-        self.dropout = dropout
+        self.words = None
+        if words is not None:
+            self.words = WordConv(words, hidden_size=size, relu=shape.word_relu)
+            self.word_attention = Attention(size)
+            self.gate = nn.Linear(2 * size, 1)
+            self.mim = nn.Linear(size, size)
+            self.mim_bias_T = nn.Parameter(torch.zeros(num_targets))
 
-    def attention(self, vectors_ND: Tensor) -> Tensor:
-        """Attention logit of each vector, float [N]."""
-        return (torch.tanh(vectors_ND @ self.attention_DD) @ self.attention_D1)[:, 0]
-
-    def users(self, vectors_TD: Tensor, positions_E: Tensor, lengths_B: Tensor) -> Tensor:
-        """p_u, float [B, D], from the entities' positions among the encoded nodes."""
-        pooled_BD = attentive_pool(vectors_TD, self.attention(vectors_TD), positions_E, lengths_B)
-        return F.dropout(pooled_BD, self.dropout, self.training)
-
-    def score(self, vectors_TD: Tensor, positions_E: Tensor, lengths_B: Tensor) -> Tensor:
-        """Item logits, float [B, I]; the first I encoded nodes are the items in order."""
-        items_ID = vectors_TD[: len(self.item_bias_I)]
-        return self.users(vectors_TD, positions_E, lengths_B) @ items_ID.T + self.item_bias_I
-
-    def forward(self, plan: MessagePlan, positions_E: Tensor, lengths_B: Tensor) -> Tensor:
-        """Item logits, float [B, I].
+    def forward(self, plan: MessagePlan, entities: Bags, words: Bags) -> tuple[Tensor, Tensor]:
+        """Item logits, float [B, I], and the MIM loss, a scalar (0 without a word side).
 
         Args:
             plan: messages into the nodes needed; its first I targets are the items in order.
-            positions_E: int64 [E], positions of the examples' entities among the plan's targets.
-            lengths_B: int64 [B].
+            entities: positions of the examples' entities among the plan's targets.
+            words: ids in the word graph.
         """
-        return self.score(self.graph(plan), positions_E, lengths_B)
+        return self.score(self.graph(plan), self.encode_words(), entities, words)
+
+    def encode_words(self) -> Tensor | None:
+        """All word vectors, float [W, D]; None without a word side."""
+        return None if self.words is None else self.words()
+
+    def score(
+        self, vectors_TD: Tensor, words_WD: Tensor | None, entities: Bags, words: Bags
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` from vectors that are encoded already."""
+        users_BD = attentive_pool(vectors_TD, self.attention(vectors_TD), entities)
+        mim_loss = vectors_TD.new_zeros(())
+        if words_WD is not None:
+            bags = words.distinct() if self.shape.distinct_words else words
+            pooled_BD = attentive_pool(words_WD, self.word_attention(words_WD), bags)
+            mim_loss = self._mim_loss(vectors_TD, pooled_BD, entities)
+            users_BD = gated(users_BD, pooled_BD, self.gate.weight[0], self.gate.bias[0])
+        users_BD = F.dropout(users_BD, self.shape.dropout, self.training)
+        items_ID = vectors_TD[: len(self.item_bias_I)]
+        return users_BD @ items_ID.T + self.item_bias_I, mim_loss
+
+    def _mim_loss(self, vectors_TD: Tensor, words_BD: Tensor, entities: Bags) -> Tensor:
+        """Squared error against the films named, summed over nodes, mean over examples (KGSF).
+
+        Over the encoded nodes alone: on the others the target is 0 in every example.
+        """
+        scores_BT = self.mim(words_BD) @ vectors_TD.T + self.mim_bias_T
+        example_E = torch.arange(len(entities.lengths_B)).repeat_interleave(entities.lengths_B)
+        is_item_E = entities.ids_E < len(self.item_bias_I)
+        named_BT = torch.zeros_like(scores_BT)
+        named_BT[example_E[is_item_E], entities.ids_E[is_item_E]] = 1.0
+        return (scores_BT - named_BT).square().sum(-1).mean()
 
 
 @torch.no_grad()
 def freeze(
     recommender: Recommender, edges: RelationalEdges, old_ids: np.ndarray, items_I: np.ndarray
 ) -> FrozenRecommender:
-    """Run the graph network once over the whole graph and keep its vectors.
+    """Run the graph networks once over the whole graphs and keep their vectors.
 
     Args:
         recommender: fitted on `restrict_edges`' part of `edges`.
@@ -97,9 +151,19 @@ def freeze(
     """
     conv = widen(recommender.graph, old_ids, edges.num_entities)
     entities_ND = conv(plan_messages(edges, np.arange(edges.num_entities)))
+    size = recommender.shape.hidden_size
+    words_WD = recommender.encode_words()
+    has_words = words_WD is not None
     return FrozenRecommender(
-        entities_ND,
-        recommender.attention(entities_ND),
-        torch.from_numpy(items_I.astype(np.int64)),
-        recommender.item_bias_I.detach().clone(),
+        entities_ND=entities_ND,
+        attention_N=recommender.attention(entities_ND),
+        items_I=torch.from_numpy(items_I.astype(np.int64)),
+        item_bias_I=recommender.item_bias_I.detach().clone(),
+        words_WD=words_WD if words_WD is not None else torch.zeros(0, size),
+        word_attention_W=(
+            recommender.word_attention(words_WD) if words_WD is not None else torch.zeros(0)
+        ),
+        gate_2D=recommender.gate.weight[0].clone() if has_words else torch.zeros(2 * size),
+        gate_bias=recommender.gate.bias[0].clone() if has_words else torch.zeros(()),
+        distinct_words=recommender.shape.distinct_words,
     )

@@ -1,7 +1,8 @@
 """Fit the recommendation teacher and freeze it: cross entropy on the movies that responses mention.
 
-S samples (one per mentioned movie of a response, repeats kept), E their entities end to end,
-I items, B samples of a step.
+As KGSF does it: first MIM alone for a few epochs, then cross entropy with a little MIM.
+
+S samples (one per mentioned movie of a response, repeats kept), I items, B samples of a step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,15 @@ from torch.nn import functional as F
 
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.models.frozen_recommender import export_recommender
-from trainer.models.recommender import Recommender, freeze
-from trainer.models.rgcn import MessagePlan, plan_messages, relational_edges, restrict_edges
+from trainer.models.frozen_recommender import Bags, export_recommender
+from trainer.models.recommender import Recommender, RecommenderShape, freeze
+from trainer.models.rgcn import (
+    EdgeFilter,
+    MessagePlan,
+    plan_messages,
+    relational_edges,
+    restrict_edges,
+)
 from trainer.pretrain.fitting import fit_epochs, require, write_fit
 
 RECALL_DEPTHS = (1, 10, 50)
@@ -36,10 +44,22 @@ class RecommendationConfig:
     seed: int = 0
     hidden_size: int = 128
     num_bases: int = 8
-    min_relation_edges: int = 1000
-    """Relations with more edges than this are kept, counted over both directions; 0 keeps all."""
+    edge_filter: EdgeFilter = "kgsf"
+    """Which of the graph's relations and self-loops are used (trainer/models/rgcn.py)."""
+    word_side: bool = True
+    """Words of the context too (Eqs. 3 and 13); without it p_u = p_e, as in KBRD."""
+    word_relu: bool = False
+    """Eq. 13's ReLU, which KGSF's code leaves out."""
+    distinct_words: bool = False
+    """Pool each word of a context once (CRSLab) and not at every place (KGSF)."""
+    mim_epochs: int = 3
+    """Epochs of MIM alone before the fit."""
+    mim_weight: float = 0.025
+    """Of MIM beside cross entropy."""
     max_entities: int = 256
-    """Entities of a context that are used, the last ones; longer input is refused when served."""
+    """Entities of a context that are used, the last ones."""
+    max_words: int = 256
+    """Words of a context that are used, the last ones."""
     epochs: int = 6
     """At most."""
     patience: int = 2
@@ -54,11 +74,11 @@ class RecommendationConfig:
     """Gradients are scaled down to this global norm (KGSF)."""
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_bases", "max_entities", "epochs", "patience", "batch_size")
-        positive = (*sizes, "learning_rate", "clip_norm")
+        sizes = ("hidden_size", "num_bases", "max_entities", "max_words", "epochs", "patience")
+        positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
         values = dataclasses.asdict(self)
         require((key, values[key] > 0, "above 0", values[key]) for key in positive)
-        not_negative = ("seed", "min_relation_edges", "weight_decay")
+        not_negative = ("seed", "mim_epochs", "mim_weight", "weight_decay")
         require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
         require([("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout)])
 
@@ -68,23 +88,21 @@ class Samples:
     """Contexts and the movie to be predicted from each.
 
     Attributes:
-        positions_E: int64 [E], positions of the contexts' entities among the encoded nodes.
-        lengths_S: int64 [S], entities of each context; may be 0.
+        entities: positions of the contexts' entities among the encoded nodes.
+        words: the contexts' words.
         gold_S: int64 [S], item indices.
     """
 
-    positions_E: Tensor
-    lengths_S: Tensor
+    entities: Bags
+    words: Bags
     gold_S: Tensor
 
     def select(self, rows_B: Tensor) -> Samples:
         """The samples of the given rows, in their order."""
-        lengths_B = self.lengths_S[rows_B]
-        first_B = (self.lengths_S.cumsum(0) - self.lengths_S)[rows_B]
-        shift_B = first_B - (lengths_B.cumsum(0) - lengths_B)
-        index_E = torch.arange(int(lengths_B.sum())) + shift_B.repeat_interleave(lengths_B)
         return Samples(
-            positions_E=self.positions_E[index_E], lengths_S=lengths_B, gold_S=self.gold_S[rows_B]
+            entities=self.entities.select(rows_B),
+            words=self.words.select(rows_B),
+            gold_S=self.gold_S[rows_B],
         )
 
 
@@ -101,22 +119,27 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
     data = load_prepared(Path(config.data))
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
-    edges = relational_edges(data.graph, min_relation_edges=config.min_relation_edges)
+    edges = relational_edges(data.graph, config.edge_filter)
     targets = _needed_entities(data, splits)
     local_edges, old_ids = restrict_edges(edges, targets)
     plan = plan_messages(local_edges, np.searchsorted(old_ids, targets))
     samples = {
-        split: to_samples(examples, targets, config.max_entities, name=f"{data.root} {split}")
+        split: to_samples(examples, targets, config, name=f"{data.root} {split}")
         for split, examples in splits.items()
     }
     log_popularity_I = log_popularity(samples["train"].gold_S, data.vocabulary.num_items)
     model = Recommender(
-        local_edges.num_entities,
-        local_edges.num_relations,
+        RecommenderShape(
+            hidden_size=config.hidden_size,
+            num_bases=config.num_bases,
+            dropout=config.dropout,
+            word_relu=config.word_relu,
+            distinct_words=config.distinct_words,
+        ),
+        local_edges,
+        data.words if config.word_side else None,
         log_popularity_I=log_popularity_I,
-        hidden_size=config.hidden_size,
-        num_bases=config.num_bases,
-        dropout=config.dropout,
+        num_targets=len(targets),
     )
     fit = _fit(config, model, plan, samples)
     evaluated = {split: samples[split] for split in ("valid", "test")}
@@ -130,14 +153,15 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
         output,
         frozen,
         data.vocabulary,
-        graph_digest=data.graph.digest,
-        max_input_length=config.max_entities,
+        graph_digest=data.graphs_digest,
+        max_entities=config.max_entities,
+        max_words=config.max_words,
     )
     write_fit(output, fit | {"seed": config.seed, "config": dataclasses.asdict(config)})
 
 
 def to_samples(
-    examples: list[Example], targets: np.ndarray, max_entities: int, *, name: str
+    examples: list[Example], targets: np.ndarray, config: RecommendationConfig, *, name: str
 ) -> Samples:
     """One sample per gold item; `targets` are the encoded entities, items first.
 
@@ -145,20 +169,19 @@ def to_samples(
         ValueError: if no example has a gold item; `name` says of what.
     """
     position_of = {int(entity): position for position, entity in enumerate(targets)}
-    positions: list[int] = []
-    lengths: list[int] = []
-    gold: list[int] = []
+    entities, words, gold = [], [], []
     for example in examples:
-        context = [position_of[int(e)] for e in example.context_entities[-max_entities:]]
+        context = example.context_entities[-config.max_entities :]
+        positions = np.array([position_of[int(e)] for e in context], np.int64)
         for item in example.gold_items:
-            positions += context
-            lengths.append(len(context))
+            entities.append(positions)
+            words.append(example.context_words[-config.max_words :])
             gold.append(int(item))
     if not gold:
         raise ValueError(f"{name} must mention at least one movie in a response, got none.")
     return Samples(
-        positions_E=torch.tensor(positions, dtype=torch.int64),
-        lengths_S=torch.tensor(lengths, dtype=torch.int64),
+        entities=Bags.of(entities),
+        words=Bags.of(words),
         gold_S=torch.tensor(gold, dtype=torch.int64),
     )
 
@@ -184,14 +207,16 @@ def ranking_scores(logits_SI: Tensor, gold_S: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(model: Recommender, plan: MessagePlan, samples: Samples) -> dict[str, float]:
-    """`ranking_scores` of a model in eval mode."""
-    vectors_TD = model.graph(plan)
-    logits = [
-        model.score(vectors_TD, batch.positions_E, batch.lengths_S)
-        for rows_B in torch.arange(len(samples.gold_S)).split(EVALUATION_BATCH)
-        for batch in [samples.select(rows_B)]
-    ]
-    return ranking_scores(torch.cat(logits), samples.gold_S)
+    """`ranking_scores` and the MIM loss of a model in eval mode."""
+    vectors_TD, words_WD = model.graph(plan), model.encode_words()
+    logits, mim = [], 0.0
+    for rows_B in torch.arange(len(samples.gold_S)).split(EVALUATION_BATCH):
+        batch = samples.select(rows_B)
+        logits_BI, mim_loss = model.score(vectors_TD, words_WD, batch.entities, batch.words)
+        logits.append(logits_BI)
+        mim += float(mim_loss) * len(rows_B)
+    scores = ranking_scores(torch.cat(logits), samples.gold_S)
+    return scores | {"mim": mim / len(samples.gold_S)}
 
 
 def _needed_entities(data: PreparedData, splits: dict[str, list[Example]]) -> np.ndarray:
@@ -204,7 +229,7 @@ def _needed_entities(data: PreparedData, splits: dict[str, list[Example]]) -> np
 
 def _fit(
     config: RecommendationConfig, model: Recommender, plan: MessagePlan, samples: dict[str, Samples]
-) -> dict:
+) -> dict[str, Any]:
     tables = [model.graph.basis_KND, model.graph.root_ND]
     others = [p for p in model.parameters() if all(p is not table for table in tables)]
     # fused: one pass over some 30 million weights instead of many.
@@ -215,25 +240,38 @@ def _fit(
     )
     train = samples["train"]
 
-    def train_epoch(epoch: int) -> Iterator[Tensor]:
+    def train_epoch(epoch: int, *, ce_weight: float, mim_weight: float) -> Iterator[Tensor]:
         shuffle = torch.Generator().manual_seed(config.seed * 10_007 + epoch)
         order = torch.randperm(len(train.gold_S), generator=shuffle)
         for rows_B in order.split(config.batch_size):
             batch = train.select(rows_B)
-            logits_BI = model(plan, batch.positions_E, batch.lengths_S)
-            loss = F.cross_entropy(logits_BI, batch.gold_S)
+            logits_BI, mim_loss = model(plan, batch.entities, batch.words)
+            cross_entropy = F.cross_entropy(logits_BI, batch.gold_S)
+            loss = ce_weight * cross_entropy + mim_weight * mim_loss
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimiser.step()
             yield loss.detach()
 
-    return fit_epochs(
+    epoch_steps = -(-len(train.gold_S) // config.batch_size)
+    mim: dict[str, Any] = {}
+    if config.word_side and config.mim_epochs:
+        mim["mim"] = fit_epochs(
+            model,
+            num_epochs=config.mim_epochs,
+            epoch_steps=epoch_steps,
+            patience=config.mim_epochs,
+            train_epoch=lambda epoch: train_epoch(-epoch, ce_weight=0.0, mim_weight=1.0),
+            validate=lambda: evaluate(model, plan, samples["valid"]),
+            select="mim",
+        )
+    return mim | fit_epochs(
         model,
         num_epochs=config.epochs,
-        epoch_steps=-(-len(train.gold_S) // config.batch_size),
+        epoch_steps=epoch_steps,
         patience=config.patience,
-        train_epoch=train_epoch,
+        train_epoch=lambda epoch: train_epoch(epoch, ce_weight=1.0, mim_weight=config.mim_weight),
         validate=lambda: evaluate(model, plan, samples["valid"]),
         select="loss",
     )
