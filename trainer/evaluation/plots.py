@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,9 +30,7 @@ def draw_plots(student: RunHistory, undistilled: RunHistory, folder: Path) -> li
         figures["gate.png"] = gate_figure(student)
         figures["teacher_wait.png"] = wait_figure(student)
     for name, figure in figures.items():
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=120)
-        write_bytes(folder / name, content.getvalue())
+        _write(figure, folder / name)
     return list(figures)
 
 
@@ -85,6 +85,26 @@ def wait_figure(student: RunHistory) -> Figure:
     return figure
 
 
+def draw_calibration(teachers: Mapping[str, Any], path: Path) -> None:
+    """Write a plot of how often an item came, against the item mass that was given to it."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="grey", lw=0.8, ls="--", label="calibrated")
+    for name, scores in teachers.items():
+        rows = scores["calibration"]
+        axis.plot(
+            [row["mean_mass"] for row in rows],
+            [row["share_of_items"] for row in rows],
+            marker="o",
+            label=Path(name).name,
+        )
+    axis.set_xlabel("item mass of the dialogue teacher, mean of a tenth")
+    axis.set_ylabel("share of steps where an item came")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    _write(figure, path)
+
+
 def smoothed(values: list[float], window: int) -> np.ndarray:
     """Mean of the last `window` values, fewer at the start; float64 of the same length."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -99,6 +119,12 @@ def _draw_smoothed(
     window = min(MAX_WINDOW, max(1, len(values) // 10))
     axis.plot(steps, values, color=colour, alpha=0.2, lw=0.8)
     axis.plot(steps, smoothed(values, window), color=colour, label=f"{name} (mean of {window})")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_bytes(path, content.getvalue())
 
 
 def _finish(axis: Axes) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData, load_prepared
+from trainer.evaluation.ranking import gold_ranks, recalls
 from trainer.models.frozen_recommender import Bags, export_recommender
 from trainer.models.recommender import Recommender, RecommenderShape, freeze
 from trainer.models.rgcn import (
@@ -31,7 +32,6 @@ from trainer.models.rgcn import (
 )
 from trainer.pretrain.fitting import fit_epochs, require, write_fit
 
-RECALL_DEPTHS = (1, 10, 50)
 EVALUATION_BATCH = 512
 
 
@@ -193,16 +193,9 @@ def log_popularity(gold_S: Tensor, num_items: int) -> Tensor:
 
 
 def ranking_scores(logits_SI: Tensor, gold_S: Tensor) -> dict[str, float]:
-    """Recall at 1, 10 and 50 and mean cross entropy (nats) over samples.
-
-    An item's rank counts the items that score higher, and half of its ties: a constant score gains
-    nothing from the items' order.
-    """
-    gold_S1 = logits_SI.gather(1, gold_S[:, None])
-    ties_S = (logits_SI == gold_S1).sum(1) - 1
-    rank_S = (logits_SI > gold_S1).sum(1) + 0.5 * ties_S
-    scores = {f"recall_at_{k}": float((rank_S < k).float().mean()) for k in RECALL_DEPTHS}
-    return scores | {"loss": float(F.cross_entropy(logits_SI, gold_S))}
+    """Recall at 1, 10 and 50 and mean cross entropy (nats) over samples."""
+    scores = recalls(gold_ranks(logits_SI, gold_S))
+    return {**scores, "loss": float(F.cross_entropy(logits_SI, gold_S))}
 
 
 @torch.no_grad()
