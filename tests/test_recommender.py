@@ -18,6 +18,11 @@ from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.data.word_graph import WordGraph
+from trainer.evaluation.teachers import (
+    GoldSamples,
+    gold_samples,
+    recommender_scores,
+)
 from trainer.models.frozen_recommender import (
     Bags,
     FrozenRecommender,
@@ -479,3 +484,26 @@ def test_load_recommender_refuses_a_config_of_another_shape_or_kind(
     (copy / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json must hold the model's sizes"):
         load_recommender(copy)
+
+
+def test_recommender_on_permuted_labels_is_no_better_than_popularity(
+    prepared_dir: Path, teacher_dir: Path
+) -> None:
+    data = load_prepared(prepared_dir)
+    train = data.examples("train")
+    samples = gold_samples(train, data)
+
+    def recall(of: GoldSamples) -> float:
+        return recommender_scores(teacher_dir, of, data)["all_gold"]["recall_at_10"]
+
+    generator = torch.Generator().manual_seed(0)
+    permuted = [
+        dataclasses.replace(
+            samples, gold_S=samples.gold_S[torch.randperm(len(samples.gold_S), generator=generator)]
+        )
+        for _ in range(20)
+    ]
+    # The ten best known movies: no other list can do better on labels that say nothing.
+    popularity = float(torch.bincount(samples.gold_S).topk(10).values.sum()) / len(samples.gold_S)
+    assert recall(samples) > 2 * popularity
+    assert np.mean([recall(each) for each in permuted]) < 1.02 * popularity
