@@ -222,7 +222,9 @@ def test_dispatch_slow_replicas_finish_all_requests() -> None:
     async def story() -> None:
         desk = Desk("a", "b", deadline_s=0.02)
         servers = [asyncio.create_task(serve(desk, name)) for name in ("a", "b")]
-        await asyncio.gather(*(desk.ask(i) for i in range(1, 9)))
+        answers = await asyncio.gather(*(desk.ask(i) for i in range(1, 9)))
+        assert answers == [ROWS] * 8
+        assert desk.counters.positions == 8
         for server in servers:
             server.cancel()
 
