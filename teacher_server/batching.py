@@ -226,6 +226,7 @@ class Batcher:
             reason = RuntimeError(f"{type(error).__name__}: {error}")
         else:
             reason = None
+        # Not inside the except: its traceback would keep the round's tensors on the device.
         if reason is not None and len(joined) > 1:
             # One of them may be too much for the device: the others must not fail with it.
             for waiting in joined:

@@ -81,14 +81,18 @@ def _words(
             f"word_lengths must be in [0, {facts.max_words}], got "
             f"{lengths_B.min()}..{lengths_B.max()}."
         )
-    total = int(lengths_B.sum(dtype=np.int64))
-    if total != len(ids_K):
-        raise ValueError(f"word_lengths must sum to the {len(ids_K)} word_ids, got {total}.")
+    _check_total("word", lengths_B, ids_K)
     if len(ids_K) and not 0 <= ids_K.min() <= ids_K.max() < facts.num_words:
         raise ValueError(
             f"word_ids must be in [0, {facts.num_words}), got {ids_K.min()}..{ids_K.max()}."
         )
     return _split(ids_K, lengths_B)
+
+
+def _check_total(name: str, lengths_B: np.ndarray, ids_N: np.ndarray) -> None:
+    total = int(lengths_B.sum(dtype=np.int64))
+    if total != len(ids_N):
+        raise ValueError(f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {total}.")
 
 
 def _split(ids_N: np.ndarray, lengths_B: np.ndarray) -> list[np.ndarray]:
@@ -121,9 +125,7 @@ def _check_lengths(
             f"input_lengths of a {facts.kind} teacher must be in [{shortest}, "
             f"{facts.max_input_length}], got {lengths_B.min()}..{lengths_B.max()}."
         )
-    total = int(lengths_B.sum(dtype=np.int64))
-    if total != len(ids_N):
-        raise ValueError(f"input_lengths must sum to the {len(ids_N)} input_ids, got {total}.")
+    _check_total("input", lengths_B, ids_N)
     longest_B = lengths_B if facts.kind == "dialogue" else np.ones_like(lengths_B)
     wrong = np.flatnonzero((targets_B < 1) | (targets_B > longest_B))
     if len(wrong):

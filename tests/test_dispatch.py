@@ -59,6 +59,15 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
+async def resent(desk: Desk) -> tuple[str, str]:
+    """Who of a and b got the one request first, and who after the deadline."""
+    await turn()
+    first, second = ("a", "b") if desk.outstanding("a") else ("b", "a")
+    while not desk.outstanding(second):
+        await asyncio.sleep(0.01)
+    return first, second
+
+
 def test_dispatch_gives_each_request_to_the_least_busy_replica() -> None:
     async def story() -> None:
         desk = Desk("a", "b")
@@ -93,11 +102,7 @@ def test_dispatch_after_a_deadline_takes_only_one_of_two_answers() -> None:
     async def story() -> None:
         desk = Desk("a", "b", deadline_s=0.05)
         task = desk.ask(1)
-        await turn()
-        first = "a" if desk.outstanding("a") else "b"
-        second = "b" if first == "a" else "a"
-        while not desk.outstanding(second):
-            await asyncio.sleep(0.01)
+        first, second = await resent(desk)
         assert desk.replicas[first].stalled
         desk.answer(second, 1)
         desk.answer(first, 1)
@@ -196,11 +201,7 @@ def test_dispatch_takes_an_answer_that_comes_after_its_deadline() -> None:
     async def story() -> None:
         desk = Desk("a", "b", deadline_s=0.05)
         task = desk.ask(1)
-        await turn()
-        first = "a" if desk.outstanding("a") else "b"
-        second = "b" if first == "a" else "a"
-        while not desk.outstanding(second):
-            await asyncio.sleep(0.01)
+        first, second = await resent(desk)
         desk.answer(first, 1)
         assert await task is ROWS
         assert desk.outstanding(second) == []

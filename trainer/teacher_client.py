@@ -23,7 +23,7 @@ import numpy as np
 from protos import codec, teacher_pb2
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.conkd import TeacherTargets
-from trainer.data.examples import Example
+from trainer.data.examples import Example, last_ids
 from trainer.data.loader import teacher_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
@@ -122,9 +122,9 @@ class TeacherClient:
         limits = self._streams.input_limits["recommendation"]
         recommendation = self._ask(
             "recommendation",
-            [last(example.context_entities, limits.max_input_length) for example in examples],
+            [last_ids(example.context_entities, limits.max_input_length) for example in examples],
             [1] * len(examples),
-            [last(example.context_words, limits.max_words) for example in examples]
+            [last_ids(example.context_words, limits.max_words) for example in examples]
             if limits.num_words
             else [],
             top_k=self._distill.recommendation_top_k,
@@ -168,11 +168,6 @@ class TeacherClient:
 
     def _run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-def last(ids: np.ndarray, limit: int) -> np.ndarray:
-    """The last ids, as many as a recommendation teacher was fitted on; int32."""
-    return np.asarray(ids[max(0, len(ids) - limit) :], np.int32)
 
 
 def _end_to_end(rows: list[np.ndarray]) -> bytes:

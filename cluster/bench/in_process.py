@@ -13,10 +13,9 @@ from teacher_server.compress import Cut
 from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, TeacherInput
 from trainer.config import DistillConfig
 from trainer.conkd import TeacherTargets
-from trainer.data.examples import Example
+from trainer.data.examples import Example, last_ids
 from trainer.data.loader import teacher_input
 from trainer.dispatch import ClientCounters
-from trainer.teacher_client import last
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class InProcessTeachers:
         recommendation = self._recommendation.score(
             [
                 TeacherInput(
-                    last(e.context_entities, facts.max_input_length),
+                    last_ids(e.context_entities, facts.max_input_length),
                     1,
-                    last(e.context_words, facts.max_words),
+                    last_ids(e.context_words, facts.max_words),
                 )
                 for e in examples
             ],

@@ -184,6 +184,11 @@ def read_examples(path: Path) -> list[Example]:
     return examples
 
 
+def last_ids(ids: np.ndarray, limit: int) -> np.ndarray:
+    """The last ids, at most `limit` of them: what a recommendation teacher uses of a context."""
+    return ids[max(0, len(ids) - limit) :]
+
+
 def digest_examples(examples: Sequence[Example]) -> str:
     """Hex SHA-256 of all arrays of the examples, in their order."""
     arrays: dict[str, np.ndarray] = {}

@@ -100,7 +100,9 @@ class ContainerUnpickler(pickle.Unpickler):
 def _read_json(folder: Path, name: str) -> tuple[Path, Any]:
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a file, got none. Check the folder of the graph.")
+        raise FileNotFoundError(
+            f"{path} must be a file, got none. Name the folder of the graph with --graph."
+        )
     try:
         return path, json.loads(path.read_bytes())
     except ValueError as error:
@@ -111,7 +113,9 @@ def _read_pickled(folder: Path, name: str) -> tuple[Path, Any]:
     """The content of a pickle, in the form that the JSON file of this name has."""
     path = folder / PICKLES[name]
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a file, got none. Check the folder of the graph.")
+        raise FileNotFoundError(
+            f"{path} must be a file, got none. Name the folder of the graph with --graph."
+        )
     if path.stat().st_size > MAX_PICKLE_BYTES:
         raise ValueError(
             f"{path} must be at most {MAX_PICKLE_BYTES} bytes, got {path.stat().st_size}."

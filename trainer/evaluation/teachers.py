@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.atomic import write_json, write_text
 from trainer.cli import run_main
-from trainer.data.examples import Example
+from trainer.data.examples import Example, last_ids
 from trainer.data.loader import to_student_input
 from trainer.data.prepare import SPLITS, PreparedData, load_prepared
 from trainer.evaluation.generate import progress_bar
@@ -115,8 +115,8 @@ def recommender_scores(folder: Path, samples: GoldSamples, data: PreparedData) -
     log_probs_SI = torch.cat(
         [
             recommender(
-                Bags.of([e.context_entities[-card.max_input_length :] for e in part]),
-                Bags.of([_last(e.context_words, card.max_words) for e in part]),
+                Bags.of([last_ids(e.context_entities, card.max_input_length) for e in part]),
+                Bags.of([last_ids(e.context_words, card.max_words) for e in part]),
             )
             for part in (
                 samples.examples[i : i + BATCH] for i in range(0, len(samples.examples), BATCH)
@@ -278,10 +278,6 @@ def _spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
-def _last(ids: np.ndarray, limit: int) -> np.ndarray:
-    return ids[max(0, len(ids) - limit) :]
 
 
 def main(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.data.examples import Example
+from trainer.data.examples import Example, last_ids
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.ranking import gold_ranks, recalls
 from trainer.models.frozen_recommender import Bags, export_recommender
@@ -171,11 +171,11 @@ def to_samples(
     position_of = {int(entity): position for position, entity in enumerate(targets)}
     entities, words, gold = [], [], []
     for example in examples:
-        context = example.context_entities[-config.max_entities :]
+        context = last_ids(example.context_entities, config.max_entities)
         positions = np.array([position_of[int(e)] for e in context], np.int64)
         for item in example.gold_items:
             entities.append(positions)
-            words.append(example.context_words[-config.max_words :])
+            words.append(last_ids(example.context_words, config.max_words))
             gold.append(int(item))
     if not gold:
         raise ValueError(f"{name} must mention at least one movie in a response, got none.")
