@@ -17,9 +17,9 @@ import numpy as np
 
 from protos.codec import TargetRows, concat_rows
 from teacher_server.compress import Cut, take_rows
-from teacher_server.facts import TeacherInput
+from trainer.data.model_input import ExampleInput
 
-ScoreFn = Callable[[Sequence[TeacherInput], Cut], TargetRows]
+ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]
 # A device that fails this often in a row (out of memory, a poisoned CUDA context) needs a restart.
 MAX_FAILURES = 3
 
@@ -53,7 +53,7 @@ class Scored:
 class ScoreWork:
     """One checked request: what to score, how to cut it, and what it costs."""
 
-    inputs: tuple[TeacherInput, ...]
+    inputs: tuple[ExampleInput, ...]
     cut: Cut
     max_entries: int
     """Row entries of the reply at most."""
@@ -62,7 +62,7 @@ class ScoreWork:
     @property
     def num_tokens(self) -> int:
         """What the request counts against the token budget."""
-        return sum(max(1, len(example.ids)) for example in self.inputs)
+        return sum(example.size for example in self.inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def score_together(
     """The rows of each work, all of one cut, as if each had been scored alone."""
     inputs = [example for work in works for example in work.inputs]
     plan = plan_batches(
-        [len(example.ids) for example in inputs],
+        [example.size for example in inputs],
         token_budget=limits.token_budget,
         max_examples=limits.max_examples,
     )

@@ -1,6 +1,6 @@
 """A ScoreRequest from the network, trusted in nothing -> ScoreWork, or a ValueError that says why.
 
-B examples, N input ids of all examples together.
+B examples, N ids of all examples together.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 from protos import codec, teacher_pb2
 from teacher_server.batching import ScoreWork
 from teacher_server.compress import Cut
-from teacher_server.facts import TeacherFacts, TeacherInput
+from teacher_server.facts import TeacherFacts
 from teacher_server.rpc import MAX_MESSAGE_BYTES
+from trainer.data.model_input import ExampleInput
 
 BLOCK_MARGIN_BYTES = 1 << 20
 
@@ -37,56 +38,66 @@ def check_request(
     Raises:
         ValueError: naming the field, its rule and its value.
     """
-    ids_N = _int32("input_ids", request.input_ids, limits.max_input_ids)
-    lengths_B = _int32("input_lengths", request.input_lengths, limits.max_examples)
     targets_B = _int32("target_lengths", request.target_lengths, limits.max_examples)
-    _check_lengths(ids_N, lengths_B, targets_B, facts)
-    if len(ids_N) and not 0 <= ids_N.min() <= ids_N.max() < facts.num_input_ids:
-        raise ValueError(
-            f"input_ids of a {facts.kind} teacher must be in [0, {facts.num_input_ids}), got "
-            f"{ids_N.min()}..{ids_N.max()}."
-        )
+    if len(targets_B) == 0:
+        raise ValueError("target_lengths must have at least one entry, got none.")
+    takes = facts.limits
+    tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
+    entities = Column("entity", takes.max_entities, facts.num_entities)
+    words = Column("word", takes.max_words, facts.num_words)
+    columns = (
+        _read(tokens, request.token_ids, request.token_lengths, len(targets_B), limits),
+        _read(entities, request.entity_ids, request.entity_lengths, len(targets_B), limits),
+        _read(words, request.word_ids, request.word_lengths, len(targets_B), limits),
+    )
+    _check_targets(targets_B, np.array([len(ids) for ids in columns[0]]), facts)
     cut = _cut(request.compression)
     num_rows = int(targets_B.sum(dtype=np.int64))
     max_entries = num_rows * cut.max_entries(facts.support_size)
     _check_size(num_rows, max_entries, limits)
-    words = _words(request, facts, limits, num_examples=len(lengths_B))
     inputs = tuple(
-        TeacherInput(ids, int(num_targets), said)
-        for ids, num_targets, said in zip(_split(ids_N, lengths_B), targets_B, words, strict=True)
+        ExampleInput(num_targets=int(n), tokens=said, entities=named, words=heard)
+        for n, said, named, heard in zip(targets_B, *columns, strict=True)
     )
     return ScoreWork(inputs, cut, max_entries, request.ByteSize())
 
 
-def _words(
-    request: teacher_pb2.ScoreRequest,
-    facts: TeacherFacts,
-    limits: RequestLimits,
-    *,
-    num_examples: int,
+@dataclass(frozen=True)
+class Column:
+    """What a teacher takes of one column of a request; longest 0: nothing."""
+
+    name: str
+    longest: int
+    num_ids: int
+    shortest: int = 0
+
+
+def _read(
+    column: Column, ids: bytes, lengths: bytes, num_examples: int, limits: RequestLimits
 ) -> list[np.ndarray]:
-    """The words of each example; none for a teacher that takes none."""
-    ids_K = _int32("word_ids", request.word_ids, limits.max_input_ids)
-    lengths_B = _int32("word_lengths", request.word_lengths, limits.max_examples)
-    expected = num_examples if facts.num_words else 0
+    """Each example's ids of a column; all empty if the teacher does not take it."""
+    name = column.name
+    ids_N = _int32(f"{name}_ids", ids, limits.max_input_ids)
+    lengths_B = _int32(f"{name}_lengths", lengths, limits.max_examples)
+    expected = num_examples if column.longest else 0
     if len(lengths_B) != expected:
         raise ValueError(
-            f"word_lengths must have {expected} entries, one per example for a teacher that takes "
-            f"words, got {len(lengths_B)}."
+            f"{name}_lengths must have {expected} entries, one per example for a teacher that "
+            f"takes them and else none, got {len(lengths_B)}."
         )
-    if not facts.num_words:
+    if not column.longest:
         lengths_B = np.zeros(num_examples, np.int32)
-    if lengths_B.min() < 0 or lengths_B.max() > facts.max_words:
+    elif lengths_B.min() < column.shortest or lengths_B.max() > column.longest:
         raise ValueError(
-            f"word_lengths must be in [0, {facts.max_words}], got "
+            f"{name}_lengths must be in [{column.shortest}, {column.longest}], got "
             f"{lengths_B.min()}..{lengths_B.max()}."
         )
-    _check_total("word", lengths_B, ids_K)
-    if len(ids_K) and not 0 <= ids_K.min() <= ids_K.max() < facts.num_words:
+    _check_total(name, lengths_B, ids_N)
+    if len(ids_N) and not 0 <= ids_N.min() <= ids_N.max() < column.num_ids:
         raise ValueError(
-            f"word_ids must be in [0, {facts.num_words}), got {ids_K.min()}..{ids_K.max()}."
+            f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
         )
-    return _split(ids_K, lengths_B)
+    return _split(ids_N, lengths_B)
 
 
 def _check_total(name: str, lengths_B: np.ndarray, ids_N: np.ndarray) -> None:
@@ -111,29 +122,15 @@ def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
     return np.frombuffer(content, dtype="<i4")
 
 
-def _check_lengths(
-    ids_N: np.ndarray, lengths_B: np.ndarray, targets_B: np.ndarray, facts: TeacherFacts
-) -> None:
-    if len(lengths_B) == 0 or len(targets_B) != len(lengths_B):
-        raise ValueError(
-            "input_lengths and target_lengths must have one entry per example and at least one "
-            f"example, got {len(lengths_B)} and {len(targets_B)}."
-        )
-    shortest = 1 if facts.kind == "dialogue" else 0
-    if lengths_B.min() < shortest or lengths_B.max() > facts.max_input_length:
-        raise ValueError(
-            f"input_lengths of a {facts.kind} teacher must be in [{shortest}, "
-            f"{facts.max_input_length}], got {lengths_B.min()}..{lengths_B.max()}."
-        )
-    _check_total("input", lengths_B, ids_N)
-    longest_B = lengths_B if facts.kind == "dialogue" else np.ones_like(lengths_B)
+def _check_targets(targets_B: np.ndarray, tokens_B: np.ndarray, facts: TeacherFacts) -> None:
+    longest_B = tokens_B if facts.limits.max_tokens else np.ones_like(targets_B)
     wrong = np.flatnonzero((targets_B < 1) | (targets_B > longest_B))
     if len(wrong):
-        rule = "in [1, input length]" if facts.kind == "dialogue" else "1"
+        rule = "in [1, number of tokens]" if facts.limits.max_tokens else "1"
         first = int(wrong[0])
         raise ValueError(
             f"target_lengths of a {facts.kind} teacher must be {rule}, got {targets_B[first]} for "
-            f"example {first} of length {lengths_B[first]}."
+            f"example {first} of {tokens_B[first]} tokens."
         )
 
 

@@ -55,14 +55,15 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             vocab_size=facts.vocab_size,
             first_item_id=facts.first_item_id,
             num_items=facts.num_items,
-            max_input_length=facts.max_input_length,
+            max_tokens=facts.limits.max_tokens,
+            max_entities=facts.limits.max_entities,
             vocabulary_digest=facts.vocabulary_digest,
             graph_digest=facts.graph_digest,
             weights_digest=facts.weights_digest,
             temperature=facts.temperature,
             num_entities=facts.num_entities,
             num_words=facts.num_words,
-            max_words=facts.max_words,
+            max_words=facts.limits.max_words,
         )
 
     async def Score(

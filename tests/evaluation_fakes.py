@@ -21,8 +21,11 @@ from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepare import Manifest, PreparedData, SplitCounts, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
-from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, output_weight
+from trainer.models.causal_lm import build_causal_lm, output_weight
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.kg_transformer import KgTransformer
+from trainer.models.language_model import build_language_model
+from trainer.models.language_model_config import LanguageModelConfig
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
 
 NUM_ITEMS = 80
@@ -136,6 +139,21 @@ def tiny_model(vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
     return model
 
 
+def tiny_kg_transformer(vocabulary: Vocabulary, seed: int) -> KgTransformer:
+    """The same of KGSF's transformer, without entities and words."""
+    torch.manual_seed(seed)
+    shape = LanguageModelConfig(
+        architecture="kgsf", num_layers=2, hidden_size=32, num_heads=2, max_positions=96
+    )
+    model = build_language_model(shape, vocabulary)
+    assert isinstance(model, KgTransformer)
+    with torch.no_grad():
+        weight = model.head.weight
+        weight[vocabulary.first_item_id : vocabulary.rec_id] *= 1.3
+        weight[vocabulary.eos_id] *= 4.0
+    return model.eval()
+
+
 def write_student(
     folder: Path,
     vocabulary: Vocabulary,
@@ -149,6 +167,7 @@ def write_student(
     vocabulary.save(folder)
     card: dict[str, Any] = {
         "vocabulary_digest": vocabulary.digest,
+        "graph_digest": "",
         "action_tokens": action_tokens,
         "classifier": classifier,
         "gamma": 0.4,
@@ -179,7 +198,7 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> N
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
-        max_input_length=96,
+        max_tokens=96,
     )
     write_card(folder, card)
 

@@ -9,7 +9,8 @@ import torch
 
 from protos.codec import TargetRows
 from teacher_server.compress import Cut, Support, compress, normalise
-from teacher_server.facts import TeacherFacts, TeacherInput
+from teacher_server.facts import TeacherFacts
+from trainer.data.model_input import ExampleInput, InputLimits
 
 VOCAB = 12
 FACTS = TeacherFacts(
@@ -17,7 +18,7 @@ FACTS = TeacherFacts(
     vocab_size=VOCAB,
     first_item_id=6,
     num_items=3,
-    max_input_length=16,
+    limits=InputLimits(max_tokens=16),
     vocabulary_digest="vocabulary-a",
     weights_digest="weights-a",
 )
@@ -35,15 +36,15 @@ class FakeTeacher:
         self.fails = False
         self.fails_above: int | None = None
 
-    def score(self, inputs: Sequence[TeacherInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
         self.started.set()
         if self.gate is not None:
             assert self.gate.wait(20)
-        self.batches.append([len(example.ids) for example in inputs])
+        self.batches.append([len(example.tokens) for example in inputs])
         too_long = self.fails_above is not None and max(self.batches[-1]) > self.fails_above
         if self.fails or too_long:
             raise RuntimeError("out of memory")
-        ids = [torch.from_numpy(each.ids[-each.num_targets :].copy()) for each in inputs]
+        ids = [torch.from_numpy(each.tokens[-each.num_targets :].copy()) for each in inputs]
         return compress(rows_after(torch.cat(ids)), cut, support=SUPPORT)
 
 

@@ -8,10 +8,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+WHOLE = ("distill.top_k=0", "distill.recommendation_top_p=1", "distill.recommendation_top_k=0")
+EXACT = (*WHOLE, "distill.values=float32", "distill.gamma=0.6", "distill.eta=0.1")
 TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
 
 
@@ -71,3 +76,60 @@ def loss_curve(output: Path) -> list[float]:
 
 def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A fleet that is up, and the folders it serves."""
+
+    directory: str
+    fleet: Path
+    dialogue: Path
+    recommendation: Path
+
+
+def command(*arguments: str) -> None:
+    argv = [sys.executable, "-m", *arguments]
+    result = subprocess.run(
+        argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def fit(kind: str, data: Path, output: Path, *overrides: str) -> Path:
+    config = f"trainer/configs/pretrain/{kind}-synthetic.yaml"
+    arguments = ("trainer.pretrain", kind, "--config", config, "--output", str(output))
+    command(*arguments, f"data={data}", *overrides)
+    return output
+
+
+@contextmanager
+def serving(folder: Path, dialogue: Path, recommendation: Path) -> Iterator[Service]:
+    port = free_port()
+    service = Service(
+        directory=f"127.0.0.1:{port}",
+        fleet=folder / "fleet.json",
+        dialogue=dialogue,
+        recommendation=recommendation,
+    )
+    teachers = ("--dialogue", str(dialogue), "--recommendation", str(recommendation))
+    up = ("teacher_server", "up", *teachers, "--port", str(port), "--fleet", str(service.fleet))
+    command(*up)
+    try:
+        yield service
+    finally:
+        command("teacher_server", "down", "--fleet", str(service.fleet))
+
+
+def run_in_process(
+    service: Service, data: Path, output: Path, *overrides: str
+) -> subprocess.CompletedProcess[str]:
+    """The same student with the same teachers inside every rank."""
+    argv = student_command(data, output, *overrides)
+    script = argv.index("trainer/main.py")
+    folders = ("--dialogue", str(service.dialogue))
+    folders = (*folders, "--recommendation", str(service.recommendation))
+    argv[script : script + 1] = ["cluster/bench/in_process_student.py", *folders]
+    return subprocess.run(
+        argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )

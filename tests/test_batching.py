@@ -18,15 +18,18 @@ from teacher_server.batching import (
     score_together,
 )
 from teacher_server.compress import Cut
-from teacher_server.facts import TeacherInput
 from tests.fake_teacher import FakeTeacher
+from trainer.data.model_input import ExampleInput
 
 CUT = Cut(top_k=4)
 
 
 def work(*lengths: int, cut: Cut = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
     inputs = tuple(
-        TeacherInput(np.arange(first + i, first + i + length, dtype=np.int32) % 9, min(2, length))
+        ExampleInput(
+            num_targets=min(2, length),
+            tokens=np.arange(first + i, first + i + length, dtype=np.int32) % 9,
+        )
         for i, length in enumerate(lengths)
     )
     return ScoreWork(inputs, cut, 8 * len(inputs), num_bytes)

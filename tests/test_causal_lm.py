@@ -135,7 +135,7 @@ def test_model_to_be_trained_has_its_dropout_on(tmp_path: Path, vocabulary: Voca
         LanguageModelConfig(num_layers=1, hidden_size=8, num_heads=1, max_positions=16),
     ):
         assert all(module.training for module in build_causal_lm(config, vocabulary).modules())
-    with pytest.raises(ValueError, match="dropout must be 0 beside pretrained"):
+    with pytest.raises(ValueError, match="dropout must be 0 and architecture gpt2 beside"):
         LanguageModelConfig(pretrained=str(tmp_path), dropout=0.1)
 
 

@@ -33,7 +33,7 @@ from trainer.evaluation.views import (
     popularity_ranking,
     recommendation_views,
 )
-from trainer.models.causal_lm import max_input_length
+from trainer.models.language_model import input_limits
 
 ORACLE = EvaluateConfig(classifier="oracle")
 
@@ -133,7 +133,7 @@ def test_gold_likelihood_equals_one_unpadded_forward_per_example(
     likelihood = gold_likelihood(speaker, examples)
     expected, tokens = 0.0, 0
     for example in examples:
-        prompt = speaker.prompt(example, recommends=example.is_recommendation).token_ids
+        prompt = speaker.prompt(example, recommends=example.is_recommendation).given.tokens
         ids = torch.tensor([[*prompt.tolist(), *example.response_ids.tolist()]])
         with torch.no_grad():
             log_probs = speaker.model(input_ids=ids).logits[0].double().log_softmax(-1)
@@ -174,10 +174,10 @@ def test_speaker_prompt_ends_with_the_action_token_of_a_student(
     example = data.examples("test")[1]
     trained, frozen = load_speaker(student), load_speaker(teacher)
     vocabulary = data.vocabulary
-    assert trained.prompt(example, recommends=True).token_ids[-1] == vocabulary.rec_id
-    assert trained.prompt(example, recommends=False).token_ids[-1] == vocabulary.gen_id
+    assert trained.prompt(example, recommends=True).given.tokens[-1] == vocabulary.rec_id
+    assert trained.prompt(example, recommends=False).given.tokens[-1] == vocabulary.gen_id
     plain = frozen.prompt(example, recommends=True)
-    assert np.array_equal(plain.token_ids, example.context_ids)
+    assert np.array_equal(plain.given.tokens, example.context_ids)
     assert plain.num_mentioned == len(example.context_entities)
 
 
@@ -312,7 +312,7 @@ def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None
     conversation = Conversation(speaker, None, GenerateConfig(batch_size=1))
     answers = [conversation.answer("word " * 12) for _ in range(5)]
     # More than the model can attend to was said, and each turn was answered nevertheless.
-    assert len(conversation._context_ids) > max_input_length(speaker.model)
+    assert len(conversation._context_ids) > input_limits(speaker.model).max_tokens
     assert all(isinstance(answer, str) for answer in answers)
 
 

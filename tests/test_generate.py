@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
 
-from tests.evaluation_fakes import tiny_examples, tiny_model, tiny_vocabulary
+from tests.evaluation_fakes import tiny_examples, tiny_kg_transformer, tiny_model, tiny_vocabulary
+from trainer.data.model_input import ExampleInput, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import (
     GenerateConfig,
@@ -14,6 +14,7 @@ from trainer.evaluation.generate import (
     SuppressSpecialTokens,
     generate,
 )
+from trainer.models.language_model import LanguageModel, output_head, response_states
 
 MAX_NEW = 12
 
@@ -23,29 +24,36 @@ def vocabulary() -> Vocabulary:
     return tiny_vocabulary()
 
 
-@pytest.fixture(scope="module")
-def model(vocabulary: Vocabulary) -> PreTrainedModel:
-    return tiny_model(vocabulary, seed=3)
+@pytest.fixture(scope="module", params=["gpt2", "kgsf"])
+def model(vocabulary: Vocabulary, request: pytest.FixtureRequest) -> LanguageModel:
+    make = tiny_model if request.param == "gpt2" else tiny_kg_transformer
+    return make(vocabulary, seed=3)
+
+
+def prompt(example_id: str, tokens: np.ndarray, num_mentioned: int) -> Prompt:
+    return Prompt(example_id, ExampleInput(num_targets=1, tokens=tokens), num_mentioned)
 
 
 def prompts_of_all_lengths(vocabulary: Vocabulary) -> list[Prompt]:
     rng = np.random.default_rng(1)
     random = [
-        Prompt(f"r:{n}", rng.integers(0, vocabulary.rec_id, n).astype(np.int32), n % 3)
+        prompt(f"r:{n}", rng.integers(0, vocabulary.rec_id, n).astype(np.int32), n % 3)
         for n in (1, 30, 7, 7, 19, 2, 44, 11)
     ]
-    given = [Prompt(e.example_id, e.context_ids, 0) for e in tiny_examples(vocabulary)]
+    given = [prompt(e.example_id, e.context_ids, 0) for e in tiny_examples(vocabulary)]
     return random + given
 
 
 def slow_greedy(
-    model: PreTrainedModel, vocabulary: Vocabulary, prompt: Prompt
+    model: LanguageModel, vocabulary: Vocabulary, prompt: Prompt
 ) -> tuple[list[int], list[list[int]]]:
     """One prompt, no cache, no padding, a full forward per token."""
-    ids, tokens, tops = prompt.token_ids.tolist(), [], []
-    for _ in range(MAX_NEW):
+    tokens, tops = [], []
+    for step in range(MAX_NEW):
+        read = np.concatenate([prompt.given.tokens, np.array(tokens, np.int32)])
+        inputs = collate([ExampleInput(num_targets=1 + step, tokens=read)], pad_id=0)
         with torch.no_grad():
-            scores_V = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            scores_V = output_head(model)(response_states(model, inputs)[-1])
         token = int(scores_V[: vocabulary.rec_id].argmax())
         if token == vocabulary.eos_id:
             break
@@ -53,13 +61,12 @@ def slow_greedy(
             items_I = scores_V[vocabulary.first_item_id : vocabulary.rec_id]
             tops.append(items_I.argsort(descending=True)[:50].tolist())
         tokens.append(token)
-        ids.append(token)
     return tokens, tops
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_generate_equals_a_loop_without_cache_or_padding(
-    model: PreTrainedModel, vocabulary: Vocabulary, batch_size: int
+    model: LanguageModel, vocabulary: Vocabulary, batch_size: int
 ) -> None:
     prompts = prompts_of_all_lengths(vocabulary)
     config = GenerateConfig(max_new_tokens=MAX_NEW, batch_size=batch_size)
@@ -79,7 +86,7 @@ def test_generate_equals_a_loop_without_cache_or_padding(
 
 
 def test_generate_twice_gives_identical_responses(
-    model: PreTrainedModel, vocabulary: Vocabulary
+    model: LanguageModel, vocabulary: Vocabulary
 ) -> None:
     prompts = prompts_of_all_lengths(vocabulary)
     first, second = (
@@ -92,20 +99,20 @@ def test_generate_twice_gives_identical_responses(
 
 
 def test_generate_lists_are_longer_by_the_items_mentioned(
-    model: PreTrainedModel, vocabulary: Vocabulary
+    model: LanguageModel, vocabulary: Vocabulary
 ) -> None:
-    prompts = [Prompt(p.example_id, p.token_ids, 7) for p in prompts_of_all_lengths(vocabulary)]
+    prompts = [Prompt(p.example_id, p.given, 7) for p in prompts_of_all_lengths(vocabulary)]
     responses = generate(model, vocabulary, prompts, GenerateConfig(), title="test")
     lengths = {len(slot.top_items) for r in responses for slot in r.item_slots}
     assert lengths == {57}
 
 
 def test_generate_with_a_prompt_too_long_is_refused(
-    model: PreTrainedModel, vocabulary: Vocabulary
+    model: LanguageModel, vocabulary: Vocabulary
 ) -> None:
-    prompt = Prompt("d:1", np.zeros(67, np.int32), 0)
+    too_long = prompt("d:1", np.zeros(67, np.int32), 0)
     with pytest.raises(ValueError, match="d:1 must have 1 to 66 tokens, got 67"):
-        generate(model, vocabulary, [prompt], GenerateConfig(), title="test")
+        generate(model, vocabulary, [too_long], GenerateConfig(), title="test")
 
 
 def test_suppress_special_tokens_leaves_words_and_items(vocabulary: Vocabulary) -> None:

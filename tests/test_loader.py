@@ -11,9 +11,9 @@ from trainer.data.loader import (
     LoaderConfig,
     batches,
     micro_batches,
-    teacher_input,
     to_student_input,
 )
+from trainer.data.model_input import InputLimits, dialogue_input
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ def test_loader_batch_that_ranks_do_not_divide_is_refused() -> None:
 def test_student_input_lines_up_with_labels(action_tokens: bool) -> None:
     examples = (example(0, [1, 2, 3], [4, 11, 0]), example(1, [5], [6, 0]))
     vocabulary = SmallVocabulary()
-    inputs = to_student_input(examples, vocabulary, action_tokens=action_tokens)  # type: ignore[arg-type]
-    flat = inputs.input_ids_BL.flatten()
-    seen = flat[inputs.hidden_index_P].tolist()
+    inputs = to_student_input(examples, vocabulary, InputLimits(), action_tokens=action_tokens)  # type: ignore[arg-type]
+    flat = inputs.model.input_ids_BL.flatten()
+    seen = flat[inputs.model.hidden_index_P].tolist()
     # The state that predicts a token is the one that has read the token before it.
     if action_tokens:
         assert seen == [13, 4, 11, 14, 6]
-        assert inputs.input_ids_BL.tolist() == [[1, 2, 3, 13, 4, 11], [5, 14, 6, 15, 15, 15]]
+        assert inputs.model.input_ids_BL.tolist() == [[1, 2, 3, 13, 4, 11], [5, 14, 6, 15, 15, 15]]
     else:
         assert seen == [3, 4, 11, 5, 6]
     positions = inputs.positions
@@ -122,9 +122,10 @@ def test_student_input_lines_up_with_labels(action_tokens: bool) -> None:
     assert positions.is_item_P.tolist() == [False, True, False, False, False]
 
 
-def test_teacher_input_has_no_action_token_and_one_state_per_label() -> None:
-    ids = teacher_input(example(0, [1, 2, 3], [4, 11, 0]))
-    assert ids.tolist() == [1, 2, 3, 4, 11]
+def test_dialogue_input_of_a_teacher_has_no_action_token_and_one_target_per_label() -> None:
+    given = dialogue_input(example(0, [1, 2, 3], [4, 11, 0]), InputLimits())
+    assert given.tokens.tolist() == [1, 2, 3, 4, 11]
+    assert given.num_targets == 3
 
 
 def test_micro_batches_keep_order_and_lose_nothing() -> None:

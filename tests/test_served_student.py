@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +13,24 @@ from torch import Tensor
 
 from tests.geometry import assert_same_geometry
 from tests.student_runs import (
-    ROOT,
+    EXACT,
     TINY,
-    environment,
+    Service,
+    command,
     error_lines,
-    free_port,
+    fit,
     loss_curve,
+    run_in_process,
     run_student,
+    serving,
     step_lines,
-    student_command,
 )
 from trainer import conkd
 from trainer.config import DistillConfig, TeachersConfig
+from trainer.data.bags import Bags
 from trainer.data.examples import Example
-from trainer.data.loader import StudentInput, teacher_input, to_student_input
+from trainer.data.loader import StudentInput, to_student_input
+from trainer.data.model_input import InputLimits, dialogue_input
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.models.causal_lm import (
     LanguageModelConfig,
@@ -37,62 +38,22 @@ from trainer.models.causal_lm import (
     load_causal_lm,
     output_weight,
 )
-from trainer.models.frozen_recommender import Bags, load_recommender
+from trainer.models.frozen_recommender import load_recommender
 from trainer.models.student import Student
 from trainer.teacher_client import TeacherClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS = 20
-WHOLE = ("distill.top_k=0", "distill.recommendation_top_p=1", "distill.recommendation_top_k=0")
-EXACT = (*WHOLE, "distill.values=float32", "distill.gamma=0.6", "distill.eta=0.1")
-
-
-@dataclass(frozen=True)
-class Service:
-    """A fleet that is up, and the folders it serves."""
-
-    directory: str
-    fleet: Path
-    dialogue: Path
-    recommendation: Path
-
-
-def command(*arguments: str) -> None:
-    argv = [sys.executable, "-m", *arguments]
-    result = subprocess.run(
-        argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stderr
-
-
-def fit(kind: str, data: Path, output: Path, *overrides: str) -> Path:
-    config = f"trainer/configs/pretrain/{kind}-synthetic.yaml"
-    arguments = ("trainer.pretrain", kind, "--config", config, "--output", str(output))
-    command(*arguments, f"data={data}", *overrides)
-    return output
 
 
 @pytest.fixture(scope="module")
 def service(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
-    port = free_port()
-    service = Service(
-        directory=f"127.0.0.1:{port}",
-        fleet=folder / "fleet.json",
-        dialogue=fit("dialogue", prepared_dir, folder / "dialogue", *TINY, "train.steps=30"),
-        recommendation=fit("recommendation", prepared_dir, folder / "recommendation", "epochs=2"),
-    )
-    teachers = (
-        "--dialogue",
-        str(service.dialogue),
-        "--recommendation",
-        str(service.recommendation),
-    )
-    up = ("teacher_server", "up", *teachers, "--port", str(port), "--fleet", str(service.fleet))
-    command(*up)
-    yield service
-    command("teacher_server", "down", "--fleet", str(service.fleet))
+    dialogue = fit("dialogue", prepared_dir, folder / "dialogue", *TINY, "train.steps=30")
+    recommendation = fit("recommendation", prepared_dir, folder / "recommendation", "epochs=2")
+    with serving(folder, dialogue, recommendation) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +70,7 @@ def served_run(
 def test_served_student_has_the_loss_curve_of_in_process_teachers(
     service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    argv = student_command(prepared_dir, tmp_path / "run", *EXACT, f"train.steps={STEPS}")
-    script = argv.index("trainer/main.py")
-    folders = ("--dialogue", str(service.dialogue))
-    folders = (*folders, "--recommendation", str(service.recommendation))
-    argv[script : script + 1] = ["cluster/bench/in_process_student.py", *folders]
-    result = subprocess.run(
-        argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
+    result = run_in_process(service, prepared_dir, tmp_path / "run", *EXACT, f"train.steps={STEPS}")
     assert result.returncode == 0, result.stderr
     assert len(loss_curve(served_run)) == STEPS
     assert loss_curve(served_run) == pytest.approx(loss_curve(tmp_path / "run"), rel=1e-5)
@@ -192,11 +146,11 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
     shape = LanguageModelConfig(num_layers=1, hidden_size=32, num_heads=2)
     model = build_causal_lm(shape, data.vocabulary).double()
     student = Student(model, loss_chunk_size=16)
-    inputs = to_student_input(examples, data.vocabulary, action_tokens=True)
+    inputs = to_student_input(examples, data.vocabulary, InputLimits(), action_tokens=True)
     first = data.vocabulary.first_item_id
     items = range(first, first + data.vocabulary.num_items)
     targets = conkd.mix_targets(inputs.positions, received, config, items, torch.device("cpu"))
-    loss, _ = student(inputs.input_ids_BL, inputs.hidden_index_P, targets)
+    loss, _ = student(inputs.model, targets)
     expected = dense_loss(student, inputs, examples, service, data, config)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.parameters())
@@ -224,7 +178,7 @@ def dense_loss(
     total = torch.zeros((), dtype=torch.float64)
     for row, example in enumerate(examples):
         length = len(example.response_ids)
-        ids = torch.from_numpy(teacher_input(example).astype(np.int64))[None]
+        ids = torch.from_numpy(dialogue_input(example, InputLimits()).tokens.astype(np.int64))[None]
         with torch.no_grad():
             phi_TV = teacher(ids).logits[0, -length:].softmax(-1)
             bags = Bags.of([example.context_entities]), Bags.of([example.context_words])
@@ -232,7 +186,7 @@ def dense_loss(
             psi_V[first:last] = recommender(*bags)[0].double().exp()
         end = len(example.context_ids) + 1 + length - 1
         log_q_TV = (
-            student.language_model(inputs.input_ids_BL[row : row + 1, :end])
+            student.language_model(inputs.model.input_ids_BL[row : row + 1, :end])
             .logits[0, -length:]
             .log_softmax(-1)
         )

@@ -18,6 +18,7 @@ from teacher_server.request_check import RequestLimits, check_request
 from teacher_server.rpc import new_server
 from teacher_server.service import TeacherServer, handshake_mismatch
 from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
+from trainer.data.model_input import InputLimits
 
 METADATA = (
     ("conkd-vocabulary-digest", "vocabulary-a"),
@@ -38,8 +39,8 @@ def request(
     fields: dict[str, bytes] | None = None,
 ) -> teacher_pb2.ScoreRequest:
     content = {
-        "input_ids": int32(1, 2, 3, 4, 5),
-        "input_lengths": int32(2, 3),
+        "token_ids": int32(1, 2, 3, 4, 5),
+        "token_lengths": int32(2, 3),
         "target_lengths": int32(1, 2),
     } | (fields or {})
     return teacher_pb2.ScoreRequest(
@@ -49,27 +50,31 @@ def request(
     )
 
 
+NO_TOKENS = {"token_ids": b"", "token_lengths": b""}
+
 BAD_FIELDS: dict[str, dict[str, bytes]] = {
-    "input_ids must be int32": {"input_ids": b"\1\0\0"},
-    "input_lengths must be int32": {"input_lengths": b"\1\0\0\0\1"},
-    "must have one entry per example": {"target_lengths": int32(1)},
-    "and at least one example": {
-        "input_ids": b"",
-        "input_lengths": b"",
+    "token_ids must be int32": {"token_ids": b"\1\0\0"},
+    "token_lengths must be int32": {"token_lengths": b"\1\0\0\0\1"},
+    "token_lengths must have 1 entries, one per example": {"target_lengths": int32(1)},
+    "target_lengths must have at least one entry, got none": {
+        "token_ids": b"",
+        "token_lengths": b"",
         "target_lengths": b"",
     },
-    "must sum to the 5 input_ids, got 6": {"input_lengths": int32(3, 3)},
-    "must be in [1, 16], got -1..6": {"input_lengths": int32(-1, 6)},
-    "must be in [1, 16], got 0..5": {"input_lengths": int32(0, 5)},
+    "entity_lengths must have 0 entries": {"entity_lengths": int32(0, 0)},
+    "must sum to the 1 entity_ids, got 0": {"entity_ids": int32(4)},
+    "must sum to the 5 token_ids, got 6": {"token_lengths": int32(3, 3)},
+    "must be in [1, 16], got -1..6": {"token_lengths": int32(-1, 6)},
+    "must be in [1, 16], got 0..5": {"token_lengths": int32(0, 5)},
     "must be in [1, 16], got 17..17": {
-        "input_ids": int32(*[1] * 17),
-        "input_lengths": int32(17),
+        "token_ids": int32(*[1] * 17),
+        "token_lengths": int32(17),
         "target_lengths": int32(1),
     },
-    "must be in [0, 9), got 1..9": {"input_ids": int32(1, 2, 3, 4, 9)},
-    "must be in [0, 9), got -1..5": {"input_ids": int32(-1, 2, 3, 4, 5)},
-    "must be in [1, input length], got 0": {"target_lengths": int32(0, 1)},
-    "got 4 for example 1 of length 3": {"target_lengths": int32(1, 4)},
+    "must be in [0, 9), got 1..9": {"token_ids": int32(1, 2, 3, 4, 9)},
+    "must be in [0, 9), got -1..5": {"token_ids": int32(-1, 2, 3, 4, 5)},
+    "must be in [1, number of tokens], got 0": {"target_lengths": int32(0, 1)},
+    "got 4 for example 1 of 3 tokens": {"target_lengths": int32(1, 4)},
 }
 
 
@@ -150,18 +155,24 @@ def test_check_request_beyond_its_limits_is_refused() -> None:
 
 
 def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> None:
-    facts = dataclasses.replace(FACTS, kind="recommendation", num_entities=50)
+    facts = dataclasses.replace(
+        FACTS,
+        kind="recommendation",
+        limits=InputLimits(max_entities=16),
+        num_entities=50,
+    )
     one = request(
         1,
         top_k=99,
         fields={
-            "input_ids": int32(49),
-            "input_lengths": int32(0, 1),
+            **NO_TOKENS,
+            "entity_ids": int32(49),
+            "entity_lengths": int32(0, 1),
             "target_lengths": int32(1, 1),
         },
     )
     work = check_request(one, facts, RequestLimits())
-    assert [len(example.ids) for example in work.inputs] == [0, 1]
+    assert [len(example.entities) for example in work.inputs] == [0, 1]
     assert work.max_entries == 2 * facts.num_items
     one.target_lengths = int32(1, 2)
     with pytest.raises(ValueError, match="must be 1, got 2"):
@@ -169,13 +180,19 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
 
 
 WORD_FACTS = dataclasses.replace(
-    FACTS, kind="recommendation", num_entities=50, num_words=5, max_words=3
+    FACTS,
+    kind="recommendation",
+    limits=InputLimits(max_entities=16, max_words=3),
+    num_entities=50,
+    num_words=5,
 )
 
 
 def words_request(ids: bytes, lengths: bytes) -> teacher_pb2.ScoreRequest:
-    fields = {"input_ids": int32(49), "input_lengths": int32(0, 1), "target_lengths": int32(1, 1)}
-    return request(1, fields={**fields, "word_ids": ids, "word_lengths": lengths})
+    fields = {"entity_ids": int32(49), "entity_lengths": int32(0, 1)}
+    targets = {"target_lengths": int32(1, 1)}
+    words = {"word_ids": ids, "word_lengths": lengths}
+    return request(1, fields={**NO_TOKENS, **fields, **targets, **words})
 
 
 def test_check_request_gives_each_example_its_words() -> None:
@@ -207,7 +224,7 @@ def test_check_request_with_bad_words_names_the_field(
 
 
 def test_check_request_with_words_for_a_teacher_that_takes_none_is_refused() -> None:
-    facts = dataclasses.replace(WORD_FACTS, num_words=0, max_words=0)
+    facts = dataclasses.replace(WORD_FACTS, limits=InputLimits(max_entities=16), num_words=0)
     for ids, lengths in ((int32(1), int32(1, 0)), (int32(), int32(0, 0)), (int32(1), int32())):
         with pytest.raises(ValueError, match="word"):
             check_request(words_request(ids, lengths), facts, RequestLimits())

@@ -49,7 +49,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
         return teacher_pb2.Description(
             kind=self.kind,
             replica_id=self.replica_id,
-            max_input_length=64,
+            max_tokens=64 if self.kind == "dialogue" else 0,
+            max_entities=64 if self.kind == "recommendation" else 0,
             num_words=self.num_words,
             max_words=2 if self.num_words else 0,
             vocab_size=VOCAB,

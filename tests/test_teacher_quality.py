@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation_fakes import NUM_ITEMS, write_dialogue_teacher, write_tiny_data
+from tests.evaluation_fakes import (
+    NUM_ITEMS,
+    write_classifier,
+    write_dialogue_teacher,
+    write_tiny_data,
+)
 from trainer.data.prepare import PreparedData
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
 from trainer.evaluation.speaker import load_speaker
@@ -166,6 +171,8 @@ def test_report_teachers_writes_tables_plot_and_json(tmp_path: Path, data: Prepa
     write_dialogue_teacher(tmp_path / "d", data.vocabulary, seed=4)
     arguments = ["--data", str(data.root), "--output", str(tmp_path / "out")]
     arguments += ["--recommendation", *map(str, seeds), "--dialogue", str(tmp_path / "d")]
+    classifier = write_classifier(tmp_path / "c", data.vocabulary, seed=5)
+    arguments += ["--classifier", str(tmp_path / "c")]
     main(arguments)
     content = json.loads((tmp_path / "out" / "teachers.json").read_text())
     assert set(content["recommendation"]) == {str(seed) for seed in seeds}
@@ -173,9 +180,22 @@ def test_report_teachers_writes_tables_plot_and_json(tmp_path: Path, data: Prepa
     assert "| recommendation teacher (2 seeds) |" in text
     assert "| item mass at item steps |" in text
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "| classifier (1 seeds) |" in text
+    # The twin: each response of test asked alone, and most of train's responses name a film.
+    said = [bool(classifier.predict([e.context_ids])[0]) for e in data.examples("test")]
+    gold = [bool(len(e.gold_items)) for e in data.examples("test")]
+    right = sum(a == b for a, b in zip(said, gold, strict=True))
+    (scores,) = content["classifier"]["models"].values()
+    assert scores["accuracy"] == pytest.approx(right / len(gold))
+    assert content["classifier"]["majority"]["accuracy"] == pytest.approx(sum(gold) / len(gold))
     again = report_teachers(
-        data, tmp_path / "again", split="test", recommendation=seeds, dialogue=[tmp_path / "d"]
+        data,
+        tmp_path / "again",
+        split="test",
+        recommendation=seeds,
+        dialogue=[tmp_path / "d"],
+        classifier=[tmp_path / "c"],
     )
     assert json.loads(json.dumps(again)) == content
-    with pytest.raises(ValueError, match="a teacher must be named, got none"):
-        report_teachers(data, tmp_path, split="test", recommendation=[], dialogue=[])
+    with pytest.raises(ValueError, match="a frozen model must be named, got none"):
+        report_teachers(data, tmp_path, split="test", recommendation=[], dialogue=[], classifier=[])

@@ -20,7 +20,6 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.compress import Cut
 from teacher_server.console import parse, parse_counts
 from teacher_server.directory import DirectoryServer, DirectoryService, Lease, Leases, fetch_fleet
-from teacher_server.facts import TeacherInput
 from teacher_server.local_cluster import (
     FleetState,
     check_port_free,
@@ -31,6 +30,7 @@ from teacher_server.local_cluster import (
 )
 from teacher_server.teachers import load_teacher
 from tests import tiny_teachers
+from trainer.data.model_input import ExampleInput
 
 COMMAND_S = 180
 
@@ -276,22 +276,33 @@ def watch_until(directory: str, done: Callable[[set[str]], bool]) -> list[teache
     raise AssertionError("the Directory ended the watch")
 
 
+def given(length: int, num_targets: int) -> ExampleInput:
+    """As many tokens as entities, and one word less."""
+    ids = np.arange(3, 3 + length, dtype=np.int32)
+    return ExampleInput(num_targets=num_targets, tokens=ids, entities=ids, words=ids[1:])
+
+
 def check_scores(kind: str, folder: Path, address: str) -> None:
     """One request over gRPC gives the rows of a teacher in this process, in float32."""
     teacher = load_teacher(kind, folder, torch.device("cpu"))
     inputs = [
-        TeacherInput(np.arange(3, 8, dtype=np.int32), 2 if kind == "dialogue" else 1),
-        TeacherInput(np.arange(2, 4, dtype=np.int32), 1, np.array([1, 0, 1], np.int32)),
+        given(5, num_targets=2 if kind == "dialogue" else 1),
+        given(2, num_targets=1),
     ]
-    takes_words = bool(teacher.facts.num_words)
+    columns: dict[str, bytes] = {}
+    names = ("entity", "word") if kind == "recommendation" else ("token",)
+    for name in names:
+        rows = [
+            {"token": each.tokens, "entity": each.entities, "word": each.words}[name]
+            for each in inputs
+        ]
+        columns[f"{name}_ids"] = np.concatenate(rows).tobytes()
+        columns[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int32).tobytes()
     request = teacher_pb2.ScoreRequest(
         request_id=1,
-        input_ids=np.concatenate([each.ids for each in inputs]).tobytes(),
-        input_lengths=np.array([5, 2], np.int32).tobytes(),
         target_lengths=np.array([each.num_targets for each in inputs], np.int32).tobytes(),
         compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
-        word_ids=inputs[1].words.tobytes() if takes_words else b"",
-        word_lengths=np.array([0, 3], np.int32).tobytes() if takes_words else b"",
+        **columns,
     )
     metadata = (
         ("conkd-vocabulary-digest", teacher.facts.vocabulary_digest),

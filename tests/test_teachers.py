@@ -11,12 +11,13 @@ from protos.codec import TargetRows
 from teacher_server import teachers as teachers_module
 from teacher_server.batching import BatchLimits, ScoreWork, score_together
 from teacher_server.compress import Cut
-from teacher_server.facts import TeacherInput
 from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, load_teacher
 from tests import tiny_teachers
+from trainer.data.bags import Bags
+from trainer.data.model_input import ExampleInput, InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
-from trainer.models.frozen_recommender import Bags, load_recommender
+from trainer.models.frozen_recommender import load_recommender
 
 CPU = torch.device("cpu")
 WHOLE = Cut()
@@ -31,13 +32,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: root / kind for kind in ("dialogue", "recommendation")}
 
 
-def random_inputs(num_ids: int, lengths: list[int], targets: list[int]) -> list[TeacherInput]:
+def random_inputs(num_ids: int, lengths: list[int], targets: list[int]) -> list[ExampleInput]:
     rng = np.random.default_rng(0)
     return [
-        TeacherInput(
-            rng.integers(0, num_ids, length, dtype=np.int32),
-            num_targets,
-            rng.integers(0, tiny_teachers.NUM_WORDS, rng.integers(0, 13), dtype=np.int32),
+        ExampleInput(
+            num_targets=num_targets,
+            tokens=rng.integers(0, num_ids, length, dtype=np.int32),
+            entities=rng.integers(0, tiny_teachers.NUM_ENTITIES, length, dtype=np.int32),
+            words=rng.integers(0, tiny_teachers.NUM_WORDS, rng.integers(0, 13), dtype=np.int32),
         )
         for length, num_targets in zip(lengths, targets, strict=True)
     ]
@@ -57,9 +59,9 @@ def test_dialogue_rows_are_the_last_positions_scored_one_by_one(folders: dict[st
     inputs = random_inputs(vocabulary.first_item_id + 30, [9, 1, 30, 64, 12], [3, 1, 30, 5, 1])
     twin = []
     for example in inputs:
-        length = len(example.ids)
+        length = len(example.tokens)
         for position in range(length - example.num_targets, length):
-            prefix = torch.from_numpy(example.ids[: position + 1].astype(np.int64))
+            prefix = torch.from_numpy(example.tokens[: position + 1].astype(np.int64))
             with torch.inference_mode():
                 logits_V = model(input_ids=prefix[None]).logits[0, -1]
             twin.append(torch.softmax(logits_V.double(), -1).numpy())
@@ -76,7 +78,7 @@ def test_dialogue_rows_do_not_depend_on_the_size_of_the_chunks(
     inputs = random_inputs(200, [20, 31], [20, 17])
     whole = teacher.score(inputs, WHOLE)
     monkeypatch.setattr(teachers_module, "CHUNK_POSITIONS", 5)
-    np.testing.assert_allclose(dense(teacher.score(inputs, WHOLE)), dense(whole), atol=1e-7)
+    np.testing.assert_allclose(dense(teacher.score(inputs, WHOLE)), dense(whole), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["dialogue", "recommendation"])
@@ -102,7 +104,7 @@ def test_recommendation_rows_are_the_recommender_s_over_vocabulary_ids(
     rows = teacher.score(inputs, WHOLE)
     first = teacher.facts.first_item_id
     for example, probs_V in zip(inputs, dense(rows), strict=True):
-        twin_I = recommender(Bags.of([example.ids]), Bags.of([example.words]))[0].exp()
+        twin_I = recommender(Bags.of([example.entities]), Bags.of([example.words]))[0].exp()
         np.testing.assert_allclose(probs_V[first : first + 30], twin_I.numpy(), atol=1e-6)
         assert probs_V[first : first + 30].sum() == pytest.approx(probs_V.sum())
     assert rows.item_mass_R.tolist() == [1.0, 1.0, 1.0]
@@ -118,12 +120,12 @@ def test_facts_come_from_card_and_vocabulary(folders: dict[str, Path]) -> None:
     dialogue = load_teacher("dialogue", folders["dialogue"], CPU).facts
     recommendation = load_teacher("recommendation", folders["recommendation"], CPU).facts
     assert dialogue.vocabulary_digest == recommendation.vocabulary_digest
-    assert dialogue.num_input_ids == dialogue.vocab_size - 3
-    assert (dialogue.max_input_length, recommendation.max_input_length) == (64, 20)
-    assert recommendation.num_input_ids == tiny_teachers.NUM_ENTITIES
+    assert dialogue.num_tokens == dialogue.vocab_size - 3
+    assert dialogue.limits == InputLimits(max_tokens=64)
+    assert recommendation.limits == InputLimits(max_entities=20, max_words=12)
+    assert recommendation.num_entities == tiny_teachers.NUM_ENTITIES
     assert recommendation.graph_digest == "tiny-graph"
-    assert (recommendation.num_words, recommendation.max_words) == (tiny_teachers.NUM_WORDS, 12)
-    assert (dialogue.num_words, dialogue.max_words) == (0, 0)
+    assert (dialogue.num_words, recommendation.num_words) == (0, tiny_teachers.NUM_WORDS)
 
 
 def test_load_teacher_with_another_vocabulary_than_its_card_is_refused(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from torch import tensor
 
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
+from trainer.evaluation.turns import turn_scores
 from trainer.models.frozen_recommender import load_recommender
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, load_classifier
 from trainer.pretrain.classifier import (
     ClassifierConfig,
-    binary_scores,
     fit_classifier,
     shuffled_batches,
 )
@@ -85,14 +85,14 @@ def test_collate_with_an_empty_context_is_an_error() -> None:
         small_classifier().predict([np.array([1]), np.array([], dtype=np.int32)])
 
 
-def test_binary_scores_match_hand_values() -> None:
+def test_turn_scores_match_hand_values() -> None:
     # 1 hit, 2 said, 2 gold: F1 = 2 * 1 / 4.
-    scores = binary_scores(
-        tensor([True, True, False, False, False]), tensor([True, False, True, False, False])
+    scores = turn_scores(
+        np.array([True, True, False, False, False]), np.array([True, False, True, False, False])
     )
     assert scores == pytest.approx({"accuracy": 0.6, "f1": 0.5})
-    nothing = tensor([False])
-    assert binary_scores(nothing, nothing)["f1"] == 0.0
+    nothing = np.array([False])
+    assert turn_scores(nothing, nothing)["f1"] == 0.0
 
 
 def test_shuffled_batches_hold_every_example_once() -> None:
@@ -133,7 +133,7 @@ def test_fit_classifier_beats_the_majority_and_exports_what_it_measured(
     assert fit["metrics"]["test"]["accuracy"] > fit["majority"]["test"]["accuracy"] + 0.1
     data = load_prepared(prepared_dir)
     classifier, card = load_classifier(classifier_dir)
-    assert (card.kind, card.max_input_length) == ("classifier", 24)
+    assert (card.kind, card.max_tokens) == ("classifier", 24)
     assert card.vocabulary_digest == Vocabulary.load(classifier_dir).digest
     examples = data.examples("test")
     found = classifier.predict([example.context_ids for example in examples])

@@ -33,7 +33,7 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
-        max_input_length=max_input_length(model),
+        max_tokens=max_input_length(model),
     )
     write_card(folder, card)
 

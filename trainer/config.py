@@ -17,7 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from protos import codec
-from trainer.models.causal_lm import LanguageModelConfig
+from trainer.models.language_model_config import LanguageModelConfig
 
 MAX_TOP_K = 1 << 16
 MAX_SEED = (1 << 63) - 1
@@ -140,6 +140,13 @@ class TrainConfig:
     """Examples per forward on one rank; None: the rank's whole share at once."""
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
+    select: Literal["last", "best"] = "last"
+    """Which weights are exported: the last ones, or those of the checkpoint with the lowest loss
+    of gold tokens on valid."""
+    patience: int | None = None
+    """With select best: checkpoints without a better loss after which the run ends."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of weights and activations; the optimiser's and the loss are float32 always."""
     resume: bool = True
     """Go on from the newest whole checkpoint in the run directory, if there is one."""
     loss_chunk_size: int = 256
@@ -154,6 +161,11 @@ class TrainConfig:
         ):
             if value < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {value}.")
+        if self.patience is not None and (self.patience < 1 or self.select != "best"):
+            raise ValueError(
+                f"train.patience must be at least 1, with train.select best, got {self.patience} "
+                f"and {self.select}."
+            )
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(
                 f"train.micro_batch_size must be at least 1, got {self.micro_batch_size}."
@@ -179,6 +191,8 @@ class RunConfig:
     """Frozen turn classifier that picks the action token at inference; noted in the export."""
     item_vectors: str | None = None
     """Frozen recommendation teacher whose film vectors start the films' rows; None: random rows."""
+    knowledge: str | None = None
+    """Frozen recommendation teacher whose entities and words a kgsf student attends to."""
     student: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teachers: TeachersConfig = field(default_factory=TeachersConfig)

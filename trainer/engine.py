@@ -24,13 +24,14 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PreTrainedModel
 
 from trainer import checkpoint
 from trainer.cli import EXIT_ERROR, USER_ERRORS
 from trainer.config import MAX_PATIENCE_S, OptimiserConfig, RunConfig
+from trainer.data.model_input import ModelInput
 from trainer.extension_lock import exclusive_build
 from trainer.host_memory import keep_freed_memory
+from trainer.models.language_model import LanguageModel, write_language_model
 from trainer.sparse_ce import SoftTargets
 
 ResultT = TypeVar("ResultT")
@@ -114,11 +115,17 @@ class Engine:
         self.device = torch.device(self._engine.device)
         self._checkpoints = Path(config.output) / checkpoint.CHECKPOINTS_NAME
 
-    def forward(
-        self, input_ids_BL: Tensor, hidden_index_P: Tensor, targets: SoftTargets
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor]:
         """The student's loss sum and gold NLL [P] of one micro-batch."""
-        return self._engine(input_ids_BL.to(self.device), hidden_index_P.to(self.device), targets)
+        return self._engine(inputs.to(self.device), targets)
+
+    def evaluate(self, inputs: ModelInput, targets: SoftTargets) -> Tensor:
+        """Gold NLL [P] without dropout and without gradient."""
+        self._engine.eval()
+        with torch.no_grad():
+            _, nll_P = self.forward(inputs, targets)
+        self._engine.train()
+        return nll_P
 
     def backward(self, loss_sum: Tensor, global_count: float) -> None:
         """Add the gradient of loss_sum / global_count, counts taken over all ranks.
@@ -213,11 +220,11 @@ class Engine:
             )
         return step
 
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the language model as a Hugging Face folder, from whole parameters, on rank 0."""
+    def export(self, model: LanguageModel, folder: Path) -> None:
+        """Write the language model from whole parameters, on rank 0."""
         with self._whole_parameters(model):
             if self.rank == 0:
-                model.save_pretrained(folder)
+                write_language_model(folder, model)
         comm.barrier()
 
     def _whole_parameters(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
@@ -254,6 +261,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": share // micro,
         "gradient_clipping": config.optimiser.clip_norm,
         "steps_per_print": 1 << 40,
+        **({"bf16": {"enabled": True}} if config.train.precision == "bf16" else {}),
     }
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from trainer.config import RunConfig
 from trainer.data.examples import Example
-from trainer.data.loader import teacher_input
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, on_all_ranks
-from trainer.models.causal_lm import build_causal_lm, max_input_length
 from trainer.models.frozen import check_frozen
-from trainer.models.frozen_recommender import load_recommender
+from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
+from trainer.models.language_model import LanguageModel, build_language_model, input_limits
 from trainer.models.student import Student
+from trainer.selection import Selection
 from trainer.train import Teachers, train
 
 
@@ -28,36 +27,68 @@ def train_and_export(
     *,
     rank: int,
     world_size: int,
-) -> None:
+) -> LanguageModel:
     """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
     language_model, examples = on_all_ranks(lambda: _build(config, data, teachers))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
     engine = Engine(student, config, rank, world_size)
-    train(config, engine, vocabulary=data.vocabulary, examples=examples, teachers=teachers)
-    engine.export(language_model, folder)
+    selection = None
+    if config.train.select == "best":
+        selection = Selection(
+            config,
+            engine,
+            language_model,
+            vocabulary=data.vocabulary,
+            examples=data.examples("valid"),
+        )
+    train(
+        config,
+        engine,
+        vocabulary=data.vocabulary,
+        examples=examples,
+        limits=input_limits(language_model),
+        teachers=teachers,
+        selection=selection,
+    )
+    if selection is None:
+        engine.export(language_model, folder)
+    elif rank == 0:
+        shutil.copytree(selection.folder, folder, dirs_exist_ok=True)
     if rank == 0:
         data.vocabulary.save(folder)
+    return language_model
 
 
 def _build(
     config: RunConfig, data: PreparedData, teachers: Teachers | None
-) -> tuple[PreTrainedModel, list[Example]]:
+) -> tuple[LanguageModel, list[Example]]:
     torch.manual_seed(config.seed)
-    language_model = build_causal_lm(config.student, data.vocabulary, _item_vectors(config, data))
+    item_source = _recommender(config.item_vectors, data)
+    language_model = build_language_model(
+        config.student,
+        data.vocabulary,
+        item_vectors_IK=None if item_source is None else item_source.items_ID,
+        knowledge=_recommender(config.knowledge, data),
+    )
     examples = data.examples("train")
-    _check_length(config, max_input_length(language_model), examples)
+    _check_length(config, input_limits(language_model).max_tokens, examples)
     if teachers is not None:
         _check_teacher(teachers.max_tokens, examples)
     return language_model, examples
 
 
-def _item_vectors(config: RunConfig, data: PreparedData) -> Tensor | None:
-    if config.item_vectors is None:
+def _recommender(folder: str | None, data: PreparedData) -> FrozenRecommender | None:
+    """The frozen recommendation teacher of a folder, if one is named; it must know this data."""
+    if folder is None:
         return None
-    folder = Path(config.item_vectors)
-    check_frozen(folder, "recommendation", data.vocabulary.digest)
-    recommender, _ = load_recommender(folder)
-    return recommender.items_ID
+    check_frozen(Path(folder), "recommendation", data.vocabulary.digest)
+    recommender, card = load_recommender(Path(folder))
+    if card.graph_digest != data.graphs_digest:
+        raise ValueError(
+            f"the recommendation model in {folder} must have the data's graph "
+            f"{data.graphs_digest}, got {card.graph_digest}. Fit it on the same prepared data."
+        )
+    return recommender
 
 
 def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -> None:
@@ -70,7 +101,7 @@ def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -
 
 
 def _check_teacher(max_tokens: int, examples: list[Example]) -> None:
-    longest = max(len(teacher_input(example)) for example in examples)
+    longest = max(len(e.context_ids) + len(e.response_ids) - 1 for e in examples)
     if longest > max_tokens:
         raise ValueError(
             f"the dialogue teacher must take inputs of {longest} tokens for these examples, got "

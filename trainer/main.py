@@ -20,6 +20,7 @@ from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export
 from trainer.models.frozen import check_frozen
+from trainer.models.language_model import knowledge_size
 from trainer.models.student_card import (
     MODEL_FOLDER,
     StudentCard,
@@ -48,10 +49,11 @@ def run_student(
         folder = Path(config.output) / MODEL_FOLDER
         if rank == 0:
             remove_student_card(folder)
-        train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
+        model = train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
         if rank == 0:
             card = StudentCard(
                 vocabulary_digest=data.vocabulary.digest,
+                graph_digest=data.graphs_digest if any(knowledge_size(model)) else "",
                 action_tokens=config.action_tokens,
                 classifier=_from_folder(config.classifier, folder),
                 gamma=config.distill.gamma,
@@ -87,8 +89,9 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         data = load_prepared(Path(config.data))
         if config.classifier is not None:
             check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
-        if config.item_vectors is not None:
-            check_frozen(Path(config.item_vectors), "recommendation", data.vocabulary.digest)
+        for folder in (config.item_vectors, config.knowledge):
+            if folder is not None:
+                check_frozen(Path(folder), "recommendation", data.vocabulary.digest)
         deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
         if config.train.resume:
             check_same_run(Path(config.output), config)

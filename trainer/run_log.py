@@ -29,8 +29,10 @@ class RunLog:
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
         self._totals = RunTotals()
         for entry in kept:
-            if "step" in entry:
+            if "event" not in entry:
                 self._totals.add(entry)
+        self.valid_history = [entry for entry in kept if entry.get("event") == "valid"]
+        """What was measured on valid until the checkpoint."""
         self._file = path.open("a", encoding="utf-8")
         # Curves of an earlier run in this folder end where ours begin.
         self._events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
@@ -81,6 +83,12 @@ class RunLog:
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def valid(self, step: int, nll: float) -> None:
+        """One line about the loss on valid, in nats per token."""
+        self._write({"event": "valid", "step": step, "nll": nll})
+        self._events.add_scalar("valid_nll", nll, step)
+        self._console.print(f"step {step} valid nll {nll:.3f}", highlight=False)
 
     def _write(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")

@@ -61,8 +61,8 @@ class StepSums:
         values = {
             "loss": float(loss_sum.detach()),
             "nll": float(nll_P.sum()),
-            "tokens": int((inputs.input_ids_BL != vocabulary.pad_id).sum()),
-            "slots": inputs.input_ids_BL.numel(),
+            "tokens": int((inputs.model.input_ids_BL != vocabulary.pad_id).sum()),
+            "slots": inputs.model.input_ids_BL.numel(),
             "positions": len(is_item_P),
             "item_steps": int(is_item_P.sum()),
             "wait_s": wait_s,

@@ -23,8 +23,8 @@ import numpy as np
 from protos import codec, teacher_pb2
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.conkd import TeacherTargets
-from trainer.data.examples import Example, last_ids
-from trainer.data.loader import teacher_input
+from trainer.data.examples import Example
+from trainer.data.model_input import ExampleInput, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
 from trainer.teacher_streams import TeacherStreams
@@ -99,7 +99,7 @@ class TeacherClient:
     @property
     def max_tokens(self) -> int:
         """Longest input of one example that the dialogue teacher takes."""
-        return self._streams.input_limits["dialogue"].max_input_length
+        return self._streams.input_limits["dialogue"].max_tokens
 
     def submit(self, examples: Sequence[Example]) -> Pending:
         """Ask both teachers about a micro-batch; returns at once.
@@ -108,25 +108,19 @@ class TeacherClient:
         large vocabulary are 0.5 MB each.
         """
         top_k = self._distill.top_k or self._vocabulary.size
+        limits = self._streams.input_limits
         dialogue = [
             self._ask(
                 "dialogue",
-                [teacher_input(example) for example in part],
-                [len(example.response_ids) for example in part],
-                [],
+                [dialogue_input(example, limits["dialogue"]) for example in part],
                 top_k=self._distill.top_k,
                 top_p=1.0,
             )
             for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
         ]
-        limits = self._streams.input_limits["recommendation"]
         recommendation = self._ask(
             "recommendation",
-            [last_ids(example.context_entities, limits.max_input_length) for example in examples],
-            [1] * len(examples),
-            [last_ids(example.context_words, limits.max_words) for example in examples]
-            if limits.num_words
-            else [],
+            [recommendation_input(example, limits["recommendation"]) for example in examples],
             top_k=self._distill.recommendation_top_k,
             top_p=self._distill.recommendation_top_p,
         )
@@ -143,35 +137,37 @@ class TeacherClient:
     def _ask(
         self,
         kind: str,
-        inputs: list[np.ndarray],
-        targets: list[int],
-        words: list[np.ndarray],
+        inputs: list[ExampleInput],
         *,
         top_k: int,
         top_p: float,
     ) -> concurrent.futures.Future[codec.TargetRows]:
+        limits = self._streams.input_limits[kind]
+        columns: dict[str, bytes] = {}
+        for name, taken, rows in (
+            ("token", limits.max_tokens, [each.tokens for each in inputs]),
+            ("entity", limits.max_entities, [each.entities for each in inputs]),
+            ("word", limits.max_words, [each.words for each in inputs]),
+        ):
+            if taken:
+                columns[f"{name}_ids"] = np.concatenate(rows).astype("<i4").tobytes()
+                columns[f"{name}_lengths"] = np.array([len(r) for r in rows], "<i4").tobytes()
+        targets = [each.num_targets for each in inputs]
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
-            input_ids=_end_to_end(inputs),
-            input_lengths=np.array([len(ids) for ids in inputs], "<i4").tobytes(),
             target_lengths=np.array(targets, "<i4").tobytes(),
-            word_ids=_end_to_end(words),
-            word_lengths=np.array([len(ids) for ids in words], "<i4").tobytes(),
             compression=teacher_pb2.Compression(
                 top_k=top_k,
                 top_p=top_p,
                 values=teacher_pb2.ValueFormat.Name(self._distill.value_format),  # type: ignore[arg-type]
             ),
+            **columns,
         )
         question = self._streams.dispatcher.score(kind, message, sum(targets))
         return asyncio.run_coroutine_threadsafe(question, self._loop)
 
     def _run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-def _end_to_end(rows: list[np.ndarray]) -> bytes:
-    return np.concatenate([np.empty(0, np.int32), *rows]).astype("<i4").tobytes()
 
 
 def split_by_rows(examples: Sequence[Example], max_rows: int) -> list[Sequence[Example]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from trainer.config import TeachersConfig
+from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters, Dispatcher, Replica
 from trainer.errors import TeacherUnavailable
@@ -29,17 +29,6 @@ CHANNEL_OPTIONS = [
 ]
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class InputLimits:
-    """What a kind of teachers takes of one example."""
-
-    max_input_length: int
-    """Tokens, or entities."""
-    num_words: int
-    """0: it takes no words."""
-    max_words: int
 
 
 class TeacherStreams:
@@ -169,9 +158,9 @@ class TeacherStreams:
                 f"vocabulary {ours} ({self._vocabulary.size} ids), got {theirs} "
                 f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
             )
-        if endpoint.kind == "recommendation" and described.graph_digest != self._graph_digest:
+        if described.max_entities and described.graph_digest != self._graph_digest:
             raise ValueError(
-                f"the recommendation teacher at {endpoint.address} must have the student's graph "
+                f"the {endpoint.kind} teacher at {endpoint.address} must have the student's graph "
                 f"{self._graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
                 "the same prepared data."
             )
@@ -184,8 +173,8 @@ class TeacherStreams:
                 "Serve one teacher at a time."
             )
         self.input_limits[endpoint.kind] = InputLimits(
-            max_input_length=described.max_input_length,
-            num_words=described.num_words,
+            max_tokens=described.max_tokens,
+            max_entities=described.max_entities,
             max_words=described.max_words,
         )
         return True

@@ -32,11 +32,13 @@ from trainer.data.loader import (
     micro_batches,
     to_student_input,
 )
+from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
 from trainer.engine import Engine, on_all_ranks, raise_together
 from trainer.errors import TeacherUnavailable
 from trainer.run_log import RunLog
+from trainer.selection import Selection
 from trainer.sparse_ce import SoftTargets
 from trainer.step_metrics import StepSums
 
@@ -88,9 +90,13 @@ def train(
     *,
     vocabulary: Vocabulary,
     examples: list[Example],
+    limits: InputLimits,
     teachers: Teachers | None,
+    selection: Selection | None,
 ) -> None:
     """Train until `train.steps`, from the newest checkpoint if there is one.
+
+    `limits` are the student's own; `selection` judges each checkpoint and may end the run.
 
     Raises:
         TeacherUnavailable: after a checkpoint, if a kind of teachers is gone beyond patience.
@@ -123,6 +129,8 @@ def train(
         write_origin(output, origin)
         log = RunLog(output, total_steps=config.train.steps, first_step=first_step)
         log.start({"world_size": engine.world_size, "first_step": first_step})
+    if selection is not None:
+        selection.restore([] if log is None else log.valid_history)
     try:
         _run_steps(
             config,
@@ -132,11 +140,13 @@ def train(
                 engine,
                 vocabulary=vocabulary,
                 examples=examples,
+                limits=limits,
                 teachers=teachers,
                 first_step=first_step,
             ),
             vocabulary=vocabulary,
             teachers=teachers,
+            selection=selection,
             log=log,
         )
         if log is not None:
@@ -153,6 +163,7 @@ def _run_steps(
     *,
     vocabulary: Vocabulary,
     teachers: Teachers | None,
+    selection: Selection | None,
     log: RunLog | None,
 ) -> None:
     counted = ClientCounters()
@@ -160,6 +171,8 @@ def _run_steps(
     # writing metrics and checkpoints is not.
     started = time.perf_counter()
     for submitted in steps:
+        if selection is not None and selection.is_over:
+            return
         sums = train_step(config, engine, submitted, vocabulary=vocabulary)
         wire = None
         if teachers is not None:
@@ -179,8 +192,20 @@ def _run_steps(
             )
         done = submitted.step + 1
         if done % config.train.checkpoint_every == 0 or done == config.train.steps:
-            engine.save_checkpoint(done)
+            _keep(engine, done, selection, log)
         started = time.perf_counter()
+
+
+def _keep(engine: Engine, step: int, selection: Selection | None, log: RunLog | None) -> None:
+    """Write the checkpoint of a step, judged on valid before if there is a selection."""
+    if selection is None:
+        engine.save_checkpoint(step)
+        return
+    nll = selection.validate(step)
+    if log is not None:
+        log.valid(step, nll)
+    engine.save_checkpoint(step)
+    selection.forget_others()
 
 
 def submitted_steps(
@@ -189,6 +214,7 @@ def submitted_steps(
     *,
     vocabulary: Vocabulary,
     examples: list[Example],
+    limits: InputLimits,
     teachers: Teachers | None,
     first_step: int,
 ) -> Iterator[SubmittedStep]:
@@ -208,7 +234,7 @@ def submitted_steps(
             SubmittedStep(
                 step=batch.step,
                 inputs=tuple(
-                    to_student_input(m, vocabulary, action_tokens=config.action_tokens)
+                    to_student_input(m, vocabulary, limits, action_tokens=config.action_tokens)
                     for m in micro
                 ),
                 pending=tuple(teachers.submit(m) if teachers else None for m in micro),
@@ -231,7 +257,7 @@ def train_step(
     wait_s = time.perf_counter() - started
     for inputs, received in zip(submitted.inputs, received_by_micro_batch, strict=True):
         targets = _targets(config, engine, vocabulary, inputs, received)
-        loss_sum, nll_P = engine.forward(inputs.input_ids_BL, inputs.hidden_index_P, targets)
+        loss_sum, nll_P = engine.forward(inputs.model, targets)
         # Every response counts alike (Eq. 5's 1/T is in the targets' weights), and every global
         # batch has batch_size of them.
         engine.backward(loss_sum, config.train.batch_size)

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from teacher_server.compress import Cut
-from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, TeacherInput
+from teacher_server.teachers import DialogueTeacher, RecommendationTeacher
 from trainer.config import DistillConfig
 from trainer.conkd import TeacherTargets
-from trainer.data.examples import Example, last_ids
-from trainer.data.loader import teacher_input
+from trainer.data.examples import Example
+from trainer.data.model_input import dialogue_input, recommendation_input
 from trainer.dispatch import ClientCounters
 
 
@@ -54,7 +54,7 @@ class InProcessTeachers:
     @property
     def max_tokens(self) -> int:
         """Longest input of one example that the dialogue teacher takes."""
-        return self._dialogue.facts.max_input_length
+        return self._dialogue.facts.limits.max_tokens
 
     def submit(self, examples: Sequence[Example]) -> PendingInProcess:
         """Remember the question."""
@@ -66,19 +66,11 @@ class InProcessTeachers:
     def score(self, examples: Sequence[Example]) -> TeacherTargets:
         """Both teachers' rows, cut as the config says."""
         dialogue = self._dialogue.score(
-            [TeacherInput(teacher_input(e), len(e.response_ids)) for e in examples],
+            [dialogue_input(e, self._dialogue.facts.limits) for e in examples],
             Cut(top_k=self._distill.top_k),
         )
-        facts = self._recommendation.facts
         recommendation = self._recommendation.score(
-            [
-                TeacherInput(
-                    last_ids(e.context_entities, facts.max_input_length),
-                    1,
-                    last_ids(e.context_words, facts.max_words),
-                )
-                for e in examples
-            ],
+            [recommendation_input(e, self._recommendation.facts.limits) for e in examples],
             Cut(
                 top_k=self._distill.recommendation_top_k,
                 top_p=self._distill.recommendation_top_p,

@@ -13,7 +13,7 @@ slots alike, so the examples that meet in a batch are of similar length and padd
 What is lost: an epoch has floor(n / batch_size) batches, so up to batch_size - 1 examples are left
 out of it; which ones changes with the epoch.
 
-B examples of a micro-batch, L padded input length, P response positions, end to end.
+B examples of a micro-batch, P response positions, end to end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.examples import Example
+from trainer.data.model_input import InputLimits, ModelInput, collate, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 
 LENGTH_WINDOW = 128
@@ -76,18 +77,9 @@ class Positions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudentInput:
-    """A micro-batch as the student sees it.
+    """A micro-batch as the student sees it: what it reads, and what it should say."""
 
-    Attributes:
-        input_ids_BL: int64 [B, L], right-padded: context, action token if any, response but for
-            its last token.
-        hidden_index_P: int64 [P], rows of the flattened [B * L] hidden states that predict the
-            response tokens.
-        positions: gold tokens, weights and example of each of the P positions.
-    """
-
-    input_ids_BL: Tensor
-    hidden_index_P: Tensor
+    model: ModelInput
     positions: Positions
 
 
@@ -146,30 +138,21 @@ def epoch_order(
 
 
 def to_student_input(
-    examples: tuple[Example, ...], vocabulary: Vocabulary, *, action_tokens: bool
+    examples: tuple[Example, ...],
+    vocabulary: Vocabulary,
+    limits: InputLimits,
+    *,
+    action_tokens: bool,
 ) -> StudentInput:
     """Collate a micro-batch; the student's step t is the teacher's step t by response index."""
-    inputs, index, labels, lengths = [], [], [], []
-    for example in examples:
-        action = _action_ids(example, vocabulary) if action_tokens else []
-        inputs.append(np.concatenate([example.context_ids, action, example.response_ids[:-1]]))
-        labels.append(example.response_ids)
-        lengths.append(len(example.response_ids))
-    width = max(len(ids) for ids in inputs)
-    input_ids_BL = np.full((len(examples), width), vocabulary.pad_id, np.int64)
-    for row, ids in enumerate(inputs):
-        input_ids_BL[row, : len(ids)] = ids
-        index.append(row * width + np.arange(len(ids) - lengths[row], len(ids)))
+    inputs = [
+        dialogue_input(e, limits, [_action_id(e, vocabulary)] if action_tokens else ())
+        for e in examples
+    ]
     return StudentInput(
-        input_ids_BL=torch.from_numpy(input_ids_BL),
-        hidden_index_P=torch.from_numpy(np.concatenate(index)),
-        positions=_positions(labels, vocabulary),
+        model=collate(inputs, pad_id=vocabulary.pad_id),
+        positions=_positions([example.response_ids for example in examples], vocabulary),
     )
-
-
-def teacher_input(example: Example) -> np.ndarray:
-    """What the dialogue teacher reads: context and response but for its last token; int32."""
-    return np.concatenate([example.context_ids, example.response_ids[:-1]]).astype(np.int32)
 
 
 def micro_batches(batch: Batch, micro_batch_size: int | None) -> list[tuple[Example, ...]]:
@@ -178,8 +161,8 @@ def micro_batches(batch: Batch, micro_batch_size: int | None) -> list[tuple[Exam
     return [batch.examples[i : i + size] for i in range(0, len(batch.examples), size)]
 
 
-def _action_ids(example: Example, vocabulary: Vocabulary) -> list[int]:
-    return [vocabulary.rec_id if example.is_recommendation else vocabulary.gen_id]
+def _action_id(example: Example, vocabulary: Vocabulary) -> int:
+    return vocabulary.rec_id if example.is_recommendation else vocabulary.gen_id
 
 
 def _positions(labels: list[np.ndarray], vocabulary: Vocabulary) -> Positions:

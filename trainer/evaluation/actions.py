@@ -14,6 +14,7 @@ import numpy as np
 
 from trainer.data.examples import Example
 from trainer.evaluation.speaker import Speaker, check_vocabulary, resolve_classifier
+from trainer.evaluation.turns import gold_turns, turn_scores
 from trainer.models.turn_classifier import TurnClassifier, load_classifier
 
 ORACLE = "oracle"
@@ -34,18 +35,10 @@ class Actions:
 
     def to_dict(self) -> dict[str, Any]:
         """Source, accuracy, and F1 of [REC]; both null where no action was chosen."""
-        accuracy, f1 = None, None
+        scores: dict[str, float | None] = {"accuracy": None, "f1": None}
         if self.source != "none":
-            hits = int((self.recommends_T & self.gold_T).sum())
-            total = int(self.recommends_T.sum() + self.gold_T.sum())
-            accuracy = float((self.recommends_T == self.gold_T).mean())
-            f1 = 2 * hits / total if total else 0.0
-        return {
-            "source": self.source,
-            "classifier": self.classifier,
-            "accuracy": accuracy,
-            "f1": f1,
-        }
+            scores = {**turn_scores(self.recommends_T, self.gold_T)}
+        return {"source": self.source, "classifier": self.classifier, **scores}
 
 
 class ActionChooser:
@@ -67,7 +60,7 @@ class ActionChooser:
 
     def __call__(self, examples: Sequence[Example]) -> Actions:
         """The action of every example's response."""
-        gold_T = np.array([example.is_recommendation for example in examples], bool)
+        gold_T = gold_turns(examples)
         if self._where is None:
             none_T = np.zeros(len(examples), bool)
             return Actions(source="none", classifier=None, recommends_T=none_T, gold_T=gold_T)

@@ -23,9 +23,9 @@ from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions
 from trainer.evaluation.generate import GenerateConfig, generate, progress_bar
 from trainer.evaluation.metrics import GeneratedResponse
-from trainer.evaluation.speaker import Speaker, check_vocabulary, load_speaker
+from trainer.evaluation.speaker import Speaker, check_knows, load_speaker
 from trainer.evaluation.views import RecommendationViews, recommendation_views
-from trainer.models.causal_lm import hidden_states, output_weight
+from trainer.models.language_model import input_limits, output_head, response_states
 
 DISTINCT_N = (1, 2, 3, 4)
 POSITION_CHUNK = 256
@@ -143,7 +143,7 @@ def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) 
             no source.
     """
     speaker = load_speaker(model_dir)
-    check_vocabulary(model_dir, speaker.vocabulary.digest, data.vocabulary.digest)
+    check_knows(speaker, data)
     examples = data.examples(config.split)[: config.limit]
     started = time.perf_counter()
     actions = ActionChooser(speaker, config.classifier)(examples)
@@ -172,16 +172,17 @@ def gold_likelihood(speaker: Speaker, examples: Sequence[Example]) -> Likelihood
     Never holds more than [POSITION_CHUNK, V] logits; independent of padding.
     """
     model, vocabulary = speaker.model, speaker.vocabulary
-    weight_VD = output_weight(model).detach()
+    weight_VD = output_head(model).weight.detach()
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
     nll_sum, num_tokens, batch_size = 0.0, 0, 32
     with torch.inference_mode(), progress_bar() as bar:
         task = bar.add_task("perplexity", total=len(examples))
         for start in range(0, len(order), batch_size):
             batch = tuple(examples[i] for i in order[start : start + batch_size])
-            inputs = to_student_input(batch, vocabulary, action_tokens=speaker.action_tokens)
-            hidden_BLD = hidden_states(model, inputs.input_ids_BL.to(model.device))
-            hidden_PD = hidden_BLD.flatten(0, 1)[inputs.hidden_index_P.to(model.device)]
+            inputs = to_student_input(
+                batch, vocabulary, input_limits(model), action_tokens=speaker.action_tokens
+            )
+            hidden_PD = response_states(model, inputs.model.to(model.device))
             labels_P = inputs.positions.labels_P.to(model.device)
             nll_sum += _nll_sum(hidden_PD, weight_VD, labels_P)
             num_tokens += len(labels_P)

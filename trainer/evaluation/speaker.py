@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from trainer.data.examples import Example
+from trainer.data.model_input import prompt_input
+from trainer.data.prepare import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import Prompt
-from trainer.models.causal_lm import load_causal_lm
 from trainer.models.frozen import CARD_NAME, read_card
+from trainer.models.language_model import LanguageModel, input_limits, load_language_model
 from trainer.models.student_card import MODEL_FOLDER, STUDENT_CARD_NAME
 
 
@@ -24,20 +24,21 @@ class Speaker:
 
     folder: Path
     """Where its weights are: DIR, or DIR/model for a run directory."""
-    model: PreTrainedModel
+    model: LanguageModel
     vocabulary: Vocabulary
     action_tokens: bool
     """Its responses start with [REC] or [GEN]; never so for a dialogue teacher."""
     classifier: str | None
     """The turn classifier named in its card, if any."""
+    graph_digest: str
+    """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
 
     def prompt(self, example: Example, *, recommends: bool) -> Prompt:
         """Context and, if the model was trained with one, the action token."""
-        context_ids = example.context_ids
-        if self.action_tokens:
-            action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
-            context_ids = np.append(context_ids, np.int32(action))
-        return Prompt(example.example_id, context_ids, len(example.context_entities))
+        action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
+        action_ids = [action] if self.action_tokens else []
+        given = prompt_input(example, input_limits(self.model), action_ids)
+        return Prompt(example.example_id, given, len(example.context_entities))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class SpeakerCard:
     action_tokens: bool
     classifier: str | None
     vocabulary_digest: str
+    graph_digest: str
 
 
 def read_speaker_card(folder: Path) -> SpeakerCard:
@@ -62,11 +64,13 @@ def read_speaker_card(folder: Path) -> SpeakerCard:
     if (folder / STUDENT_CARD_NAME).is_file():
         return _read_student_card(folder)
     if (folder / CARD_NAME).is_file():
+        card = read_card(folder, "dialogue")
         return SpeakerCard(
             folder=folder,
             action_tokens=False,
             classifier=None,
-            vocabulary_digest=read_card(folder, "dialogue").vocabulary_digest,
+            vocabulary_digest=card.vocabulary_digest,
+            graph_digest=card.graph_digest,
         )
     raise FileNotFoundError(
         f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
@@ -85,7 +89,7 @@ def load_speaker(folder: Path) -> Speaker:
     card = read_speaker_card(folder)
     vocabulary = Vocabulary.load(card.folder)
     check_vocabulary(card.folder, card.vocabulary_digest, vocabulary.digest)
-    model = load_causal_lm(card.folder, vocabulary).eval()
+    model = load_language_model(card.folder, vocabulary)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Speaker(
         folder=card.folder,
@@ -93,6 +97,7 @@ def load_speaker(folder: Path) -> Speaker:
         vocabulary=vocabulary,
         action_tokens=card.action_tokens,
         classifier=card.classifier,
+        graph_digest=card.graph_digest,
     )
 
 
@@ -102,6 +107,16 @@ def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
         raise ValueError(
             f"the model in {folder} must have vocabulary digest {data_digest}, got {model_digest}. "
             "Use data and models that were prepared together."
+        )
+
+
+def check_knows(speaker: Speaker, data: PreparedData) -> None:
+    """Refuse a model to which the data's tokens, entities or words mean something else."""
+    check_vocabulary(speaker.folder, speaker.vocabulary.digest, data.vocabulary.digest)
+    if speaker.graph_digest not in ("", data.graphs_digest):
+        raise ValueError(
+            f"the model in {speaker.folder} must have the data's graph {data.graphs_digest}, got "
+            f"{speaker.graph_digest}. Use data and models that were prepared together."
         )
 
 
@@ -141,9 +156,10 @@ def _read_student_card(folder: Path) -> SpeakerCard:
             action_tokens=card["action_tokens"],
             classifier=card["classifier"],
             vocabulary_digest=card["vocabulary_digest"],
+            graph_digest=card["graph_digest"],
         )
     except (json.JSONDecodeError, KeyError) as error:
         raise ValueError(
-            f"{path} must be a student's card with action_tokens, classifier and "
-            f"vocabulary_digest, got {error!r}. Export the student again."
+            f"{path} must be a student's card with action_tokens, classifier, "
+            f"vocabulary_digest and graph_digest, got {error!r}. Export the student again."
         ) from error

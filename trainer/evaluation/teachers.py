@@ -1,7 +1,7 @@
 """How good the frozen teachers are, before anything is distilled from them: teachers.md and .json.
 
     python -m trainer.evaluation.teachers --data DIR --output DIR [--split test]
-        [--recommendation DIR ...] [--dialogue DIR ...]
+        [--recommendation DIR ...] [--dialogue DIR ...] [--classifier DIR ...]
 
 Several folders of a kind are taken for seeds of one recipe: scores are means with their range.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,20 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.atomic import write_json, write_text
 from trainer.cli import run_main
-from trainer.data.examples import Example, last_ids
+from trainer.data.bags import Bags
+from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
+from trainer.data.model_input import recommendation_input
 from trainer.data.prepare import SPLITS, PreparedData, load_prepared
 from trainer.evaluation.generate import progress_bar
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
-from trainer.evaluation.speaker import Speaker, check_vocabulary, load_speaker
+from trainer.evaluation.speaker import Speaker, check_knows, check_vocabulary, load_speaker
+from trainer.evaluation.teachers_text import to_markdown
+from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
 from trainer.evaluation.views import mentioned_items
-from trainer.models.causal_lm import hidden_states, output_weight
-from trainer.models.frozen_recommender import Bags, load_recommender
+from trainer.models.frozen_recommender import load_recommender
+from trainer.models.language_model import input_limits, output_head, response_states
+from trainer.models.turn_classifier import load_classifier
 
 BATCH = 32
 POSITION_CHUNK = 256
@@ -112,15 +117,14 @@ def recommender_scores(folder: Path, samples: GoldSamples, data: PreparedData) -
     """Recalls of a frozen recommendation teacher, and its mean cross entropy in nats."""
     recommender, card = load_recommender(folder)
     check_vocabulary(folder, card.vocabulary_digest, data.vocabulary.digest)
+    inputs = [recommendation_input(example, card.limits) for example in samples.examples]
     log_probs_SI = torch.cat(
         [
             recommender(
-                Bags.of([last_ids(e.context_entities, card.max_input_length) for e in part]),
-                Bags.of([last_ids(e.context_words, card.max_words) for e in part]),
+                Bags.of([each.entities for each in inputs[i : i + BATCH]]),
+                Bags.of([each.words for each in inputs[i : i + BATCH]]),
             )
-            for part in (
-                samples.examples[i : i + BATCH] for i in range(0, len(samples.examples), BATCH)
-            )
+            for i in range(0, len(inputs), BATCH)
         ]
     )
     gold_S1 = samples.gold_S[:, None]
@@ -175,16 +179,18 @@ def item_mass(speaker: Speaker, examples: Sequence[Example]) -> ItemMass:
     """Next-token distributions at every response position, [POSITION_CHUNK, V] at a time."""
     vocabulary = speaker.vocabulary
     items = slice(vocabulary.first_item_id, vocabulary.rec_id)
-    weight_VD = output_weight(speaker.model)
+    weight_VD = output_head(speaker.model).weight.cpu()
+    limits = input_limits(speaker.model)
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
     masses, gold, nll_sum = [], [], 0.0
     with progress_bar() as bar:
         task = bar.add_task("item mass", total=len(order))
         for start in range(0, len(order), BATCH):
             batch = tuple(examples[i] for i in order[start : start + BATCH])
-            inputs = to_student_input(batch, vocabulary, action_tokens=speaker.action_tokens)
-            hidden_BLD = hidden_states(speaker.model, inputs.input_ids_BL)
-            hidden_PD = hidden_BLD.flatten(0, 1)[inputs.hidden_index_P]
+            inputs = to_student_input(
+                batch, vocabulary, limits, action_tokens=speaker.action_tokens
+            )
+            hidden_PD = response_states(speaker.model, inputs.model.to(speaker.model.device)).cpu()
             labels_P = inputs.positions.labels_P
             for hidden_CD, labels_C in zip(
                 hidden_PD.split(POSITION_CHUNK), labels_P.split(POSITION_CHUNK), strict=True
@@ -197,6 +203,16 @@ def item_mass(speaker: Speaker, examples: Sequence[Example]) -> ItemMass:
     return ItemMass(mass_P=np.concatenate(masses), is_item_P=np.concatenate(gold), nll_sum=nll_sum)
 
 
+def classifier_scores(
+    folder: Path, examples: Sequence[Example], data: PreparedData
+) -> dict[str, float]:
+    """Accuracy and F1 of a frozen turn classifier; an oracle has 1 and 1."""
+    classifier, card = load_classifier(folder)
+    check_vocabulary(folder, card.vocabulary_digest, data.vocabulary.digest)
+    recommends_T = classifier.predict([example.context_ids for example in examples])
+    return turn_scores(recommends_T, gold_turns(examples))
+
+
 def report_teachers(
     data: PreparedData,
     output: Path,
@@ -204,6 +220,7 @@ def report_teachers(
     split: str,
     recommendation: Sequence[Path],
     dialogue: Sequence[Path],
+    classifier: Sequence[Path],
 ) -> dict[str, Any]:
     """Score all folders, write teachers.json, teachers.md and calibration.png; gives the JSON.
 
@@ -211,8 +228,11 @@ def report_teachers(
         FileNotFoundError: if a folder is no teacher.
         ValueError: if a teacher has another vocabulary than the data, or there is no teacher.
     """
-    if not recommendation and not dialogue:
-        raise ValueError("a teacher must be named, got none. Give --recommendation or --dialogue.")
+    if not (recommendation or dialogue or classifier):
+        raise ValueError(
+            "a frozen model must be named, got none. Give --recommendation, --dialogue or "
+            "--classifier."
+        )
     examples = data.examples(split)
     samples = gold_samples(examples, data)
     content: dict[str, Any] = {"split": split, "num_samples": len(samples.gold_S)}
@@ -224,7 +244,7 @@ def report_teachers(
     masses: dict[str, ItemMass] = {}
     for folder in dialogue:
         speaker = load_speaker(folder)
-        check_vocabulary(folder, speaker.vocabulary.digest, data.vocabulary.digest)
+        check_knows(speaker, data)
         masses[str(folder)] = item_mass(speaker, examples)
     content["dialogue"] = {name: mass.to_dict() for name, mass in masses.items()}
     if masses:
@@ -232,52 +252,14 @@ def report_teachers(
         from trainer.evaluation.plots import draw_calibration
 
         draw_calibration(content["dialogue"], output / "calibration.png")
+    majority_T = majority_turns(data.examples("train"), len(examples))
+    content["classifier"] = {
+        "models": {str(folder): classifier_scores(folder, examples, data) for folder in classifier},
+        "majority": turn_scores(majority_T, gold_turns(examples)),
+    }
     write_json(output / "teachers.json", content)
     write_text(output / "teachers.md", to_markdown(content))
     return content
-
-
-def to_markdown(content: Mapping[str, Any]) -> str:
-    """The tables of teachers.md."""
-    lines = [
-        f"Split {content['split']}: {content['num_samples']} gold movies, {content['num_new']} of "
-        "them not named in their context (new).",
-        "",
-        "| ranks by | R@1 | R@10 | R@50 | new R@1 | new R@10 | new R@50 | cross entropy |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    teachers = list(content["recommendation"].values())
-    rows = {name: [scores] for name, scores in content["baselines"].items()}
-    if teachers:
-        rows = {f"recommendation teacher ({len(teachers)} seeds)": teachers, **rows}
-    for name, seeds in rows.items():
-        cells = [
-            _spread([seed[view][f"recall_at_{k}"] for seed in seeds])
-            for view in ("all_gold", "new_items")
-            for k in (1, 10, 50)
-        ]
-        losses = [seed["cross_entropy"] for seed in seeds if "cross_entropy" in seed]
-        lines.append(f"| {name} | {' | '.join(cells)} | {_spread(losses) if losses else '-'} |")
-    dialogue = list(content["dialogue"].values())
-    if dialogue:
-        lines += ["", f"| dialogue teacher ({len(dialogue)} seeds) | |", "|---|---:|"]
-        for title, key in (
-            ("item mass at item steps", "item_mass_at_item_steps"),
-            ("item mass at word steps", "item_mass_at_word_steps"),
-            ("perplexity", "perplexity"),
-            ("calibration error of item mass", "calibration_error"),
-        ):
-            lines.append(f"| {title} | {_spread([seed[key] for seed in dialogue])} |")
-        lines += ["", "![calibration](calibration.png)"]
-    return "\n".join(lines) + "\n"
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    digits = 1 if mean >= 10 else 2 if mean >= 1 else 3
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def main(argv: list[str]) -> None:
@@ -289,9 +271,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared folder")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    for kind in ("recommendation", "dialogue"):
+    for kind in ("recommendation", "dialogue", "classifier"):
         parser.add_argument(
-            f"--{kind}", type=Path, nargs="+", default=[], help=f"frozen {kind} teachers"
+            f"--{kind}", type=Path, nargs="+", default=[], help=f"frozen {kind} models"
         )
     arguments = parser.parse_args(argv)
     # Hugging Face's bar for the reading of weights is noise in logs.
@@ -302,6 +284,7 @@ def main(argv: list[str]) -> None:
         split=arguments.split,
         recommendation=arguments.recommendation,
         dialogue=arguments.dialogue,
+        classifier=arguments.classifier,
     )
     Console().print(f"{arguments.output / 'teachers.md'}", highlight=False, soft_wrap=True)
 

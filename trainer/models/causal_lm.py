@@ -6,7 +6,6 @@ B examples, L input positions, V vocabulary, I items, D hidden, K of the items' 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,45 +19,11 @@ from transformers import (
 )
 
 from trainer.data.vocabulary import Vocabulary
+from trainer.models.language_model_config import LanguageModelConfig
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
 PRETRAINED_WIDTH = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig:
-    """A causal language model that exists, or a GPT-2 of given size with random weights."""
-
-    pretrained: str | None = None
-    """Name or folder of a Hugging Face model, e.g. microsoft/DialoGPT-small; None: random GPT-2."""
-    num_layers: int = 3
-    hidden_size: int = 256
-    num_heads: int = 4
-    max_positions: int = 512
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in (
-            ("num_layers", self.num_layers),
-            ("hidden_size", self.hidden_size),
-            ("num_heads", self.num_heads),
-            ("max_positions", self.max_positions),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size must be divisible by num_heads, got {self.hidden_size} and "
-                f"{self.num_heads}. Change one of them."
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
-        if self.pretrained is not None and self.dropout:
-            raise ValueError(
-                f"dropout must be 0 beside pretrained, got {self.dropout}. A pretrained model has "
-                "its own."
-            )
 
 
 def build_causal_lm(

@@ -1,8 +1,8 @@
 """The card of a frozen model: what it is and the digests that the handshake compares.
 
 An exported folder holds `teacher.json` (this card), `config.json` (the sizes that rebuild the
-module), `model.safetensors`, `vocabulary.json` and `tokenizer/`; a dialogue teacher's folder also
-loads with `transformers.AutoModelForCausalLM`.
+module), `model.safetensors`, `vocabulary.json` and `tokenizer/`; the folder of a dialogue teacher
+that is a causal LM also loads with `transformers.AutoModelForCausalLM`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Literal
 
 from protos.fingerprint import digest_file
 from trainer.atomic import write_json
+from trainer.data.model_input import InputLimits
 
 CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
 Kind = Literal["dialogue", "recommendation", "classifier"]
+ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +32,26 @@ class FrozenCard:
     kind: Kind
     vocabulary_digest: str
     weights_digest: str
-    max_input_length: int
-    """Longest input of one example: tokens, or entities for a recommendation teacher."""
-    graph_digest: str = ""
-    """Empty unless the kind is "recommendation"."""
-    num_entities: int = 0
-    num_words: int = 0
-    """0: the model takes no words."""
+    max_tokens: int = 0
+    """Of one example, with the response; 0: the model takes none. So with all limits below."""
+    max_entities: int = 0
+    """Entities of one example that are used, the last ones."""
     max_words: int = 0
-    """Words of one example that are used: the last ones."""
+    """Words of one example that are used, the last ones."""
+    num_entities: int = 0
+    """Entity ids are below this."""
+    num_words: int = 0
+    """Word ids are below this."""
+    graph_digest: str = ""
+    """Of the films' and the words' graph; empty for a model that takes tokens alone."""
     temperature: float = 1.0
+
+    @property
+    def limits(self) -> InputLimits:
+        """What it takes of one example."""
+        return InputLimits(
+            max_tokens=self.max_tokens, max_entities=self.max_entities, max_words=self.max_words
+        )
 
 
 def write_card(folder: Path, card: FrozenCard) -> None:
@@ -47,12 +59,12 @@ def write_card(folder: Path, card: FrozenCard) -> None:
     write_json(folder / CARD_NAME, dataclasses.asdict(card))
 
 
-def write_shape(folder: Path, kind: Kind, shape: dict[str, int]) -> None:
+def write_shape(folder: Path, kind: ShapeKind, shape: dict[str, int]) -> None:
     """Write the sizes of a module of our own; Hugging Face writes its models' config itself."""
     write_json(folder / CONFIG_NAME, {"model_type": f"conkd-{kind}", **shape})
 
 
-def read_shape(folder: Path, kind: Kind) -> dict[str, int]:
+def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     """The sizes that `write_shape` wrote.
 
     Raises:

@@ -17,11 +17,8 @@ Source: KGSF (Zhou et al., KDD 2020), with the softmax over the items alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -30,6 +27,7 @@ from torch.nn import functional as F
 
 from protos.fingerprint import digest_file
 from trainer.atomic import write_bytes
+from trainer.data.bags import Bags
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     WEIGHTS_NAME,
@@ -39,54 +37,6 @@ from trainer.models.frozen import (
     write_card,
     write_shape,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Bags:
-    """The ids of several examples, end to end, without padding.
-
-    Attributes:
-        ids_E: int64 [E].
-        lengths_B: int64 [B], ids of each example; 0 is allowed.
-    """
-
-    ids_E: Tensor
-    lengths_B: Tensor
-
-    def __post_init__(self) -> None:
-        if self.ids_E.ndim != 1 or self.lengths_B.ndim != 1:
-            raise ValueError(
-                f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
-                f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
-            )
-        if int(self.lengths_B.sum()) != len(self.ids_E):
-            raise ValueError(
-                f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
-                f"{int(self.lengths_B.sum())}."
-            )
-
-    @staticmethod
-    def of(rows: Sequence[np.ndarray], device: torch.device | None = None) -> Bags:
-        """The bags of at least one example."""
-        return Bags(
-            torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device),
-            torch.tensor([len(row) for row in rows], device=device),
-        )
-
-    def select(self, rows_B: Tensor) -> Bags:
-        """The bags of the given examples, in their order."""
-        lengths_B = self.lengths_B[rows_B]
-        first_B = (self.lengths_B.cumsum(0) - self.lengths_B)[rows_B]
-        shift_B = first_B - (lengths_B.cumsum(0) - lengths_B)
-        index_E = torch.arange(int(lengths_B.sum())) + shift_B.repeat_interleave(lengths_B)
-        return Bags(self.ids_E[index_E], lengths_B)
-
-    def distinct(self) -> Bags:
-        """Each example's different ids, ascending."""
-        example_E = torch.arange(len(self.lengths_B), device=self.ids_E.device)
-        example_E = example_E.repeat_interleave(self.lengths_B)
-        pairs_2E = torch.unique(torch.stack([example_E, self.ids_E]), dim=1)
-        return Bags(pairs_2E[1], torch.bincount(pairs_2E[0], minlength=len(self.lengths_B)))
 
 
 def attentive_pool(vectors_ND: Tensor, attention_N: Tensor, bags: Bags) -> Tensor:
@@ -232,7 +182,7 @@ def export_recommender(
         kind="recommendation",
         vocabulary_digest=vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
-        max_input_length=max_entities,
+        max_entities=max_entities,
         graph_digest=graph_digest,
         num_entities=recommender.num_entities,
         num_words=recommender.num_words,

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.data.bags import Bags
 from trainer.data.word_graph import WordGraph
-from trainer.models.frozen_recommender import Bags, FrozenRecommender, attentive_pool, gated
+from trainer.models.frozen_recommender import FrozenRecommender, attentive_pool, gated
 from trainer.models.rgcn import (
     MessagePlan,
     RelationalConv,

@@ -1,4 +1,4 @@
-"""The card of an exported student: `student.json` beside its Hugging Face config."""
+"""The card of an exported student: `student.json` beside its config.json."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class StudentCard:
     """What an exported student says of itself."""
 
     vocabulary_digest: str
+    graph_digest: str
+    """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
     action_tokens: bool
     """Its responses start with [REC] or [GEN]."""
     classifier: str | None

@@ -133,7 +133,7 @@ def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Voca
         kind="classifier",
         vocabulary_digest=vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
-        max_input_length=classifier.shape.max_tokens,
+        max_tokens=classifier.shape.max_tokens,
     )
     write_card(folder, card)
 

@@ -17,7 +17,14 @@ from torch.nn import functional as F
 
 from trainer.data.examples import Example
 from trainer.data.prepare import load_prepared
-from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
+from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
+from trainer.models.turn_classifier import (
+    GEN,
+    REC,
+    ClassifierShape,
+    TurnClassifier,
+    export_classifier,
+)
 from trainer.pretrain.fitting import fit_epochs, require, write_fit
 
 EVALUATION_BATCH = 128
@@ -88,10 +95,9 @@ def fit_classifier(config: ClassifierConfig, output: Path) -> None:
     )
     fit = _fit(config, model, splits["train"], splits["valid"])
     fit["metrics"] = {split: evaluate(model, splits[split]) for split in ("valid", "test")}
-    majority = bool(labels(splits["train"]).float().mean() > 0.5)
     fit["majority"] = {
-        split: binary_scores(
-            torch.full((len(splits[split]),), majority), labels(splits[split]).bool()
+        split: turn_scores(
+            majority_turns(splits["train"], len(splits[split])), gold_turns(splits[split])
         )
         for split in ("valid", "test")
     }
@@ -101,17 +107,7 @@ def fit_classifier(config: ClassifierConfig, output: Path) -> None:
 
 def labels(examples: Sequence[Example]) -> Tensor:
     """1 where the response mentions a movie, else 0; int64 [B]."""
-    return torch.tensor([int(example.is_recommendation) for example in examples])
-
-
-def binary_scores(recommends_B: Tensor, gold_B: Tensor) -> dict[str, float]:
-    """Accuracy, and F1 of [REC] (0 if neither side ever says it), from bool [B]."""
-    hits = int((recommends_B & gold_B).sum())
-    total = int(recommends_B.sum() + gold_B.sum())
-    return {
-        "accuracy": float((recommends_B == gold_B).float().mean()),
-        "f1": 2 * hits / total if total else 0.0,
-    }
+    return torch.from_numpy(gold_turns(examples).astype(np.int64))
 
 
 @torch.no_grad()
@@ -121,9 +117,10 @@ def evaluate(model: TurnClassifier, examples: Sequence[Example]) -> dict[str, fl
         model(*model.collate([e.context_ids for e in examples[i : i + EVALUATION_BATCH]]))
         for i in range(0, len(examples), EVALUATION_BATCH)
     ]
-    logits_B2, gold_B = torch.cat(logits), labels(examples)
-    scores = binary_scores(logits_B2[:, 1] > logits_B2[:, 0], gold_B.bool())
-    return scores | {"loss": float(F.cross_entropy(logits_B2, gold_B))}
+    logits_B2 = torch.cat(logits)
+    recommends_B = (logits_B2[:, REC] > logits_B2[:, GEN]).numpy()
+    loss = float(F.cross_entropy(logits_B2, labels(examples)))
+    return turn_scores(recommends_B, gold_turns(examples)) | {"loss": loss}
 
 
 def shuffled_batches(

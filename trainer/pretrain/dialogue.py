@@ -1,4 +1,4 @@
-"""The dialogue teacher: a causal LM fitted by Eq. 5, then frozen.
+"""The dialogue teacher: a language model fitted by Eq. 5, then frozen.
 
 It is the student's own training with gamma = 0 and no action tokens, so it runs through the same
 loop and engine, alone or under the `deepspeed` launcher.
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from protos.fingerprint import digest_file
 from trainer.checkpoint import check_same_run
 from trainer.config import RunConfig
-from trainer.data.prepare import load_prepared
+from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import start_distributed, stop_distributed
 from trainer.export import train_and_export
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
 
 
 def fit_dialogue(config: RunConfig, output: Path) -> None:
@@ -31,20 +30,26 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
         check_same_run(Path(config.output), config)
     rank, world_size = start_distributed()
     try:
-        train_and_export(config, data, None, output, rank=rank, world_size=world_size)
+        model = train_and_export(config, data, None, output, rank=rank, world_size=world_size)
     finally:
         stop_distributed()
     if rank == 0:
-        write_dialogue_card(output, data.vocabulary.digest)
+        write_dialogue_card(output, model, data)
 
 
-def write_dialogue_card(folder: Path, vocabulary_digest: str) -> None:
+def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) -> None:
     """Make an exported language model a frozen dialogue teacher."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    limits = input_limits(model)
+    num_entities, num_words = knowledge_size(model)
     card = FrozenCard(
         kind="dialogue",
-        vocabulary_digest=vocabulary_digest,
+        vocabulary_digest=data.vocabulary.digest,
         weights_digest=digest_file(folder / WEIGHTS_NAME),
-        max_input_length=int(config.max_position_embeddings),
+        max_tokens=limits.max_tokens,
+        max_entities=limits.max_entities,
+        max_words=limits.max_words,
+        num_entities=num_entities,
+        num_words=num_words,
+        graph_digest=data.graphs_digest if num_entities else "",
     )
     write_card(folder, card)

@@ -1,0 +1,73 @@
+"""Lists of ids of several examples, end to end, without padding.
+
+B examples, E ids of all of them, S ids of the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bags:
+    """The ids of several examples.
+
+    Attributes:
+        ids_E: int64 [E].
+        lengths_B: int64 [B], ids of each example; 0 is allowed.
+    """
+
+    ids_E: Tensor
+    lengths_B: Tensor
+
+    def __post_init__(self) -> None:
+        if self.ids_E.ndim != 1 or self.lengths_B.ndim != 1:
+            raise ValueError(
+                f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
+                f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
+            )
+        if int(self.lengths_B.sum()) != len(self.ids_E):
+            raise ValueError(
+                f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
+                f"{int(self.lengths_B.sum())}."
+            )
+
+    @staticmethod
+    def of(rows: Sequence[np.ndarray], device: torch.device | None = None) -> Bags:
+        """The bags of at least one example."""
+        return Bags(
+            torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(device),
+            torch.tensor([len(row) for row in rows], device=device),
+        )
+
+    def to(self, device: torch.device) -> Bags:
+        """The same on a device."""
+        return Bags(self.ids_E.to(device), self.lengths_B.to(device))
+
+    def select(self, rows_B: Tensor) -> Bags:
+        """The bags of the given examples, in their order."""
+        lengths_B = self.lengths_B[rows_B]
+        first_B = (self.lengths_B.cumsum(0) - self.lengths_B)[rows_B]
+        shift_B = first_B - (lengths_B.cumsum(0) - lengths_B)
+        index_E = torch.arange(int(lengths_B.sum())) + shift_B.repeat_interleave(lengths_B)
+        return Bags(self.ids_E[index_E], lengths_B)
+
+    def distinct(self) -> Bags:
+        """Each example's different ids, ascending."""
+        example_E = torch.arange(len(self.lengths_B), device=self.ids_E.device)
+        example_E = example_E.repeat_interleave(self.lengths_B)
+        pairs_2E = torch.unique(torch.stack([example_E, self.ids_E]), dim=1)
+        return Bags(pairs_2E[1], torch.bincount(pairs_2E[0], minlength=len(self.lengths_B)))
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Ids [B, S], right-padded with 0, and bool [B, S]: True at ids; S is at least 1."""
+        width = max(1, int(self.lengths_B.max()))
+        is_id_BS = torch.arange(width, device=self.ids_E.device) < self.lengths_B[:, None]
+        ids_BS = torch.zeros_like(is_id_BS, dtype=torch.int64)
+        ids_BS[is_id_BS] = self.ids_E
+        return ids_BS, is_id_BS

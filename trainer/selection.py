@@ -1,0 +1,121 @@
+"""Which weights of a run are kept: those of the checkpoint with the lowest loss on valid."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import conkd
+from trainer.config import RunConfig
+from trainer.data.examples import Example
+from trainer.data.loader import to_student_input
+from trainer.data.vocabulary import Vocabulary
+from trainer.engine import Engine
+from trainer.models.language_model import LanguageModel, input_limits
+
+FOLDER_NAME = "best"
+
+
+class Selection:
+    """Measures the gold tokens' loss on valid and keeps an export of the best model so far.
+
+    Attributes:
+        best_step: of the best model; 0: there is none yet.
+        best_nll: its loss on valid, nats per token.
+        misses: validations since then.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        model: LanguageModel,
+        *,
+        vocabulary: Vocabulary,
+        examples: list[Example],
+    ) -> None:
+        if not examples:
+            raise ValueError(
+                "train.select must be last where valid has no example, got best. "
+                "Prepare the data with a valid split."
+            )
+        self.best_step, self.best_nll, self.misses = 0, math.inf, 0
+        self._config = config
+        self._engine = engine
+        self._model = model
+        self._vocabulary = vocabulary
+        self._examples = sorted(examples, key=lambda e: len(e.context_ids) + len(e.response_ids))
+        self._root = Path(config.output) / FOLDER_NAME
+
+    @property
+    def folder(self) -> Path:
+        """Where the best model is."""
+        return self._root / f"step-{self.best_step:08d}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run ends early: `train.patience` validations without a better one."""
+        patience = self._config.train.patience
+        return patience is not None and self.misses >= patience
+
+    def restore(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the losses that rank 0 has noted until its checkpoint; for all ranks."""
+        for entry in history:
+            self._judge(int(entry["step"]), float(entry["nll"]))
+        known = [self.best_step, self.best_nll, self.misses] if history else [0.0, 0.0, 0.0]
+        step, nll, misses = self._engine.sum_over_ranks(known)
+        if step:
+            self.best_step, self.best_nll, self.misses = int(step), nll, int(misses)
+
+    def validate(self, step: int) -> float:
+        """The loss on valid after `step`; exports the model if it is the lowest so far."""
+        nll = self._mean_nll()
+        if self._judge(step, nll):
+            self._engine.export(self._model, self.folder)
+        return nll
+
+    def forget_others(self) -> None:
+        """Remove older exports; to be called once the checkpoint of the best one is whole."""
+        if self._engine.rank == 0:
+            for other in self._root.glob("step-*"):
+                if other != self.folder:
+                    shutil.rmtree(other)
+
+    def _judge(self, step: int, nll: float) -> bool:
+        """Count a loss; whether it is the lowest so far."""
+        if nll < self.best_nll:
+            self.best_step, self.best_nll, self.misses = step, nll, 0
+            return True
+        self.misses += 1
+        return False
+
+    def _mean_nll(self) -> float:
+        """Over all tokens of valid's responses; every rank scores its share."""
+        share = self._config.train.batch_size // self._engine.world_size
+        size = self._config.train.micro_batch_size or share
+        batches = [self._examples[i : i + size] for i in range(0, len(self._examples), size)]
+        nll_sum, num_tokens = 0.0, 0
+        for first in range(0, len(batches), self._engine.world_size):
+            # Under ZeRO-3 every forward takes all ranks: who has no batch left scores one again.
+            index = first + self._engine.rank
+            batch = tuple(batches[min(index, len(batches) - 1)])
+            nll_P = self._nll(batch)
+            if index < len(batches):
+                nll_sum, num_tokens = nll_sum + float(nll_P.double().sum()), num_tokens + len(nll_P)
+        nll_sum, num_tokens = self._engine.sum_over_ranks([nll_sum, num_tokens])
+        return nll_sum / num_tokens
+
+    def _nll(self, batch: tuple[Example, ...]) -> torch.Tensor:
+        inputs = to_student_input(
+            batch,
+            self._vocabulary,
+            input_limits(self._model),
+            action_tokens=self._config.action_tokens,
+        )
+        targets = conkd.hard_targets(inputs.positions, self._engine.device)
+        return self._engine.evaluate(inputs.model, targets)
