@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from trainer.config import DistillConfig, RunConfig, load_config, to_yaml
+from trainer.pretrain.classifier import ClassifierConfig
+from trainer.pretrain.recommendation import RecommendationConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "trainer" / "configs"
 
@@ -63,10 +65,15 @@ def test_config_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["redial-mini", "synthetic", "pretrain/dialogue-redial-mini", "pretrain/dialogue-synthetic"],
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
 )
-def test_config_that_we_ship_is_valid(name: str) -> None:
-    path = CONFIGS / f"{name}.yaml"
+def test_config_that_we_ship_is_valid(path: Path) -> None:
     assert "data" in yaml.safe_load(path.read_text())
-    load_config(RunConfig, path, ["output=here"])
+    kind = path.stem.split("-")[0] if path.parent.name == "pretrain" else "student"
+    if kind in ("student", "dialogue"):
+        config = load_config(RunConfig, path, ["output=here"])
+        assert (config.distill.gamma > 0) == (kind == "student")
+    else:
+        load_config(
+            {"recommendation": RecommendationConfig, "classifier": ClassifierConfig}[kind], path, []
+        )

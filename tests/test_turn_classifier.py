@@ -4,16 +4,18 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import tensor
+from torch import nn, tensor
 
 from trainer.data.prepare import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.turns import turn_scores
 from trainer.models.frozen_recommender import load_recommender
+from trainer.models.kg_transformer import sinusoids
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, load_classifier
 from trainer.pretrain.classifier import (
     ClassifierConfig,
@@ -25,11 +27,7 @@ from trainer.pretrain.classifier import (
 def small_classifier(dropout: float = 0.0) -> TurnClassifier:
     torch.manual_seed(0)
     shape = ClassifierShape(vocab_size=50, hidden_size=16, num_layers=2, num_heads=2, max_tokens=8)
-    classifier = TurnClassifier(shape, dropout=dropout)
-    # The scheme's small first weights would hide differences.
-    for parameter in classifier.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return classifier
+    return TurnClassifier(shape, dropout=dropout)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -48,14 +46,36 @@ def test_classifier_with_more_padding_gives_the_same_logits() -> None:
     torch.testing.assert_close(narrow, wide)
 
 
-def test_classifier_equals_its_layers_run_without_padding() -> None:
+def torch_layer(layer: Any, size: int) -> nn.TransformerEncoderLayer:
+    """The same layer as torch has it: post-LN, ReLU, as wide inside as outside."""
+    twin = nn.TransformerEncoderLayer(size, 2, dim_feedforward=size, dropout=0, batch_first=True)
+    attention, fed = layer.attention, layer.feed_forward
+    three = (attention.query, attention.key, attention.value)
+    names = {
+        "self_attn.in_proj_weight": torch.cat([linear.weight for linear in three]),
+        "self_attn.in_proj_bias": torch.cat([linear.bias for linear in three]),
+        "self_attn.out_proj.weight": attention.output.weight,
+        "self_attn.out_proj.bias": attention.output.bias,
+        "linear1.weight": fed.inner.weight,
+        "linear1.bias": fed.inner.bias,
+        "linear2.weight": fed.outer.weight,
+        "linear2.bias": fed.outer.bias,
+        "norm1.weight": layer.attended.norm.weight,
+        "norm1.bias": layer.attended.norm.bias,
+        "norm2.weight": layer.fed.norm.weight,
+        "norm2.bias": layer.fed.norm.bias,
+    }
+    twin.load_state_dict(names)
+    return twin.eval()
+
+
+def test_classifier_equals_torch_s_layers_run_without_padding() -> None:
     classifier = small_classifier().eval()
-    ids = tensor([5, 6, 7, 8])
-    states = classifier.tokens(ids) + classifier.positions(tensor([3, 2, 1, 0]))
-    states = states[None]
-    for layer in classifier.encoder.layers:
-        states = layer(states)
-    expected = classifier.head(classifier.norm(states).mean(1))
+    places = sinusoids(4, 16)[tensor([3, 2, 1, 0])]
+    states = (classifier.tokens(tensor([5, 6, 7, 8])) * 4.0 + places)[None]
+    for layer in classifier.layers:
+        states = torch_layer(layer, 16)(states)
+    expected = classifier.head(states.mean(1))
     padded = tensor([[5, 6, 7, 8, 0, 0]])
     torch.testing.assert_close(classifier(padded, tensor([4])), expected)
 

@@ -24,7 +24,8 @@ ORIGIN_NAME = "origin.json"
 CHECKPOINTS_NAME = "checkpoints"
 MAY_CHANGE = (
     *("output", "classifier", "teachers."),
-    *("train.steps", "train.checkpoint_every", "train.resume", "train.loss_chunk_size"),
+    *("train.steps", "train.epochs", "train.checkpoint_every"),
+    *("train.resume", "train.loss_chunk_size"),
 )
 """Settings that a resumed run may have otherwise: they change no loss of a step done before."""
 

@@ -134,6 +134,8 @@ class TrainConfig:
     """How long, in which batches, and what is kept."""
 
     steps: int = 1000
+    epochs: int | None = None
+    """Passes over the training examples; given, steps are counted from it."""
     batch_size: int = 32
     """Examples per optimiser step over all ranks."""
     micro_batch_size: int | None = None
@@ -161,6 +163,8 @@ class TrainConfig:
         ):
             if value < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {value}.")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"train.epochs must be at least 1, got {self.epochs}.")
         if self.patience is not None and (self.patience < 1 or self.select != "best"):
             raise ValueError(
                 f"train.patience must be at least 1, with train.select best, got {self.patience} "

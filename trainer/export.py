@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def train_and_export(
     if rank == 0:
         data.vocabulary.save(folder)
     return language_model
+
+
+def with_steps(config: RunConfig, data: PreparedData) -> RunConfig:
+    """The config with `train.steps` counted from `train.epochs`, if that is given."""
+    if config.train.epochs is None:
+        return config
+    num_examples = data.manifest.splits["train"].responses
+    steps = max(1, config.train.epochs * (num_examples // config.train.batch_size))
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
 
 
 def _build(

@@ -18,7 +18,7 @@ from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
 from trainer.config import RunConfig, load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
-from trainer.export import train_and_export
+from trainer.export import train_and_export, with_steps
 from trainer.models.frozen import check_frozen
 from trainer.models.language_model import knowledge_size
 from trainer.models.student_card import (
@@ -87,6 +87,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     try:
         config = parse(argv)
         data = load_prepared(Path(config.data))
+        config = with_steps(config, data)
         if config.classifier is not None:
             check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
         for folder in (config.item_vectors, config.knowledge):

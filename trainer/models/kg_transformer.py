@@ -132,13 +132,12 @@ class Residual(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward layer."""
 
-    def __init__(self, shape: KgTransformerShape, dropout: float) -> None:
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        size = shape.hidden_size
-        self.attention = Attention(size, shape.num_heads)
-        self.attended = Residual(size, dropout)
-        self.feed_forward = FeedForward(size, dropout)
-        self.fed = Residual(size, dropout)
+        self.attention = Attention(hidden_size, num_heads)
+        self.attended = Residual(hidden_size, dropout)
+        self.feed_forward = FeedForward(hidden_size, dropout)
+        self.fed = Residual(hidden_size, dropout)
 
     def forward(self, states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
         """Float [B, S, D]."""
@@ -210,7 +209,7 @@ class KgTransformer(nn.Module):
         self.head.weight = self.tokens.weight
         self.dropout = nn.Dropout(dropout)
         layers = range(shape.num_layers)
-        self.encoder = nn.ModuleList([EncoderLayer(shape, dropout) for _ in layers])
+        self.encoder = nn.ModuleList([EncoderLayer(size, shape.num_heads, dropout) for _ in layers])
         self.decoder = nn.ModuleList([DecoderLayer(shape, dropout) for _ in layers])
         if knowledge_size:
             assert entities_NK is not None and words_WK is not None

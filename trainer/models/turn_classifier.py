@@ -1,6 +1,7 @@
 """Eq. 12: which action token opens the response, [GEN] or [REC], read off the context alone.
 
-A small transformer encoder over the last tokens of the context, mean pooling, two logits.
+KGSF's encoder over the last tokens of the context, mean pooling, two logits. The paper gives no
+size ("transformer encoder with a head"); that of KGSF is the default.
 
 B examples, L padded length, D hidden.
 """
@@ -30,10 +31,10 @@ from trainer.models.frozen import (
     write_card,
     write_shape,
 )
+from trainer.models.kg_transformer import EncoderLayer, sinusoids
 
 GEN, REC = 0, 1
 PREDICT_BATCH = 64
-INIT_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,26 +55,14 @@ class TurnClassifier(nn.Module):
     def __init__(self, shape: ClassifierShape, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
-        self.tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
-        self.positions = nn.Embedding(shape.max_tokens, shape.hidden_size)
-        nn.init.normal_(self.tokens.weight, std=INIT_STD)
-        nn.init.normal_(self.positions.weight, std=INIT_STD)
-        layer = nn.TransformerEncoderLayer(
-            shape.hidden_size,
-            shape.num_heads,
-            dim_feedforward=4 * shape.hidden_size,
-            dropout=dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        # As in KGSF; and without it torch never holds the attention weights, also in training.
-        layer.self_attn.dropout = 0.0
-        # No nested tensors: their kernels differ from those of training, and padding is cheap here.
-        self.encoder = nn.TransformerEncoder(layer, shape.num_layers, enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(shape.hidden_size)
+        size = shape.hidden_size
+        self.tokens = nn.Embedding(shape.vocab_size, size)
+        nn.init.normal_(self.tokens.weight, std=size**-0.5)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(shape.hidden_size, 2)
+        self.layers = nn.ModuleList(
+            [EncoderLayer(size, shape.num_heads, dropout) for _ in range(shape.num_layers)]
+        )
+        self.head = nn.Linear(size, 2)
 
     def forward(self, input_ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits, float [B, 2].
@@ -82,15 +71,17 @@ class TurnClassifier(nn.Module):
             input_ids_BL: int64 [B, L], right-padded with anything, L <= max_tokens.
             lengths_B: int64 [B], tokens of each example, at least 1.
         """
-        column_L = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
-        is_pad_BL = column_L >= lengths_B[:, None]
+        size, length = self.shape.hidden_size, input_ids_BL.shape[1]
+        column_L = torch.arange(length, device=input_ids_BL.device)
+        is_token_BL = column_L < lengths_B[:, None]
         # Positions count from the end: what was said last has the same place in every context.
         from_end_BL = (lengths_B[:, None] - 1 - column_L).clamp(min=0)
         # Pads become one fixed token first, so that no pad can change a bit of the output.
-        states_BLD = self.tokens(input_ids_BL.masked_fill(is_pad_BL, 0))
-        states_BLD = self.dropout(states_BLD + self.positions(from_end_BL))
-        states_BLD = self.norm(self.encoder(states_BLD, src_key_padding_mask=is_pad_BL))
-        sums_BD = states_BLD.masked_fill(is_pad_BL[..., None], 0.0).sum(1)
+        states_BLD = self.tokens(input_ids_BL.masked_fill(~is_token_BL, 0)) * size**0.5
+        states_BLD = self.dropout(states_BLD + sinusoids(length, size).to(states_BLD)[from_end_BL])
+        for layer in self.layers:
+            states_BLD = layer(states_BLD, is_token_BL)
+        sums_BD = states_BLD.masked_fill(~is_token_BL[..., None], 0.0).sum(1)
         return self.head(sums_BD / lengths_B[:, None])
 
     @torch.inference_mode()

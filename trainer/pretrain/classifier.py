@@ -39,10 +39,10 @@ class ClassifierConfig:
     data: str
     """Prepared folder."""
     seed: int = 0
-    hidden_size: int = 128
+    hidden_size: int = 300
     num_layers: int = 2
     num_heads: int = 2
-    max_tokens: int = 128
+    max_tokens: int = 256
     """Tokens of the context that are read, the last ones."""
     dropout: float = 0.1
     epochs: int = 4

@@ -13,7 +13,7 @@ from trainer.checkpoint import check_same_run
 from trainer.config import RunConfig
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import start_distributed, stop_distributed
-from trainer.export import train_and_export
+from trainer.export import train_and_export, with_steps
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
 from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
 
@@ -26,6 +26,7 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
             f"{config.distill.gamma} and {config.action_tokens}. Change them in the config."
         )
     data = load_prepared(Path(config.data))
+    config = with_steps(config, data)
     if config.train.resume:
         check_same_run(Path(config.output), config)
     rank, world_size = start_distributed()
