@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def student_command(data: Path, output: Path, *overrides: str, ranks: int = 2) -> list[str]:
+def launcher(ranks: int) -> list[str]:
     # The launcher of this very environment, whatever PATH says.
     deepspeed = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
     assert deepspeed is not None
+    return [deepspeed, "--num_accelerators", str(ranks), "--master_port", str(free_port())]
+
+
+def student_command(data: Path, output: Path, *overrides: str, ranks: int = 2) -> list[str]:
     return [
-        deepspeed,
-        "--num_accelerators",
-        str(ranks),
-        "--master_port",
-        str(free_port()),
+        *launcher(ranks),
         "trainer/main.py",
         "--config",
         "trainer/configs/synthetic.yaml",
@@ -88,18 +88,20 @@ class Service:
     recommendation: Path
 
 
-def command(*arguments: str) -> None:
-    argv = [sys.executable, "-m", *arguments]
+def command(*arguments: str, launch: Sequence[str] = (sys.executable, "-m")) -> None:
+    argv = [*launch, *arguments]
     result = subprocess.run(
         argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
     assert result.returncode == 0, result.stderr
 
 
-def fit(kind: str, data: Path, output: Path, *overrides: str) -> Path:
+def fit(kind: str, data: Path, output: Path, *overrides: str, ranks: int = 0) -> Path:
+    """A frozen model, fitted in a plain process or on so many ranks of the launcher."""
     config = f"trainer/configs/pretrain/{kind}-synthetic.yaml"
     arguments = ("trainer.pretrain", kind, "--config", config, "--output", str(output))
-    command(*arguments, f"data={data}", *overrides)
+    launch = [*launcher(ranks), "--module"] if ranks else [sys.executable, "-m"]
+    command(*arguments, f"data={data}", *overrides, launch=launch)
     return output
 
 

@@ -37,9 +37,8 @@ def service(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("kgsf")
     recommendation = fit("recommendation", prepared_dir, folder / "recommendation", "epochs=2")
     knowledge = f"knowledge={recommendation}"
-    dialogue = fit(
-        "dialogue", prepared_dir, folder / "dialogue", *KGSF, knowledge, "train.steps=20"
-    )
+    settings = (*KGSF, knowledge, "train.steps=20", "zero_stage=1")
+    dialogue = fit("dialogue", prepared_dir, folder / "dialogue", *settings, ranks=2)
     with serving(folder, dialogue, recommendation) as service:
         yield service
 
