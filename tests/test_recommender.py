@@ -282,14 +282,37 @@ def small_world() -> tuple[KnowledgeGraph, RelationalEdges, WordGraph]:
 
 
 def small_recommender(
-    edges: RelationalEdges, words: WordGraph | None, num_targets: int
+    edges: RelationalEdges,
+    words: WordGraph | None,
+    num_targets: int,
+    *,
+    entity_relu: bool = False,
+    item_bias: bool = True,
 ) -> Recommender:
     torch.manual_seed(0)
     shape = RecommenderShape(
-        hidden_size=4, num_bases=2, dropout=0.5, word_relu=False, distinct_words=False
+        hidden_size=4,
+        num_bases=2,
+        dropout=0.5,
+        entity_relu=entity_relu,
+        item_bias=item_bias,
+        word_relu=False,
+        distinct_words=False,
     )
     popularity = tensor([-1.0, -0.5])
     return Recommender(shape, edges, words, log_popularity_I=popularity, num_targets=num_targets)
+
+
+def test_equations_2_and_4_as_printed_have_an_activation_and_no_bias() -> None:
+    _, edges, _ = small_world()
+    plan = plan_messages(edges, np.array([3, 1, 5]))
+    code = small_recommender(edges, None, 3).eval()
+    paper = small_recommender(edges, None, 3, entity_relu=True, item_bias=False).eval()
+    torch.testing.assert_close(paper.graph(plan), code.graph(plan).relu())
+    assert (code.graph(plan) < 0).any()
+    logits, _ = paper(plan, bags([0]), bags([]))
+    torch.testing.assert_close(logits[0], paper.graph(plan)[:2] @ paper.graph(plan)[0])
+    assert not paper.item_bias_I.requires_grad
 
 
 @pytest.mark.parametrize("with_words", [False, True])

@@ -41,6 +41,10 @@ class RecommenderShape:
     """Bases of the R-GCN."""
     dropout: float
     """On p_u, in training."""
+    entity_relu: bool
+    """Eq. 2's activation, which KGSF's code leaves out."""
+    item_bias: bool
+    """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
     word_relu: bool
     """Eq. 13's ReLU, which KGSF's code leaves out."""
     distinct_words: bool
@@ -84,10 +88,15 @@ class Recommender(nn.Module):
         size = shape.hidden_size
         self.shape = shape
         self.graph = RelationalConv(
-            edges.num_entities, edges.num_relations, hidden_size=size, num_bases=shape.num_bases
+            edges.num_entities,
+            edges.num_relations,
+            hidden_size=size,
+            num_bases=shape.num_bases,
+            relu=shape.entity_relu,
         )
         self.attention = Attention(size)
-        self.item_bias_I = nn.Parameter(log_popularity_I.clone())
+        first_bias_I = log_popularity_I.clone() if shape.item_bias else log_popularity_I.mul(0)
+        self.item_bias_I = nn.Parameter(first_bias_I, requires_grad=shape.item_bias)
         self.words = None
         if words is not None:
             self.words = WordConv(words, hidden_size=size, relu=shape.word_relu)

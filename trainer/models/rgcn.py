@@ -140,18 +140,28 @@ def plan_messages(edges: RelationalEdges, targets: np.ndarray) -> MessagePlan:
 
 
 class RelationalConv(MessagePassing):
-    """One R-GCN layer on one-hot input with basis decomposition; sum, no activation.
+    """One R-GCN layer on one-hot input with basis decomposition; a sum (Z = 1).
 
     Equals `RGCNConv(N, D, R, num_bases=K, aggr="sum")(None, edge_index, edge_type)`, but runs over
     the edges into the wanted nodes alone and never forms a relation's whole weight.
+
+    Args:
+        relu: apply Eq. 2's activation; KGSF's code has none.
 
     Source: Schlichtkrull et al. 2018 (arXiv:1703.06103), Eqs. 2 and 3.
     """
 
     def __init__(
-        self, num_entities: int, num_relations: int, *, hidden_size: int, num_bases: int
+        self,
+        num_entities: int,
+        num_relations: int,
+        *,
+        hidden_size: int,
+        num_bases: int,
+        relu: bool = False,
     ) -> None:
         super().__init__(aggr="sum")
+        self.relu = relu
         # Glorot's bound for an [N, D] matrix.
         bound = math.sqrt(6.0 / (num_entities + hidden_size))
         self.basis_KND = nn.Parameter(
@@ -173,7 +183,8 @@ class RelationalConv(MessagePassing):
             message_SD = message_SD + coefficient_S[:, None] * F.embedding(plan.source_S, basis_ND)
         size = (len(plan.source_S), len(plan.target_T))
         sums_TD = self.propagate(plan.edge_index_2G, x=(message_SD, None), size=size)
-        return sums_TD + F.embedding(plan.target_T, self.root_ND) + self.bias_D
+        vectors_TD = sums_TD + F.embedding(plan.target_T, self.root_ND) + self.bias_D
+        return vectors_TD.relu() if self.relu else vectors_TD
 
     def message(self, x_j: Tensor) -> Tensor:
         """The message itself: relation and source are already in it."""
@@ -188,7 +199,11 @@ def widen(conv: RelationalConv, old_ids: np.ndarray, num_entities: int) -> Relat
     """
     num_relations, num_bases = conv.coefficient_RK.shape
     whole = RelationalConv(
-        num_entities, num_relations, hidden_size=conv.root_ND.shape[1], num_bases=num_bases
+        num_entities,
+        num_relations,
+        hidden_size=conv.root_ND.shape[1],
+        num_bases=num_bases,
+        relu=conv.relu,
     )
     rows = torch.from_numpy(old_ids)
     whole.basis_KND.zero_()[:, rows] = conv.basis_KND

@@ -49,6 +49,10 @@ class RecommendationConfig:
     """Which of the graph's relations and self-loops are used (trainer/models/rgcn.py)."""
     word_side: bool = True
     """Words of the context too (Eqs. 3 and 13); without it p_u = p_e, as in KBRD."""
+    entity_relu: bool = False
+    """Eq. 2's activation, which KGSF's code leaves out."""
+    item_bias: bool = True
+    """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
     word_relu: bool = False
     """Eq. 13's ReLU, which KGSF's code leaves out."""
     distinct_words: bool = False
@@ -134,6 +138,8 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
             hidden_size=config.hidden_size,
             num_bases=config.num_bases,
             dropout=config.dropout,
+            entity_relu=config.entity_relu,
+            item_bias=config.item_bias,
             word_relu=config.word_relu,
             distinct_words=config.distinct_words,
         ),
