@@ -29,7 +29,8 @@ class BatchLimits:
     """What one round and the queue before it may hold."""
 
     token_budget: int = 4096
-    """Input ids, padding included, in one device batch; a longer single example goes alone."""
+    """Examples of a device batch times the ids of its longest; a longer one goes alone. Columns are
+    padded each on its own, so a teacher that takes all three may hold three times as many."""
     max_examples: int = 256
     """Examples in one device batch."""
     max_round_entries: int = 1 << 23

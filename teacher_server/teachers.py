@@ -22,6 +22,7 @@ from trainer.models.frozen_recommender import FrozenRecommender, load_recommende
 from trainer.models.language_model import (
     LanguageModel,
     input_limits,
+    knowledge_size,
     load_language_model,
     output_head,
     response_states,
@@ -53,10 +54,12 @@ class DialogueTeacher:
         card = read_card(folder, "dialogue")
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)
-        if card.limits != input_limits(model):
+        of_card = (card.limits, (card.num_entities, card.num_words))
+        of_model = (input_limits(model), knowledge_size(model))
+        if of_card != of_model:
             raise ValueError(
-                f"the card of {folder} must give the model's limits {input_limits(model)}, got "
-                f"{card.limits}. Export the teacher again."
+                f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
+                "Export the teacher again."
             )
         return cls(model, _facts(card, vocabulary), device)
 

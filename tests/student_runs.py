@@ -67,7 +67,7 @@ def run_student(
 
 def step_lines(output: Path) -> list[dict[str, Any]]:
     lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [entry for entry in map(json.loads, lines) if "step" in entry]
+    return [entry for entry in map(json.loads, lines) if "event" not in entry]
 
 
 def loss_curve(output: Path) -> list[float]:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer.config import DistillConfig, RunConfig, load_config, to_yaml
+from tests.evaluation_fakes import write_tiny_data
+from trainer.config import DistillConfig, RunConfig, TrainConfig, load_config, to_yaml
+from trainer.export import with_steps
 from trainer.pretrain.classifier import ClassifierConfig
 from trainer.pretrain.recommendation import RecommendationConfig
 
@@ -43,6 +45,7 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
         ("seed=99999999999999999999", r"seed must be in \[0, \d+\], got 99999999999999999999"),
         ("train.steps=many", "train.steps: .*integer.*, got 'many'"),
         ("train.steps=0", "train.steps must be at least 1, got 0"),
+        ("train.epochs=0", "train.epochs must be at least 1, got 0"),
         ("zero_stage=4", "zero_stage: .*got 4"),
         ("student.num_heads=3", "hidden_size must be divisible by num_heads, got 256 and 3"),
         ("steps", "override must be key=value, got 'steps'"),
@@ -52,6 +55,22 @@ def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: st
     path = write(tmp_path, "data: a\noutput: b\n")
     with pytest.raises(ValueError, match=message):
         load_config(RunConfig, path, [override])
+
+
+def test_config_of_steps_beside_epochs_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: a\noutput: b\ntrain: {epochs: 2}\n")
+    with pytest.raises(ValueError, match=r"train\.steps must be null beside .*, got 9"):
+        load_config(RunConfig, path, ["train.steps=9"])
+    assert load_config(RunConfig, path, ["train.steps=9", "train.epochs=null"]).train.num_steps == 9
+
+
+def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> None:
+    data = write_tiny_data(tmp_path)
+    num_examples = data.manifest.splits["train"].responses
+    assert num_examples == len(data.examples("train"))
+    config = RunConfig(data="", output="", train=TrainConfig(epochs=3, batch_size=2))
+    assert with_steps(config, data).train.num_steps == 3 * (num_examples // 2)
+    assert with_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
 
 
 def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:

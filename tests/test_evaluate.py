@@ -20,6 +20,7 @@ from tests.evaluation_fakes import (
 )
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
+from trainer.data.word_graph import WordGraph
 from trainer.evaluation import __main__ as command
 from trainer.evaluation.actions import ActionChooser, Actions
 from trainer.evaluation.chat import Conversation, chat, find_mentions
@@ -314,6 +315,22 @@ def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None
     # More than the model can attend to was said, and each turn was answered nevertheless.
     assert len(conversation._context_ids) > input_limits(speaker.model).max_tokens
     assert all(isinstance(answer, str) for answer in answers)
+
+
+def test_conversation_notes_entities_and_words_as_prepared_examples_have_them(
+    teacher: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary, texts = data.vocabulary, []
+    monkeypatch.setattr(WordGraph, "find", lambda self, text: texts.append(text) or [len(texts)])
+    conversation = Conversation(load_speaker(teacher), None, GenerateConfig(), data)
+    said = [*vocabulary.encode(["see "]), vocabulary.first_item_id + 5]
+    monkeypatch.setattr(conversation, "_respond", lambda: said)
+    assert "Film 5 (1905)" in conversation.answer('I liked "Film 3 (1903)" and @104')
+    entities = [int(data.graph.item_entities_I[item]) for item in (3, 4, 5)]
+    assert list(conversation._entities) == entities
+    assert conversation._words == [1, 2]
+    # Words of the titles are none of the context's.
+    assert [text.split() for text in texts] == [["I", "liked", "and"], ["see"]]
 
 
 def test_conversation_with_oracle_is_refused(student: Path) -> None:

@@ -227,6 +227,27 @@ def test_written_and_read_again_gives_the_same_bits(
     assert input_limits(read) == InputLimits(max_tokens=64, max_entities=50, max_words=256)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("casts_vectors", [False, True])
+def test_bf16_model_stays_near_float32_also_where_the_vectors_are_not_cast(
+    model: KgTransformer, vocabulary: Vocabulary, tmp_path: Path, casts_vectors: bool
+) -> None:
+    inputs = batch(*EXAMPLES)
+    expected = response_states(model, inputs)
+    if casts_vectors:
+        model.bfloat16()
+    else:
+        # As DeepSpeed does it.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+    states = response_states(model, inputs)
+    assert states.dtype == torch.bfloat16
+    torch.testing.assert_close(states.float(), expected, rtol=0.05, atol=0.1)
+    write_language_model(tmp_path, model)
+    read = load_language_model(tmp_path, vocabulary)
+    torch.testing.assert_close(response_states(read, inputs), expected, rtol=0.05, atol=0.1)
+
+
 def test_knowledge_is_frozen_and_everything_else_learns(
     model: KgTransformer, knowledge: FrozenRecommender
 ) -> None:

@@ -86,6 +86,20 @@ def test_kgsf_student_is_evaluated_and_chats(student: Path, prepared_dir: Path) 
         Conversation(speaker, None, GenerateConfig())
 
 
+def test_kgsf_student_learns_in_bf16(service: Service, prepared_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    knowledge = f"knowledge={service.recommendation}"
+    settings = (*KGSF, knowledge, "distill.gamma=0", "train.steps=8", "train.precision=bf16")
+    result = run_student(prepared_dir, output, *settings, ranks=1)
+    assert result.returncode == 0, result.stderr
+    curve = loss_curve(output)
+    assert curve[-1] < 0.98 * curve[0]
+    data = load_prepared(prepared_dir)
+    config = EvaluateConfig(split="test", classifier="oracle", limit=4)
+    likelihood = evaluate_model(output, data, config).likelihood
+    assert likelihood.nll_sum / likelihood.num_tokens < curve[0]
+
+
 def test_student_with_knowledge_of_another_architecture_is_one_line(
     service: Service, prepared_dir: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from trainer.data.model_input import InputLimits
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
 from trainer.evaluation.speaker import load_speaker
+from trainer.export import valid_examples
 from trainer.models.language_model import LanguageModel, output_head, response_states
 from trainer.selection import Selection
 
@@ -99,9 +100,19 @@ def test_selection_restored_from_its_history_is_where_it_was(
     assert (fresh.best_step, fresh.best_nll, fresh.misses) == (0, math.inf, 0)
 
 
-def test_selection_without_valid_examples_is_refused(data: PreparedData, tmp_path: Path) -> None:
+def test_selection_without_valid_examples_is_refused(
+    data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PreparedData, "examples", lambda self, split: [])
+    config = RunConfig(data="", output="", train=TrainConfig(select="best"))
     with pytest.raises(ValueError, match=r"train\.select must be last where valid has no example"):
-        make_selection(data, tmp_path, [])
+        valid_examples(config, data)
+
+
+def test_best_model_that_is_gone_is_an_error(data: PreparedData, tmp_path: Path) -> None:
+    selection = make_selection(data, tmp_path, data.examples("test"))
+    with pytest.raises(FileNotFoundError, match="must hold the best model of the run"):
+        selection.copy_best(tmp_path / "model")
 
 
 def test_patience_without_selection_is_refused() -> None:
@@ -129,10 +140,12 @@ def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     data = load_prepared(prepared_dir)
     likelihood = gold_likelihood(load_speaker(output), data.examples("valid"))
     assert likelihood.nll_sum / likelihood.num_tokens == pytest.approx(valid[best], rel=1e-4)
+    card = json.loads((output / "model" / "student.json").read_text())
+    assert card["steps"] == best
     # The run is over: the same command takes no further step and exports the same.
     again = run_student(prepared_dir, output, *settings, *choice, "zero_stage=3")
     assert again.returncode == 0, again.stderr
-    assert len([x for x in step_lines(output) if "event" not in x]) == best + 8
+    assert len(step_lines(output)) == best + 8
 
 
 @pytest.mark.slow

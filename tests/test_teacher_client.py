@@ -39,6 +39,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     garbage: bool = False
     silent: bool = False
     num_words: int = 0
+    longest: int = 64
     replica_id: str = ""
     streams: int = 0
     most_streams: int = 0
@@ -49,8 +50,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
         return teacher_pb2.Description(
             kind=self.kind,
             replica_id=self.replica_id,
-            max_tokens=64 if self.kind == "dialogue" else 0,
-            max_entities=64 if self.kind == "recommendation" else 0,
+            max_tokens=self.longest if self.kind == "dialogue" else 0,
+            max_entities=self.longest if self.kind == "recommendation" else 0,
             num_words=self.num_words,
             max_words=2 if self.num_words else 0,
             vocab_size=VOCAB,
@@ -279,6 +280,19 @@ def test_client_teacher_of_another_graph_is_refused_with_both_digests(world: Wor
     world.add("d", FakeTeacher("dialogue"))
     world.add("r", FakeTeacher("recommendation", graph_digest="graph-b"))
     with pytest.raises(ValueError, match=r"student's graph graph-a, got graph-b"):
+        world.client()
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"), [("dialogue", "tokens"), ("recommendation", "entities")]
+)
+def test_client_teacher_that_takes_nothing_it_needs_is_refused(
+    world: World, kind: str, column: str
+) -> None:
+    # As a teacher of another version of the contract would describe itself.
+    world.add("d", FakeTeacher("dialogue", longest=0 if kind == "dialogue" else 64))
+    world.add("r", FakeTeacher("recommendation", longest=0 if kind == "recommendation" else 64))
+    with pytest.raises(ValueError, match=f"the {kind} teacher .* must take {column}, got a limit"):
         world.client()
 
 

@@ -178,6 +178,7 @@ def test_report_teachers_writes_tables_plot_and_json(tmp_path: Path, data: Prepa
     assert set(content["recommendation"]) == {str(seed) for seed in seeds}
     text = (tmp_path / "out" / "teachers.md").read_text()
     assert "| recommendation teacher (2 seeds) |" in text
+    assert "| dialogue teacher | GPT2LMHeadModel (1 seeds) |" in text
     assert "| item mass at item steps |" in text
     assert (tmp_path / "out" / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert "| classifier (1 seeds) |" in text

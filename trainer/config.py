@@ -20,6 +20,7 @@ from protos import codec
 from trainer.models.language_model_config import LanguageModelConfig
 
 MAX_TOP_K = 1 << 16
+DEFAULT_STEPS = 1000
 MAX_SEED = (1 << 63) - 1
 MAX_PATIENCE_S = 6 * 3600.0
 
@@ -133,9 +134,10 @@ class OptimiserConfig:
 class TrainConfig:
     """How long, in which batches, and what is kept."""
 
-    steps: int = 1000
+    steps: int | None = None
+    """Optimiser steps; 1,000 if epochs is not given either."""
     epochs: int | None = None
-    """Passes over the training examples; given, steps are counted from it."""
+    """Passes over the training examples, instead of steps."""
     batch_size: int = 32
     """Examples per optimiser step over all ranks."""
     micro_batch_size: int | None = None
@@ -156,15 +158,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, value in (
-            ("steps", self.steps),
             ("batch_size", self.batch_size),
             ("checkpoint_every", self.checkpoint_every),
             ("loss_chunk_size", self.loss_chunk_size),
         ):
             if value < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {value}.")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"train.epochs must be at least 1, got {self.epochs}.")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"train.steps must be null beside train.epochs, got {self.steps} and "
+                f"{self.epochs}. Set one of them to null."
+            )
+        for name, value in (("steps", self.steps), ("epochs", self.epochs)):
+            if value is not None and value < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {value}.")
         if self.patience is not None and (self.patience < 1 or self.select != "best"):
             raise ValueError(
                 f"train.patience must be at least 1, with train.select best, got {self.patience} "
@@ -174,6 +181,12 @@ class TrainConfig:
             raise ValueError(
                 f"train.micro_batch_size must be at least 1, got {self.micro_batch_size}."
             )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of a config whose epochs are counted out already."""
+        assert self.epochs is None, "epochs are made steps where the examples are known"
+        return DEFAULT_STEPS if self.steps is None else self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ class Engine:
             model=module,
             optimizer=optimiser,
             # LRScheduler is what torch calls _LRScheduler today; DeepSpeed's hint has the old name.
-            lr_scheduler=_schedule(optimiser, config.optimiser, config.train.steps),  # type: ignore[arg-type]
+            lr_scheduler=_schedule(optimiser, config.optimiser, config.train.num_steps),  # type: ignore[arg-type]
             config=deepspeed_config(config, world_size),
         )
         assert self._engine.device is not None
@@ -254,6 +254,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         settings = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} must be JSON, got: {error}.") from error
+    is_bf16 = config.train.precision == "bf16"
     return {
         **settings,
         "train_batch_size": config.train.batch_size,
@@ -261,7 +262,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": share // micro,
         "gradient_clipping": config.optimiser.clip_norm,
         "steps_per_print": 1 << 40,
-        **({"bf16": {"enabled": True}} if config.train.precision == "bf16" else {}),
+        **({"bf16": {**settings.get("bf16", {}), "enabled": True}} if is_bf16 else {}),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +20,14 @@ from trainer.selection import Selection
 from trainer.train import Teachers, train
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was written: its architecture and sizes, and after how many steps its weights are."""
+
+    model: LanguageModel
+    steps: int
+
+
 def train_and_export(
     config: RunConfig,
     data: PreparedData,
@@ -28,19 +36,15 @@ def train_and_export(
     *,
     rank: int,
     world_size: int,
-) -> LanguageModel:
+) -> Exported:
     """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
-    language_model, examples = on_all_ranks(lambda: _build(config, data, teachers))
+    language_model, examples, valid = on_all_ranks(lambda: _build(config, data, teachers))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
     engine = Engine(student, config, rank, world_size)
     selection = None
     if config.train.select == "best":
         selection = Selection(
-            config,
-            engine,
-            language_model,
-            vocabulary=data.vocabulary,
-            examples=data.examples("valid"),
+            config, engine, language_model, vocabulary=data.vocabulary, examples=valid
         )
     train(
         config,
@@ -53,25 +57,28 @@ def train_and_export(
     )
     if selection is None:
         engine.export(language_model, folder)
-    elif rank == 0:
-        shutil.copytree(selection.folder, folder, dirs_exist_ok=True)
+    else:
+        on_all_ranks(lambda: selection.copy_best(folder) if rank == 0 else None)
     if rank == 0:
         data.vocabulary.save(folder)
-    return language_model
+    steps = config.train.num_steps if selection is None else selection.best_step
+    return Exported(language_model, steps)
 
 
 def with_steps(config: RunConfig, data: PreparedData) -> RunConfig:
-    """The config with `train.steps` counted from `train.epochs`, if that is given."""
+    """The config with `train.steps` in the place of `train.epochs`, if that is given."""
     if config.train.epochs is None:
         return config
     num_examples = data.manifest.splits["train"].responses
     steps = max(1, config.train.epochs * (num_examples // config.train.batch_size))
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+    train_config = dataclasses.replace(config.train, steps=steps, epochs=None)
+    return dataclasses.replace(config, train=train_config)
 
 
 def _build(
     config: RunConfig, data: PreparedData, teachers: Teachers | None
-) -> tuple[LanguageModel, list[Example]]:
+) -> tuple[LanguageModel, list[Example], list[Example]]:
+    """The model, the training examples, and valid's if the best checkpoint is chosen by them."""
     torch.manual_seed(config.seed)
     item_source = _recommender(config.item_vectors, data)
     language_model = build_language_model(
@@ -84,7 +91,20 @@ def _build(
     _check_length(config, input_limits(language_model).max_tokens, examples)
     if teachers is not None:
         _check_teacher(teachers.max_tokens, examples)
-    return language_model, examples
+    return language_model, examples, valid_examples(config, data)
+
+
+def valid_examples(config: RunConfig, data: PreparedData) -> list[Example]:
+    """Valid's examples for a run that selects by them, else none; ValueError if it has none."""
+    if config.train.select == "last":
+        return []
+    examples = data.examples("valid")
+    if not examples:
+        raise ValueError(
+            "train.select must be last where valid has no example, got best. "
+            "Prepare the data with a valid split."
+        )
+    return examples
 
 
 def _recommender(folder: str | None, data: PreparedData) -> FrozenRecommender | None:

@@ -49,15 +49,15 @@ def run_student(
         folder = Path(config.output) / MODEL_FOLDER
         if rank == 0:
             remove_student_card(folder)
-        model = train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
+        done = train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
         if rank == 0:
             card = StudentCard(
                 vocabulary_digest=data.vocabulary.digest,
-                graph_digest=data.graphs_digest if any(knowledge_size(model)) else "",
+                graph_digest=data.graphs_digest if any(knowledge_size(done.model)) else "",
                 action_tokens=config.action_tokens,
                 classifier=_from_folder(config.classifier, folder),
                 gamma=config.distill.gamma,
-                steps=config.train.steps,
+                steps=done.steps,
             )
             write_student_card(folder, card)
     finally:

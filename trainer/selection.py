@@ -15,7 +15,7 @@ from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine import Engine
+from trainer.engine import Engine, raise_together
 from trainer.models.language_model import LanguageModel, input_limits
 
 FOLDER_NAME = "best"
@@ -39,11 +39,6 @@ class Selection:
         vocabulary: Vocabulary,
         examples: list[Example],
     ) -> None:
-        if not examples:
-            raise ValueError(
-                "train.select must be last where valid has no example, got best. "
-                "Prepare the data with a valid split."
-            )
         self.best_step, self.best_nll, self.misses = 0, math.inf, 0
         self._config = config
         self._engine = engine
@@ -75,9 +70,25 @@ class Selection:
     def validate(self, step: int) -> float:
         """The loss on valid after `step`; exports the model if it is the lowest so far."""
         nll = self._mean_nll()
+        if not math.isfinite(nll):
+            raise_together(
+                ValueError(
+                    f"the loss on valid must be finite, got {nll} after step {step}. Start over "
+                    "with train.resume=false and a lower optimiser.learning_rate."
+                )
+            )
         if self._judge(step, nll):
             self._engine.export(self._model, self.folder)
         return nll
+
+    def copy_best(self, folder: Path) -> None:
+        """Copy the best model into a folder; FileNotFoundError if it is gone."""
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"{self.folder} must hold the best model of the run, got no folder. Start over "
+                "with train.resume=false."
+            )
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     def forget_others(self) -> None:
         """Remove older exports; to be called once the checkpoint of the best one is whole."""
@@ -119,3 +130,9 @@ class Selection:
         )
         targets = conkd.hard_targets(inputs.positions, self._engine.device)
         return self._engine.evaluate(inputs.model, targets)
+
+
+def forget_best(output: Path, rank: int) -> None:
+    """Remove what an earlier run in this folder has kept."""
+    if rank == 0:
+        shutil.rmtree(output / FOLDER_NAME, ignore_errors=True)

@@ -158,6 +158,13 @@ class TeacherStreams:
                 f"vocabulary {ours} ({self._vocabulary.size} ids), got {theirs} "
                 f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
             )
+        taken = described.max_tokens if endpoint.kind == "dialogue" else described.max_entities
+        if not taken:
+            raise ValueError(
+                f"the {endpoint.kind} teacher at {endpoint.address} must take "
+                f"{'tokens' if endpoint.kind == 'dialogue' else 'entities'}, got a limit of 0. "
+                "Serve it with the same version of this software."
+            )
         if described.max_entities and described.graph_digest != self._graph_digest:
             raise ValueError(
                 f"the {endpoint.kind} teacher at {endpoint.address} must have the student's graph "

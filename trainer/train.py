@@ -38,7 +38,7 @@ from trainer.dispatch import ClientCounters
 from trainer.engine import Engine, on_all_ranks, raise_together
 from trainer.errors import TeacherUnavailable
 from trainer.run_log import RunLog
-from trainer.selection import Selection
+from trainer.selection import Selection, forget_best
 from trainer.sparse_ce import SoftTargets
 from trainer.step_metrics import StepSums
 
@@ -104,30 +104,18 @@ def train(
             ValueError without one if the loss is not finite.
     """
     output = Path(config.output)
-    if not config.train.resume:
-        engine.forget_checkpoints()
     origin = RunOrigin(
         ranks=engine.world_size,
         vocabulary=vocabulary.digest,
         examples=digest_examples(examples),
         teachers=teachers.identity if teachers is not None else {},
     )
-    # Before DeepSpeed looks: it has no words for another number of ranks.
-    on_all_ranks(lambda: check_same_origin(output, origin) if engine.rank == 0 else None)
-    first_step = engine.load_newest_checkpoint()
-    if first_step > config.train.steps:
-        raise_together(
-            ValueError(
-                f"train.steps must be at least {first_step}, the step of the checkpoint in "
-                f"{output}, got {config.train.steps}. Raise it, or start over with "
-                "train.resume=false."
-            )
-        )
+    first_step = _first_step(config, engine, origin)
     log = None
     if engine.rank == 0:
         write_text(output / CONFIG_NAME, to_yaml(config))
         write_origin(output, origin)
-        log = RunLog(output, total_steps=config.train.steps, first_step=first_step)
+        log = RunLog(output, total_steps=config.train.num_steps, first_step=first_step)
         log.start({"world_size": engine.world_size, "first_step": first_step})
     if selection is not None:
         selection.restore([] if log is None else log.valid_history)
@@ -154,6 +142,26 @@ def train(
     finally:
         if log is not None:
             log.close()
+
+
+def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
+    """Go back to the newest checkpoint, if there is one and it is this run's."""
+    output = Path(config.output)
+    if not config.train.resume:
+        forget_best(output, engine.rank)
+        engine.forget_checkpoints()
+    # Before DeepSpeed looks: it has no words for another number of ranks.
+    on_all_ranks(lambda: check_same_origin(output, origin) if engine.rank == 0 else None)
+    first_step = engine.load_newest_checkpoint()
+    if first_step > config.train.num_steps:
+        raise_together(
+            ValueError(
+                f"train.steps must be at least {first_step}, the step of the checkpoint in "
+                f"{output}, got {config.train.num_steps}. Raise it, or start over with "
+                "train.resume=false."
+            )
+        )
+    return first_step
 
 
 def _run_steps(
@@ -191,7 +199,7 @@ def _run_steps(
                 )
             )
         done = submitted.step + 1
-        if done % config.train.checkpoint_every == 0 or done == config.train.steps:
+        if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
             _keep(engine, done, selection, log)
         started = time.perf_counter()
 
@@ -227,7 +235,7 @@ def submitted_steps(
     )
     ahead: collections.deque[SubmittedStep] = collections.deque()
     for batch, _ in batches(examples, loader, first_step):
-        if batch.step >= config.train.steps:
+        if batch.step >= config.train.num_steps:
             break
         micro = micro_batches(batch, config.train.micro_batch_size)
         ahead.append(

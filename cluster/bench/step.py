@@ -76,7 +76,7 @@ def _in_process(demo: Demo) -> Command:
 
 def _row(arm: str, output: Path) -> Row:
     lines = (output / "metrics.jsonl").read_text().splitlines()
-    steps = [entry for entry in map(json.loads, lines) if "step" in entry][WARM_UP_STEPS:]
+    steps = [entry for entry in map(json.loads, lines) if "event" not in entry][WARM_UP_STEPS:]
     speeds = sorted(entry["tokens_per_s"] for entry in steps)
     wait_s = sum(entry["teacher_wait_s"] or 0.0 for entry in steps)
     return {

@@ -185,7 +185,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def last_ids(ids: np.ndarray, limit: int) -> np.ndarray:
-    """The last ids, at most `limit` of them: what a recommendation teacher uses of a context."""
+    """The last ids, at most `limit`: what a model uses of a context's entities and words."""
     return ids[max(0, len(ids) - limit) :]
 
 

@@ -53,7 +53,7 @@ class ExampleInput:
 
     @property
     def size(self) -> int:
-        """Ids of all columns; at least 1."""
+        """What it counts in a device batch: ids of all columns; at least 1."""
         return max(1, len(self.tokens) + len(self.entities) + len(self.words))
 
 

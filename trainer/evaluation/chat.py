@@ -68,12 +68,12 @@ class Conversation:
         vocabulary = self._speaker.vocabulary
         self._hear(find_mentions(text, vocabulary))
         response_ids = self._respond()
-        answer = vocabulary.decode(response_ids).strip()
         self._context_ids += [*response_ids, vocabulary.eos_id]
-        self._note(
-            [i - vocabulary.first_item_id for i in response_ids if vocabulary.is_item(i)], answer
-        )
-        return answer
+        items = [i - vocabulary.first_item_id for i in response_ids if vocabulary.is_item(i)]
+        # Words of titles are none of the context's, as in the prepared examples.
+        words = vocabulary.decode([i for i in response_ids if not vocabulary.is_item(i)])
+        self._note(items, words)
+        return vocabulary.decode(response_ids).strip()
 
     def _hear(self, pieces: list[Piece]) -> None:
         vocabulary = self._speaker.vocabulary

@@ -112,11 +112,16 @@ def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
 
 def check_knows(speaker: Speaker, data: PreparedData) -> None:
     """Refuse a model to which the data's tokens, entities or words mean something else."""
-    check_vocabulary(speaker.folder, speaker.vocabulary.digest, data.vocabulary.digest)
-    if speaker.graph_digest not in ("", data.graphs_digest):
+    check_digests(speaker.folder, speaker.vocabulary.digest, speaker.graph_digest, data)
+
+
+def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData) -> None:
+    """Refuse a model of another vocabulary, or of another graph; "" is a model without a graph."""
+    check_vocabulary(folder, vocabulary, data.vocabulary.digest)
+    if graph not in ("", data.graphs_digest):
         raise ValueError(
-            f"the model in {speaker.folder} must have the data's graph {data.graphs_digest}, got "
-            f"{speaker.graph_digest}. Use data and models that were prepared together."
+            f"the model in {folder} must have the data's graph {data.graphs_digest}, got {graph}. "
+            "Use data and models that were prepared together."
         )
 
 

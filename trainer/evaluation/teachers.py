@@ -32,7 +32,13 @@ from trainer.data.model_input import recommendation_input
 from trainer.data.prepare import SPLITS, PreparedData, load_prepared
 from trainer.evaluation.generate import progress_bar
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
-from trainer.evaluation.speaker import Speaker, check_knows, check_vocabulary, load_speaker
+from trainer.evaluation.speaker import (
+    Speaker,
+    check_digests,
+    check_knows,
+    check_vocabulary,
+    load_speaker,
+)
 from trainer.evaluation.teachers_text import to_markdown
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
 from trainer.evaluation.views import mentioned_items
@@ -116,7 +122,7 @@ def baselines(samples: GoldSamples, train: Sequence[Example]) -> dict[str, dict[
 def recommender_scores(folder: Path, samples: GoldSamples, data: PreparedData) -> dict[str, Any]:
     """Recalls of a frozen recommendation teacher, and its mean cross entropy in nats."""
     recommender, card = load_recommender(folder)
-    check_vocabulary(folder, card.vocabulary_digest, data.vocabulary.digest)
+    check_digests(folder, card.vocabulary_digest, card.graph_digest, data)
     inputs = [recommendation_input(example, card.limits) for example in samples.examples]
     log_probs_SI = torch.cat(
         [
@@ -242,11 +248,16 @@ def report_teachers(
         str(folder): recommender_scores(folder, samples, data) for folder in recommendation
     }
     masses: dict[str, ItemMass] = {}
+    architectures: dict[str, str] = {}
     for folder in dialogue:
         speaker = load_speaker(folder)
         check_knows(speaker, data)
         masses[str(folder)] = item_mass(speaker, examples)
-    content["dialogue"] = {name: mass.to_dict() for name, mass in masses.items()}
+        architectures[str(folder)] = type(speaker.model).__name__
+    content["dialogue"] = {
+        name: {"architecture": architectures[name], **mass.to_dict()}
+        for name, mass in masses.items()
+    }
     if masses:
         # Imported here: matplotlib is an extra that only plots need.
         from trainer.evaluation.plots import draw_calibration

@@ -29,14 +29,19 @@ def to_markdown(content: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {_spread(losses) if losses else '-'} |")
     dialogue = list(content["dialogue"].values())
     if dialogue:
-        lines += ["", f"| dialogue teacher ({len(dialogue)} seeds) | |", "|---|---:|"]
+        kinds = sorted({seed["architecture"] for seed in dialogue})
+        groups = [[seed for seed in dialogue if seed["architecture"] == k] for k in kinds]
+        names = [f"{k} ({len(group)} seeds)" for k, group in zip(kinds, groups, strict=True)]
+        lines += ["", f"| dialogue teacher | {' | '.join(names)} |"]
+        lines.append(f"|---|{'---:|' * len(groups)}")
         for title, key in (
             ("item mass at item steps", "item_mass_at_item_steps"),
             ("item mass at word steps", "item_mass_at_word_steps"),
             ("perplexity", "perplexity"),
             ("calibration error of item mass", "calibration_error"),
         ):
-            lines.append(f"| {title} | {_spread([seed[key] for seed in dialogue])} |")
+            cells = [_spread([seed[key] for seed in group]) for group in groups]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
         lines += ["", "![calibration](calibration.png)"]
     classifiers = content["classifier"]
     if classifiers["models"]:

@@ -59,7 +59,7 @@ class Memory:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; a query without anything to look at gets the zero vector."""
+    """Multi-head attention; a query without anything to look at attends to the zero vector."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -281,4 +281,5 @@ def sinusoids(num_positions: int, size: int) -> Tensor:
 def _look_up(vectors_NK: Tensor, projection: nn.Linear, bags: Bags) -> tuple[Tensor, Tensor]:
     """Projected vectors of each example's ids, float [B, S, D], and which of them are there."""
     ids_BS, is_id_BS = bags.padded()
-    return projection(vectors_NK[ids_BS]), is_id_BS
+    # Under bf16 the parameters are cast, and the vectors are not.
+    return projection(vectors_NK[ids_BS].to(projection.weight.dtype)), is_id_BS

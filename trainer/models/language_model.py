@@ -169,7 +169,7 @@ def _load_kg_transformer(folder: Path, vocabulary: Vocabulary) -> KgTransformer:
     vectors = ("entities_NK", "words_WK") if shape.knowledge_size else ()
     if any(name not in state for name in vectors):
         raise ValueError(f"{path} must hold {', '.join(vectors)}, got {', '.join(sorted(state))}.")
-    entities_NK, words_WK = (state[name] for name in vectors) if vectors else (None, None)
+    entities_NK, words_WK = (state[name].float() for name in vectors) if vectors else (None, None)
     model = KgTransformer(shape, entities_NK=entities_NK, words_WK=words_WK)
     expected = {k: tuple(t.shape) for k, t in model.state_dict().items() if k != TIED}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -39,7 +39,7 @@ PREDICT_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierShape:
-    """The sizes that rebuild the module; stored in the card."""
+    """The sizes that rebuild the module; stored in config.json."""
 
     vocab_size: int
     hidden_size: int

@@ -31,11 +31,11 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
         check_same_run(Path(config.output), config)
     rank, world_size = start_distributed()
     try:
-        model = train_and_export(config, data, None, output, rank=rank, world_size=world_size)
+        done = train_and_export(config, data, None, output, rank=rank, world_size=world_size)
     finally:
         stop_distributed()
     if rank == 0:
-        write_dialogue_card(output, model, data)
+        write_dialogue_card(output, done.model, data)
 
 
 def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) -> None:
