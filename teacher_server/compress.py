@@ -1,7 +1,7 @@
-"""Log-probs on the device -> TargetRows, cut down before they leave it.
+"""Scores on the device -> TargetRows, cut down before they leave it.
 
 T rows, S support (V entries for a dialogue teacher, the items for a recommendation teacher),
-K kept candidates of a row, E kept entries of all rows.
+K kept candidates of a row, E kept entries of all rows, N draws of a row.
 """
 
 from __future__ import annotations
@@ -24,13 +24,23 @@ class Cut:
     """Entries kept at most; 0: no such cap."""
     top_p: float = 0.0
     """Keep the fewest entries whose mass reaches this; 0 or 1: only top_k counts."""
+    samples: int = 0
+    """Instead of a cut: so many draws with replacement, each of weight 1/samples; 0: a cut."""
+    seed: int = 0
+    """Of the draws; they depend on it and on the input alone."""
 
     def __post_init__(self) -> None:
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be >= 0, got {self.top_k}.")
+        for name, value in (("top_k", self.top_k), ("samples", self.samples), ("seed", self.seed)):
+            if value < 0:
+                raise ValueError(f"{name} must be >= 0, got {value}.")
         # Written so that NaN fails too.
         if not (math.isfinite(self.top_p) and 0.0 <= self.top_p <= 1.0):
             raise ValueError(f"top_p must be in [0, 1], got {self.top_p}.")
+        if self.samples and (self.top_k or self.top_p):
+            raise ValueError(
+                f"samples must stand alone, got top_k {self.top_k} and top_p {self.top_p} beside "
+                f"{self.samples}. Leave them 0."
+            )
 
     @property
     def by_mass(self) -> bool:
@@ -39,7 +49,8 @@ class Cut:
 
     def max_entries(self, support: int) -> int:
         """The most entries that one row over `support` columns can keep."""
-        return min(self.top_k, support) if self.top_k else support
+        wanted = self.samples or self.top_k
+        return min(wanted, support) if wanted else support
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,36 +64,49 @@ class Support:
     num_items: int
 
 
-def normalise(scores_TS: Tensor, temperature: float) -> Tensor:
-    """Float32 log-probs [T, S] of logits or log-probs at a temperature."""
-    return torch.log_softmax(scores_TS.float() / temperature, dim=-1)
+def compress(
+    scores_TS: Tensor,
+    cut: Cut,
+    *,
+    support: Support,
+    temperature: float = 1.0,
+    uniforms_TN: np.ndarray | None = None,
+) -> TargetRows:
+    """The rows of softmax(scores / temperature) cut down, with the mass of what was dropped.
 
-
-def compress(log_probs_TS: Tensor, cut: Cut, *, support: Support) -> TargetRows:
-    """The rows of a distribution cut down, with the mass of what was dropped.
+    The distribution itself is never stored: kept entries are scores less their row's logsumexp.
 
     Args:
-        log_probs_TS: normalised log-probs, float32 [T, S]; -inf marks what is not possible at all.
+        scores_TS: logits or log-probs, bfloat16 or float32 [T, S]; -inf: not possible at all.
+            Scratch: kept entries are overwritten and put back.
         cut: what to keep; entries of -inf are never kept.
         support: the ids of the columns.
+        temperature: divides the scores before anything is cut.
+        uniforms_TN: float64 [T, N] in [0, 1), one per draw; for cut.samples = N alone.
 
     Returns:
         TargetRows of T rows, ids ascending. `tail` is summed over the dropped entries, so it is
         never negative and exactly 0 where all possible entries were kept; `item_mass` is summed
-        over ALL items before the cut.
+        over ALL items before the cut. Drawn rows have no tail: their weights sum to 1, and their
+        mean over draws is the whole row (Sparse Logit Sampling, ACL 2025).
     """
-    log_probs_TK, columns_TK, keep_TK = _keep(log_probs_TS, cut)
-    item_mass_T = _item_mass(log_probs_TS, support)
-    dropped_TS = log_probs_TS.exp()
-    dropped_TS.scatter_(-1, columns_TK, log_probs_TK.exp().masked_fill(keep_TK, 0.0))
-    # float64: the tail is a sum of up to S entries of very unequal size.
-    tail_T = dropped_TS.sum(-1, dtype=torch.float64).clamp(max=1.0)
+    scores_TS = scores_TS.float()
+    if temperature != 1.0:
+        scores_TS = scores_TS / temperature
+    total_T1 = scores_TS.logsumexp(-1, keepdim=True)
+    item_mass_R = _numpy(_item_mass(scores_TS, total_T1, support), np.float32)
+    if cut.samples:
+        assert uniforms_TN is not None, "a cut by samples needs its draws"
+        return _drawn(scores_TS, total_T1, uniforms_TN, item_mass_R, support)
+    kept_TK, columns_TK, keep_TK = _keep(scores_TS, total_T1, cut)
+    tail_T = _dropped_mass(scores_TS, total_T1, columns_TK, kept_TK, keep_TK)
+    log_probs_TK = kept_TK - total_T1
     return TargetRows(
         counts_R=_numpy(keep_TK.sum(-1), np.int32),
         ids_E=_numpy(columns_TK[keep_TK] + support.first_id, np.int32),
         log_probs_E=_numpy(log_probs_TK[keep_TK].clamp(max=0.0), np.float32),
         tail_R=_numpy(tail_T, np.float32),
-        item_mass_R=_numpy(item_mass_T, np.float32),
+        item_mass_R=item_mass_R,
         vocab_size=support.vocab_size,
     )
 
@@ -103,28 +127,72 @@ def take_rows(rows: TargetRows, index_R: np.ndarray) -> TargetRows:
     )
 
 
-def _keep(log_probs_TS: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidate log-probs, their columns (ascending) and which of them are kept, all [T, K]."""
-    size = log_probs_TS.shape[-1]
+def _keep(scores_TS: Tensor, total_T1: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidate scores, their columns (ascending) and which of them are kept, all [T, K]."""
+    size = scores_TS.shape[-1]
     max_entries = cut.max_entries(size)
     if max_entries == size and not cut.by_mass:
-        columns_TK = torch.arange(size, device=log_probs_TS.device).expand(log_probs_TS.shape)
-        return log_probs_TS, columns_TK, log_probs_TS.isfinite()
-    log_probs_TK, columns_TK = log_probs_TS.topk(max_entries, dim=-1)
-    keep_TK = log_probs_TK.isfinite()
+        columns_TK = torch.arange(size, device=scores_TS.device).expand(scores_TS.shape)
+        return scores_TS, columns_TK, scores_TS.isfinite()
+    kept_TK, columns_TK = scores_TS.topk(max_entries, dim=-1)
+    keep_TK = kept_TK.isfinite()
     if cut.by_mass:
-        probs_TK = log_probs_TK.double().exp()
+        probs_TK = (kept_TK - total_T1).double().exp()
         # Kept while the mass BEFORE an entry is short of top_p: the fewest entries that reach it.
         keep_TK &= probs_TK.cumsum(-1) - probs_TK < cut.top_p
     columns_TK, order_TK = columns_TK.sort(-1)
-    return log_probs_TK.gather(-1, order_TK), columns_TK, keep_TK.gather(-1, order_TK)
+    return kept_TK.gather(-1, order_TK), columns_TK, keep_TK.gather(-1, order_TK)
 
 
-def _item_mass(log_probs_TS: Tensor, support: Support) -> Tensor:
-    if support.num_items == log_probs_TS.shape[-1]:
-        return torch.ones(len(log_probs_TS))
-    items_TI = log_probs_TS.narrow(-1, support.first_item_column, support.num_items)
-    return items_TI.exp().sum(-1, dtype=torch.float64).clamp(max=1.0)
+def _dropped_mass(
+    scores_TS: Tensor, total_T1: Tensor, columns_TK: Tensor, kept_TK: Tensor, keep_TK: Tensor
+) -> Tensor:
+    """Mass of the entries that are not kept, [T]: their own logsumexp, so no 1 - x of float32."""
+    if kept_TK is scores_TS:
+        # Every possible entry was kept.
+        return torch.zeros(len(scores_TS))
+    scores_TS.scatter_(-1, columns_TK, kept_TK.masked_fill(keep_TK, -math.inf))
+    dropped_T1 = scores_TS.logsumexp(-1, keepdim=True)
+    scores_TS.scatter_(-1, columns_TK, kept_TK)
+    return (dropped_T1 - total_T1).exp().squeeze(-1).clamp(max=1.0)
+
+
+def _item_mass(scores_TS: Tensor, total_T1: Tensor, support: Support) -> Tensor:
+    if support.num_items == scores_TS.shape[-1]:
+        return torch.ones(len(scores_TS))
+    items_TI = scores_TS.narrow(-1, support.first_item_column, support.num_items)
+    return (items_TI.logsumexp(-1) - total_T1.squeeze(-1)).exp().clamp(max=1.0)
+
+
+def _drawn(
+    scores_TS: Tensor,
+    total_T1: Tensor,
+    uniforms_TN: np.ndarray,
+    item_mass_R: np.ndarray,
+    support: Support,
+) -> TargetRows:
+    """Rows of weights count / N over the columns that were drawn."""
+    # float64: in float32 a cumulative sum over a whole vocabulary loses its rare entries.
+    cumulative_TS = (scores_TS - total_T1).double().exp().cumsum(-1)
+    uniforms = torch.from_numpy(uniforms_TN).to(scores_TS.device)
+    last_T1 = cumulative_TS[:, -1:]
+    # Never the last sum itself, to which a product may round: past it there is no column.
+    wanted_TN = torch.minimum(uniforms * last_T1, last_T1.nextafter(torch.zeros_like(last_T1)))
+    columns_TN = _numpy(torch.searchsorted(cumulative_TS, wanted_TN, right=True), np.int64)
+    num_rows, num_draws = columns_TN.shape
+    columns_TN.sort(axis=-1)
+    is_first_TN = np.ones(columns_TN.shape, bool)
+    is_first_TN[:, 1:] = columns_TN[:, 1:] != columns_TN[:, :-1]
+    first_E = np.flatnonzero(is_first_TN)
+    times_E = np.diff(np.append(first_E, num_rows * num_draws))
+    return TargetRows(
+        counts_R=is_first_TN.sum(-1).astype(np.int32),
+        ids_E=(columns_TN.ravel()[first_E] + support.first_id).astype(np.int32),
+        log_probs_E=np.log(times_E / num_draws).astype(np.float32),
+        tail_R=np.zeros(num_rows, np.float32),
+        item_mass_R=item_mass_R,
+        vocab_size=support.vocab_size,
+    )
 
 
 def _numpy(tensor: Tensor, dtype: type[np.generic]) -> np.ndarray:

@@ -139,7 +139,12 @@ def _cut(compression: teacher_pb2.Compression) -> Cut:
         raise ValueError(
             f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {compression.values}."
         )
-    return Cut(top_k=compression.top_k, top_p=compression.top_p)
+    return Cut(
+        top_k=compression.top_k,
+        top_p=compression.top_p,
+        samples=compression.samples,
+        seed=compression.seed,
+    )
 
 
 def _check_size(num_rows: int, max_entries: int, limits: RequestLimits) -> None:

@@ -5,14 +5,16 @@ B examples, T wanted rows, V vocabulary, I items, D hidden.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from protos.codec import TargetRows, concat_rows
-from teacher_server.compress import Cut, Support, compress, normalise
+from teacher_server.compress import Cut, Support, compress
 from teacher_server.facts import Teacher, TeacherFacts
 from trainer.data.bags import Bags
 from trainer.data.model_input import ExampleInput, collate
@@ -70,14 +72,17 @@ class DialogueTeacher:
         No wanted position sees a pad, so the rows do not depend on what else is in the batch.
         """
         hidden_TD = response_states(self._model, collate(inputs, pad_id=0).to(self._device))
+        uniforms_TN = draw_uniforms(inputs, cut)
         return concat_rows(
             [
                 compress(
-                    normalise(self._head(chunk_TD), self.facts.temperature),
+                    self._head(hidden_TD[start : start + CHUNK_POSITIONS]),
                     cut,
                     support=self._support,
+                    temperature=self.facts.temperature,
+                    uniforms_TN=uniforms_TN[start : start + CHUNK_POSITIONS],
                 )
-                for chunk_TD in hidden_TD.split(CHUNK_POSITIONS)
+                for start in range(0, len(hidden_TD), CHUNK_POSITIONS)
             ]
         )
 
@@ -109,8 +114,13 @@ class RecommendationTeacher:
         """One row per input, ids being vocabulary ids; an input may have no entity at all."""
         entities = Bags.of([example.entities for example in inputs], self._device)
         words = Bags.of([example.words for example in inputs], self._device)
-        log_probs_BI = self._recommender(entities, words)
-        return compress(normalise(log_probs_BI, self.facts.temperature), cut, support=self._support)
+        return compress(
+            self._recommender(entities, words),
+            cut,
+            support=self._support,
+            temperature=self.facts.temperature,
+            uniforms_TN=draw_uniforms(inputs, cut),
+        )
 
 
 def load_teacher(kind: str, folder: Path, device: torch.device) -> Teacher:
@@ -120,6 +130,24 @@ def load_teacher(kind: str, folder: Path, device: torch.device) -> Teacher:
     if kind == "recommendation":
         return RecommendationTeacher.load(folder, device)
     raise ValueError(f"kind must be dialogue or recommendation, got {kind}.")
+
+
+def draw_uniforms(inputs: Sequence[ExampleInput], cut: Cut) -> np.ndarray:
+    """The draws of a cut by samples, float64 [T, N] in [0, 1); N is 0 for any other cut.
+
+    A function of the cut's seed and of each input alone: scored again, elsewhere and beside other
+    inputs, an input gives the same rows.
+    """
+    return np.concatenate([_draws_of(each, cut) for each in inputs])
+
+
+def _draws_of(each: ExampleInput, cut: Cut) -> np.ndarray:
+    columns = (each.tokens, each.entities, each.words)
+    content = [np.array([len(ids) for ids in columns]), *columns]
+    digest = hashlib.blake2b(digest_size=16, key=cut.seed.to_bytes(8, "little"))
+    digest.update(b"".join(ids.astype("<i4").tobytes() for ids in content))
+    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest.digest(), "<u8")))
+    return generator.random((each.num_targets, cut.samples))
 
 
 def _facts(card: FrozenCard, vocabulary: Vocabulary) -> TeacherFacts:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from protos.codec import TargetRows
-from teacher_server.compress import Cut, Support, compress, normalise
+from teacher_server.compress import Cut, Support, compress
 from teacher_server.facts import TeacherFacts
 from trainer.data.model_input import ExampleInput, InputLimits
 
@@ -49,4 +49,4 @@ class FakeTeacher:
 
 
 def rows_after(ids: torch.Tensor) -> torch.Tensor:
-    return normalise(torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)), 1.0)
+    return torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)).log_softmax(-1)

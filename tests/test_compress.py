@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from protos.codec import check_rows, concat_rows
-from teacher_server.compress import Cut, Support, compress, normalise, take_rows
+from teacher_server.compress import Cut, Support, compress, take_rows
 
 V = 40
 WORDS_AND_ITEMS = Support(vocab_size=V, first_id=0, first_item_column=30, num_items=7)
@@ -16,7 +16,7 @@ WORDS_AND_ITEMS = Support(vocab_size=V, first_id=0, first_item_column=30, num_it
 
 def random_log_probs(num_rows: int, seed: int = 0, scale: float = 3.0) -> Tensor:
     scores = torch.randn(num_rows, V, generator=torch.Generator().manual_seed(seed)) * scale
-    return normalise(scores, 1.0)
+    return scores.log_softmax(-1)
 
 
 def dense_twin(
@@ -48,7 +48,8 @@ def test_compress_matches_the_dense_twin(top_k: int, top_p: float) -> None:
     for row, (ids, tail, item_mass) in enumerate(dense_twin(log_probs_TV, top_k, top_p)):
         end = start + int(rows.counts_R[row])
         assert rows.ids_E[start:end].tolist() == ids
-        np.testing.assert_array_equal(rows.log_probs_E[start:end], log_probs_TV[row, ids].numpy())
+        wanted = log_probs_TV[row, ids].numpy()
+        np.testing.assert_allclose(rows.log_probs_E[start:end], wanted, atol=2e-6)
         assert rows.tail_R[row] == pytest.approx(tail, abs=1e-7, rel=1e-5)
         assert rows.item_mass_R[row] == pytest.approx(item_mass, rel=1e-5)
         start = end
@@ -92,7 +93,7 @@ def test_compress_tail_of_a_peaked_row_is_small_and_not_negative() -> None:
     # In float32 1 - 0.99999999 would be 0 or below; the tail is summed over what was dropped.
     scores = torch.zeros(1, V)
     scores[0, 3] = 30.0
-    rows = compress(normalise(scores, 1.0), Cut(top_k=1), support=WORDS_AND_ITEMS)
+    rows = compress(scores, Cut(top_k=1), support=WORDS_AND_ITEMS)
     assert rows.tail_R[0] == pytest.approx((V - 1) * math.exp(-30.0), rel=1e-4)
 
 
@@ -104,10 +105,83 @@ def test_compress_of_items_only_shifts_ids_and_has_item_mass_one() -> None:
     assert rows.item_mass_R.tolist() == [1.0]
 
 
-def test_normalise_divides_by_the_temperature_before_the_softmax() -> None:
-    scores = torch.tensor([[2.0, 0.0]])
-    probs = normalise(scores, 2.0).exp()
-    assert probs[0, 0].item() == pytest.approx(1 / (1 + math.exp(-1.0)))
+def test_compress_divides_by_the_temperature_before_anything_is_cut() -> None:
+    scores = torch.tensor([[2.0, 0.0, -2.0]])
+    support = Support(vocab_size=3, first_id=0, first_item_column=1, num_items=1)
+    rows = compress(scores, Cut(top_k=1), support=support, temperature=2.0)
+    whole = 1 + math.exp(-1.0) + math.exp(-2.0)
+    assert np.exp(rows.log_probs_E) == pytest.approx([1 / whole])
+    assert rows.item_mass_R == pytest.approx([math.exp(-1.0) / whole])
+    assert rows.tail_R == pytest.approx([1 - 1 / whole])
+
+
+@pytest.mark.parametrize("cut", [Cut(top_k=5), Cut(top_p=0.8), Cut()])
+def test_compress_leaves_the_scores_as_they_were(cut: Cut) -> None:
+    scores = random_log_probs(7)
+    before = scores.clone()
+    compress(scores, cut, support=WORDS_AND_ITEMS)
+    assert torch.equal(scores, before)
+
+
+@pytest.mark.parametrize("cut", [Cut(top_k=5), Cut(top_p=0.8), Cut()])
+def test_compress_of_bfloat16_logits_is_that_of_the_same_numbers_in_float32(cut: Cut) -> None:
+    scores = (random_log_probs(20) + 3.0).bfloat16()
+    half = compress(scores, cut, support=WORDS_AND_ITEMS, temperature=1.5)
+    single = compress(scores.float(), cut, support=WORDS_AND_ITEMS, temperature=1.5)
+    assert half.log_probs_E.dtype == half.tail_R.dtype == half.item_mass_R.dtype == np.float32
+    for name in ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R"):
+        np.testing.assert_array_equal(getattr(half, name), getattr(single, name))
+
+
+def sampled_twin(probs: np.ndarray, uniforms: np.ndarray) -> dict[int, float]:
+    """Id -> weight of one row, one draw at a time."""
+    weights: dict[int, float] = {}
+    for u in uniforms:
+        above = np.flatnonzero(np.cumsum(probs) > u * np.cumsum(probs)[-1])
+        drawn = int(above[0]) if len(above) else int(np.flatnonzero(probs)[-1])
+        weights[drawn] = weights.get(drawn, 0.0) + 1.0 / len(uniforms)
+    return weights
+
+
+def test_compress_by_samples_equals_drawing_one_at_a_time() -> None:
+    log_probs = random_log_probs(30)
+    log_probs[:, 3] = -math.inf
+    uniforms_TN = np.random.default_rng(0).random((30, 12))
+    uniforms_TN[0, :2] = 0.0, np.nextafter(1.0, 0.0)
+    cut = Cut(samples=12)
+    rows = compress(log_probs, cut, support=WORDS_AND_ITEMS, uniforms_TN=uniforms_TN)
+    check_rows(rows)
+    assert np.all(rows.tail_R == 0.0)
+    ends = np.cumsum(rows.counts_R)
+    for row, end in enumerate(ends):
+        start = end - rows.counts_R[row]
+        weights = np.exp(rows.log_probs_E[start:end])
+        probs = log_probs[row].double().exp().numpy()
+        expected = sampled_twin(probs, uniforms_TN[row])
+        assert rows.ids_E[start:end].tolist() == sorted(expected)
+        assert weights == pytest.approx([expected[i] for i in sorted(expected)])
+        assert rows.item_mass_R[row] == pytest.approx(probs[30:37].sum() / probs.sum(), rel=1e-5)
+
+
+def test_compress_by_samples_is_unbiased_and_top_k_is_not() -> None:
+    probs = random_log_probs(1, scale=1.0).double().exp().numpy()[0]
+    num_rows, num_draws = 4000, 8
+    uniforms_TN = np.random.default_rng(1).random((num_rows, num_draws))
+    scores = torch.from_numpy(np.log(probs)).float().expand(num_rows, V).clone()
+    rows = compress(
+        scores, Cut(samples=num_draws), support=WORDS_AND_ITEMS, uniforms_TN=uniforms_TN
+    )
+    mean = np.bincount(rows.ids_E, weights=np.exp(rows.log_probs_E), minlength=V) / num_rows
+    deviation = np.sqrt(probs * (1 - probs) / (num_draws * num_rows))
+    assert np.all(np.abs(mean - probs) < 5 * deviation)
+    cut = compress(scores[:1], Cut(top_k=num_draws), support=WORDS_AND_ITEMS)
+    kept = np.bincount(cut.ids_E, weights=np.exp(cut.log_probs_E), minlength=V)
+    assert np.any(np.abs(kept - probs) > 5 * deviation)
+
+
+def test_cut_by_samples_beside_a_top_k_is_refused() -> None:
+    with pytest.raises(ValueError, match="samples must stand alone"):
+        Cut(top_k=3, samples=3)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(-1, 0.0), (1, -0.1), (1, 1.5), (1, math.nan)])

@@ -205,6 +205,25 @@ def test_sparse_rows_of_quantised_entries_sum_to_one_with_the_tail(case: Case) -
     torch.testing.assert_close(kept_R + sparse.tail_R, torch.ones(P))
 
 
+def test_mix_targets_of_drawn_rows_takes_the_gate_from_the_whole_row(case: Case) -> None:
+    rows = case.teachers(keep=1).dialogue
+    one_draw = dataclasses.replace(
+        rows,
+        log_probs_E=np.zeros_like(rows.log_probs_E),
+        tail_R=np.zeros_like(rows.tail_R),
+        item_mass_R=np.full_like(rows.item_mass_R, 0.5),
+    )
+    teachers = dataclasses.replace(case.teachers(keep=1), dialogue=one_draw)
+    config = DistillConfig(gate="soft", gamma=0.6, tail="sampled")
+    mixed = conkd.mix_targets(case.positions, teachers, config, ITEMS, CPU)
+    dialogue = mixed.terms[0]
+    torch.testing.assert_close(
+        dialogue.weight_P, 0.3 * case.positions.weight_P.to(dialogue.weight_P)
+    )
+    assert dialogue.rows.probs_E.tolist() == [1.0] * P
+    assert not dialogue.rows.tail_R.any()
+
+
 def test_mix_targets_with_a_missing_row_is_refused(case: Case) -> None:
     teachers = case.teachers(keep=3)
     short = truncate(case.phi_PV[:-1], 3, range(V))

@@ -110,6 +110,18 @@ def test_recommendation_rows_are_the_recommender_s_over_vocabulary_ids(
     assert rows.item_mass_R.tolist() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("kind", ["dialogue", "recommendation"])
+def test_draws_depend_on_seed_and_input_alone(folders: dict[str, Path], kind: str) -> None:
+    teacher = load_teacher(kind, folders[kind], CPU)
+    targets = [3, 2, 1] if kind == "dialogue" else [1, 1, 1]
+    inputs = random_inputs(1, [6, 4, 5], targets)
+    together = dense(teacher.score(inputs, Cut(samples=8)))
+    apart = np.concatenate([dense(teacher.score([each], Cut(samples=8))) for each in inputs])
+    other = dense(teacher.score(inputs, Cut(samples=8, seed=1)))
+    np.testing.assert_array_equal(together, apart)
+    assert not np.array_equal(together, other)
+
+
 def test_recommendation_of_examples_without_any_entity_is_scored(folders: dict[str, Path]) -> None:
     teacher = RecommendationTeacher.load(folders["recommendation"], CPU)
     rows = teacher.score(random_inputs(1, [0, 0], [1, 1]), Cut(top_k=3))

@@ -43,8 +43,9 @@ class DistillConfig:
     """The recommendation row is cut where its kept mass reaches this; 1 keeps all items."""
     recommendation_top_k: int = 2048
     """Cap on the entries of a recommendation row; 0 means no cap."""
-    tail: Literal["bucket", "drop", "renormalise"] = "bucket"
-    """What is done with the mass that was not sent (docs/loss.md)."""
+    tail: Literal["bucket", "drop", "renormalise", "sampled"] = "bucket"
+    """What is done with the mass that was not sent (docs/loss.md). With "sampled" there is none:
+    top_k and recommendation_top_k are numbers of draws."""
     values: Literal["uint8", "float16", "float32"] = "uint8"
     """Precision of log-probs on the wire."""
 
@@ -65,6 +66,12 @@ class DistillConfig:
         ):
             if not 0 <= value <= MAX_TOP_K:
                 raise ValueError(f"distill.{name} must be in [0, {MAX_TOP_K}], got {value}.")
+        if self.tail == "sampled" and not (self.top_k and self.recommendation_top_k):
+            raise ValueError(
+                "distill.top_k and distill.recommendation_top_k must be >= 1 with distill.tail "
+                f"sampled, which draws so many entries, got {self.top_k} and "
+                f"{self.recommendation_top_k}."
+            )
 
     @property
     def value_format(self) -> int:

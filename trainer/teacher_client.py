@@ -113,16 +113,16 @@ class TeacherClient:
             self._ask(
                 "dialogue",
                 [dialogue_input(example, limits["dialogue"]) for example in part],
-                top_k=self._distill.top_k,
-                top_p=1.0,
+                self._compression(self._distill.top_k, 1.0),
             )
             for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
         ]
         recommendation = self._ask(
             "recommendation",
             [recommendation_input(example, limits["recommendation"]) for example in examples],
-            top_k=self._distill.recommendation_top_k,
-            top_p=self._distill.recommendation_top_p,
+            self._compression(
+                self._distill.recommendation_top_k, self._distill.recommendation_top_p
+            ),
         )
         return Pending({"dialogue": dialogue, "recommendation": [recommendation]})
 
@@ -138,9 +138,7 @@ class TeacherClient:
         self,
         kind: str,
         inputs: list[ExampleInput],
-        *,
-        top_k: int,
-        top_p: float,
+        compression: teacher_pb2.Compression,
     ) -> concurrent.futures.Future[codec.TargetRows]:
         limits = self._streams.input_limits[kind]
         columns: dict[str, bytes] = {}
@@ -156,15 +154,17 @@ class TeacherClient:
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
             target_lengths=np.array(targets, "<i4").tobytes(),
-            compression=teacher_pb2.Compression(
-                top_k=top_k,
-                top_p=top_p,
-                values=teacher_pb2.ValueFormat.Name(self._distill.value_format),  # type: ignore[arg-type]
-            ),
+            compression=compression,
             **columns,
         )
         question = self._streams.dispatcher.score(kind, message, sum(targets))
         return asyncio.run_coroutine_threadsafe(question, self._loop)
+
+    def _compression(self, top_k: int, top_p: float) -> teacher_pb2.Compression:
+        values: str = teacher_pb2.ValueFormat.Name(self._distill.value_format)  # type: ignore[arg-type]
+        if self._distill.tail == "sampled":
+            return teacher_pb2.Compression(samples=top_k, values=values)
+        return teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values)
 
     def _run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -67,15 +67,23 @@ class InProcessTeachers:
         """Both teachers' rows, cut as the config says."""
         dialogue = self._dialogue.score(
             [dialogue_input(e, self._dialogue.facts.limits) for e in examples],
-            Cut(top_k=self._distill.top_k),
+            cut_of(self._distill, self._distill.top_k, 1.0),
         )
         recommendation = self._recommendation.score(
             [recommendation_input(e, self._recommendation.facts.limits) for e in examples],
-            Cut(
-                top_k=self._distill.recommendation_top_k,
-                top_p=self._distill.recommendation_top_p,
+            cut_of(
+                self._distill,
+                self._distill.recommendation_top_k,
+                self._distill.recommendation_top_p,
             ),
         )
         self.counters.requests += 2
         self.counters.positions += dialogue.num_rows
         return TeacherTargets(dialogue=dialogue, recommendation=recommendation)
+
+
+def cut_of(distill: DistillConfig, top_k: int, top_p: float) -> Cut:
+    """The cut that a served teacher makes for these settings."""
+    if distill.tail == "sampled":
+        return Cut(samples=top_k)
+    return Cut(top_k=top_k, top_p=top_p)
