@@ -153,8 +153,8 @@ def _check_size(num_rows: int, max_entries: int, limits: RequestLimits) -> None:
             f"target_lengths must sum to at most {limits.max_rows} rows, got {num_rows}. "
             "Split the request."
         )
-    # At most 4 B of id, 4 B of value, and 20 B per row: counts, bounds, tail and item mass.
-    reply_bytes = 8 * max_entries + 20 * num_rows
+    # Uncompressed and at worst: table and gap of 5 B each and 4 B of value, 12 B per row.
+    reply_bytes = 14 * max_entries + 12 * num_rows
     if reply_bytes > limits.max_reply_bytes:
         raise ValueError(
             f"the reply must fit in {limits.max_reply_bytes} bytes, {num_rows} rows may need "
