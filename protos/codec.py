@@ -171,7 +171,9 @@ def count_dtype(vocab_size: int) -> np.dtype:
 
 
 def _mass_error(rows: TargetRows) -> np.ndarray:
-    return mass_error(np.clip(1.0 - rows.tail_R, 0.0, 1.0), rows.counts_R)
+    # A tail may still be anything: what is no number is refused by check_rows.
+    with np.errstate(invalid="ignore"):
+        return mass_error(np.clip(1.0 - rows.tail_R, 0.0, 1.0), rows.counts_R)
 
 
 def _value_column(rows: TargetRows, values: int) -> np.ndarray:
