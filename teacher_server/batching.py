@@ -7,6 +7,7 @@ requests are sorted by length and cut into device batches, so that little is spe
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +67,7 @@ class ScoreWork:
     max_reply_bytes: int
     """Of the reply block before compression, with every row as long as the cut allows."""
 
-    @property
+    @functools.cached_property
     def num_tokens(self) -> int:
         """What the request counts against the token budget."""
         return sum(example.size for example in self.inputs)

@@ -5,6 +5,7 @@ B examples, N ids of all examples together.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +52,14 @@ def check_request(
         _read(entities, request.entity_ids, request.entity_lengths, len(targets_B), limits),
         _read(words, request.word_ids, request.word_lengths, len(targets_B), limits),
     )
-    _check_targets(targets_B, np.array([len(ids) for ids in columns[0]]), facts)
+    _check_targets(targets_B, np.frombuffer(request.token_lengths, "<i4"), facts)
     cut = _cut(request.compression)
     num_rows = int(targets_B.sum(dtype=np.int64))
     max_entries = num_rows * cut.max_entries(facts.support_size)
     reply_bytes = _reply_bytes(num_rows, max_entries, limits)
     inputs = tuple(
-        ExampleInput(num_targets=int(n), tokens=said, entities=named, words=heard)
-        for n, said, named, heard in zip(targets_B, *columns, strict=True)
+        ExampleInput(num_targets=n, tokens=said, entities=named, words=heard)
+        for n, said, named, heard in zip(targets_B.tolist(), *columns, strict=True)
     )
     return ScoreWork(inputs, cut, max_entries, request.ByteSize(), reply_bytes)
 
@@ -87,8 +88,9 @@ def _read(
             f"takes them and else none, got {len(lengths_B)}."
         )
     if not column.longest:
-        lengths_B = np.zeros(num_examples, np.int32)
-    elif lengths_B.min() < column.shortest or lengths_B.max() > column.longest:
+        _check_total(name, lengths_B, ids_N)
+        return [ids_N] * num_examples
+    if lengths_B.min() < column.shortest or lengths_B.max() > column.longest:
         raise ValueError(
             f"{name}_lengths must be in [{column.shortest}, {column.longest}], got "
             f"{lengths_B.min()}..{lengths_B.max()}."
@@ -108,8 +110,8 @@ def _check_total(name: str, lengths_B: np.ndarray, ids_N: np.ndarray) -> None:
 
 
 def _split(ids_N: np.ndarray, lengths_B: np.ndarray) -> list[np.ndarray]:
-    ends = np.cumsum(lengths_B)
-    return [ids_N[end - length : end] for end, length in zip(ends, lengths_B, strict=True)]
+    ends = np.cumsum(lengths_B).tolist()
+    return [ids_N[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
@@ -129,9 +131,10 @@ def _check_targets(targets_B: np.ndarray, tokens_B: np.ndarray, facts: TeacherFa
     if len(wrong):
         rule = "in [1, number of tokens]" if facts.limits.max_tokens else "1"
         first = int(wrong[0])
+        num_tokens = tokens_B[first] if facts.limits.max_tokens else 0
         raise ValueError(
             f"target_lengths of a {facts.kind} teacher must be {rule}, got {targets_B[first]} for "
-            f"example {first} of {tokens_B[first]} tokens."
+            f"example {first} of {num_tokens} tokens."
         )
 
 

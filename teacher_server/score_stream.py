@@ -6,43 +6,40 @@ Checking and encoding run in threads; the event loop only passes messages on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from protos import teacher_pb2
-from teacher_server.batching import Batcher, Scored, ScoreWork
+from teacher_server.batching import Batcher, ScoreWork
 from teacher_server.byte_budget import ByteBudget
+from teacher_server.stage import Stage
 
-# Requests of one stream that are read but not yet answered, and the bytes that they and their
-# replies may take, replies not yet sent included: a client that does not read stops only itself.
+# Requests of one stream that are read but not yet answered, replies not yet sent included, and the
+# bytes of them and of their replies: a client that does not read its replies stops only itself.
 MAX_IN_FLIGHT = 64
 MAX_STREAM_BYTES = 32 << 20
 
-CheckFn = Callable[[teacher_pb2.ScoreRequest], ScoreWork]
-EncodeFn = Callable[[Any, int], bytes]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
-    """What every stream of a server shares."""
+class Pipeline:
+    """What a request of any stream goes through."""
 
-    check: CheckFn
+    check: Stage[teacher_pb2.ScoreRequest, ScoreWork]
     """Raises ValueError for a malformed request."""
     batcher: Batcher[Any]
-    encode: EncodeFn
-    """What the batcher gave for a request, and a format of values, to a reply block."""
-    checker: Executor
-    encoder: Executor
+    encode: Stage[tuple[Any, int], bytes]
+    """What the batcher gave for a request, and a format of values -> a reply block."""
     draining: asyncio.Event
 
 
 class ScoreStream:
     """What was read of one stream and not yet answered."""
 
-    def __init__(self, stages: Stages, requests: AsyncIterator[teacher_pb2.ScoreRequest]) -> None:
-        self._stages = stages
+    def __init__(
+        self, pipeline: Pipeline, requests: AsyncIterator[teacher_pb2.ScoreRequest]
+    ) -> None:
+        self._pipeline = pipeline
         self._requests = requests
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._budget = ByteBudget(MAX_STREAM_BYTES)
@@ -51,15 +48,26 @@ class ScoreStream:
 
     async def read(self) -> None:
         """Take requests until the caller is done or the server drains; answer all that were."""
-        drain = asyncio.create_task(self._stages.draining.wait())
+        drain = asyncio.create_task(self._pipeline.draining.wait())
+        taking = asyncio.create_task(self._take_all())
         try:
-            while (request := await self._next_request(drain)) is not None:
-                await self._room.acquire()
-                await self._accept(request)
+            await asyncio.wait([taking, drain], return_when=asyncio.FIRST_COMPLETED)
+            if taking.done():
+                taking.result()
             await asyncio.gather(*self._answers)
         finally:
             drain.cancel()
+            # A request that is lost by this has no answer: its sender asks elsewhere.
+            taking.cancel()
             self._replies.put_nowait(None)
+
+    async def _take_all(self) -> None:
+        async for request in self._requests:
+            # While there is no room the stream is not read, which holds its sender back.
+            await self._room.acquire()
+            answer = asyncio.create_task(self._answer(request))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
 
     async def next_reply(self) -> teacher_pb2.ScoreReply | None:
         """The next reply to send, None after the last."""
@@ -74,45 +82,19 @@ class ScoreStream:
         """The caller is gone: take what it still waits for out of the queue."""
         for answer in self._answers:
             answer.cancel()
-        self._stages.batcher.forget(self)
+        self._pipeline.batcher.forget(self)
 
-    async def _next_request(self, drain: asyncio.Task[bool]) -> teacher_pb2.ScoreRequest | None:
-        read = asyncio.ensure_future(anext(self._requests, None))
-        await asyncio.wait([read, drain], return_when=asyncio.FIRST_COMPLETED)
-        if read.done():
-            return read.result()
-        # Left pending on purpose: it ends with the RPC, while cancelling it could lose a message
-        # that C-core has already read.
-        read.add_done_callback(_retrieve)
-        return None
-
-    async def _accept(self, request: teacher_pb2.ScoreRequest) -> None:
-        stages = self._stages
+    async def _answer(self, request: teacher_pb2.ScoreRequest) -> None:
         try:
-            work = await asyncio.get_running_loop().run_in_executor(
-                stages.checker, stages.check, request
-            )
+            work = await self._pipeline.check.run(request)
         except ValueError as error:
             self._refuse(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, str(error))
             return
-        # Both wait while there is no room, so that the stream is not read and its sender is held
-        # back.
         held = work.num_bytes + work.max_reply_bytes
         await self._budget.take(held)
-        scored = await stages.batcher.submit(work, self)
-        answer = asyncio.create_task(self._answer(request, scored, held))
-        self._answers.add(answer)
-        answer.add_done_callback(self._answers.discard)
-
-    async def _answer(
-        self, request: teacher_pb2.ScoreRequest, scored: asyncio.Future[Scored[Any]], held: int
-    ) -> None:
-        stages = self._stages
         try:
-            result = await scored
-            block = await asyncio.get_running_loop().run_in_executor(
-                stages.encoder, stages.encode, result.rows, request.compression.values
-            )
+            scored = await (await self._pipeline.batcher.submit(work, self))
+            block = await self._pipeline.encode.run((scored.rows, request.compression.values))
         except (RuntimeError, ValueError, MemoryError) as error:
             # The device failed, or gave no distribution (NaN): neither is the caller's doing.
             self._budget.give(held)
@@ -124,8 +106,8 @@ class ScoreStream:
             teacher_pb2.ScoreReply(
                 request_id=request.request_id,
                 block=block,
-                queue_s=result.queue_s,
-                forward_s=result.forward_s,
+                queue_s=scored.queue_s,
+                forward_s=scored.forward_s,
             )
         )
 
@@ -137,9 +119,3 @@ class ScoreStream:
     ) -> None:
         error = teacher_pb2.ScoreError(code=code, message=message)
         self._replies.put_nowait(teacher_pb2.ScoreReply(request_id=request.request_id, error=error))
-
-
-def _retrieve(read: asyncio.Future[teacher_pb2.ScoreRequest | None]) -> None:
-    # So that asyncio does not report an exception nobody looked at.
-    if not read.cancelled():
-        read.exception()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import AsyncIterator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -21,7 +20,8 @@ from teacher_server.batching import Batcher, BatchLimits, score_together
 from teacher_server.facts import Teacher, TeacherFacts
 from teacher_server.request_check import RequestLimits, check_request
 from teacher_server.rpc import new_server, start_server
-from teacher_server.score_stream import EncodeFn, ScoreStream, Stages
+from teacher_server.score_stream import Pipeline, ScoreStream
+from teacher_server.stage import Stage
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 
@@ -39,23 +39,23 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         *,
         replica_id: str,
         limits: RequestLimits,
-        encode: EncodeFn = codec.encode,
+        encode: Callable[[Any, int], bytes] = codec.encode,
     ) -> None:
         self.facts = facts
-        self.stages = Stages(
-            check=functools.partial(check_request, facts=facts, limits=limits),
+        self.pipeline = Pipeline(
+            check=Stage(
+                functools.partial(check_request, facts=facts, limits=limits), "teacher-check"
+            ),
             batcher=batcher,
-            encode=encode,
-            checker=ThreadPoolExecutor(1, thread_name_prefix="teacher-check"),
-            encoder=ThreadPoolExecutor(1, thread_name_prefix="teacher-encode"),
+            encode=Stage(lambda item: encode(*item), "teacher-encode"),
             draining=asyncio.Event(),
         )
         self._replica_id = replica_id
 
     def close(self) -> None:
         """End the threads once they are idle."""
-        self.stages.checker.shutdown(wait=False)
-        self.stages.encoder.shutdown(wait=False)
+        self.pipeline.check.close()
+        self.pipeline.encode.close()
 
     async def Describe(
         self, request: teacher_pb2.DescribeRequest, context: ScoreContext
@@ -87,7 +87,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         mismatch = handshake_mismatch(context.invocation_metadata() or (), self.facts)
         if mismatch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
-        stream = ScoreStream(self.stages, request_iterator)
+        stream = ScoreStream(self.pipeline, request_iterator)
         reader = asyncio.create_task(stream.read())
         try:
             while (reply := await stream.next_reply()) is not None:
@@ -97,7 +97,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             reader.cancel()
             stream.cancel()
         await reader
-        if self.stages.draining.is_set():
+        if self.pipeline.draining.is_set():
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."
             )
@@ -150,7 +150,7 @@ class TeacherServer:
     async def drain(self, grace_s: float) -> None:
         """Answer what was accepted, tell callers to go elsewhere, then stop."""
         await self._health.enter_graceful_shutdown()
-        self._service.stages.draining.set()
+        self._service.pipeline.draining.set()
         await self._server.stop(grace_s)
         await self.batcher.close()
         self._service.close()

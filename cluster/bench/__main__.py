@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.bench.result import RESULTS, BenchResult, Row
+from cluster.bench.service import bench_service
 from cluster.bench.step import bench_step
 from cluster.bench.wire import bench_wire
 from trainer.atomic import write_json
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> None:
     benchmarks: dict[str, Callable[[Path | None], BenchResult]] = {
         "step": bench_step,
         "wire": bench_wire,
+        "service": bench_service,
     }
     parser = argparse.ArgumentParser(prog="python -m cluster.bench")
     parser.add_argument("name", metavar="NAME", help=f"one of {_names(benchmarks)}")

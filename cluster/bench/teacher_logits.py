@@ -19,11 +19,14 @@ from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, collate, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.language_model import (
+    LanguageModel,
+    build_language_model,
     input_limits,
     load_language_model,
     output_head,
     response_states,
 )
+from trainer.models.language_model_config import LanguageModelConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +47,10 @@ class DialogueLogits:
 
 
 class TeacherLogits:
-    """A frozen dialogue teacher of a folder, on the CPU."""
+    """A dialogue teacher on the CPU."""
 
-    def __init__(self, folder: Path) -> None:
-        vocabulary = Vocabulary.load(folder)
-        self._model = load_language_model(folder, vocabulary).eval()
+    def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
+        self._model = model.eval()
         self._head = output_head(self._model)
         self._limits = input_limits(self._model)
         self._support = Support(
@@ -57,6 +59,17 @@ class TeacherLogits:
             first_item_column=vocabulary.first_item_id,
             num_items=vocabulary.num_items,
         )
+
+    @classmethod
+    def load(cls, folder: Path) -> TeacherLogits:
+        """The frozen teacher of a folder."""
+        vocabulary = Vocabulary.load(folder)
+        return cls(load_language_model(folder, vocabulary), vocabulary)
+
+    @classmethod
+    def random(cls, vocabulary: Vocabulary, config: LanguageModelConfig) -> TeacherLogits:
+        """One of a shape, with random weights: for its speed."""
+        return cls(build_language_model(config, vocabulary), vocabulary)
 
     @torch.inference_mode()
     def score(self, examples: Sequence[Example]) -> DialogueLogits:

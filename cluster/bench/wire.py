@@ -40,7 +40,7 @@ def bench_wire(source: Path | None) -> BenchResult:
     """Bytes, speed and gradient errors; seconds per figure on one core."""
     torch.set_num_threads(1)
     corpus = fitted_corpus(source)
-    teacher = TeacherLogits(corpus.dialogue)
+    teacher = TeacherLogits.load(corpus.dialogue)
     scored = [teacher.score(part) for part in requests(corpus.examples("valid"))[:NUM_REQUESTS]]
     rows = _gradient_rows(teacher, scored)
     draw_wire(rows, RESULTS / "wire.png")

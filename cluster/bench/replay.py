@@ -1,0 +1,121 @@
+"""Servers whose scoring is replaced by replay: recorded requests, recorded answers, real gRPC.
+
+Each runs in a process of its own; the parent is told its port through a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from teacher_server.batching import Batcher, BatchLimits, ScoreWork
+from teacher_server.facts import TeacherFacts
+from teacher_server.request_check import RequestLimits
+from teacher_server.rpc import new_server
+from teacher_server.service import TeacherService
+
+Arm = Literal["bare", "blocks", "rows"]
+"""What answers: a bare grpc.aio handler; our service with recorded blocks; the same with recorded
+rows, which it encodes."""
+START_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """Requests and the replies that a teacher gave to them, as serialised messages."""
+
+    facts: TeacherFacts
+    requests: tuple[bytes, ...]
+    replies: tuple[bytes, ...]
+
+    @property
+    def bytes_per_exchange(self) -> float:
+        """Mean bytes of a request and its reply."""
+        return sum(map(len, (*self.requests, *self.replies))) / len(self.requests)
+
+
+@contextlib.contextmanager
+def serving(arm: Arm, recording: Recording) -> Iterator[tuple[str, int]]:
+    """A server of one arm; its address and process id."""
+    context = multiprocessing.get_context("spawn")
+    ports: Any = context.Queue()
+    process = context.Process(target=_serve, args=(arm, recording, ports), daemon=True)
+    process.start()
+    try:
+        assert process.pid is not None
+        yield f"127.0.0.1:{ports.get(timeout=START_S)}", process.pid
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(arm: Arm, recording: Recording, ports: Any) -> None:
+    torch.set_num_threads(1)
+    asyncio.run(_serve_until_killed(arm, recording, ports))
+
+
+async def _serve_until_killed(arm: Arm, recording: Recording, ports: Any) -> None:
+    server = new_server()
+    servicer = _Bare(recording) if arm == "bare" else _service(arm, recording)
+    teacher_pb2_grpc.add_TeacherServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    ports.put(port)
+    await server.wait_for_termination()
+
+
+class _Bare(teacher_pb2_grpc.TeacherServicer):
+    """Answers a request with its recorded reply, and does nothing else."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._replies = [teacher_pb2.ScoreReply.FromString(it) for it in recording.replies]
+
+    async def Score(
+        self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: Any
+    ) -> AsyncIterator[teacher_pb2.ScoreReply]:
+        """One recorded reply per request."""
+        async for request in request_iterator:
+            yield self._replies[request.request_id % len(self._replies)]
+
+
+def _service(arm: Arm, recording: Recording) -> TeacherService:
+    requests = [teacher_pb2.ScoreRequest.FromString(it) for it in recording.requests]
+    blocks = [teacher_pb2.ScoreReply.FromString(it).block for it in recording.replies]
+    by_tokens = {request.token_ids: block for request, block in zip(requests, blocks, strict=True)}
+    rows = {
+        request.token_ids: codec.decode(
+            block,
+            num_rows=sum(memoryview(request.target_lengths).cast("i")),
+            vocab_size=recording.facts.vocab_size,
+        )
+        for request, block in zip(requests, blocks, strict=True)
+    }
+    answers: dict[bytes, Any] = by_tokens if arm == "blocks" else rows
+
+    def replay(works: Sequence[ScoreWork], limits: BatchLimits) -> list[Any]:
+        return [answers[_tokens(work)] for work in works]
+
+    batcher: Batcher[Any] = Batcher(replay, BatchLimits())
+    batcher.start()
+    return TeacherService(
+        recording.facts,
+        batcher,
+        replica_id="replay",
+        limits=RequestLimits(),
+        encode=codec.encode if arm == "rows" else _as_recorded,
+    )
+
+
+def _as_recorded(block: bytes, values: int) -> bytes:
+    return block
+
+
+def _tokens(work: ScoreWork) -> bytes:
+    return b"".join(each.tokens.tobytes() for each in work.inputs)

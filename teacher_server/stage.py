@@ -1,0 +1,72 @@
+"""A step of the pipeline that runs in a thread of its own, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class Stage(Generic[ItemT, ResultT]):
+    """Applies a function to items in one thread, to all that wait at a time.
+
+    A trip to a thread and back costs more than a small item: under load many items share one.
+    """
+
+    def __init__(self, function: Callable[[ItemT], ResultT], name: str) -> None:
+        self._function = function
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._waiting: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
+        self._is_away = False
+
+    async def run(self, item: ItemT) -> ResultT:
+        """What the function gives, or raises, for the item."""
+        answer: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if not self._is_away:
+            self._send()
+        return await answer
+
+    def close(self) -> None:
+        """End the thread once it is idle."""
+        self._thread.shutdown(wait=False)
+
+    def _send(self) -> None:
+        self._is_away = True
+        batch, self._waiting = self._waiting, []
+        self._thread.submit(self._apply, batch, asyncio.get_running_loop())
+
+    def _apply(
+        self,
+        batch: list[tuple[ItemT, asyncio.Future[ResultT]]],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        outcomes = [self._outcome(item) for item, _ in batch]
+        answers = [answer for _, answer in batch]
+        loop.call_soon_threadsafe(self._deliver, answers, outcomes)
+
+    def _outcome(self, item: ItemT) -> ResultT | Exception:
+        try:
+            return self._function(item)
+        except Exception as error:
+            # Not swallowed: it is raised where the item's result is awaited.
+            return error
+
+    def _deliver(
+        self, answers: list[asyncio.Future[ResultT]], outcomes: list[ResultT | Exception]
+    ) -> None:
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            if answer.done():
+                continue
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+        if self._waiting:
+            self._send()
+        else:
+            self._is_away = False
