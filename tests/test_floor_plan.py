@@ -32,6 +32,7 @@ DOORS = {
         "cluster/",
     },
     "torch_geometric": {"trainer/models/rgcn.py", "trainer/models/word_conv.py"},
+    "lmdb": {"trainer/target_cache.py"},
     "grpc": {
         "trainer/teacher_streams.py",
         "teacher_server/service.py",
