@@ -140,8 +140,12 @@ def test_cache_keeps_what_was_written_first(cache: TargetCache) -> None:
     assert cache.put(GROUP, {b"a": b"1", b"b": b"2"}, {}) == {}
     assert cache.put(GROUP, {b"a": b"other", b"c": b"3"}, {}) == {b"a": b"1"}
     assert cache.get([b"a", b"b", b"c", b"d"]) == [b"1", b"2", b"3", None]
-    assert cache.num_entries == 3
-    assert list(cache.entries()) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
+    with cache.snapshot() as now:
+        # Written meanwhile: not of this moment.
+        cache.put(GROUP, {b"bb": b"4"}, {})
+        assert now.num_entries == 3
+        assert list(now.entries) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
+        assert list(now.records) == [GROUP.group_id]
 
 
 def test_cache_replaces_a_broken_value_and_no_other(cache: TargetCache) -> None:
@@ -235,7 +239,8 @@ def test_cache_written_by_two_processes_at_once_has_one_value_per_key(tmp_path: 
     # Every key was written by one and found by the other.
     assert sum(map(int, results)) == 200
     cache = TargetCache(folder, max_bytes=MAX_BYTES)
-    found = dict(cache.entries())
+    with cache.snapshot() as now:
+        found = dict(now.entries)
     assert len(found) == 200
     for number in range(200):
         wanted = [f"{name} {number}".encode() * 50 for name in ("a", "b")]

@@ -13,6 +13,7 @@ A group is one teacher and one way of cutting its rows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -92,11 +93,11 @@ class Group:
         return json.dumps(record, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, group_id: bytes) -> Group:
+    def from_json(cls, text: str, group_id: bytes | None = None) -> Group:
         """The group of a record.
 
         Raises:
-            ValueError: if it is none, or another one's.
+            ValueError: if it is none, or not that of `group_id`, if given.
         """
         try:
             record = json.loads(text)
@@ -107,9 +108,9 @@ class Group:
             )
         except (ValueError, json_format.ParseError, KeyError, TypeError) as error:
             raise ValueError(
-                f"group {group_id.hex()} must be a Description and a Compression, got: {error}."
+                f"the record of a group must be a Description and a Compression, got: {error}."
             ) from error
-        if group.group_id != group_id:
+        if group_id not in (None, group.group_id):
             raise ValueError(
                 f"group {group_id.hex()} must have its own record, got {group.group_id.hex()}'s."
             )
@@ -158,6 +159,18 @@ class Question:
         return self._group_id + sha.digest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A cache at one moment; to be used where `TargetCache.snapshot` is entered."""
+
+    records: dict[bytes, str]
+    """Group id -> its record, as it lies there."""
+    num_entries: int
+    """Targets in the store."""
+    entries: Iterator[tuple[bytes, bytes]]
+    """Every key and value, groups one after another, to be gone through once."""
+
+
 class TargetCache:
     """Values by key, in a folder; all methods may be called from any thread."""
 
@@ -194,12 +207,6 @@ class TargetCache:
     def num_bytes(self) -> int:
         """Size of the store on disk."""
         return (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-
-    @property
-    def num_entries(self) -> int:
-        """Targets in the store."""
-        with self._env.begin() as txn:
-            return txn.stat(self._targets)["entries"]
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key, None where there is none."""
@@ -240,17 +247,34 @@ class TargetCache:
             self._stop_writing(f"cannot be written ({error}): nothing more is kept")
             return None
 
-    def records(self) -> dict[bytes, str]:
-        """Group id -> its record, as it lies there."""
-        with self._env.begin() as txn:
-            return {key: text.decode("utf-8", "replace") for key, text in txn.cursor(self._groups)}
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """All that is there at one moment, whoever writes meanwhile.
+
+        Raises:
+            OSError: also while it is gone through, if the store cannot be read.
+        """
+        try:
+            with self._env.begin() as txn:
+                groups = txn.cursor(self._groups)
+                yield Snapshot(
+                    records={
+                        group_id: text.decode("utf-8", "replace") for group_id, text in groups
+                    },
+                    num_entries=txn.stat(self._targets)["entries"],
+                    entries=iter(txn.cursor(self._targets)),
+                )
+        except lmdb.Error as error:
+            raise OSError(f"{self.folder} must be a whole cache, got: {error}.") from error
 
     def known(
         self, kind: str, asked: teacher_pb2.Compression, *, vocabulary: str, graph: str
     ) -> list[Group]:
         """The groups of a kind that answer what a student of this data asks."""
         found = []
-        for group_id, text in self.records().items():
+        with self.snapshot() as now:
+            records = now.records
+        for group_id, text in records.items():
             try:
                 group = Group.from_json(text, group_id)
             except ValueError as error:
@@ -265,11 +289,6 @@ class TargetCache:
             ):
                 found.append(group)
         return found
-
-    def entries(self) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and value, groups one after another; of one moment."""
-        with self._env.begin() as txn:
-            yield from txn.cursor(self._targets)
 
     def close(self) -> None:
         """Let go of the folder; nothing may be running."""
