@@ -103,25 +103,6 @@ def test_client_works_while_the_fleet_is_scaled_to_zero_and_after(
         client.close()
 
 
-def test_client_whose_cache_answers_outlives_its_teachers(world: World, tmp_path: Path) -> None:
-    expected = fill(world, tmp_path, 2, 3)
-    client = client_of(world, tmp_path, patience_s=0.5)
-    try:
-        for name in ("d", "r"):
-            world.kill(name)
-            world.list_(name, None)
-        with pytest.raises(TeacherUnavailable):
-            # Longer than patience: the guard has looked at both kinds meanwhile.
-            ask(client, 4)
-    finally:
-        client.close()
-    client = client_of(world, tmp_path, patience_s=0.5)
-    try:
-        assert_same_targets(ask(client, 2, 3), expected)
-    finally:
-        client.close()
-
-
 def test_client_refuses_another_teacher_than_the_caches_that_comes_later(
     world: World, tmp_path: Path
 ) -> None:
