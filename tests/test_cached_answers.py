@@ -28,7 +28,8 @@ from tests.tiny_teachers import (
 from trainer.cached_answers import CachedAnswers
 from trainer.data.model_input import ExampleInput
 from trainer.dispatch import KINDS, ClientCounters
-from trainer.target_cache import Group, Question, TargetCache
+from trainer.target_cache import TargetCache
+from trainer.target_keys import Group, Question
 
 NUM_EXAMPLES = 12
 TOP_K = 16

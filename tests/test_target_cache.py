@@ -18,7 +18,8 @@ import pytest
 
 from protos import codec, teacher_pb2
 from trainer.data.model_input import ExampleInput
-from trainer.target_cache import KEY_BYTES, Group, Question, TargetCache
+from trainer.target_cache import TargetCache
+from trainer.target_keys import KEY_BYTES, Group, Question
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 1 << 26

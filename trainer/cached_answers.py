@@ -22,7 +22,8 @@ from protos.codec import TargetRows, WireError
 from trainer.data.model_input import ExampleInput
 from trainer.dispatch import ClientCounters
 from trainer.target_block import pack, split_rows, unpack
-from trainer.target_cache import Question, TargetCache
+from trainer.target_cache import TargetCache
+from trainer.target_keys import Question
 
 logger = logging.getLogger(__name__)
 

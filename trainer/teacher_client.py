@@ -30,7 +30,8 @@ from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters
-from trainer.target_cache import Group, Question, TargetCache, input_limits, sent_columns
+from trainer.target_cache import TargetCache
+from trainer.target_keys import Group, Question, input_limits, sent_columns
 from trainer.teacher_streams import TeacherStreams
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters, Dispatcher, Replica
 from trainer.errors import TeacherUnavailable
-from trainer.target_cache import input_limits
+from trainer.target_keys import input_limits
 
 logger = logging.getLogger(__name__)
 

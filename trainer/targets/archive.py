@@ -22,7 +22,8 @@ from rich.progress import Progress
 
 from protos.codec import WireError
 from protos.fingerprint import CHUNK_BYTES
-from trainer.target_cache import GROUP_BYTES, KEY_BYTES, Group, TargetCache
+from trainer.target_cache import TargetCache
+from trainer.target_keys import GROUP_BYTES, KEY_BYTES, Group
 from trainer.targets.survey import read_entry
 
 MAGIC = b"CKT1"

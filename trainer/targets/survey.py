@@ -11,7 +11,8 @@ from rich.progress import Progress
 from protos import codec, teacher_pb2
 from protos.codec import TargetRows, WireError
 from trainer.target_block import unpack
-from trainer.target_cache import GROUP_BYTES, KEY_BYTES, Group, TargetCache
+from trainer.target_cache import TargetCache
+from trainer.target_keys import GROUP_BYTES, KEY_BYTES, Group
 
 
 @dataclass(kw_only=True)
