@@ -150,6 +150,29 @@ def test_dispatch_with_draining_replicas_alone_runs_out_of_patience() -> None:
     run(story)
 
 
+def test_dispatch_kind_that_may_rest_needs_no_replica_until_it_is_asked() -> None:
+    async def story() -> None:
+        desk = Desk(patience_s=60)
+        dispatcher = desk.dispatcher
+        assert not dispatcher.is_complete()
+        dispatcher.may_rest.update(("dialogue", "recommendation"))
+        assert dispatcher.is_complete()
+        dispatcher._check_patience("dialogue", 0.0)
+        dispatcher._check_patience("dialogue", 1000.0)
+        assert dispatcher.fatal is None
+        task = desk.ask(1)
+        await turn()
+        # Patience begins with the question.
+        dispatcher._check_patience("dialogue", 2000.0)
+        dispatcher._check_patience("dialogue", 2059.0)
+        assert dispatcher.fatal is None
+        dispatcher._check_patience("dialogue", 2061.0)
+        with pytest.raises(TeacherUnavailable, match="no dialogue teacher answered for 60 s"):
+            await task
+
+    run(story)
+
+
 def test_dispatch_replica_that_is_listed_again_gets_what_waited() -> None:
     async def story() -> None:
         desk = Desk("a")

@@ -41,6 +41,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     num_words: int = 0
     longest: int = 64
     replica_id: str = ""
+    weights_digest: str = ""
     streams: int = 0
     most_streams: int = 0
     requests: int = 0
@@ -57,7 +58,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             vocab_size=VOCAB,
             vocabulary_digest="vocabulary-a",
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
-            weights_digest=f"weights-{self.kind}",
+            weights_digest=self.weights_digest or f"weights-{self.kind}",
             temperature=1.0,
         )
 
@@ -95,13 +96,18 @@ class FakeDirectory(teacher_pb2_grpc.DirectoryServicer):
     fleet: dict[str, teacher_pb2.Endpoint] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     told: int = 0
+    watchers: int = 0
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[teacher_pb2.Fleet]:
-        while True:
-            self.changed.clear()
-            yield teacher_pb2.Fleet(endpoints=self.fleet.values())
-            self.told += 1
-            await self.changed.wait()
+        self.watchers += 1
+        try:
+            while True:
+                self.changed.clear()
+                yield teacher_pb2.Fleet(endpoints=self.fleet.values())
+                self.told += 1
+                await self.changed.wait()
+        finally:
+            self.watchers -= 1
 
 
 class World:
@@ -145,7 +151,7 @@ class World:
             else:
                 self.directory.fleet[name] = endpoint
             self.directory.changed.set()
-            while told and self.directory.told == told:
+            while self.directory.watchers and self.directory.told == told:
                 await asyncio.sleep(0.01)
 
         self.run(change())

@@ -6,6 +6,7 @@ import pytest
 
 from protos.codec import WireError
 from trainer import train
+from trainer.checkpoint import RunOrigin
 from trainer.conkd import TeacherTargets
 from trainer.errors import TeacherUnavailable
 
@@ -50,3 +51,32 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
     with pytest.raises(type(error)):
         train._wait_for_targets(engine, step)  # type: ignore[arg-type]
     assert engine.saved == saved
+
+
+class FakeRanks:
+    """Two ranks, of which the other one has teachers of its own."""
+
+    world_size = 2
+
+    def __init__(self, other: float) -> None:
+        self.other = other
+        self.own = 0.0
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        (self.own,) = values
+        return [self.own + self.other]
+
+
+def test_ranks_that_would_learn_from_different_teachers_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised: list[Exception | None] = []
+    monkeypatch.setattr(train, "raise_together", raised.append)
+    teachers = {"dialogue": "weights-a at temperature 1"}
+    origin = RunOrigin(ranks=2, vocabulary="v", examples="e", teachers=teachers)
+    ranks = FakeRanks(other=1.0)
+    train._check_same_teachers(ranks, origin)  # type: ignore[arg-type]
+    train._check_same_teachers(FakeRanks(other=ranks.own), origin)  # type: ignore[arg-type]
+    assert isinstance(raised[0], ValueError)
+    assert "all ranks must learn from the same teachers" in str(raised[0])
+    assert raised[1] is None

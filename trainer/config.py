@@ -23,6 +23,7 @@ MAX_TOP_K = 1 << 16
 DEFAULT_STEPS = 1000
 MAX_SEED = (1 << 63) - 1
 MAX_PATIENCE_S = 6 * 3600.0
+MAX_CACHE_BYTES = 1 << 39
 
 ConfigT = TypeVar("ConfigT")
 
@@ -94,8 +95,17 @@ class TeachersConfig:
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
     """How long a kind may have no live replica before the run stops; six hours at most."""
+    cache: str = ""
+    """Folder on a local disk where targets are kept and looked for first, shared by the ranks of a
+    node; empty: none."""
+    cache_bytes: int = 64 << 30
+    """Size of that folder at which nothing more is kept."""
 
     def __post_init__(self) -> None:
+        if not 1 <= self.cache_bytes <= MAX_CACHE_BYTES:
+            raise ValueError(
+                f"teachers.cache_bytes must be in [1, {MAX_CACHE_BYTES}], got {self.cache_bytes}."
+            )
         if not 1 <= self.in_flight <= 1024:
             raise ValueError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
         for name, value in (

@@ -8,6 +8,7 @@ Everything here runs on one event loop and needs no lock.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import time
@@ -39,15 +40,20 @@ class ClientCounters:
     """Bytes of all reply messages of both kinds, without gRPC's own framing."""
     positions: int = 0
     """Response positions whose dialogue targets arrived."""
+    cache_hits: int = 0
+    """Questions about one example to one kind of teacher that the cache answered."""
+    cache_misses: int = 0
+    cache_read_bytes: int = 0
+    cache_written_bytes: int = 0
+    cache_broken: int = 0
+    """Cached values that were no good: misses too."""
+    cache_unwritten: int = 0
+    """Answers that were not kept: the cache was full, or slower than the teachers."""
 
     def minus(self, earlier: ClientCounters) -> ClientCounters:
         """What was counted since `earlier`."""
-        return ClientCounters(
-            requests=self.requests - earlier.requests,
-            resends=self.resends - earlier.resends,
-            wire_bytes=self.wire_bytes - earlier.wire_bytes,
-            positions=self.positions - earlier.positions,
-        )
+        before, now = dataclasses.asdict(earlier), dataclasses.asdict(self)
+        return ClientCounters(**{name: count - before[name] for name, count in now.items()})
 
 
 @dataclass(eq=False)
@@ -99,6 +105,8 @@ class Dispatcher:
         """The error that ends the run: every caller gets it, now and later."""
         self.changed = asyncio.Event()
         """Set whenever a replica came or the run was ended."""
+        self.may_rest: set[str] = set()
+        """Kinds that need no replica as long as nothing is asked of them: a cache answers."""
         self._config = config
         self._counters = counters
         self._live: dict[str, set[Replica]] = {kind: set() for kind in KINDS}
@@ -112,8 +120,8 @@ class Dispatcher:
         self._last_reason[kind] = reason
 
     def is_complete(self) -> bool:
-        """Whether every kind has a live replica."""
-        return all(self._open(kind) for kind in KINDS)
+        """Whether every kind has a live replica or may rest."""
+        return all(self._open(kind) or kind in self.may_rest for kind in KINDS)
 
     def add_replica(self, replica: Replica) -> None:
         """A stream opened: it gets work at once, first of all what had to wait."""
@@ -216,7 +224,8 @@ class Dispatcher:
             await asyncio.sleep(CHECK_S)
 
     def _check_patience(self, kind: str, now: float) -> None:
-        if any(not replica.stalled for replica in self._open(kind)):
+        rests = kind in self.may_rest and all(r.kind != kind for r in self._unanswered.values())
+        if rests or any(not replica.stalled for replica in self._open(kind)):
             self._alone_since.pop(kind, None)
             return
         if kind not in self._alone_since:

@@ -5,6 +5,7 @@ Everything is a sum until the last moment: ranks and steps add up, a mean is one
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -88,9 +89,9 @@ class StepSums:
 
     def over_ranks(self, engine: Engine, counted: ClientCounters | None) -> GlobalSums:
         """Summed over all ranks, with what every rank's client counted meanwhile."""
-        wire = [0.0, 0.0, 0.0, 0.0]
+        wire = [0.0] * len(WIRE)
         if counted is not None:
-            wire = [counted.requests, counted.resends, counted.wire_bytes, counted.positions]
+            wire = list(dataclasses.asdict(counted).values())
         flat = np.concatenate([self.scalars, self.item_mass, self.histogram.ravel(), wire])
         total = np.array(engine.sum_over_ranks(flat.tolist()))
         scalars, item_mass, histogram, wire_total = np.split(
@@ -116,10 +117,11 @@ SCALARS = (
     "kept_mass",
     "recommendation_kept_mass",
 )
-WIRE = ("requests", "resends", "bytes", "positions")
+WIRE = tuple(each.name for each in dataclasses.fields(ClientCounters))
+CACHE = tuple(name for name in WIRE if name.startswith("cache_"))
 SUMMED = (
     *("step_s", "tokens", "teacher_wait_s", "teacher_requests", "teacher_resends"),
-    *("wire_bytes", "wire_positions", "num_item_steps", "num_word_steps"),
+    *("wire_bytes", "wire_positions", "num_item_steps", "num_word_steps", *CACHE),
     *("mass_item", "mass_word"),
 )
 
@@ -178,8 +180,9 @@ class GlobalSums:
             "teacher_wait_s": values["wait_s"] / self.world_size,
             "teacher_requests": int(wire["requests"]),
             "teacher_resends": int(wire["resends"]),
-            "wire_bytes": int(wire["bytes"]),
+            "wire_bytes": int(wire["wire_bytes"]),
             "wire_positions": int(wire["positions"]),
+            **{name: int(wire[name]) for name in CACHE},
             "kept_mass": values["kept_mass"] / values["positions"],
             "recommendation_kept_mass": values["recommendation_kept_mass"] / values["positions"],
             "num_item_steps": int(counts[ITEM]),
@@ -222,6 +225,7 @@ class RunTotals:
             "tokens_per_s": _mean(sums["tokens"], sums["step_s"]),
             "teacher_requests": int(sums["teacher_requests"]),
             "teacher_resends": int(sums["teacher_resends"]),
+            **{name: int(sums[name]) for name in CACHE},
             "teacher_wait_fraction": _mean(sums["teacher_wait_s"], sums["step_s"]),
             "wire_bytes_per_position": _mean(sums["wire_bytes"], sums["wire_positions"]),
             "gate_mean_item_steps": _mean(sums["mass_item"], sums["num_item_steps"]),

@@ -14,20 +14,27 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+import logging
 import threading
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from protos import codec, teacher_pb2
+from trainer.cached_answers import CachedAnswers
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, dialogue_input, recommendation_input
+from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import ClientCounters
+from trainer.dispatch import KINDS, ClientCounters
+from trainer.target_cache import TargetCache
+from trainer.target_keys import Group, Question, input_limits, sent_columns
 from trainer.teacher_streams import TeacherStreams
+
+logger = logging.getLogger(__name__)
 
 # 59 MB uncompressed and at worst, which fits into a server's largest reply.
 MAX_REPLY_ENTRIES = 1 << 22
@@ -70,6 +77,9 @@ class TeacherClient:
     ) -> None:
         """Connect and wait until both kinds have a replica of the right vocabulary and graph.
 
+        With `teachers.cache`, a kind of which the Directory lists no replica, or without any
+        Directory both, may be the one teacher of that kind whose targets are in the cache.
+
         Raises:
             TeacherUnavailable: nothing answers at `teachers.directory`, or a kind has no replica.
             ValueError: a replica serves another vocabulary or numbers entities differently.
@@ -77,7 +87,10 @@ class TeacherClient:
         self.counters = ClientCounters()
         self._distill = distill
         self._vocabulary = vocabulary
+        self._asked = _compressions(distill)
         self._ids = itertools.count(1)
+        self._cached: CachedAnswers | None = None
+        self._unfinished: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teacher-client", daemon=True
@@ -85,7 +98,10 @@ class TeacherClient:
         self._thread.start()
         self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
         try:
-            self._run(self._streams.start())
+            cached = self._open_cache(config, graph_digest) if config.cache else {}
+            self._run(self._streams.start(cached))
+            if config.cache:
+                self._streams.dispatcher.may_rest.update(KINDS)
         except BaseException:
             self.close()
             raise
@@ -113,61 +129,108 @@ class TeacherClient:
             self._ask(
                 "dialogue",
                 [dialogue_input(example, limits["dialogue"]) for example in part],
-                self._compression(self._distill.top_k, 1.0),
             )
             for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
         ]
         recommendation = self._ask(
             "recommendation",
             [recommendation_input(example, limits["recommendation"]) for example in examples],
-            self._compression(
-                self._distill.recommendation_top_k, self._distill.recommendation_top_p
-            ),
         )
         return Pending({"dialogue": dialogue, "recommendation": [recommendation]})
 
     def close(self) -> None:
         """End all streams and the client's thread."""
         if self._thread.is_alive():
-            self._run(self._streams.stop())
+            self._run(self._stop())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            if self._cached is not None:
+                self._cached.close()
+
+    async def _stop(self) -> None:
+        await self._streams.stop()
+        await asyncio.gather(*self._unfinished, return_exceptions=True)
+
+    def _open_cache(
+        self, config: TeachersConfig, graph_digest: str
+    ) -> dict[str, teacher_pb2.Description]:
+        """Open the cache; the teacher of each kind that its targets are of, if it is but one."""
+        cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
+        self._cached = CachedAnswers(cache, self.counters)
+        digests = {"vocabulary": self._vocabulary.digest, "graph": graph_digest}
+        cached = {}
+        for kind, compression in self._asked.items():
+            groups = cache.known(kind, compression, **digests)
+            if len(groups) == 1:
+                cached[kind] = groups[0].description
+            elif groups:
+                # Which of them is meant only a replica can tell.
+                weights = ", ".join(sorted(g.description.weights_digest for g in groups))
+                logger.warning(
+                    "%s has targets of %d %s teachers: %s", cache.folder, len(groups), kind, weights
+                )
+        return cached
 
     def _ask(
-        self,
-        kind: str,
-        inputs: list[ExampleInput],
-        compression: teacher_pb2.Compression,
+        self, kind: str, inputs: list[ExampleInput]
     ) -> concurrent.futures.Future[codec.TargetRows]:
-        limits = self._streams.input_limits[kind]
-        columns: dict[str, bytes] = {}
-        for name, taken, rows in (
-            ("token", limits.max_tokens, [each.tokens for each in inputs]),
-            ("entity", limits.max_entities, [each.entities for each in inputs]),
-            ("word", limits.max_words, [each.words for each in inputs]),
-        ):
-            if taken:
-                columns[f"{name}_ids"] = np.concatenate(rows).astype("<i4").tobytes()
-                columns[f"{name}_lengths"] = np.array([len(r) for r in rows], "<i4").tobytes()
+        return asyncio.run_coroutine_threadsafe(self._answer(kind, inputs), self._loop)
+
+    async def _answer(self, kind: str, inputs: Sequence[ExampleInput]) -> codec.TargetRows:
+        """The rows of all inputs, from the cache where they are there."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        # Looked up once: the key must be of the very columns that are sent.
+        described = self._streams.described[kind]
+        limits = input_limits(described)
+        if self._cached is None:
+            return await self._score(kind, inputs, limits)
+        question = Question(Group.of(described, self._asked[kind]))
+        return await self._cached.answer(
+            question, inputs, lambda missing: self._score(kind, missing, limits)
+        )
+
+    async def _score(
+        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits
+    ) -> codec.TargetRows:
+        """The rows of all inputs, from the teachers."""
+        columns: dict[str, list[np.ndarray]] = {}
+        for each in inputs:
+            for name, ids in sent_columns(each, limits):
+                columns.setdefault(name, []).append(ids)
+        fields: dict[str, bytes] = {}
+        for name, rows in columns.items():
+            fields[f"{name}_ids"] = np.concatenate(rows).tobytes()
+            fields[f"{name}_lengths"] = np.array([len(r) for r in rows], "<i4").tobytes()
         targets = [each.num_targets for each in inputs]
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
             target_lengths=np.array(targets, "<i4").tobytes(),
-            compression=compression,
-            **columns,
+            compression=self._asked[kind],
+            **fields,
         )
-        question = self._streams.dispatcher.score(kind, message, sum(targets))
-        return asyncio.run_coroutine_threadsafe(question, self._loop)
-
-    def _compression(self, top_k: int, top_p: float) -> teacher_pb2.Compression:
-        values: str = teacher_pb2.ValueFormat.Name(self._distill.value_format)  # type: ignore[arg-type]
-        if self._distill.tail == "sampled":
-            return teacher_pb2.Compression(samples=top_k, values=values)
-        return teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values)
+        return await self._streams.dispatcher.score(kind, message, sum(targets))
 
     def _run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _compressions(distill: DistillConfig) -> dict[str, teacher_pb2.Compression]:
+    """How the rows of each kind are to be cut, or drawn."""
+    values: Any = teacher_pb2.ValueFormat.Name(distill.value_format)  # type: ignore[arg-type]
+    top_k, top_p = distill.recommendation_top_k, distill.recommendation_top_p
+    if distill.tail == "sampled":
+        return {
+            "dialogue": teacher_pb2.Compression(samples=distill.top_k, values=values),
+            "recommendation": teacher_pb2.Compression(samples=top_k, values=values),
+        }
+    return {
+        "dialogue": teacher_pb2.Compression(top_k=distill.top_k, top_p=1.0, values=values),
+        "recommendation": teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values),
+    }
 
 
 def split_by_rows(examples: Sequence[Example], max_rows: int) -> list[Sequence[Example]]:

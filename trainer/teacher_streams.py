@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters, Dispatcher, Replica
 from trainer.errors import TeacherUnavailable
+from trainer.target_keys import input_limits
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +52,53 @@ class TeacherStreams:
         self.identity: dict[str, tuple[str, float]] = {}
         """Weights digest and temperature of each kind, from its first replica."""
         self.input_limits: dict[str, InputLimits] = {}
+        self.described: dict[str, teacher_pb2.Description] = {}
+        """What each kind said of itself last, or the cache knows of it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_directory = asyncio.Event()
 
-    async def start(self) -> None:
-        """Return once every kind has a replica."""
+    async def start(self, cached: Mapping[str, teacher_pb2.Description] | None = None) -> None:
+        """Return once every kind has a replica.
+
+        A kind of which the Directory lists none, or that is not asked because there is no
+        Directory, may be one of `cached` instead: its replicas are met when they come, and must be
+        the same teacher then.
+        """
+        cached = cached or {}
         self._spawn(self._watch_directory())
         try:
             await asyncio.wait_for(self._seen_directory.wait(), self._config.connect_s)
         except asyncio.TimeoutError:
-            raise TeacherUnavailable(
+            reason = (
                 f"no Directory answers at {self._config.directory} within "
-                f"{self._config.connect_s:g} s. Start the teachers (python -m teacher_server up "
-                "--dialogue DIR --recommendation DIR) or set teachers.directory=HOST:PORT."
-            ) from None
+                f"{self._config.connect_s:g} s"
+            )
+            if set(KINDS) - cached.keys():
+                raise TeacherUnavailable(
+                    f"{reason}. Start the teachers (python -m teacher_server up --dialogue DIR "
+                    "--recommendation DIR) or set teachers.directory=HOST:PORT."
+                ) from None
+            for kind in KINDS:
+                self.dispatcher.note_failure(kind, reason)
         self._spawn(self.dispatcher.guard_patience())
+        self._rely_on(cached)
         while not self.dispatcher.is_complete():
             if self.dispatcher.fatal is not None:
                 raise self.dispatcher.fatal
             self.dispatcher.changed.clear()
             await self.dispatcher.changed.wait()
+            self._rely_on(cached)
+
+    def _rely_on(self, cached: Mapping[str, teacher_pb2.Description]) -> None:
+        """Take the teachers of the cache for the kinds of which none is listed."""
+        listed = {endpoint.kind for endpoint in self._listed.values()}
+        for kind in cached.keys() - listed - self.identity.keys():
+            self._admit(cached[kind], "in the cache of targets")
+            self.dispatcher.may_rest.add(kind)
+            logger.warning(
+                "no %s teacher is listed at %s: cached targets of the weights %s are used",
+                *(kind, self._config.directory, cached[kind].weights_digest),
+            )
 
     async def stop(self) -> None:
         """Give up what is not answered, cancel every task and wait for them."""
@@ -107,6 +135,7 @@ class TeacherStreams:
         for replica_id in listed.keys() - self._followed:
             self._followed.add(replica_id)
             self._spawn(self._follow(listed[replica_id]))
+        self.dispatcher.changed.set()
 
     async def _follow(self, endpoint: teacher_pb2.Endpoint) -> None:
         """Hold a stream to one replica for as long as the Directory lists it."""
@@ -151,40 +180,41 @@ class TeacherStreams:
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )
             return False
+        self._admit(described, f"at {endpoint.address}")
+        return True
+
+    def _admit(self, described: teacher_pb2.Description, where: str) -> None:
+        kind = described.kind
         ours, theirs = self._vocabulary.digest, described.vocabulary_digest
         if ours != theirs or described.vocab_size != self._vocabulary.size:
             raise ValueError(
-                f"the {endpoint.kind} teacher at {endpoint.address} must have the student's "
+                f"the {kind} teacher {where} must have the student's "
                 f"vocabulary {ours} ({self._vocabulary.size} ids), got {theirs} "
                 f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
             )
-        taken = described.max_tokens if endpoint.kind == "dialogue" else described.max_entities
+        taken = described.max_tokens if kind == "dialogue" else described.max_entities
         if not taken:
             raise ValueError(
-                f"the {endpoint.kind} teacher at {endpoint.address} must take "
-                f"{'tokens' if endpoint.kind == 'dialogue' else 'entities'}, got a limit of 0. "
+                f"the {kind} teacher {where} must take "
+                f"{'tokens' if kind == 'dialogue' else 'entities'}, got a limit of 0. "
                 "Serve it with the same version of this software."
             )
         if described.max_entities and described.graph_digest != self._graph_digest:
             raise ValueError(
-                f"the {endpoint.kind} teacher at {endpoint.address} must have the student's graph "
+                f"the {kind} teacher {where} must have the student's graph "
                 f"{self._graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
                 "the same prepared data."
             )
         identity = (described.weights_digest, described.temperature)
-        known = self.identity.setdefault(endpoint.kind, identity)
+        known = self.identity.setdefault(kind, identity)
         if known != identity:
             raise ValueError(
-                f"every {endpoint.kind} replica must have the weights {known[0]} at temperature "
-                f"{known[1]:g}, got {identity[0]} at {identity[1]:g} from {endpoint.address}. "
+                f"every {kind} replica must have the weights {known[0]} at temperature "
+                f"{known[1]:g}, got {identity[0]} at {identity[1]:g} {where}. "
                 "Serve one teacher at a time."
             )
-        self.input_limits[endpoint.kind] = InputLimits(
-            max_tokens=described.max_tokens,
-            max_entities=described.max_entities,
-            max_words=described.max_words,
-        )
-        return True
+        self.described[kind] = described
+        self.input_limits[kind] = input_limits(described)
 
     async def _serve_stream(
         self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica

@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from protos.codec import WireError
+from protos.fingerprint import digest_strings
 from trainer import conkd
 from trainer.atomic import write_text
 from trainer.checkpoint import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
@@ -110,6 +111,7 @@ def train(
         examples=digest_examples(examples),
         teachers=teachers.identity if teachers is not None else {},
     )
+    _check_same_teachers(engine, origin)
     first_step = _first_step(config, engine, origin)
     log = None
     if engine.rank == 0:
@@ -142,6 +144,20 @@ def train(
     finally:
         if log is not None:
             log.close()
+
+
+def _check_same_teachers(engine: Engine, origin: RunOrigin) -> None:
+    """Leave if a rank would learn from others: one met new teachers, one has but its cache's."""
+    digest = digest_strings([f"{kind} {who}" for kind, who in sorted(origin.teachers.items())])
+    number = int(digest[:8], 16)
+    (total,) = engine.sum_over_ranks([number])
+    problem = None
+    if total != number * engine.world_size:
+        problem = ValueError(
+            f"all ranks must learn from the same teachers, got {origin.teachers} on one of them. "
+            "Look at teachers.directory and at the caches of all nodes."
+        )
+    raise_together(problem)
 
 
 def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:

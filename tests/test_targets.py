@@ -1,0 +1,116 @@
+"""`python -m trainer.targets`: verify, stats, export and import of a cache filled by a client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from protos.codec import WireError
+from tests.test_cached_answers import corrupt
+from tests.test_cached_client import fill
+from tests.test_teacher_client import World, world
+from trainer.target_cache import TargetCache
+from trainer.targets.__main__ import main
+
+__all__ = ["world"]  # a fixture
+
+MAX_BYTES = 1 << 26
+
+
+@pytest.fixture
+def folder(world: World, tmp_path: Path) -> Iterator[Path]:
+    """Three dialogue targets of 2, 3 and 4 rows; one recommendation target of all examples."""
+    folder = tmp_path / "cache"
+    fill(world, folder, 2, 3, 4)
+    yield folder
+
+
+def contents(folder: Path) -> dict[bytes, bytes]:
+    cache = TargetCache(folder, max_bytes=MAX_BYTES, must_exist=True)
+    try:
+        with cache.snapshot() as now:
+            return {**dict(now.entries), **{k: v.encode() for k, v in now.records.items()}}
+    finally:
+        cache.close()
+
+
+def corrupt_one(folder: Path) -> str:
+    cache = TargetCache(folder, max_bytes=MAX_BYTES)
+    with cache.snapshot() as now:
+        key, _ = next(now.entries)
+    corrupt(cache, key)
+    cache.close()
+    return key.hex()
+
+
+def test_stats_counts_targets_by_teacher(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["stats", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    dialogue, recommendation = found["groups"]
+    assert (found["targets"], found["broken"]) == (4, 0)
+    assert (dialogue["kind"], dialogue["targets"], dialogue["rows"]) == ("dialogue", 3, 9)
+    assert dialogue["weights_digest"] == "weights-dialogue"
+    assert dialogue["cut"] == "top_k=64 top_p=1 float32"
+    assert (recommendation["targets"], recommendation["rows"]) == (1, 1)
+    # Half the mass of each of the fake teacher's rows is in its tail.
+    assert dialogue["mean_kept_mass"] == recommendation["mean_kept_mass"] == 0.5
+    assert dialogue["bytes_per_row"] == dialogue["bytes"] / 9
+    assert found["disk_bytes"] >= dialogue["bytes"] + recommendation["bytes"]
+    main(["stats", str(folder)])
+    assert "4 targets, 0 broken" in capsys.readouterr().out
+
+
+def test_verify_lists_every_broken_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["verify", str(folder)])
+    assert "4 targets, 0 broken" in capsys.readouterr().out
+    key = corrupt_one(folder)
+    with pytest.raises(WireError, match="must be whole, got 1 broken ones"):
+        main(["verify", str(folder)])
+    assert f"broken: {key}: a cached value must have its checksum" in capsys.readouterr().out
+
+
+def test_export_and_import_give_the_same_cache(folder: Path, tmp_path: Path) -> None:
+    main(["export", str(folder), str(tmp_path / "file")])
+    main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+    assert contents(tmp_path / "other") == contents(folder)
+    # A second time changes nothing, and the same targets make the same file.
+    main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+    main(["export", str(tmp_path / "other"), str(tmp_path / "again")])
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes()
+    assert sorted(it.name for it in tmp_path.iterdir()) == ["again", "cache", "file", "other"]
+
+
+def test_export_of_a_broken_target_leaves_no_file(folder: Path, tmp_path: Path) -> None:
+    corrupt_one(folder)
+    with pytest.raises(WireError, match="checksum"):
+        main(["export", str(folder), str(tmp_path / "file")])
+    assert [it.name for it in tmp_path.iterdir()] == ["cache"]
+
+
+def test_import_of_a_file_with_any_byte_changed_takes_nothing(folder: Path, tmp_path: Path) -> None:
+    main(["export", str(folder), str(tmp_path / "file")])
+    content = (tmp_path / "file").read_bytes()
+    broken = tmp_path / "broken"
+    for position in [*range(12), len(content) // 2, len(content) - 1]:
+        changed = bytearray(content)
+        changed[position] ^= 1
+        broken.write_bytes(changed)
+        with pytest.raises(WireError, match="must end with its SHA-256"):
+            main(["import", str(broken), str(tmp_path / "other")])
+    for length in (0, 5, 31, 32, len(content) - 1):
+        broken.write_bytes(content[:length])
+        with pytest.raises(WireError):
+            main(["import", str(broken), str(tmp_path / "other")])
+    assert contents(tmp_path / "other") == {}
+
+
+def test_commands_about_a_folder_that_is_none_say_so(tmp_path: Path) -> None:
+    for command in ("stats", "verify"):
+        with pytest.raises(FileNotFoundError, match="must be a cache of targets"):
+            main([command, str(tmp_path / "nothing")])
+    with pytest.raises(FileNotFoundError, match="must be an exported file"):
+        main(["import", str(tmp_path / "nothing"), str(tmp_path / "folder")])
+    assert list(tmp_path.iterdir()) == []

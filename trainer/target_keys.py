@@ -1,0 +1,140 @@
+"""What is asked of a teacher about one example, as the key of the answer.
+
+A key is a digest of everything that the answer depends on: the wire's version, the teacher, the cut
+and the example's own columns as they are sent. Per example, because batches are shuffled anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf import json_format
+
+from protos import codec, teacher_pb2
+from protos.fingerprint import digest_strings
+from trainer.data.model_input import ExampleInput, InputLimits
+
+GROUP_BYTES = 8
+KEY_BYTES = GROUP_BYTES + hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """One teacher and one way of cutting its rows: what all keys of a run and kind share."""
+
+    description: teacher_pb2.Description
+    compression: teacher_pb2.Compression
+
+    @property
+    def digest(self) -> str:
+        """Of everything but the input that an answer depends on, the wire's version included."""
+        described = self.description
+        return digest_strings(
+            [
+                str(described.wire_version),
+                described.kind,
+                described.vocabulary_digest,
+                str(described.vocab_size),
+                described.graph_digest,
+                described.weights_digest,
+                # The number, not its text: the field is a float32.
+                np.float32(described.temperature).tobytes().hex(),
+                self.compression.SerializeToString(deterministic=True).hex(),
+            ]
+        )
+
+    @property
+    def group_id(self) -> bytes:
+        """First bytes of all keys of the group, so that its entries lie together."""
+        return bytes.fromhex(self.digest)[:GROUP_BYTES]
+
+    @property
+    def limits(self) -> InputLimits:
+        """What the teacher takes of an example."""
+        return input_limits(self.description)
+
+    @classmethod
+    def of(cls, described: teacher_pb2.Description, compression: teacher_pb2.Compression) -> Group:
+        """The group of what a replica says of itself, which replica of a kind it may be."""
+        description = teacher_pb2.Description()
+        description.CopyFrom(described)
+        description.replica_id = ""
+        # A stream opens only where both ends have the same.
+        description.wire_version = codec.FORMAT_VERSION
+        return cls(description=description, compression=compression)
+
+    def to_json(self) -> str:
+        """The record of the group."""
+        messages = {"description": self.description, "compression": self.compression}
+        record = {name: json_format.MessageToDict(message) for name, message in messages.items()}
+        return json.dumps(record, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, group_id: bytes | None = None) -> Group:
+        """The group of a record.
+
+        Raises:
+            ValueError: if it is none, or not that of `group_id`, if given.
+        """
+        try:
+            record = json.loads(text)
+            description, compression = record["description"], record["compression"]
+            group = cls(
+                description=json_format.ParseDict(description, teacher_pb2.Description()),
+                compression=json_format.ParseDict(compression, teacher_pb2.Compression()),
+            )
+        except (ValueError, json_format.ParseError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"the record of a group must be a Description and a Compression, got: {error}."
+            ) from error
+        if group_id not in (None, group.group_id):
+            raise ValueError(
+                f"group {group_id.hex()} must have its own record, got {group.group_id.hex()}'s."
+            )
+        return group
+
+
+def input_limits(description: teacher_pb2.Description) -> InputLimits:
+    """What a teacher takes of one example."""
+    return InputLimits(
+        max_tokens=description.max_tokens,
+        max_entities=description.max_entities,
+        max_words=description.max_words,
+    )
+
+
+def sent_columns(each: ExampleInput, limits: InputLimits) -> Iterator[tuple[str, np.ndarray]]:
+    """The columns of an example that are sent to a teacher: name, and int32 ids as on the wire."""
+    for name, taken, ids in (
+        ("token", limits.max_tokens, each.tokens),
+        ("entity", limits.max_entities, each.entities),
+        ("word", limits.max_words, each.words),
+    ):
+        if taken:
+            yield name, ids.astype("<i4", copy=False)
+
+
+class Question:
+    """What is asked of one kind of teacher about many examples, and the keys of the answers."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.kind = group.description.kind
+        self.limits = group.limits
+        self._group_id = group.group_id
+        # Hashed once: keys are made for every example of every step.
+        self._prefix = hashlib.sha256(group.digest.encode())
+
+    def key(self, each: ExampleInput) -> bytes:
+        """Key of the answer about one example, [KEY_BYTES]."""
+        sha = self._prefix.copy()
+        sha.update(each.num_targets.to_bytes(8, "little"))
+        for name, ids in sent_columns(each, self.limits):
+            # Length-prefixed: no two questions may run into the same bytes.
+            sha.update(name[0].encode() + len(ids).to_bytes(8, "little"))
+            sha.update(ids.tobytes())
+        return self._group_id + sha.digest()

@@ -1,0 +1,68 @@
+"""Fill a cache with the targets of whole splits, so that runs need no teacher."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+
+from trainer.config import RunConfig
+from trainer.data.examples import Example
+from trainer.data.prepare import load_prepared
+from trainer.dispatch import ClientCounters
+from trainer.teacher_client import Pending, TeacherClient
+
+
+def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> ClientCounters:
+    """Ask for the targets of every example of `splits` and keep them in `teachers.cache`.
+
+    What is there already is not asked for again, so a build that was stopped goes on.
+
+    Raises:
+        TeacherUnavailable, WireError, ValueError: as a client's.
+        OSError: if an answer could not be kept.
+    """
+    data = load_prepared(Path(config.data))
+    examples = [example for split in splits for example in data.examples(split)]
+    # Of similar length together: little padding on the teachers' side.
+    examples.sort(key=lambda each: len(each.context_ids) + len(each.response_ids))
+    client = TeacherClient(
+        config.teachers,
+        config.distill,
+        vocabulary=data.vocabulary,
+        graph_digest=data.graphs_digest,
+    )
+    try:
+        _ask_all(client, examples, config, progress)
+    finally:
+        client.close()
+    if client.counters.cache_unwritten:
+        raise OSError(
+            f"all targets must be kept in {config.teachers.cache}, got "
+            f"{client.counters.cache_unwritten} that were not. Raise teachers.cache_bytes, or make "
+            "room, and build again: it goes on from here."
+        )
+    return client.counters
+
+
+def _ask_all(
+    client: TeacherClient, examples: Sequence[Example], config: RunConfig, progress: Progress
+) -> None:
+    size = config.train.micro_batch_size or config.train.batch_size
+    task = progress.add_task("targets", total=len(examples))
+    ahead: collections.deque[tuple[int, Pending]] = collections.deque()
+    for start in range(0, len(examples), size):
+        batch = examples[start : start + size]
+        ahead.append((len(batch), client.submit(batch)))
+        if len(ahead) > config.teachers.in_flight:
+            _take(ahead, progress, task)
+    while ahead:
+        _take(ahead, progress, task)
+
+
+def _take(ahead: collections.deque[tuple[int, Pending]], progress: Progress, task: TaskID) -> None:
+    count, pending = ahead.popleft()
+    pending.result()
+    progress.advance(task, count)
