@@ -20,6 +20,8 @@ from teacher_server.batching import Batcher, BatchLimits, Scored
 from teacher_server.facts import Teacher, TeacherFacts
 from teacher_server.request_check import RequestLimits, check_request
 from teacher_server.rpc import new_server, start_server
+from teacher_server.security import ServerSecurity
+from trainer.credentials import NO_SECURITY, SecurityFiles
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 # Requests of one stream that are read but not yet answered, replies not yet sent included: a client
@@ -189,6 +191,7 @@ class TeacherServer:
         replica_id: str,
         batch_limits: BatchLimits | None = None,
         request_limits: RequestLimits | None = None,
+        security: SecurityFiles = NO_SECURITY,
     ) -> None:
         self.batcher = Batcher(teacher.score, batch_limits or BatchLimits())
         self._service = TeacherService(
@@ -198,7 +201,8 @@ class TeacherServer:
             limits=request_limits or RequestLimits(),
         )
         self._health = grpc_health.HealthServicer()
-        self._server = new_server()
+        self._security = ServerSecurity(security)
+        self._server = new_server(self._security)
         self._ended: asyncio.Task[bool] | None = None
 
     @property
@@ -215,9 +219,13 @@ class TeacherServer:
 
         Raises:
             OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what comes there.
         """
         teacher_pb2_grpc.add_TeacherServicer_to_server(self._service, self._server)
-        port = await start_server(self._server, self._health, SERVICE_NAME, f"{host}:{port}")
+        address = f"{host}:{port}"
+        port = await start_server(
+            self._server, self._health, SERVICE_NAME, address, security=self._security
+        )
         self.batcher.start()
         self._ended = asyncio.create_task(self._server.wait_for_termination())
         return port

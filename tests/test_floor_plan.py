@@ -34,9 +34,11 @@ DOORS = {
     "torch_geometric": {"trainer/models/rgcn.py", "trainer/models/word_conv.py"},
     "grpc": {
         "trainer/teacher_streams.py",
+        "trainer/channels.py",  # how students and our commands dial, TLS and token included
         "teacher_server/service.py",
         "teacher_server/directory.py",
         "teacher_server/rpc.py",  # what service.py and directory.py share
+        "teacher_server/security.py",
     },
 }
 TOP_LEVEL = {

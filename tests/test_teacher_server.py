@@ -50,7 +50,7 @@ def lease(replica_id: str, kind: str = "dialogue", port: int = 1) -> Lease:
     ],
 )
 def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str) -> None:
-    commands = ("up", "scale", "status", "down", "keep")
+    commands = ("up", "scale", "status", "down", "keep", "certificates")
     with pytest.raises(ValueError, match=rule):
         parse(["up", option, value], {command: lambda _options: None for command in commands})
 
@@ -213,7 +213,7 @@ def test_up_with_teachers_of_two_vocabularies_is_refused(
     missing = run("up", "--dialogue", fleet_file.parent, "--fleet", fleet_file, fails=True)
     assert "must be a frozen dialogue model" in missing
     beyond = ["--dialogue", folders["dialogue"], "--host", "0.0.0.0"]
-    assert "Add --insecure" in run("up", *beyond, "--fleet", fleet_file, fails=True)
+    assert "Give --tls and --token-file" in run("up", *beyond, "--fleet", fleet_file, fails=True)
     assert "a fleet must be up" in run("status", "--fleet", fleet_file, fails=True)
 
 

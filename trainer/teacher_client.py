@@ -72,18 +72,20 @@ class TeacherClient:
 
         Raises:
             TeacherUnavailable: nothing answers at `teachers.directory`, or a kind has no replica.
-            ValueError: a replica serves another vocabulary or numbers entities differently.
+            ValueError: a replica serves another vocabulary or numbers entities differently; nothing
+                protects the way to it; the files of `teachers.tls` or `token_file` are of no use.
         """
         self.counters = ClientCounters()
         self._distill = distill
         self._vocabulary = vocabulary
         self._ids = itertools.count(1)
+        # First: it may refuse what it is given, and a thread would be left behind.
+        self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teacher-client", daemon=True
         )
         self._thread.start()
-        self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
         try:
             self._run(self._streams.start())
         except BaseException:
