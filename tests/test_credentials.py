@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from trainer.credentials import (
     read_identity,
     read_token,
 )
+from trainer.main import checked_input
 
 TOKEN = "0123456789abcdef" * 4
 NOW = datetime.datetime.now(datetime.timezone.utc)
@@ -54,8 +56,8 @@ def test_is_loopback_of_anything_else_is_false(host: str) -> None:
 
 
 def test_host_of_address_drops_port_and_brackets() -> None:
-    addresses = ["127.0.0.1:5", "head:5", "[::1]:5", "ipv4:127.0.0.1:1,192.0.2.1:2", "head"]
-    expected = ["127.0.0.1", "head", "::1", "ipv4:127.0.0.1:1,192.0.2.1", ""]
+    addresses = ["127.0.0.1:5", "head:5", "[::1]:5", "ipv4:127.0.0.1:1,192.0.2.1:2", "localhost"]
+    expected = ["127.0.0.1", "head", "::1", "ipv4:127.0.0.1:1,192.0.2.1", "localhost"]
     assert [host_of(address) for address in addresses] == expected
 
 
@@ -99,6 +101,19 @@ def test_secret_that_others_may_read_is_refused(folder: Path, mode: int) -> None
     with pytest.raises(ValueError, match=rf"client\.key must be readable by its owner .*{mode:o}"):
         read_identity(folder, "client")
     assert read_identity(folder, "server")
+
+
+@pytest.mark.parametrize("gamma", [0.4, 0.0])
+def test_student_that_asks_teachers_checks_its_token_before_any_rank_joins(
+    prepared_dir: Path, tmp_path: Path, gamma: float
+) -> None:
+    path = token_file(tmp_path, mode=0o644)
+    settings = [f"data={prepared_dir}", f"output={tmp_path / 'run'}", f"distill.gamma={gamma}"]
+    settings += [f"teachers.token_file={path}", "train.batch_size=1"]
+    (tmp_path / "run.yaml").touch()
+    expected = pytest.raises(ValueError, match="owner alone") if gamma else nullcontext()
+    with expected:
+        checked_input(["--config", str(tmp_path / "run.yaml"), *settings])
 
 
 @pytest.mark.parametrize("text", ["", TOKEN[:31], f"{TOKEN} {TOKEN}", TOKEN + "ä", "a" * 1025])

@@ -132,8 +132,9 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(address: str) -> str:
-    """The host of host:port."""
-    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    """The host of host:port; the whole of what has no port."""
+    host, colon, _ = address.rpartition(":")
+    return (host if colon else address).removeprefix("[").removesuffix("]")
 
 
 def check_host(what: str, host: str, files: SecurityFiles, *, remedy: str) -> None:
