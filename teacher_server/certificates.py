@@ -46,7 +46,7 @@ def make_certificates(
     contents = {CA_NAME: ca.public_bytes(Encoding.PEM)}
     for role in USAGES:
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(role, key, ca, ca_key, period)
+        certificate = _certificate(role, key, ca=ca, ca_key=ca_key, period=period)
         contents[f"{role}.pem"] = certificate.public_bytes(Encoding.PEM)
         contents[f"{role}.key"] = key.private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
@@ -67,7 +67,7 @@ def _ca_certificate(
     key: ec.EllipticCurvePrivateKey, period: tuple[datetime.datetime, datetime.datetime]
 ) -> x509.Certificate:
     name = _name("conkd development CA")
-    builder = _builder(name, name, key.public_key(), period)
+    builder = _builder(name, name, key=key.public_key(), period=period)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
     return builder.sign(key, hashes.SHA256())
@@ -76,13 +76,16 @@ def _ca_certificate(
 def _certificate(
     role: str,
     key: ec.EllipticCurvePrivateKey,
+    *,
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
     period: tuple[datetime.datetime, datetime.datetime],
 ) -> x509.Certificate:
     name, usage = USAGES[role]
-    builder = _builder(_name(name), ca.subject, key.public_key(), period)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+    builder = _builder(_name(name), ca.subject, key=key.public_key(), period=period)
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
@@ -94,6 +97,7 @@ def _certificate(
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
+    *,
     key: ec.EllipticCurvePublicKey,
     period: tuple[datetime.datetime, datetime.datetime],
 ) -> x509.CertificateBuilder:

@@ -58,8 +58,10 @@ from trainer.models.frozen import FrozenCard, Kind, read_card
 
 def main(argv: list[str]) -> None:
     """Run one command; raises ValueError or OSError for what the user can mend."""
-    commands = {"up": _up, "scale": _scale, "status": _status, "down": _down, "keep": _keep}
-    commands |= {"certificates": _certificates}
+    commands = {
+        **{"up": _up, "scale": _scale, "status": _status, "down": _down},
+        **{"certificates": _certificates, "keep": _keep},
+    }
     args = parse(argv, commands)
     # Ray's own chatter; what matters of it is raised.
     for name in ("ray", "ray.serve"):

@@ -295,7 +295,9 @@ class Issuer:
 
     def pair(self, role: str, *, days_ago: int = 0) -> Pair:
         key = ec.generate_private_key(ec.SECP256R1())
-        signed = certificates._certificate(role, key, self._ca, self._key, period(days_ago))
+        signed = certificates._certificate(
+            role, key, ca=self._ca, ca_key=self._key, period=period(days_ago)
+        )
         return Pair(
             self._ca.public_bytes(Encoding.PEM),
             signed.public_bytes(Encoding.PEM),
