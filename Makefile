@@ -1,5 +1,5 @@
 # The environment lives in .venv; a target makes it first if it is missing or out of date.
-.PHONY: demo test bench lint types protos environment clean
+.PHONY: demo test bench fuzz lint types protos environment clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -17,7 +17,11 @@ test: environment protos
 	@exec $(PYTHON) -m pytest
 
 bench: environment protos
-	@exec $(PYTHON) -m cluster.bench all
+	@exec $(PYTHON) -m cluster.bench all $(if $(DATA),--data "$(DATA)")
+
+fuzz: environment protos
+	@$(PYTHON) -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	@exec $(PYTHON) -m tests.fuzz_codec -runs=5000000 -print_final_stats=1
 
 lint: environment
 	@$(PYTHON) -m ruff check .

@@ -1,6 +1,6 @@
 """Joins the requests of all streams into rounds of device batches, run in one worker thread.
 
-A round is what is waiting, in order of arrival, up to a budget; inside it the examples of all
+A round is what is waiting, every stream in its turn, up to a budget; inside it the examples of all
 requests are sorted by length and cut into device batches, so that little is spent on padding.
 """
 
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from protos.codec import TargetRows, concat_rows
+from teacher_server.byte_budget import ByteBudget
 from teacher_server.compress import Cut, take_rows
+from teacher_server.fair_queue import FairQueue, Place
 from trainer.data.model_input import ExampleInput
 
 ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]
+ResultT = TypeVar("ResultT")
 # A device that fails this often in a row (out of memory, a poisoned CUDA context) needs a restart.
 MAX_FAILURES = 3
 
@@ -36,16 +39,16 @@ class BatchLimits:
     max_round_entries: int = 1 << 23
     """Row entries that the requests of one round may keep; a larger request goes alone."""
     max_delay_s: float = 0.002
-    """How long a round that is not full waits for more requests."""
+    """How long a request waits for others to share its round, while the device is idle."""
     max_queue_bytes: int = 32 << 20
     """Request bytes that wait at most; beyond it streams are not read."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """The rows of one request and where its time went."""
+class Scored(Generic[ResultT]):
+    """What a round gave for one request, its rows, and where its time went."""
 
-    rows: TargetRows
+    rows: ResultT
     queue_s: float
     forward_s: float
 
@@ -59,6 +62,9 @@ class ScoreWork:
     max_entries: int
     """Row entries of the reply at most."""
     num_bytes: int
+    """Of the request."""
+    max_reply_bytes: int
+    """Of the reply block before compression, with every row as long as the cut allows."""
 
     @property
     def num_tokens(self) -> int:
@@ -66,10 +72,14 @@ class ScoreWork:
         return sum(example.size for example in self.inputs)
 
 
+RoundFn = Callable[[Sequence[ScoreWork], BatchLimits], list[ResultT]]
+"""Runs one round of the device: works of one cut -> a result each."""
+
+
 @dataclass(frozen=True, eq=False)
-class _Waiting:
+class _Waiting(Generic[ResultT]):
     work: ScoreWork
-    answer: asyncio.Future[Scored]
+    answer: asyncio.Future[Scored[ResultT]]
     since_s: float
 
 
@@ -118,26 +128,39 @@ def score_together(
     return results
 
 
-class Batcher:
+class Batcher(Generic[ResultT]):
     """The queue before the device and the one thread that runs it."""
 
-    def __init__(self, score: ScoreFn, limits: BatchLimits) -> None:
-        self.limits = limits
-        self._score = score
-        self._waiting: deque[_Waiting] = deque()
-        self._queued_bytes = 0
+    def __init__(self, score_round: RoundFn[ResultT], limits: BatchLimits) -> None:
+        self._score_round_of = score_round
+        self._limits = limits
+        self._waiting: FairQueue[_Waiting[ResultT]] = FairQueue()
+        self._budget = ByteBudget(limits.max_queue_bytes)
         self._failures = 0
         self._arrived = asyncio.Event()
-        self._door = asyncio.Lock()
-        self._left = asyncio.Condition()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="teacher-forward")
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def limits(self) -> BatchLimits:
+        """What a round and the queue may hold; a change counts from the next round on."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: BatchLimits) -> None:
+        self._limits = limits
+        self._budget.limit = limits.max_queue_bytes
 
     @property
     def healthy(self) -> bool:
         """Whether rounds run, and the last ones did not all fail."""
         running = self._task is not None and not self._task.done()
         return running and self._failures < MAX_FAILURES
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue whose callers still want an answer."""
+        return sum(not waiting.answer.done() for waiting in self._waiting)
 
     def start(self) -> None:
         """Begin to run rounds on the running event loop."""
@@ -148,37 +171,42 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        while self._waiting:
-            self._waiting.popleft().answer.cancel()
+        for waiting in self._waiting:
+            waiting.answer.cancel()
         self._worker.shutdown(wait=False)
 
-    async def submit(self, work: ScoreWork) -> asyncio.Future[Scored]:
+    async def submit(
+        self, work: ScoreWork, caller: Hashable = None
+    ) -> asyncio.Future[Scored[ResultT]]:
         """Queue the work, once there is room for its bytes.
+
+        Args:
+            work: what to score.
+            caller: who asks; callers share the device evenly by tokens.
 
         Returns:
             The answer to come; cancel it to take the work out of the queue. It raises
             RuntimeError if the device failed.
         """
-        # One at a time waits for room, in order of arrival: small requests cannot starve a big one.
-        async with self._door, self._left:
-            await self._left.wait_for(lambda: self._has_room(work.num_bytes))
-            self._queued_bytes += work.num_bytes
-        answer: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(work, answer, time.monotonic()))
+        await self._budget.take(work.num_bytes)
+        answer: asyncio.Future[Scored[ResultT]] = asyncio.get_running_loop().create_future()
+        self._waiting.push(caller, _Waiting(work, answer, time.monotonic()), work.num_tokens)
         self._arrived.set()
         return answer
 
-    def _has_room(self, num_bytes: int) -> bool:
-        return (
-            not self._queued_bytes or self._queued_bytes + num_bytes <= self.limits.max_queue_bytes
-        )
+    def forget(self, caller: Hashable) -> None:
+        """The caller will not submit again."""
+        self._waiting.forget(caller)
 
     async def _run(self) -> None:
         while True:
-            await self._arrived.wait()
-            if not self._is_full():
-                await asyncio.sleep(self.limits.max_delay_s)
-            joined = await self._take_round()
+            if not len(self._waiting):
+                self._arrived.clear()
+                await self._arrived.wait()
+                # Only an idle device waits for company: a busy one gave all the time to arrive.
+                if not self._is_full():
+                    await asyncio.sleep(self.limits.max_delay_s)
+            joined = self._take_round()
             if joined:
                 await self._score_round(joined)
 
@@ -186,41 +214,39 @@ class Batcher:
         tokens = sum(waiting.work.num_tokens for waiting in self._waiting)
         return tokens >= self.limits.token_budget
 
-    async def _take_round(self) -> list[_Waiting]:
-        """The oldest requests of one cut, up to the budget; cancelled ones are dropped."""
-        joined: list[_Waiting] = []
-        kept: deque[_Waiting] = deque()
-        tokens, entries, freed = 0, 0, 0
-        while self._waiting:
-            waiting = self._waiting.popleft()
+    def _take_round(self) -> list[_Waiting[ResultT]]:
+        """Requests of one cut in the order of their turns, up to the budget, without cancelled."""
+        joined: list[_Waiting[ResultT]] = []
+        kept: list[Place[_Waiting[ResultT]]] = []
+        tokens, entries = 0, 0
+        for place in self._waiting.drain():
+            waiting = place[-1]
             work = waiting.work
             if waiting.answer.done():
-                freed += work.num_bytes
+                self._budget.give(work.num_bytes)
                 continue
-            fits = (
-                tokens + work.num_tokens <= self.limits.token_budget
-                and entries + work.max_entries <= self.limits.max_round_entries
-            )
-            if joined and (work.cut != joined[0].work.cut or not fits):
-                kept.append(waiting)
-                continue
-            joined.append(waiting)
             tokens, entries = tokens + work.num_tokens, entries + work.max_entries
-            freed += work.num_bytes
-        self._waiting = kept
-        if not kept:
-            self._arrived.clear()
-        async with self._left:
-            self._queued_bytes -= freed
-            self._left.notify_all()
+            is_over = tokens > self.limits.token_budget or entries > self.limits.max_round_entries
+            if joined and is_over:
+                kept.append(place)
+                break
+            if joined and work.cut != joined[0].work.cut:
+                tokens, entries = tokens - work.num_tokens, entries - work.max_entries
+                kept.append(place)
+                continue
+            self._waiting.served(place)
+            self._budget.give(work.num_bytes)
+            joined.append(waiting)
+        for place in kept:
+            self._waiting.put_back(place)
         return joined
 
-    async def _score_round(self, joined: list[_Waiting]) -> None:
+    async def _score_round(self, joined: list[_Waiting[ResultT]]) -> None:
         works = [waiting.work for waiting in joined]
         started_s = time.monotonic()
         try:
             results = await asyncio.get_running_loop().run_in_executor(
-                self._worker, score_together, self._score, works, self.limits
+                self._worker, self._score_round_of, works, self.limits
             )
         except (RuntimeError, MemoryError, ValueError) as error:
             # What a device raises; anything else is our bug: it ends this task and so our health.

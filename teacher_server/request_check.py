@@ -17,6 +17,7 @@ from teacher_server.rpc import MAX_MESSAGE_BYTES
 from trainer.data.model_input import ExampleInput
 
 BLOCK_MARGIN_BYTES = 1 << 20
+MAX_SAMPLES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,12 @@ def check_request(
     cut = _cut(request.compression)
     num_rows = int(targets_B.sum(dtype=np.int64))
     max_entries = num_rows * cut.max_entries(facts.support_size)
-    _check_size(num_rows, max_entries, limits)
+    reply_bytes = _reply_bytes(num_rows, max_entries, limits)
     inputs = tuple(
         ExampleInput(num_targets=int(n), tokens=said, entities=named, words=heard)
         for n, said, named, heard in zip(targets_B, *columns, strict=True)
     )
-    return ScoreWork(inputs, cut, max_entries, request.ByteSize())
+    return ScoreWork(inputs, cut, max_entries, request.ByteSize(), reply_bytes)
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,10 @@ def _cut(compression: teacher_pb2.Compression) -> Cut:
         raise ValueError(
             f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {compression.values}."
         )
+    if compression.samples > MAX_SAMPLES:
+        raise ValueError(
+            f"compression.samples must be at most {MAX_SAMPLES}, got {compression.samples}."
+        )
     return Cut(
         top_k=compression.top_k,
         top_p=compression.top_p,
@@ -147,16 +152,18 @@ def _cut(compression: teacher_pb2.Compression) -> Cut:
     )
 
 
-def _check_size(num_rows: int, max_entries: int, limits: RequestLimits) -> None:
+def _reply_bytes(num_rows: int, max_entries: int, limits: RequestLimits) -> int:
+    """Of the reply block, uncompressed and at worst."""
     if num_rows > limits.max_rows:
         raise ValueError(
             f"target_lengths must sum to at most {limits.max_rows} rows, got {num_rows}. "
             "Split the request."
         )
-    # At most 4 B of id, 4 B of value, and 20 B per row: counts, bounds, tail and item mass.
-    reply_bytes = 8 * max_entries + 20 * num_rows
+    # Table and gap of 5 B each and 4 B of value per entry, 12 B per row.
+    reply_bytes = 14 * max_entries + 12 * num_rows
     if reply_bytes > limits.max_reply_bytes:
         raise ValueError(
             f"the reply must fit in {limits.max_reply_bytes} bytes, {num_rows} rows may need "
             f"{reply_bytes}. Split the request or lower top_k."
         )
+    return reply_bytes

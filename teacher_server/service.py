@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,17 +17,15 @@ import grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
-from teacher_server.batching import Batcher, BatchLimits, Scored
+from teacher_server.batching import Batcher, BatchLimits, score_together
 from teacher_server.facts import Teacher, TeacherFacts
 from teacher_server.request_check import RequestLimits, check_request
 from teacher_server.rpc import new_server, start_server
+from teacher_server.score_stream import EncodeFn, ScoreStream, Stages
 from teacher_server.security import ServerSecurity
 from trainer.credentials import NO_SECURITY, SecurityFiles
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
-# Requests of one stream that are read but not yet answered, replies not yet sent included: a client
-# that does not read its replies stops only itself.
-MAX_IN_FLIGHT = 64
 
 ScoreContext = grpc.aio.ServicerContext
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -36,14 +35,29 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
     """Describe and Score over one teacher and its batcher."""
 
     def __init__(
-        self, facts: TeacherFacts, batcher: Batcher, *, replica_id: str, limits: RequestLimits
+        self,
+        facts: TeacherFacts,
+        batcher: Batcher[Any],
+        *,
+        replica_id: str,
+        limits: RequestLimits,
+        encode: EncodeFn = codec.encode,
     ) -> None:
         self.facts = facts
-        self.batcher = batcher
-        self.limits = limits
-        self.draining = asyncio.Event()
-        self.encoder = ThreadPoolExecutor(1, thread_name_prefix="teacher-encode")
+        self.stages = Stages(
+            check=functools.partial(check_request, facts=facts, limits=limits),
+            batcher=batcher,
+            encode=encode,
+            checker=ThreadPoolExecutor(1, thread_name_prefix="teacher-check"),
+            encoder=ThreadPoolExecutor(1, thread_name_prefix="teacher-encode"),
+            draining=asyncio.Event(),
+        )
         self._replica_id = replica_id
+
+    def close(self) -> None:
+        """End the threads once they are idle."""
+        self.stages.checker.shutdown(wait=False)
+        self.stages.encoder.shutdown(wait=False)
 
     async def Describe(
         self, request: teacher_pb2.DescribeRequest, context: ScoreContext
@@ -75,110 +89,20 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         mismatch = handshake_mismatch(context.invocation_metadata() or (), self.facts)
         if mismatch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
-        stream = _ScoreStream(self, request_iterator)
+        stream = ScoreStream(self.stages, request_iterator)
         reader = asyncio.create_task(stream.read())
         try:
             while (reply := await stream.next_reply()) is not None:
                 yield reply
-                stream.sent()
+                stream.sent(reply)
         finally:
             reader.cancel()
             stream.cancel()
         await reader
-        if self.draining.is_set():
+        if self.stages.draining.is_set():
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."
             )
-
-
-class _ScoreStream:
-    """One caller's stream: what was read and not yet answered."""
-
-    def __init__(
-        self, service: TeacherService, requests: AsyncIterator[teacher_pb2.ScoreRequest]
-    ) -> None:
-        self._service = service
-        self._requests = requests
-        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._replies: asyncio.Queue[teacher_pb2.ScoreReply | None] = asyncio.Queue()
-        self._answers: set[asyncio.Task[None]] = set()
-
-    async def read(self) -> None:
-        """Take requests until the caller is done or the replica drains; answer all that were."""
-        drain = asyncio.create_task(self._service.draining.wait())
-        try:
-            while (request := await self._next_request(drain)) is not None:
-                await self._room.acquire()
-                await self._accept(request)
-            await asyncio.gather(*self._answers)
-        finally:
-            drain.cancel()
-            self._replies.put_nowait(None)
-
-    async def next_reply(self) -> teacher_pb2.ScoreReply | None:
-        """The next reply to send, None after the last."""
-        return await self._replies.get()
-
-    def sent(self) -> None:
-        """A reply has left; another request may be read."""
-        self._room.release()
-
-    def cancel(self) -> None:
-        """The caller is gone: take what it still waits for out of the queue."""
-        for answer in self._answers:
-            answer.cancel()
-
-    async def _next_request(self, drain: asyncio.Task[bool]) -> teacher_pb2.ScoreRequest | None:
-        read = asyncio.ensure_future(anext(self._requests, None))
-        await asyncio.wait([read, drain], return_when=asyncio.FIRST_COMPLETED)
-        if read.done():
-            return read.result()
-        # Left pending on purpose: it ends with the RPC, while cancelling it could lose a message
-        # that C-core has already read.
-        read.add_done_callback(_retrieve)
-        return None
-
-    async def _accept(self, request: teacher_pb2.ScoreRequest) -> None:
-        try:
-            work = check_request(request, self._service.facts, self._service.limits)
-        except ValueError as error:
-            self._refuse(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, str(error))
-            return
-        # Waits while the queue is full, so that the stream is not read and its sender is held back.
-        scored = await self._service.batcher.submit(work)
-        answer = asyncio.create_task(self._answer(request, scored))
-        self._answers.add(answer)
-        answer.add_done_callback(self._answers.discard)
-
-    async def _answer(
-        self, request: teacher_pb2.ScoreRequest, scored: asyncio.Future[Scored]
-    ) -> None:
-        try:
-            result = await scored
-            block = await asyncio.get_running_loop().run_in_executor(
-                self._service.encoder, codec.encode, result.rows, request.compression.values
-            )
-        except (RuntimeError, ValueError, MemoryError) as error:
-            # The device failed, or gave no distribution (NaN): neither is the caller's doing.
-            self._refuse(request, teacher_pb2.ScoreError.INTERNAL, str(error))
-            return
-        self._replies.put_nowait(
-            teacher_pb2.ScoreReply(
-                request_id=request.request_id,
-                block=block,
-                queue_s=result.queue_s,
-                forward_s=result.forward_s,
-            )
-        )
-
-    def _refuse(
-        self,
-        request: teacher_pb2.ScoreRequest,
-        code: teacher_pb2.ScoreError.Code,
-        message: str,
-    ) -> None:
-        error = teacher_pb2.ScoreError(code=code, message=message)
-        self._replies.put_nowait(teacher_pb2.ScoreReply(request_id=request.request_id, error=error))
 
 
 class TeacherServer:
@@ -193,7 +117,8 @@ class TeacherServer:
         request_limits: RequestLimits | None = None,
         security: SecurityFiles = NO_SECURITY,
     ) -> None:
-        self.batcher = Batcher(teacher.score, batch_limits or BatchLimits())
+        score_round = functools.partial(score_together, teacher.score)
+        self.batcher = Batcher(score_round, batch_limits or BatchLimits())
         self._service = TeacherService(
             teacher.facts,
             self.batcher,
@@ -233,10 +158,10 @@ class TeacherServer:
     async def drain(self, grace_s: float) -> None:
         """Answer what was accepted, tell callers to go elsewhere, then stop."""
         await self._health.enter_graceful_shutdown()
-        self._service.draining.set()
+        self._service.stages.draining.set()
         await self._server.stop(grace_s)
         await self.batcher.close()
-        self._service.encoder.shutdown(wait=False)
+        self._service.close()
 
 
 def handshake_mismatch(metadata: Metadata, facts: TeacherFacts) -> str:
@@ -268,9 +193,3 @@ def _same_number(text: str, number: float) -> bool:
         return abs(float(text) - number) <= 1e-6 * abs(number)
     except ValueError:
         return False
-
-
-def _retrieve(read: asyncio.Future[teacher_pb2.ScoreRequest | None]) -> None:
-    # So that asyncio does not report an exception nobody looked at.
-    if not read.cancelled():
-        read.exception()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import numpy as np
 import pytest
@@ -32,7 +33,11 @@ def work(*lengths: int, cut: Cut = CUT, num_bytes: int = 100, first: int = 0) ->
         )
         for i, length in enumerate(lengths)
     )
-    return ScoreWork(inputs, cut, 8 * len(inputs), num_bytes)
+    return ScoreWork(inputs, cut, 8 * len(inputs), num_bytes, 1000)
+
+
+def batcher_of(teacher: FakeTeacher, limits: BatchLimits) -> Batcher[TargetRows]:
+    return Batcher(functools.partial(score_together, teacher.score), limits)
 
 
 def assert_same_rows(one: TargetRows, other: TargetRows) -> None:
@@ -73,7 +78,7 @@ def test_score_together_gives_each_request_what_it_gets_alone() -> None:
 def test_batcher_joins_waiting_requests_of_one_cut_into_one_round() -> None:
     async def scenario() -> list[list[int]]:
         teacher = FakeTeacher()
-        batcher = Batcher(teacher.score, BatchLimits())
+        batcher = batcher_of(teacher, BatchLimits())
         answers = [
             await batcher.submit(work(3)),
             await batcher.submit(work(4, cut=Cut(top_k=2))),
@@ -92,7 +97,7 @@ def test_batcher_joins_waiting_requests_of_one_cut_into_one_round() -> None:
 def test_batcher_keeps_a_round_within_the_budget() -> None:
     async def scenario() -> list[list[int]]:
         teacher = FakeTeacher()
-        batcher = Batcher(teacher.score, BatchLimits(token_budget=10))
+        batcher = batcher_of(teacher, BatchLimits(token_budget=10))
         answers = [await batcher.submit(work(6)) for _ in range(3)]
         batcher.start()
         await asyncio.gather(*answers)
@@ -104,7 +109,7 @@ def test_batcher_keeps_a_round_within_the_budget() -> None:
 
 def test_batcher_with_a_full_queue_holds_the_next_request_back() -> None:
     async def scenario() -> None:
-        batcher = Batcher(FakeTeacher().score, BatchLimits(max_queue_bytes=250))
+        batcher = batcher_of(FakeTeacher(), BatchLimits(max_queue_bytes=250))
         answers = [await batcher.submit(work(2)) for _ in range(2)]
         third = asyncio.create_task(batcher.submit(work(2)))
         await asyncio.wait([third], timeout=0.05)
@@ -118,7 +123,7 @@ def test_batcher_with_a_full_queue_holds_the_next_request_back() -> None:
 
 def test_batcher_takes_a_request_larger_than_the_queue_when_it_is_empty() -> None:
     async def scenario() -> int:
-        batcher = Batcher(FakeTeacher().score, BatchLimits(max_queue_bytes=10))
+        batcher = batcher_of(FakeTeacher(), BatchLimits(max_queue_bytes=10))
         batcher.start()
         scored = await (await batcher.submit(work(2, num_bytes=1000)))
         await batcher.close()
@@ -130,7 +135,7 @@ def test_batcher_takes_a_request_larger_than_the_queue_when_it_is_empty() -> Non
 def test_batcher_drops_a_cancelled_request_without_scoring_it() -> None:
     async def scenario() -> list[list[int]]:
         teacher = FakeTeacher()
-        batcher = Batcher(teacher.score, BatchLimits(max_queue_bytes=200))
+        batcher = batcher_of(teacher, BatchLimits(max_queue_bytes=200))
         gone, kept = await batcher.submit(work(3)), await batcher.submit(work(4))
         gone.cancel()
         batcher.start()
@@ -145,7 +150,7 @@ def test_batcher_drops_a_cancelled_request_without_scoring_it() -> None:
 def test_batcher_lives_on_after_a_failed_round_and_is_unhealthy_after_several() -> None:
     async def scenario() -> None:
         teacher = FakeTeacher()
-        batcher = Batcher(teacher.score, BatchLimits())
+        batcher = batcher_of(teacher, BatchLimits())
         batcher.start()
         teacher.fails = True
         for _ in range(MAX_FAILURES - 1):
@@ -167,7 +172,7 @@ def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:
     async def scenario() -> None:
         teacher = FakeTeacher()
         teacher.fails_above = 5
-        batcher = Batcher(teacher.score, BatchLimits())
+        batcher = batcher_of(teacher, BatchLimits())
         answers = [await batcher.submit(work(length)) for length in (3, 9, 4)]
         batcher.start()
         scored = await asyncio.gather(*answers, return_exceptions=True)
@@ -184,7 +189,7 @@ def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:
 
 def test_batcher_reports_queue_and_forward_time() -> None:
     async def scenario() -> tuple[float, float]:
-        batcher = Batcher(FakeTeacher().score, BatchLimits())
+        batcher = batcher_of(FakeTeacher(), BatchLimits())
         batcher.start()
         scored = await (await batcher.submit(work(3)))
         await batcher.close()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 import zstandard
@@ -8,6 +11,14 @@ from hypothesis import strategies as st
 
 from protos import codec
 from protos.codec import BlockLimits, TargetRows, WireError
+from protos.columns import (
+    PackedIds,
+    SmallNumbers,
+    pack_ids,
+    pack_values,
+    unpack_ids,
+    unpack_values,
+)
 
 VOCAB_SIZE = 1000
 
@@ -47,6 +58,19 @@ def test_codec_float32_round_trip_is_exact(counts: list[int], seed: int, vocab_s
     assert_same(rows, codec.decode(block, num_rows=len(counts), vocab_size=vocab_size))
 
 
+def uint8_round_trip(rows: TargetRows) -> TargetRows:
+    block = codec.encode(rows, codec.UINT8)
+    return codec.decode(block, num_rows=rows.num_rows, vocab_size=rows.vocab_size)
+
+
+def half_steps(probs: np.ndarray, count: int) -> np.ndarray:
+    """Half the width of the 8-bit step around each probability, by docs/wire.md."""
+    mu = max(1.0, count**1.5 / 32)
+    # In the middle of the step above: a convex step is widest there.
+    top = np.expm1(np.log1p(mu * probs) + math.log1p(mu) / 255) / mu
+    return (top - probs) * 0.75
+
+
 @pytest.mark.parametrize(("values", "bound"), [(codec.FLOAT16, 1e-2), (codec.UINT8, None)])
 def test_codec_quantised_round_trip_stays_in_its_bound(values: int, bound: float | None) -> None:
     rows = rows_of([5, 0, 64, 1], seed=3)
@@ -58,11 +82,74 @@ def test_codec_quantised_round_trip_stays_in_its_bound(values: int, bound: float
         if count == 0:
             continue
         sent, got = rows.log_probs_E[entries], decoded.log_probs_E[entries]
-        half_step = (sent.max() - sent.min()) / 510
-        assert np.abs(sent - got).max() <= (bound or half_step + 1e-5), row
+        if bound is not None:
+            assert np.abs(sent - got).max() <= bound, row
+            continue
+        off = np.abs(np.exp(sent.astype(np.float64)) - np.exp(got.astype(np.float64)))
+        assert np.all(off <= half_steps(np.exp(sent), count) * 1.001 + 1e-7), row
     np.testing.assert_array_equal(decoded.ids_E, rows.ids_E)
     np.testing.assert_array_equal(decoded.tail_R, rows.tail_R)
     np.testing.assert_array_equal(decoded.item_mass_R, rows.item_mass_R)
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts=st.lists(st.integers(0, 300), max_size=6), seed=st.integers(0, 2**32 - 1))
+def test_codec_uint8_rows_sent_on_stay_the_same_bit_for_bit(counts: list[int], seed: int) -> None:
+    once = uint8_round_trip(rows_of(counts, seed))
+    again = uint8_round_trip(once)
+    assert_same(once, again)
+
+
+def test_codec_every_code_of_every_row_length_is_packed_to_itself() -> None:
+    for count in (1, 2, 5, 8, 64, 256, 2048, 57_184):
+        codes = np.arange(256, dtype=np.uint8)
+        counts_R = np.array([count])
+        log_probs = unpack_values(np.resize(codes, count), counts_R)
+        np.testing.assert_array_equal(pack_values(log_probs, counts_R), np.resize(codes, count))
+        assert np.all(np.isfinite(log_probs))
+
+
+def ids_twin(ids_R: list[list[int]], vocab_size: int) -> tuple[list[int], list[list[int]]]:
+    """Table and gaps of the rows' ids, one id at a time; docs/wire.md."""
+    times: dict[int, int] = {}
+    for token in (token for ids in ids_R for token in ids):
+        times[token] = times.get(token, 0) + 1
+    table = sorted(times, key=lambda token: (-int(math.log2(times[token])), token))
+    gaps = []
+    for ids in ids_R:
+        ranks = sorted(table.index(token) for token in ids)
+        gaps.append([rank - before - 1 for before, rank in zip([-1, *ranks], ranks, strict=False)])
+    steps = [
+        (token - before) % vocab_size for before, token in zip([0, *table], table, strict=False)
+    ]
+    return steps, gaps
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 40), max_size=12),
+    seed=st.integers(0, 2**32 - 1),
+    vocab_size=st.sampled_from([41, 1000, 70_000]),
+)
+def test_pack_ids_equals_one_id_at_a_time(counts: list[int], seed: int, vocab_size: int) -> None:
+    rows = rows_of(counts, seed, vocab_size)
+    ids_R = [ids.tolist() for ids in np.split(rows.ids_E, np.cumsum(counts)[:-1])] if counts else []
+    table, gaps = ids_twin(ids_R, vocab_size)
+    packed = pack_ids(rows.ids_E, rows.counts_R, vocab_size)
+    assert packed.table.numbers().tolist() == table
+    assert packed.gaps.numbers().tolist() == [gap for row in gaps for gap in row]
+    np.testing.assert_array_equal(unpack_ids(packed, rows.counts_R, vocab_size), rows.ids_E)
+
+
+def test_unpack_ids_of_a_table_that_repeats_or_ends_too_early_is_refused() -> None:
+    counts_R = np.array([2])
+    good = pack_ids(np.array([3, 8]), counts_R, 10)
+    twice = PackedIds(SmallNumbers.of(np.array([3, 10])), good.gaps)
+    with pytest.raises(WireError, match="each id once"):
+        unpack_ids(twice, counts_R, 10)
+    beyond = PackedIds(good.table, SmallNumbers.of(np.array([0, 1])))
+    with pytest.raises(WireError, match="ranks must be below 2, got 2"):
+        unpack_ids(beyond, counts_R, 10)
 
 
 @settings(max_examples=300, deadline=None)
@@ -107,8 +194,20 @@ def test_codec_block_over_a_limit_is_refused_before_decompression() -> None:
 def test_codec_frame_that_claims_more_than_the_header_is_refused() -> None:
     block = codec.encode(rows_of([3, 7], seed=1))
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (1 << 20))
+    header = dataclasses.replace(
+        codec.Header(*codec.Header.FORMAT.unpack_from(block)[2:]), index_frame_bytes=len(bomb)
+    )
     with pytest.raises(WireError, match="claims 1048576"):
-        codec.decode(block[: codec.HEADER.size] + bomb, num_rows=2, vocab_size=VOCAB_SIZE)
+        codec.decode(header.pack() + bomb, num_rows=2, vocab_size=VOCAB_SIZE)
+
+
+def test_codec_header_with_more_table_than_entries_is_refused() -> None:
+    block = codec.encode(rows_of([3, 7], seed=1))
+    header = codec.Header(*codec.Header.FORMAT.unpack_from(block)[2:])
+    for changed in ({"num_distinct": 11}, {"num_table_escapes": 11}, {"num_gap_escapes": 11}):
+        bad = dataclasses.replace(header, **changed).pack() + block[codec.Header.FORMAT.size :]
+        with pytest.raises(WireError, match="cannot be longer than its entries"):
+            codec.decode(bad, num_rows=2, vocab_size=VOCAB_SIZE)
 
 
 def test_codec_rows_that_are_no_distribution_are_refused() -> None:

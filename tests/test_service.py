@@ -151,9 +151,9 @@ def test_check_request_beyond_its_limits_is_refused() -> None:
         check_request(request(1), FACTS, small)
     with pytest.raises(ValueError, match="at most 2 rows, got 3"):
         check_request(request(1), FACTS, RequestLimits(max_rows=2))
-    with pytest.raises(ValueError, match="reply must fit in 300 bytes, 3 rows may need 348"):
-        check_request(request(1), FACTS, RequestLimits(max_reply_bytes=300))
-    assert check_request(request(1, top_k=8), FACTS, RequestLimits(max_reply_bytes=300))
+    with pytest.raises(ValueError, match="reply must fit in 400 bytes, 3 rows may need 540"):
+        check_request(request(1), FACTS, RequestLimits(max_reply_bytes=400))
+    assert check_request(request(1, top_k=8), FACTS, RequestLimits(max_reply_bytes=400))
 
 
 def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> None:
@@ -294,7 +294,7 @@ def test_score_joins_the_requests_of_several_streams() -> None:
             first = asyncio.create_task(score(stub, [request(0)]))
             await asyncio.to_thread(teacher.started.wait, 10)
             others = [asyncio.create_task(score(stub, [request(i)])) for i in (1, 2, 3)]
-            await poll(lambda: len(server.batcher._waiting) == 3)
+            await poll(lambda: server.batcher.num_waiting == 3)
             teacher.gate.set()
             await asyncio.gather(first, *others)
             assert teacher.batches == [[3, 2], [3, 3, 3, 2, 2, 2]]
@@ -311,16 +311,51 @@ def test_score_of_a_caller_who_leaves_is_taken_out_of_the_queue() -> None:
             await asyncio.to_thread(teacher.started.wait, 10)
             leaver = stub.Score(iter_async([request(1)]), metadata=METADATA)
             reading = asyncio.ensure_future(leaver.read())
-            await poll(lambda: len(server.batcher._waiting) == 1)
+            await poll(lambda: server.batcher.num_waiting == 1)
             leaver.cancel()
             await asyncio.wait([reading])
-            await poll(lambda: all(w.answer.done() for w in server.batcher._waiting))
+            await poll(lambda: server.batcher.num_waiting == 0)
             teacher.gate.set()
             await first
             assert 2 in await score(stub, [request(2)])
             assert len(teacher.batches) == 2
 
     run(scenario)
+
+
+def test_score_of_a_caller_who_does_not_read_waits_and_stops_nobody_else() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            call = stub.Score(metadata=METADATA)
+
+            async def send() -> None:
+                for number in range(500):
+                    await call.write(request(number))
+                await call.done_writing()
+
+            sender = asyncio.create_task(send())
+            for number in range(20):
+                assert number in await score(stub, [request(number)])
+            assert sorted([reply.request_id async for reply in call]) == list(range(500))
+            await sender
+
+    run(scenario)
+
+
+def test_score_with_more_draws_than_a_row_may_have_is_refused() -> None:
+    one = request(1)
+    one.compression.Clear()
+    one.compression.values = teacher_pb2.UINT8
+    one.compression.samples = (1 << 16) + 1
+    with pytest.raises(ValueError, match="samples must be at most 65536, got 65537"):
+        check_request(one, FACTS, RequestLimits())
+    one.compression.samples = 8
+    one.compression.seed = (1 << 64) - 1
+    work = check_request(one, FACTS, RequestLimits())
+    assert (work.cut.samples, work.cut.seed, work.max_entries) == (8, (1 << 64) - 1, 24)
+    one.compression.top_k = 3
+    with pytest.raises(ValueError, match="samples must stand alone"):
+        check_request(one, FACTS, RequestLimits())
 
 
 def test_drain_answers_what_was_accepted_and_sends_callers_away() -> None:

@@ -90,7 +90,9 @@ def test_rows_do_not_depend_on_what_else_is_in_the_batch(
     targets = [4, 1, 9, 15, 2, 1, 7] if kind == "dialogue" else [1] * 7
     inputs = random_inputs(tiny_teachers.NUM_ENTITIES, lengths, targets)
     alone = np.concatenate([dense(teacher.score([example], WHOLE)) for example in inputs])
-    works = [ScoreWork(tuple(part), WHOLE, 0, 0) for part in (inputs[:2], inputs[2:3], inputs[3:])]
+    works = [
+        ScoreWork(tuple(part), WHOLE, 0, 0, 0) for part in (inputs[:2], inputs[2:3], inputs[3:])
+    ]
     joined = score_together(teacher.score, works, BatchLimits(token_budget=45))
     np.testing.assert_allclose(np.concatenate([dense(rows) for rows in joined]), alone, atol=1e-6)
 

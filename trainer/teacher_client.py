@@ -29,7 +29,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
 from trainer.teacher_streams import TeacherStreams
 
-# 32 MB of ids and float32 log-probs: half of what a server puts into one reply.
+# 59 MB uncompressed and at worst, which fits into a server's largest reply.
 MAX_REPLY_ENTRIES = 1 << 22
 
 ResultT = TypeVar("ResultT")

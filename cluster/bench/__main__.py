@@ -1,12 +1,11 @@
 """Benchmarks: measure, print a table or JSON, and keep the result in bench/results/NAME.json.
 
-python -m cluster.bench NAME|all [--json]
+python -m cluster.bench NAME|all [--data DIR] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -18,27 +17,42 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from cluster.bench.result import BenchResult, Row
+from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.bench.step import bench_step
+from cluster.bench.wire import bench_wire
 from trainer.atomic import write_json
 from trainer.cli import run_main
 
 ALL = "all"
-RESULTS = Path("bench/results")
 
 
 def main(argv: list[str]) -> None:
     """Run the named benchmark, or all of them."""
-    benchmarks: dict[str, Callable[[], BenchResult]] = {"step": bench_step}
+    benchmarks: dict[str, Callable[[Path | None], BenchResult]] = {
+        "step": bench_step,
+        "wire": bench_wire,
+    }
     parser = argparse.ArgumentParser(prog="python -m cluster.bench")
     parser.add_argument("name", metavar="NAME", help=f"one of {_names(benchmarks)}")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="ReDial's dialogues, as make demo takes them (default: the synthetic corpus)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
     arguments = parser.parse_args(argv)
     if arguments.name not in (*benchmarks, ALL):
         raise ValueError(f"NAME must be one of {_names(benchmarks)}, got {arguments.name!r}.")
     for name in benchmarks if arguments.name == ALL else [arguments.name]:
-        result = benchmarks[name]()
-        content = {"benchmark": name, "machine": machine(), **dataclasses.asdict(result)}
+        result = benchmarks[name](arguments.data)
+        content = {
+            "benchmark": name,
+            "corpus": str(arguments.data or "synthetic"),
+            "machine": machine(),
+            **result.figures,
+            "rows": result.rows,
+        }
         write_json(RESULTS / f"{name}.json", content)
         if arguments.json:
             sys.stdout.write(json.dumps(content) + "\n")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path("bench/results")
 
 Row = dict[str, str | int | float]
 """One line of a table: column -> value, the same columns in every row; units in the names."""

@@ -26,10 +26,10 @@ RUN_LENGTH = (f"train.steps={STEPS}", f"train.checkpoint_every={STEPS}")
 ARMS = ("no teacher", "served", "in process")
 
 
-def bench_step() -> BenchResult:
-    """Run the three arms on the synthetic corpus; median tokens/s over the steps after warm-up."""
+def bench_step(source: Path | None) -> BenchResult:
+    """Run the three arms; median tokens/s over the steps after warm-up."""
     with tempfile.TemporaryDirectory(prefix="conkd-bench-") as temporary:
-        demo = Demo(source=None, output=Path(temporary), machine=this_machine())
+        demo = Demo(source=source, output=Path(temporary), machine=this_machine())
         with Launcher(demo.output / "logs", screen=sys.stderr) as launcher:
             # Quickly fitted teachers: their speed counts here, not their quality.
             quick = {"recommendation": "epochs=1", "classifier": "epochs=1"}

@@ -1,0 +1,77 @@
+"""The dialogue teacher with its dense logits kept: what served rows are held against.
+
+P positions, V vocabulary, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from protos.codec import TargetRows
+from teacher_server.compress import Cut, Support, compress
+from teacher_server.teachers import draw_uniforms
+from trainer.data.examples import Example
+from trainer.data.model_input import ExampleInput, collate, dialogue_input
+from trainer.data.vocabulary import Vocabulary
+from trainer.models.language_model import (
+    input_limits,
+    load_language_model,
+    output_head,
+    response_states,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DialogueLogits:
+    """What the teacher computed for one request.
+
+    Attributes:
+        inputs: the request's examples.
+        labels_P: gold tokens, int64.
+        hidden_PD: last hidden states, float32.
+        logits_PV: float32.
+    """
+
+    inputs: tuple[ExampleInput, ...]
+    labels_P: Tensor
+    hidden_PD: Tensor
+    logits_PV: Tensor
+
+
+class TeacherLogits:
+    """A frozen dialogue teacher of a folder, on the CPU."""
+
+    def __init__(self, folder: Path) -> None:
+        vocabulary = Vocabulary.load(folder)
+        self._model = load_language_model(folder, vocabulary).eval()
+        self._head = output_head(self._model)
+        self._limits = input_limits(self._model)
+        self._support = Support(
+            vocab_size=vocabulary.size,
+            first_id=0,
+            first_item_column=vocabulary.first_item_id,
+            num_items=vocabulary.num_items,
+        )
+
+    @torch.inference_mode()
+    def score(self, examples: Sequence[Example]) -> DialogueLogits:
+        """Logits at every response position of the examples, end to end."""
+        inputs = tuple(dialogue_input(example, self._limits) for example in examples)
+        hidden_PD = response_states(self._model, collate(inputs, pad_id=0))
+        labels_P = torch.tensor([token for e in examples for token in e.response_ids.tolist()])
+        return DialogueLogits(inputs, labels_P, hidden_PD, self._head(hidden_PD))
+
+    @torch.inference_mode()
+    def cut(self, scored: DialogueLogits, cut: Cut) -> TargetRows:
+        """The rows that a served teacher would send."""
+        return compress(
+            scored.logits_PV,
+            cut,
+            support=self._support,
+            uniforms_TN=draw_uniforms(scored.inputs, cut),
+        )

@@ -1,0 +1,114 @@
+"""Truncated teacher distributions as columns, and the rules that they keep on every machine.
+
+R rows, E entries of all rows together, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MASS_TOLERANCE = 1e-3
+# Rounding of float16 and of sums over a whole vocabulary.
+ROW_MASS_TOLERANCE = 1e-2
+
+
+class WireError(Exception):
+    """A block that is corrupt, short, oversized or made for another vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TargetRows:
+    """Truncated distributions, one per row, as columns.
+
+    Attributes:
+        counts_R: int32 [R], entries kept in each row.
+        ids_E: int32 [E], vocabulary ids, ascending within a row.
+        log_probs_E: float32 [E], natural log, <= 0 up to rounding.
+        tail_R: float32 [R], mass of the row's support that was not kept, in [0, 1].
+        item_mass_R: float32 [R], mass on all items before truncation, in [0, 1].
+        vocab_size: V, every id is below it.
+    """
+
+    counts_R: np.ndarray
+    ids_E: np.ndarray
+    log_probs_E: np.ndarray
+    tail_R: np.ndarray
+    item_mass_R: np.ndarray
+    vocab_size: int
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.counts_R)
+
+
+def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
+    """The rows of all parts one after another; at least one part of one vocabulary."""
+    return TargetRows(
+        counts_R=np.concatenate([part.counts_R for part in parts]),
+        ids_E=np.concatenate([part.ids_E for part in parts]),
+        log_probs_E=np.concatenate([part.log_probs_E for part in parts]),
+        tail_R=np.concatenate([part.tail_R for part in parts]),
+        item_mass_R=np.concatenate([part.item_mass_R for part in parts]),
+        vocab_size=parts[0].vocab_size,
+    )
+
+
+def check_rows(rows: TargetRows, mass_error_R: np.ndarray | float = 0.0) -> None:
+    """Raise WireError unless the columns agree with each other and hold distributions.
+
+    Args:
+        rows: the columns.
+        mass_error_R: by how much quantisation may have moved the kept mass of each row.
+    """
+    num_rows, num_entries = rows.num_rows, len(rows.ids_E)
+    if len(rows.tail_R) != num_rows or len(rows.item_mass_R) != num_rows:
+        raise WireError(f"tail and item mass must have {num_rows} rows.")
+    if num_rows and int(rows.counts_R.min()) < 0:
+        raise WireError(f"row counts must be >= 0, got {rows.counts_R.min()}.")
+    if len(rows.log_probs_E) != num_entries or int(rows.counts_R.sum()) != num_entries:
+        raise WireError(f"ids and log-probs must have one entry each, got {num_entries} ids.")
+    for name, mass_R in (("tail", rows.tail_R), ("item mass", rows.item_mass_R)):
+        # Written so that NaN fails too.
+        if not bool(np.all((mass_R >= 0) & (mass_R <= 1 + MASS_TOLERANCE))):
+            raise WireError(f"{name} must be in [0, 1].")
+    if not bool(np.all((rows.log_probs_E <= MASS_TOLERANCE) & np.isfinite(rows.log_probs_E))):
+        raise WireError("log-probs must be finite and <= 0.")
+    _check_ids(rows)
+    _check_mass(rows, mass_error_R)
+
+
+def row_sums(values_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
+    """The sum over each row's entries, float64 [R]; 0 for a row without any."""
+    sums_R = np.zeros(len(counts_R))
+    filled_R = counts_R > 0
+    starts_R = np.cumsum(counts_R, dtype=np.int64) - counts_R
+    if len(values_E):
+        # Of the rows that hold something: reduceat has no empty ones.
+        sums_R[filled_R] = np.add.reduceat(values_E, starts_R[filled_R], dtype=np.float64)
+    return sums_R
+
+
+def _check_mass(rows: TargetRows, mass_error_R: np.ndarray | float) -> None:
+    kept_R = row_sums(np.exp(rows.log_probs_E), rows.counts_R)
+    off_R = np.abs(kept_R + rows.tail_R - 1.0) - (ROW_MASS_TOLERANCE + mass_error_R)
+    if rows.num_rows and float(off_R.max()) > 0:
+        row = int(off_R.argmax())
+        raise WireError(
+            f"kept mass and tail must make 1, got {kept_R[row]:.3f} and {rows.tail_R[row]:.3f}."
+        )
+
+
+def _check_ids(rows: TargetRows) -> None:
+    ids_E = rows.ids_E
+    if len(ids_E) == 0:
+        return
+    if int(ids_E.min()) < 0 or int(ids_E.max()) >= rows.vocab_size:
+        raise WireError(f"ids must be in [0, {rows.vocab_size}), got {ids_E.min()}..{ids_E.max()}.")
+    starts_row_E = np.zeros(len(ids_E) + 1, dtype=bool)
+    starts_row_E[np.cumsum(rows.counts_R)[:-1]] = True
+    if not bool(np.all((ids_E[1:] > ids_E[:-1]) | starts_row_E[1:-1])):
+        raise WireError("ids must ascend within a row.")

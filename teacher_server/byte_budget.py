@@ -1,0 +1,32 @@
+"""Bytes that may be held at a time; whoever wants more waits its turn."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class ByteBudget:
+    """A bound on bytes, on one event loop.
+
+    One at a time waits for room, in order of arrival: small ones cannot starve a big one. Who wants
+    more than the whole budget gets it when nothing else is held.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._door = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    async def take(self, num_bytes: int) -> None:
+        """Hold so many bytes, once there is room for them."""
+        async with self._door:
+            while self.held and self.held + num_bytes > self.limit:
+                self._freed.clear()
+                await self._freed.wait()
+            self.held += num_bytes
+
+    def give(self, num_bytes: int) -> None:
+        """Hold so many bytes less."""
+        self.held -= num_bytes
+        self._freed.set()
