@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "cluster_cpus": (1, 4096),
     "object_store_mb": (80, 1 << 20),
     "timeout": (1, 86400),
+    "days": (1, 3650),
 }
 
 
@@ -36,7 +37,7 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     parser = argparse.ArgumentParser(
         prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
     )
-    commands = parser.add_subparsers(required=True, metavar="up|scale|status|down")
+    commands = parser.add_subparsers(required=True, metavar="up|scale|status|down|certificates")
     up = commands.add_parser("up", help="start the fleet")
     up.set_defaults(run=runs["up"])
     _add_up_options(up)
@@ -48,6 +49,10 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     status.add_argument("--json", action="store_true")
     down = commands.add_parser("down", help="stop the fleet, and Ray if `up` started it")
     down.set_defaults(run=runs["down"])
+    certificates = commands.add_parser("certificates", help="make a development set for --tls")
+    certificates.set_defaults(run=runs["certificates"])
+    certificates.add_argument("--output", type=Path, required=True, metavar="DIR")
+    certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
     for command in (up, scale_to, status, down):
         command.add_argument(
             "--fleet", type=Path, default=DEFAULT_FLEET, help="file that records what is up"
@@ -91,7 +96,8 @@ def parse_counts(text: str) -> dict[str, int]:
 def print_status(state: FleetState, *, as_json: bool) -> None:
     """Show the fleet on stdout: kinds, replicas, endpoints and their state."""
     try:
-        addresses = {it.replica_id: it.address for it in fetch_fleet(state.directory, PROBE_S)}
+        endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
+        addresses = {it.replica_id: it.address for it in endpoints}
         directory_state = "RUNNING"
     except OSError:
         addresses, directory_state = {}, "UNREACHABLE"
@@ -152,7 +158,15 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     )
     up.add_argument("--port", type=int, default=50051, help="of the Directory")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    up.add_argument("--insecure", action="store_true", help="allow a host beyond this machine")
+    up.add_argument(
+        "--tls", type=Path, metavar="DIR", help="folder with ca.pem, server.* and client.*"
+    )
+    up.add_argument("--token-file", type=Path, metavar="FILE", help="what every caller must bear")
+    up.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow a host beyond this machine without --tls and --token-file",
+    )
     up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
     up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")
     up.add_argument("--num-cpus", type=float, default=0.5, help="CPUs of a replica, for placement")

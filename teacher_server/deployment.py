@@ -28,6 +28,7 @@ from teacher_server.directory import (
     Lease,
     new_deployment,
 )
+from trainer.credentials import SecurityFiles, is_loopback
 
 if TYPE_CHECKING:
     from teacher_server.service import TeacherServer
@@ -59,11 +60,6 @@ def app_name(kind: str) -> str:
     return f"conkd-{kind}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only processes of the same machine can reach the host."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 def local_host(host: str) -> str:
     """The address that a process on this node listens on and announces."""
     return host if is_loopback(host) else ray.util.get_node_ip_address()
@@ -72,13 +68,13 @@ def local_host(host: str) -> str:
 class TeacherReplica:
     """Serve's side of one teacher: its gRPC server's life and its lease in the Directory."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], security: dict[str, Any]) -> None:
         # First, for __del__ of a replica whose teacher could not be loaded.
         self._renewal: asyncio.Task[None] | None = None
         self._options = ReplicaOptions(**options)
         context = serve.get_replica_context()
         self._replica_id = context.replica_id.unique_id
-        self._server = _build_server(self._options, self._replica_id)
+        self._server = _build_server(self._options, self._replica_id, SecurityFiles(**security))
         self._directory = serve.get_deployment_handle(DIRECTORY_DEPLOYMENT, DIRECTORY_APP)
 
     async def reconfigure(self, limits: dict[str, Any]) -> None:
@@ -131,7 +127,11 @@ class TeacherReplica:
 
 
 def teacher_app(
-    options: ReplicaOptions, *, num_replicas: int, batch_limits: dict[str, Any]
+    options: ReplicaOptions,
+    *,
+    num_replicas: int,
+    batch_limits: dict[str, Any],
+    security: SecurityFiles,
 ) -> serve.Application:
     """One kind of teachers."""
     deployment = new_deployment(
@@ -142,7 +142,7 @@ def teacher_app(
         user_config=batch_limits,
         max_ongoing_requests=4,
     )
-    return deployment.bind(dataclasses.asdict(options))
+    return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 
 async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
@@ -152,7 +152,9 @@ async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
     await asyncio.wait_for(answer(), timeout_s)
 
 
-def _build_server(options: ReplicaOptions, replica_id: str) -> TeacherServer:
+def _build_server(
+    options: ReplicaOptions, replica_id: str, security: SecurityFiles
+) -> TeacherServer:
     # Here and not at the top: importing torch and transformers takes seconds and 300 MB, which the
     # commands and the Directory have no use for.
     import torch
@@ -168,4 +170,4 @@ def _build_server(options: ReplicaOptions, replica_id: str) -> TeacherServer:
     torch.set_num_threads(options.num_threads)
     device = torch.device("cuda" if options.num_gpus else "cpu")
     teacher = load_teacher(options.kind, Path(options.folder), device)
-    return TeacherServer(teacher, replica_id=replica_id)
+    return TeacherServer(teacher, replica_id=replica_id, security=security)

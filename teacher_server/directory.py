@@ -20,6 +20,9 @@ from ray import serve
 
 from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.rpc import new_server, start_server
+from teacher_server.security import ServerSecurity
+from trainer.channels import Dialer
+from trainer.credentials import NO_SECURITY, SecurityFiles
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Directory"].full_name
 DIRECTORY_APP = "conkd-directory"
@@ -137,10 +140,17 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
 class DirectoryServer:
     """The Directory behind a grpc.aio server of its own, with health and reflection."""
 
-    def __init__(self, *, lease_s: float = LEASE_S, settle_s: float = SETTLE_S) -> None:
+    def __init__(
+        self,
+        *,
+        lease_s: float = LEASE_S,
+        settle_s: float = SETTLE_S,
+        security: SecurityFiles = NO_SECURITY,
+    ) -> None:
         self.service = DirectoryService(Leases(lease_s), settle_s=settle_s)
         self._health = grpc_health.HealthServicer()
-        self._server = new_server()
+        self._security = ServerSecurity(security)
+        self._server = new_server(self._security)
         self._tasks: list[asyncio.Task[object]] = []
 
     @property
@@ -149,9 +159,17 @@ class DirectoryServer:
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen on host:port; returns the port. Raises OSError if it cannot be bound."""
+        """Listen on host:port; returns the port.
+
+        Raises:
+            OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what comes there.
+        """
         teacher_pb2_grpc.add_DirectoryServicer_to_server(self.service, self._server)
-        port = await start_server(self._server, self._health, SERVICE_NAME, f"{host}:{port}")
+        address = f"{host}:{port}"
+        port = await start_server(
+            self._server, self._health, SERVICE_NAME, address, security=self._security
+        )
         self._tasks = [
             asyncio.create_task(self.service.keep()),
             asyncio.create_task(self._server.wait_for_termination()),
@@ -169,15 +187,16 @@ class DirectoryServer:
 class DirectoryReplica:
     """Serve's side of the Directory: replicas call renew and release through a handle."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, security: dict[str, Any]) -> None:
         self._host = host
         self._port = port
+        self._security = SecurityFiles(**security)
         self._server: DirectoryServer | None = None
 
     async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serve's asynchronous hook, run before the replica counts as healthy; starts listening."""
         if self._server is None:
-            server = DirectoryServer(**settings)
+            server = DirectoryServer(**settings, security=self._security)
             await server.start(self._host, self._port)
             self._server = server
 
@@ -232,7 +251,7 @@ def new_deployment(
     )(replica)
 
 
-def directory_app(host: str, port: int) -> serve.Application:
+def directory_app(host: str, port: int, security: SecurityFiles) -> serve.Application:
     """The Directory: one replica, on the head node where the cluster marks one."""
     head = {HEAD_RESOURCE: 0.001} if HEAD_RESOURCE in ray.cluster_resources() else {}
     deployment = new_deployment(
@@ -243,18 +262,21 @@ def directory_app(host: str, port: int) -> serve.Application:
         user_config={},
         max_ongoing_requests=256,
     )
-    return deployment.bind(host, port)
+    return deployment.bind(host, port, dataclasses.asdict(security))
 
 
-def fetch_fleet(address: str, timeout_s: float) -> list[teacher_pb2.Endpoint]:
+def fetch_fleet(
+    address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY
+) -> list[teacher_pb2.Endpoint]:
     """The endpoints that a Directory announces now.
 
     Raises:
         OSError: if no Directory answers at the address in time.
     """
-    with grpc.insecure_channel(address) as channel:
+    dialer = Dialer(security)
+    with dialer.blocking(address) as channel:
         watch = teacher_pb2_grpc.DirectoryStub(channel).Watch(
-            teacher_pb2.WatchRequest(), timeout=timeout_s
+            teacher_pb2.WatchRequest(), timeout=timeout_s, metadata=dialer.metadata
         )
         try:
             return list(next(iter(watch)).endpoints)

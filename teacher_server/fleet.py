@@ -26,12 +26,12 @@ from teacher_server.deployment import (
     KINDS,
     ReplicaOptions,
     app_name,
-    is_loopback,
     teacher_app,
 )
 from teacher_server.directory import DIRECTORY_APP, HEAD_RESOURCE, directory_app, fetch_fleet
 from teacher_server.local_cluster import FleetState, check_reachable, token_environment
 from teacher_server.rpc import is_serving
+from trainer.credentials import SecurityFiles, is_loopback
 
 NAMESPACE = "conkd"
 POLL_S = 0.25
@@ -125,7 +125,7 @@ def check_cluster(host: str) -> None:
     if is_loopback(host) and nodes > 1:
         raise ValueError(
             f"--host must be reachable from the cluster's {nodes} nodes, got {host}. "
-            "Give --host 0.0.0.0 (and --insecure)."
+            "Give --host 0.0.0.0, with --tls and --token-file."
         )
 
 
@@ -156,14 +156,18 @@ def deploy(
     port: int,
     targets: Mapping[str, int],
     batch_limits: dict[str, Any],
+    security: SecurityFiles,
 ) -> None:
     """Start the Directory and the teachers; returns before they are ready."""
     # No proxies: requests reach the replicas' own gRPC servers.
     serve.start(proxy_location="Disabled")
-    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port)}
+    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, security)}
     for options in kinds:
         applications[app_name(options.kind)] = teacher_app(
-            options, num_replicas=targets[options.kind], batch_limits=batch_limits
+            options,
+            num_replicas=targets[options.kind],
+            batch_limits=batch_limits,
+            security=security,
         )
     serve.run_many(
         [
@@ -249,10 +253,10 @@ def _num_running(status: KindStatus | None) -> int:
 def _num_answering(state: FleetState) -> Counter[str]:
     """Replicas of each kind that the Directory announces and that are in service."""
     try:
-        endpoints = fetch_fleet(state.directory, PROBE_S)
+        endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
     except OSError:
         return Counter()  # It is still starting.
-    return Counter(it.kind for it in endpoints if is_serving(it.address, PROBE_S))
+    return Counter(it.kind for it in endpoints if is_serving(it.address, PROBE_S, state.security))
 
 
 def _client() -> ServeControllerClient:

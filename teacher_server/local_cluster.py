@@ -25,6 +25,7 @@ from typing import IO
 import psutil
 
 from trainer.atomic import write_json
+from trainer.credentials import NO_SECURITY, SecurityFiles
 
 KEEP = "keep"
 TOKEN_NAME = "auth_token"
@@ -49,6 +50,8 @@ class FleetState:
     """The local cluster's own token; empty for a cluster of others, which the environment knows."""
     num_cpus: Mapping[str, float] = field(default_factory=dict)
     """CPUs of one replica of each kind that is up."""
+    security: SecurityFiles = NO_SECURITY
+    """What the fleet's gRPC servers are protected by, and we show them."""
 
 
 def read_state(path: Path) -> FleetState:
@@ -62,7 +65,9 @@ def read_state(path: Path) -> FleetState:
             f"a fleet must be up, got no {path}. Start one with: python -m teacher_server up "
             "--dialogue DIR --recommendation DIR (or give its file with --fleet)"
         )
-    return FleetState(**json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    # A fleet of before there was any security has none.
+    return FleetState(**content | {"security": SecurityFiles(**content.get("security", {}))})
 
 
 def write_state(path: Path, state: FleetState) -> None:

@@ -4,6 +4,7 @@
     python -m teacher_server scale dialogue=4
     python -m teacher_server status [--json]
     python -m teacher_server down
+    python -m teacher_server certificates --output DIR [--days N]
 
 `up` uses the Ray cluster of --address or RAY_ADDRESS, or starts one on this machine.
 """
@@ -24,8 +25,9 @@ import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from teacher_server.certificates import make_certificates
 from teacher_server.console import parse, parse_counts, print_status
-from teacher_server.deployment import ReplicaOptions, is_loopback
+from teacher_server.deployment import ReplicaOptions
 from teacher_server.fleet import (
     check_cluster,
     check_room,
@@ -49,12 +51,17 @@ from teacher_server.local_cluster import (
     stop_keeper,
     write_state,
 )
+from teacher_server.security import SERVER_REMEDY
+from trainer.credentials import SecurityFiles, check_host, is_loopback, read_credentials
 from trainer.models.frozen import FrozenCard, Kind, read_card
 
 
 def main(argv: list[str]) -> None:
     """Run one command; raises ValueError or OSError for what the user can mend."""
-    commands = {"up": _up, "scale": _scale, "status": _status, "down": _down, "keep": _keep}
+    commands = {
+        **{"up": _up, "scale": _scale, "status": _status, "down": _down},
+        **{"certificates": _certificates, "keep": _keep},
+    }
     args = parse(argv, commands)
     # Ray's own chatter; what matters of it is raised.
     for name in ("ray", "ray.serve"):
@@ -74,11 +81,7 @@ def _up(args: argparse.Namespace) -> None:
     unknown = sorted(set(counts) - set(cards))
     if unknown:
         raise ValueError(f"--replicas must name teachers that are given, got {unknown[0]}.")
-    if not is_loopback(args.host) and not args.insecure:
-        raise ValueError(
-            f"--host must be a loopback address, got {args.host}: the connections are neither "
-            "encrypted nor authenticated yet. Add --insecure on a network that you trust."
-        )
+    security = _security(args)
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
@@ -105,6 +108,7 @@ def _up(args: argparse.Namespace) -> None:
             auth_token_path=token_path,
             owns_serve=not serve_is_running(),
             num_cpus=dict.fromkeys(cards, float(args.num_cpus)),
+            security=security,
         )
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
@@ -117,6 +121,7 @@ def _up(args: argparse.Namespace) -> None:
             port=args.port,
             targets=targets,
             batch_limits={"token_budget": args.token_budget},
+            security=security,
         )
         wait_until_ready(targets, state, timeout_s=args.timeout, progress=_say)
         if keeper is not None:
@@ -190,6 +195,11 @@ def _keep(args: argparse.Namespace) -> None:
         shutil.rmtree(args.folder, ignore_errors=True)
 
 
+def _certificates(args: argparse.Namespace) -> None:
+    for path in make_certificates(args.output, days=args.days):
+        _say(f"wrote {path}")
+
+
 def _leave(signum: int, frame: object) -> None:
     sys.exit(0)
 
@@ -210,6 +220,20 @@ def _check_teachers(folders: Mapping[str, Path]) -> dict[str, FrozenCard]:
             + ". Fit both on the same prepared data."
         )
     return read
+
+
+def _security(args: argparse.Namespace) -> SecurityFiles:
+    """What protects the fleet; whatever is wrong with it is told before anything is started."""
+    security = SecurityFiles(
+        # Replicas start elsewhere, where a relative path would lead astray.
+        tls=str(args.tls.resolve()) if args.tls else None,
+        token_file=str(args.token_file.resolve()) if args.token_file else None,
+        insecure=args.insecure,
+    )
+    check_host("--host", args.host, security, remedy=SERVER_REMEDY)
+    read_credentials(security, "server")
+    read_credentials(security, "client")  # `up` and `status` ask the Directory and the replicas.
+    return security
 
 
 def _check_none_up(path: Path) -> None:

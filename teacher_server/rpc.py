@@ -7,18 +7,32 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 from grpc_reflection.v1alpha import reflection
 
+from teacher_server.security import ServerSecurity
+from trainer.channels import Dialer
+from trainer.credentials import NO_SECURITY, SecurityFiles
+
 # The largest message either way; a client needs the same limit for what it receives.
 MAX_MESSAGE_BYTES = 64 << 20
+# Of one connection.
 MAX_STREAMS = 256
+# Of one call's headers, token and digests included; ours take less than 1 KB.
+MAX_METADATA_BYTES = 8 << 10
+# A caller that connects and then says nothing is let go after so long.
+HANDSHAKE_MS = 20_000
 
 
-def new_server() -> grpc.aio.Server:
-    """A server with our message limits, not yet bound; needs a running event loop."""
+def new_server(security: ServerSecurity) -> grpc.aio.Server:
+    """A server with our limits that asks for the token, not yet bound; needs a running loop."""
     return grpc.aio.server(
+        interceptors=security.interceptors,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # The first is where refusing begins by chance, the second where it is certain.
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
             # Callers ping every few seconds to notice a dead replica; the default allows one ping
             # in five minutes and then hangs up.
             ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
@@ -27,17 +41,23 @@ def new_server() -> grpc.aio.Server:
             ("grpc.keepalive_timeout_ms", 10_000),
             # Two servers on one port would share its callers silently.
             ("grpc.so_reuseport", 0),
-        ]
+        ],
     )
 
 
 async def start_server(
-    server: grpc.aio.Server, health: grpc_health.HealthServicer, service_name: str, address: str
+    server: grpc.aio.Server,
+    health: grpc_health.HealthServicer,
+    service_name: str,
+    address: str,
+    *,
+    security: ServerSecurity,
 ) -> int:
     """Add health and reflection to a server, bind it to host:port and start it; returns the port.
 
     Raises:
         OSError: if the address cannot be bound.
+        ValueError: if it is beyond this machine and nothing protects what comes there.
     """
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await health.set(service_name, health_pb2.HealthCheckResponse.SERVING)
@@ -50,7 +70,7 @@ async def start_server(
         server,
     )
     try:
-        port = server.add_insecure_port(address)
+        port = security.bind(server, address)
     except RuntimeError as error:
         raise OSError(
             f"address {address} must be free, got: {error}. Choose another with --port, or stop "
@@ -60,12 +80,13 @@ async def start_server(
     return port
 
 
-def is_serving(address: str, timeout_s: float) -> bool:
+def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY) -> bool:
     """Whether the gRPC server at the address answers its health check with SERVING."""
-    with grpc.insecure_channel(address) as channel:
+    dialer = Dialer(security)
+    with dialer.blocking(address) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(  # pyright: ignore
-                health_pb2.HealthCheckRequest(), timeout=timeout_s
+                health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=dialer.metadata
             )
         except grpc.RpcError:
             return False

@@ -21,7 +21,9 @@ from teacher_server.facts import Teacher, TeacherFacts
 from teacher_server.request_check import RequestLimits, check_request
 from teacher_server.rpc import new_server, start_server
 from teacher_server.score_stream import Pipeline, ScoreStream
+from teacher_server.security import ServerSecurity
 from teacher_server.stage import Stage
+from trainer.credentials import NO_SECURITY, SecurityFiles
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 
@@ -113,6 +115,7 @@ class TeacherServer:
         replica_id: str,
         batch_limits: BatchLimits | None = None,
         request_limits: RequestLimits | None = None,
+        security: SecurityFiles = NO_SECURITY,
     ) -> None:
         score_round = functools.partial(score_together, teacher.score)
         self.batcher = Batcher(score_round, batch_limits or BatchLimits())
@@ -123,7 +126,8 @@ class TeacherServer:
             limits=request_limits or RequestLimits(),
         )
         self._health = grpc_health.HealthServicer()
-        self._server = new_server()
+        self._security = ServerSecurity(security)
+        self._server = new_server(self._security)
         self._ended: asyncio.Task[bool] | None = None
 
     @property
@@ -140,9 +144,13 @@ class TeacherServer:
 
         Raises:
             OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what comes there.
         """
         teacher_pb2_grpc.add_TeacherServicer_to_server(self._service, self._server)
-        port = await start_server(self._server, self._health, SERVICE_NAME, f"{host}:{port}")
+        address = f"{host}:{port}"
+        port = await start_server(
+            self._server, self._health, SERVICE_NAME, address, security=self._security
+        )
         self.batcher.start()
         self._ended = asyncio.create_task(self._server.wait_for_termination())
         return port

@@ -35,10 +35,12 @@ DOORS = {
     "lmdb": {"trainer/target_cache.py"},
     "grpc": {
         "trainer/teacher_streams.py",
+        "trainer/channels.py",  # how students and our commands dial, TLS and token included
         "teacher_server/service.py",
         "teacher_server/directory.py",
         "teacher_server/rpc.py",  # what service.py and directory.py share
         "cluster/bench/load.py",  # asks as fast as it is answered, without our client
+        "teacher_server/security.py",
     },
 }
 TOP_LEVEL = {

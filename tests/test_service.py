@@ -16,8 +16,10 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.batching import BatchLimits
 from teacher_server.request_check import RequestLimits, check_request
 from teacher_server.rpc import new_server
+from teacher_server.security import ServerSecurity
 from teacher_server.service import TeacherServer, handshake_mismatch
 from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
+from trainer.credentials import NO_SECURITY
 from trainer.data.model_input import InputLimits
 
 METADATA = (
@@ -400,7 +402,7 @@ def test_server_answers_health_checks_until_it_drains() -> None:
 def test_server_on_a_taken_port_is_refused() -> None:
     async def scenario() -> None:
         async with running(FakeTeacher()):
-            taken = new_server()
+            taken = new_server(ServerSecurity(NO_SECURITY))
             port = taken.add_insecure_port("127.0.0.1:0")
             await taken.start()
             server = TeacherServer(FakeTeacher(), replica_id="replica-2")

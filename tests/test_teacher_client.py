@@ -74,7 +74,11 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                 if self.silent:
                     continue
                 num_rows = int(np.frombuffer(request.target_lengths, "<i4").sum())
-                block = b"garbage" if self.garbage else codec.encode(rows(num_rows))
+                block = (
+                    b"garbage"
+                    if self.garbage
+                    else codec.encode(rows(num_rows), request.compression.values)
+                )
                 yield teacher_pb2.ScoreReply(request_id=request.request_id, block=block)
         finally:
             self.streams -= 1

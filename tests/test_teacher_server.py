@@ -28,9 +28,15 @@ from teacher_server.local_cluster import (
     read_state,
     write_state,
 )
+from teacher_server.main import main
 from teacher_server.teachers import load_teacher
 from tests import tiny_teachers
+from trainer.channels import Dialer
+from trainer.config import DistillConfig, TeachersConfig
+from trainer.credentials import SecurityFiles
+from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput
+from trainer.teacher_client import TeacherClient
 
 COMMAND_S = 180
 
@@ -50,7 +56,7 @@ def lease(replica_id: str, kind: str = "dialogue", port: int = 1) -> Lease:
     ],
 )
 def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str) -> None:
-    commands = ("up", "scale", "status", "down", "keep")
+    commands = ("up", "scale", "status", "down", "keep", "certificates")
     with pytest.raises(ValueError, match=rule):
         parse(["up", option, value], {command: lambda _options: None for command in commands})
 
@@ -197,6 +203,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("dialogue", "recommendation", "other")}
 
 
+@pytest.fixture(scope="module")
+def security(tmp_path_factory: pytest.TempPathFactory) -> SecurityFiles:
+    """Made as docs/operations.md says."""
+    folder = tmp_path_factory.mktemp("security") / "tls"
+    run("certificates", "--output", folder)
+    (folder / "token").touch(0o600)
+    (folder / "token").write_text("0123456789abcdef" * 4)
+    return SecurityFiles(tls=str(folder), token_file=str(folder / "token"))
+
+
 @pytest.fixture
 def fleet_file(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "fleet.json"
@@ -213,30 +229,58 @@ def test_up_with_teachers_of_two_vocabularies_is_refused(
     missing = run("up", "--dialogue", fleet_file.parent, "--fleet", fleet_file, fails=True)
     assert "must be a frozen dialogue model" in missing
     beyond = ["--dialogue", folders["dialogue"], "--host", "0.0.0.0"]
-    assert "Add --insecure" in run("up", *beyond, "--fleet", fleet_file, fails=True)
+    assert "Give --tls and --token-file" in run("up", *beyond, "--fleet", fleet_file, fails=True)
     assert "a fleet must be up" in run("status", "--fleet", fleet_file, fails=True)
+
+
+def test_up_with_security_of_no_use_is_refused_before_anything_starts(
+    folders: dict[str, Path], tmp_path: Path, security: SecurityFiles
+) -> None:
+    tls, token = str(security.tls), str(security.token_file)
+    open_token = tmp_path / "token"
+    open_token.write_text("0123456789abcdef" * 4)
+    open_token.chmod(0o644)
+    beyond = ["--host", "0.0.0.0"]
+    cases = {
+        "--host must be a loopback .* got 0": [*beyond, "--tls", tls],
+        "--host must be a loopback .* without": [*beyond, "--token-file", token],
+        "ca.pem must be a file that we may read": ["--tls", str(tmp_path)],
+        "token must be readable by its owner alone": ["--token-file", str(open_token)],
+    }
+    fleet = tmp_path / "fleet.json"
+    for message, options in cases.items():
+        with pytest.raises(ValueError, match=message):
+            main(["up", "--dialogue", str(folders["dialogue"]), "--fleet", str(fleet), *options])
+    assert not fleet.exists()
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
-    folders: dict[str, Path], fleet_file: Path
+def test_secure_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
+    folders: dict[str, Path], fleet_file: Path, security: SecurityFiles
 ) -> None:
     at = ["--fleet", fleet_file]
     pair = ["--dialogue", folders["dialogue"], "--recommendation", folders["recommendation"]]
-    run("up", *pair, "--port", str(free_port()), *at)
+    tls, token = str(security.tls), str(security.token_file)
+    run("up", *pair, "--port", str(free_port()), "--tls", tls, "--token-file", token, *at)
     state = read_state(fleet_file)
+    assert state.security == security
+    secrets = [Path(token).read_text(), (Path(tls) / "server.key").read_text()]
+    assert not any(secret in fleet_file.read_text() for secret in secrets)
+    with pytest.raises(OSError, match="got UNAVAILABLE"):
+        fetch_fleet(state.directory, 5)
     keeper = psutil.Process(state.keeper_pid)
     assert "no fleet must be up" in run("up", *pair, *at, fails=True)
 
-    first = {endpoint.kind: endpoint for endpoint in fetch_fleet(state.directory, 5)}
+    first = {endpoint.kind: endpoint for endpoint in fetch_fleet(state.directory, 5, security)}
     assert sorted(first) == ["dialogue", "recommendation"]
     for kind, endpoint in first.items():
-        check_scores(kind, folders[kind], endpoint.address)
+        check_scores(kind, folders[kind], endpoint.address, security)
+    check_serves_a_student(state.directory, security)
 
     run("scale", "dialogue=2", *at)
-    scaled = replicas(fetch_fleet(state.directory, 5), "dialogue")
+    scaled = replicas(fetch_fleet(state.directory, 5, security), "dialogue")
     assert len(scaled) == 2 and first["dialogue"].replica_id in scaled
 
     victim = next(
@@ -247,13 +291,14 @@ def test_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
     os.kill(victim["pid"], signal.SIGKILL)
     back = watch_until(
         state.directory,
+        security,
         lambda fleet: (
             len(fleet - {victim["replica_id"]}) == 2 and victim["replica_id"] not in fleet
         ),
     )
     for endpoint in back:
         if endpoint.kind == "dialogue":
-            check_scores("dialogue", folders["dialogue"], endpoint.address)
+            check_scores("dialogue", folders["dialogue"], endpoint.address, security)
 
     family = [keeper, *keeper.children(recursive=True)]
     run("down", *at)
@@ -266,11 +311,15 @@ def replicas(endpoints: list[teacher_pb2.Endpoint], kind: str) -> set[str]:
     return {endpoint.replica_id for endpoint in endpoints if endpoint.kind == kind}
 
 
-def watch_until(directory: str, done: Callable[[set[str]], bool]) -> list[teacher_pb2.Endpoint]:
+def watch_until(
+    directory: str, security: SecurityFiles, done: Callable[[set[str]], bool]
+) -> list[teacher_pb2.Endpoint]:
     """The first fleet whose dialogue replicas are as wanted."""
-    with grpc.insecure_channel(directory) as channel:
+    dialer = Dialer(security)
+    with dialer.blocking(directory) as channel:
         stub = teacher_pb2_grpc.DirectoryStub(channel)
-        for fleet in stub.Watch(teacher_pb2.WatchRequest(), timeout=60):
+        request = teacher_pb2.WatchRequest()
+        for fleet in stub.Watch(request, timeout=60, metadata=dialer.metadata):
             if done(replicas(list(fleet.endpoints), "dialogue")):
                 return list(fleet.endpoints)
     raise AssertionError("the Directory ended the watch")
@@ -282,7 +331,31 @@ def given(length: int, num_targets: int) -> ExampleInput:
     return ExampleInput(num_targets=num_targets, tokens=ids, entities=ids, words=ids[1:])
 
 
-def check_scores(kind: str, folder: Path, address: str) -> None:
+def check_serves_a_student(directory: str, security: SecurityFiles) -> None:
+    """A student that is given the two files gets the rows that it asks for."""
+    client = TeacherClient(
+        TeachersConfig(directory=directory, tls=security.tls, token_file=security.token_file),
+        DistillConfig(),
+        vocabulary=tiny_teachers.tiny_vocabulary(),
+        graph_digest="tiny-graph",
+    )
+    ids = np.array([3, 4], np.int32)
+    example = Example(
+        example_id="0",
+        context_ids=ids,
+        response_ids=ids,
+        context_entities=ids,
+        context_words=ids,
+        gold_items=ids[:0],
+    )
+    try:
+        received = client.submit([example]).result()
+    finally:
+        client.close()
+    assert (received.dialogue.num_rows, received.recommendation.num_rows) == (2, 1)
+
+
+def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles) -> None:
     """One request over gRPC gives the rows of a teacher in this process, in float32."""
     teacher = load_teacher(kind, folder, torch.device("cpu"))
     inputs = [
@@ -304,12 +377,14 @@ def check_scores(kind: str, folder: Path, address: str) -> None:
         compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
         **columns,
     )
+    dialer = Dialer(security)
     metadata = (
+        *dialer.metadata,
         ("conkd-vocabulary-digest", teacher.facts.vocabulary_digest),
         ("conkd-wire-version", str(codec.FORMAT_VERSION)),
         ("conkd-weights-digest", teacher.facts.weights_digest),
     )
-    with grpc.insecure_channel(address) as channel:
+    with dialer.blocking(address) as channel:
         stub = teacher_pb2_grpc.TeacherStub(channel)
         reply = next(stub.Score(iter([request]), metadata=metadata, timeout=30))
     expected = teacher.score(inputs, Cut(top_k=8))

@@ -17,6 +17,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from protos import codec
+from trainer.credentials import STUDENT_REMEDY, SecurityFiles, check_host, host_of
 from trainer.models.language_model_config import LanguageModelConfig
 
 MAX_TOP_K = 1 << 16
@@ -82,8 +83,8 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeachersConfig:
-    """Where the teachers are and how long the student bears with them."""
+class TeachersConfig(SecurityFiles):
+    """Where the teachers are, what protects the way there, and how long the student waits."""
 
     directory: str = "127.0.0.1:50051"
     """host:port of the Directory; `python -m teacher_server up` prints it."""
@@ -106,6 +107,8 @@ class TeachersConfig:
             raise ValueError(
                 f"teachers.cache_bytes must be in [1, {MAX_CACHE_BYTES}], got {self.cache_bytes}."
             )
+        directory_host = host_of(self.directory)
+        check_host("teachers.directory", directory_host, self, remedy=STUDENT_REMEDY)
         if not 1 <= self.in_flight <= 1024:
             raise ValueError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
         for name, value in (

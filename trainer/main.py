@@ -16,6 +16,7 @@ from pathlib import Path
 from trainer.checkpoint import check_same_run
 from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
 from trainer.config import RunConfig, load_config
+from trainer.credentials import read_credentials
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
@@ -93,6 +94,8 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         for folder in (config.item_vectors, config.knowledge):
             if folder is not None:
                 check_frozen(Path(folder), "recommendation", data.vocabulary.digest)
+        if config.distill.gamma:
+            read_credentials(config.teachers, "client")
         deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
         if config.train.resume:
             check_same_run(Path(config.output), config)

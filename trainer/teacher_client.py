@@ -82,7 +82,8 @@ class TeacherClient:
 
         Raises:
             TeacherUnavailable: nothing answers at `teachers.directory`, or a kind has no replica.
-            ValueError: a replica serves another vocabulary or numbers entities differently.
+            ValueError: a replica serves another vocabulary or numbers entities differently; nothing
+                protects the way to it; the files of `teachers.tls` or `token_file` are of no use.
         """
         self.counters = ClientCounters()
         self._distill = distill
@@ -91,12 +92,13 @@ class TeacherClient:
         self._ids = itertools.count(1)
         self._cached: CachedAnswers | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
+        # First: it may refuse what it is given, and a thread would be left behind.
+        self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teacher-client", daemon=True
         )
         self._thread.start()
-        self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
         try:
             cached = self._open_cache(config, graph_digest) if config.cache else {}
             self._run(self._streams.start(cached))

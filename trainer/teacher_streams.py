@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from trainer.channels import Dialer
 from trainer.config import TeachersConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
@@ -44,6 +45,7 @@ class TeacherStreams:
     ) -> None:
         self.dispatcher = Dispatcher(config, counters)
         self._config = config
+        self._dialer = Dialer(config)
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
         self._listed: dict[str, teacher_pb2.Endpoint] = {}
@@ -56,6 +58,7 @@ class TeacherStreams:
         """What each kind said of itself last, or the cache knows of it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen_directory = asyncio.Event()
+        self._directory_problem = "no answer"
 
     async def start(self, cached: Mapping[str, teacher_pb2.Description] | None = None) -> None:
         """Return once every kind has a replica.
@@ -71,12 +74,13 @@ class TeacherStreams:
         except asyncio.TimeoutError:
             reason = (
                 f"no Directory answers at {self._config.directory} within "
-                f"{self._config.connect_s:g} s"
+                f"{self._config.connect_s:g} s: {self._directory_problem}"
             )
             if set(KINDS) - cached.keys():
                 raise TeacherUnavailable(
                     f"{reason}. Start the teachers (python -m teacher_server up --dialogue DIR "
-                    "--recommendation DIR) or set teachers.directory=HOST:PORT."
+                    "--recommendation DIR), set teachers.directory=HOST:PORT, or teachers.tls and "
+                    "teachers.token_file as theirs."
                 ) from None
             for kind in KINDS:
                 self.dispatcher.note_failure(kind, reason)
@@ -113,13 +117,15 @@ class TeacherStreams:
         is_lost = False
         while True:
             try:
-                async with _channel(self._config.directory) as channel:
+                async with self._channel(self._config.directory) as channel:
                     stub = teacher_pb2_grpc.DirectoryStub(channel)
-                    async for fleet in stub.Watch(teacher_pb2.WatchRequest()):
+                    request, metadata = teacher_pb2.WatchRequest(), self._dialer.metadata
+                    async for fleet in stub.Watch(request, metadata=metadata):
                         is_lost = False
                         self._seen_directory.set()
                         self._update_fleet(fleet)
             except grpc.aio.AioRpcError as error:
+                self._directory_problem = f"{error.code().name} {error.details()}"
                 if self._seen_directory.is_set() and not is_lost:
                     address, details = self._config.directory, error.details()
                     logger.warning("Directory %s lost, open streams go on: %s", address, details)
@@ -156,11 +162,12 @@ class TeacherStreams:
 
     async def _connect(self, endpoint: teacher_pb2.Endpoint) -> None:
         """Shake hands, then serve one stream until it ends."""
-        async with _channel(endpoint.address) as channel:
+        async with self._channel(endpoint.address) as channel:
             stub = teacher_pb2_grpc.TeacherStub(channel)
             if not await self._shake_hands(stub, endpoint):
                 return
             metadata = (
+                *self._dialer.metadata,
                 ("conkd-vocabulary-digest", self._vocabulary.digest),
                 ("conkd-wire-version", str(codec.FORMAT_VERSION)),
                 ("conkd-weights-digest", self.identity[endpoint.kind][0]),
@@ -173,7 +180,9 @@ class TeacherStreams:
         self, stub: teacher_pb2_grpc.TeacherStub, endpoint: teacher_pb2.Endpoint
     ) -> bool:
         """Refuse a teacher whose ids do not mean what ours mean; False if another one answers."""
-        described = await stub.Describe(teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S)
+        described = await stub.Describe(
+            teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._dialer.metadata
+        )
         if (described.kind, described.replica_id) != (endpoint.kind, endpoint.replica_id):
             # The port of a replica that died, whose lease has not run out yet.
             self.dispatcher.note_failure(
@@ -262,6 +271,9 @@ class TeacherStreams:
             else:
                 self.dispatcher.on_rows(request, rows, reply.ByteSize())
 
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        return self._dialer.aio(address, CHANNEL_OPTIONS)
+
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
@@ -286,7 +298,3 @@ async def _write(call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica) ->
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The reader of the same stream meets the same end and hands the work on.
             return
-
-
-def _channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)

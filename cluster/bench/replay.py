@@ -19,7 +19,9 @@ from teacher_server.batching import Batcher, BatchLimits, ScoreWork
 from teacher_server.facts import TeacherFacts
 from teacher_server.request_check import RequestLimits
 from teacher_server.rpc import new_server
+from teacher_server.security import ServerSecurity
 from teacher_server.service import TeacherService
+from trainer.credentials import NO_SECURITY
 
 Arm = Literal["bare", "blocks", "rows"]
 """What answers: a bare grpc.aio handler; our service with recorded blocks; the same with recorded
@@ -62,7 +64,7 @@ def _serve(arm: Arm, recording: Recording, ports: Any) -> None:
 
 
 async def _serve_until_killed(arm: Arm, recording: Recording, ports: Any) -> None:
-    server = new_server()
+    server = new_server(ServerSecurity(NO_SECURITY))
     servicer = _Bare(recording) if arm == "bare" else _service(arm, recording)
     teacher_pb2_grpc.add_TeacherServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

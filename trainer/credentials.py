@@ -1,0 +1,174 @@
+"""What protects our connections: where certificates and token lie, and whether they are of use.
+
+Configs, Ray and files of ours carry paths and nothing else: a secret is read where it is used.
+docs/operations.md says how the files are made and who needs which.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+CA_NAME = "ca.pem"
+# The one name in every server's certificate. Where a replica will run, and so its address and its
+# port, is known only once it runs, while certificates are made before: clients check this name
+# instead of the address. It names a role in a CA that signs for nobody else; which replica answers
+# is checked by its id in the handshake.
+SERVER_NAME = "teachers.conkd.internal"
+# What a bearer token may consist of (RFC 6750), and long enough not to be guessed.
+TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{32,1024}=*")
+STUDENT_REMEDY = (
+    "Set teachers.tls and teachers.token_file (docs/operations.md), or teachers.insecure=true on a "
+    "network that you trust."
+)
+
+Role = Literal["server", "client"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecurityFiles:
+    """How the connections of one process are protected: paths, never the secrets themselves."""
+
+    tls: str | None = None
+    """Folder with ca.pem and server.pem, server.key or client.pem, client.key; None: no TLS."""
+    token_file: str | None = None
+    """File with the fleet's bearer token, which its owner alone may read; None: no token."""
+    insecure: bool = False
+    """Allow addresses beyond this machine without both of these."""
+
+
+NO_SECURITY = SecurityFiles()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who we are to the other side, and whose word we take for who it is; all PEM."""
+
+    ca: bytes
+    certificates: bytes
+    """Our own, and after it those between it and the CA, if any."""
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """The secrets that a SecurityFiles points to, checked."""
+
+    identity: Identity | None
+    token: str | None = field(repr=False)
+
+
+def read_credentials(files: SecurityFiles, role: Role) -> Credentials:
+    """The secrets of one side.
+
+    Raises:
+        ValueError: if a file cannot be read, or holds nothing of use, or a secret that others may
+            read.
+    """
+    return Credentials(
+        identity=None if files.tls is None else read_identity(Path(files.tls), role),
+        token=None if files.token_file is None else read_token(Path(files.token_file)),
+    )
+
+
+def read_identity(folder: Path, role: Role) -> Identity:
+    """Certificates and key of one role; raises as `read_credentials`."""
+    ca_path, path, key_path = (folder / name for name in (CA_NAME, f"{role}.pem", f"{role}.key"))
+    identity = Identity(
+        ca=_read(ca_path), certificates=_read(path), key=_read(key_path, is_secret=True)
+    )
+    _parse_certificates(ca_path, identity.ca)
+    certificate = _parse_certificates(path, identity.certificates)[0]
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= datetime.datetime.now(datetime.timezone.utc) <= end:
+        raise ValueError(
+            f"{path} must be valid now, got a certificate for {begin:%Y-%m-%d %H:%M} to "
+            f"{end:%Y-%m-%d %H:%M} UTC. Make new ones, or set the clock."
+        )
+    try:
+        key = load_pem_private_key(identity.key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        # TypeError is how a key under a password is told.
+        raise ValueError(
+            f"{key_path} must be a private key in PEM without a password, got: {error}. "
+            "Make a new set, or write the key again."
+        ) from error
+    if key.public_key() != certificate.public_key():
+        raise ValueError(f"{key_path} must be the key of {path}, got another. Copy both again.")
+    return identity
+
+
+def read_token(path: Path) -> str:
+    """The bearer token in a file; raises as `read_credentials`."""
+    text = _read(path, is_secret=True).decode("ascii", errors="replace").strip()
+    if not TOKEN.fullmatch(text):
+        # Its length alone: errors end up in logs.
+        raise ValueError(
+            f"{path} must hold one token of 32 to 1024 letters, digits and ._~+/-, got {len(text)} "
+            "characters. Make one with: openssl rand -hex 32"
+        )
+    return text
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only processes of the same machine can reach the host.
+
+    A name other than localhost is not, whatever it begins with: 127.example.org is a public one.
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(address: str) -> str:
+    """The host of host:port; the whole of what has no port."""
+    host, colon, _ = address.rpartition(":")
+    return (host if colon else address).removeprefix("[").removesuffix("]")
+
+
+def check_host(what: str, host: str, files: SecurityFiles, *, remedy: str) -> None:
+    """ValueError if a host is beyond this machine and what goes there would be unprotected."""
+    is_protected = files.tls is not None and files.token_file is not None
+    if not (is_loopback(host) or is_protected or files.insecure):
+        raise ValueError(
+            f"{what} must be a loopback address without TLS and a token, got {host}. {remedy}"
+        )
+
+
+def _read(path: Path, *, is_secret: bool = False) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            # As ssh does: a secret that others could read is no secret.
+            if is_secret and mode & 0o077:
+                raise ValueError(
+                    f"{path} must be readable by its owner alone, got mode {mode:04o}. "
+                    f"Run: chmod 600 {path}"
+                )
+            return file.read()
+    except OSError as error:
+        # Not as OSError: to those who dial, that is a server which is not there yet.
+        raise ValueError(
+            f"{path} must be a file that we may read, got: {error.strerror}. "
+            "docs/operations.md says which files a node needs."
+        ) from error
+
+
+def _parse_certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must hold certificates in PEM, got: {error}. Make a new set, or copy it again."
+        ) from error
