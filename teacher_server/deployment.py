@@ -20,6 +20,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from teacher_server.counters import ReplicaCounters
 from teacher_server.directory import (
     DIRECTORY_APP,
     DIRECTORY_DEPLOYMENT,
@@ -51,6 +52,8 @@ class ReplicaOptions:
     """Where the replica's own gRPC server listens; not a loopback: on its node's own address."""
     num_threads: int = 1
     """Torch threads of the replica's forward pass."""
+    metrics_host: str = ""
+    """Where it serves Prometheus metrics, as `host`; empty: nowhere."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
 
@@ -88,6 +91,8 @@ class TeacherReplica:
             return
         host = local_host(self._options.host)
         port = await self._server.start(host)
+        if self._options.metrics_host:
+            self._server.serve_metrics(local_host(self._options.metrics_host))
         lease = Lease(
             kind=self._options.kind,
             address=f"{host}:{port}",
@@ -169,5 +174,6 @@ def _build_server(
         )
     torch.set_num_threads(options.num_threads)
     device = torch.device("cuda" if options.num_gpus else "cpu")
-    teacher = load_teacher(options.kind, Path(options.folder), device)
-    return TeacherServer(teacher, replica_id=replica_id, security=security)
+    counters = ReplicaCounters()
+    teacher = load_teacher(options.kind, Path(options.folder), device, counters=counters)
+    return TeacherServer(teacher, replica_id=replica_id, security=security, counters=counters)

@@ -40,6 +40,7 @@ class ScoreStream:
         self, pipeline: Pipeline, requests: AsyncIterator[teacher_pb2.ScoreRequest]
     ) -> None:
         self._pipeline = pipeline
+        self._counters = pipeline.batcher.counters
         self._requests = requests
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._budget = ByteBudget(MAX_STREAM_BYTES)
@@ -65,6 +66,7 @@ class ScoreStream:
         async for request in self._requests:
             # While there is no room the stream is not read, which holds its sender back.
             await self._room.acquire()
+            self._counters.requests += 1
             answer = asyncio.create_task(self._answer(request))
             self._answers.add(answer)
             answer.add_done_callback(self._answers.discard)
@@ -81,6 +83,8 @@ class ScoreStream:
     def cancel(self) -> None:
         """The caller is gone: take what it still waits for out of the queue."""
         for answer in self._answers:
+            # One that is done has been counted as what it is.
+            self._counters.abandoned += not answer.done()
             answer.cancel()
         self._pipeline.batcher.forget(self)
 
@@ -88,6 +92,7 @@ class ScoreStream:
         try:
             work = await self._pipeline.check.run(request)
         except ValueError as error:
+            self._counters.invalid += 1
             self._refuse(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, str(error))
             return
         held = work.num_bytes + work.max_reply_bytes
@@ -98,8 +103,10 @@ class ScoreStream:
         except (RuntimeError, ValueError, MemoryError) as error:
             # The device failed, or gave no distribution (NaN): neither is the caller's doing.
             self._budget.give(held)
+            self._counters.failed += 1
             self._refuse(request, teacher_pb2.ScoreError.INTERNAL, str(error))
             return
+        self._count(work, block)
         # From the most that it could have been to what it is.
         self._budget.give(held - len(block))
         self._replies.put_nowait(
@@ -110,6 +117,13 @@ class ScoreStream:
                 forward_s=scored.forward_s,
             )
         )
+
+    def _count(self, work: ScoreWork, block: bytes) -> None:
+        counters = self._counters
+        counters.blocks += 1
+        counters.positions += work.num_rows
+        counters.request_bytes += work.num_bytes
+        counters.reply_bytes += len(block)
 
     def _refuse(
         self,
