@@ -2,7 +2,7 @@
 
     python -m teacher_server up --dialogue DIR --recommendation DIR [--replicas dialogue=2]
     python -m teacher_server scale dialogue=4
-    python -m teacher_server status [--json]
+    python -m teacher_server status [--json | --watch [SECONDS] | --prometheus]
     python -m teacher_server down
     python -m teacher_server certificates --output DIR [--days N]
 
@@ -26,7 +26,13 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from teacher_server.certificates import make_certificates
-from teacher_server.console import parse, parse_counts, print_status
+from teacher_server.console import (
+    parse,
+    parse_counts,
+    print_scrape_targets,
+    print_status,
+    watch_status,
+)
 from teacher_server.deployment import ReplicaOptions
 from teacher_server.fleet import (
     check_cluster,
@@ -150,8 +156,14 @@ def _scale(args: argparse.Namespace) -> None:
 
 def _status(args: argparse.Namespace) -> None:
     state = read_state(args.fleet)
+    if args.prometheus:
+        print_scrape_targets(state)
+        return
     with _connected(state):
-        print_status(state, as_json=args.json)
+        if args.watch is None:
+            print_status(state, as_json=args.json)
+        else:
+            watch_status(state, args.watch)
 
 
 def _down(args: argparse.Namespace) -> None:
@@ -231,6 +243,8 @@ def _security(args: argparse.Namespace) -> SecurityFiles:
         insecure=args.insecure,
     )
     check_host("--host", args.host, security, remedy=SERVER_REMEDY)
+    if args.metrics:
+        check_host("--metrics", args.metrics, security, remedy=SERVER_REMEDY)
     read_credentials(security, "server")
     read_credentials(security, "client")  # `up` and `status` ask the Directory and the replicas.
     return security
@@ -270,6 +284,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
         kind=kind,
         folder=str(folder.resolve()),
         host=args.host,
+        metrics_host=args.metrics,
         num_threads=args.threads,
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,

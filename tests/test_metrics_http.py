@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from tests.scrapes import fetch_secured, scrape
 from tests.secure_fleet import OTHER_TOKEN, TOKEN, files, write_two_sets
-from trainer.credentials import NO_SECURITY, SERVER_NAME, SecurityFiles
+from trainer.credentials import NO_SECURITY, SecurityFiles
 from trainer.metrics_http import MetricsServer
 
 
@@ -38,22 +37,10 @@ def secured(root: Path) -> Iterator[MetricsServer]:
 
 
 def fetch(address: str, root: Path, *, identity: str | None, token: str | None) -> str:
-    """A scrape as Prometheus makes one: by the server's name, which no resolver knows."""
-    context = ssl.create_default_context(cafile=str(root / "ours" / "ca.pem"))
-    if identity is not None:
-        folder = root / identity
-        context.load_cert_chain(folder / "client.pem", folder / "client.key")
-    host, port = address.split(":")
-    bearer = "" if token is None else f"Authorization: Bearer {token}\r\n"
-    received = b""
-    with (
-        socket.create_connection((host, int(port)), 10) as plain,
-        context.wrap_socket(plain, server_hostname=SERVER_NAME) as tls,
-    ):
-        tls.sendall(f"GET /metrics HTTP/1.0\r\n{bearer}\r\n".encode())
-        while part := tls.recv(1 << 16):
-            received += part
-    return received.decode()
+    ca = root / "ours" / "ca.pem"
+    return fetch_secured(
+        address, ca=ca, client=None if identity is None else root / identity, token=token
+    )
 
 
 def test_metrics_with_certificate_and_token_are_told(secured: MetricsServer, root: Path) -> None:
@@ -88,8 +75,7 @@ def test_metrics_beyond_this_machine_without_protection_are_refused() -> None:
         serve("0.0.0.0", NO_SECURITY)
     server = serve("0.0.0.0", SecurityFiles(insecure=True))
     port = server.address.split(":")[1]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        assert b"answer 42.0" in answer.read()
+    assert scrape(f"127.0.0.1:{port}") == {("answer", frozenset()): 42.0}
     server.close()
 
 

@@ -5,30 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-import urllib.request
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from protos import teacher_pb2
 from teacher_server.batching import BatchLimits, score_together
 from teacher_server.counters import Histogram, ReplicaCounters
 from teacher_server.request_check import RequestLimits, check_request
 from tests.fake_teacher import FACTS, FakeTeacher
+from tests.scrapes import scrape
 from tests.test_service import METADATA, int32, iter_async, poll, request, run, running, score
 
 KIND = {"kind": "dialogue"}
-
-
-def scrape(address: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Every sample of a scrape by its name and labels."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in families
-        for sample in family.samples
-    }
 
 
 def test_histogram_counts_each_value_in_the_first_bucket_that_holds_it() -> None:
