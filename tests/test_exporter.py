@@ -13,6 +13,7 @@ import pytest
 from tests.scrapes import Samples, scrape
 from tests.student_runs import ROOT, environment, error_lines, free_port, run_student
 from tests.student_runs import student_command as student
+from tests.test_student_run import kill_one_rank
 from trainer.config import RunConfig, WatchConfig
 from trainer.dispatch import ClientCounters
 from trainer.exporter import RankProgress, watched
@@ -84,14 +85,11 @@ def test_ranks_of_a_run_are_scraped_at_ports_one_after_another(
 ) -> None:
     port = free_port()
     settings = ("distill.gamma=0", "train.steps=1000000", f"watch.metrics_port={port}")
-    training = subprocess.Popen(
-        student(prepared_dir, tmp_path / "run", *settings),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = student(prepared_dir, tmp_path / "run", *settings)
+    with (tmp_path / "log").open("w") as log:
+        training = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for rank in range(2):
             seen = wait_for_steps(training, f"127.0.0.1:{port + rank}", rank)
@@ -104,11 +102,12 @@ def test_ranks_of_a_run_are_scraped_at_ports_one_after_another(
         (line,) = error_lines(result)
         assert f"address 127.0.0.1:{port} must be free for metrics" in line
     finally:
-        training.terminate()
-        training.communicate(timeout=60)
+        # The launcher ends the others.
+        kill_one_rank(training)
+        training.wait(timeout=60)
 
 
-def wait_for_steps(training: subprocess.Popen[str], address: str, rank: int) -> dict[str, float]:
+def wait_for_steps(training: subprocess.Popen[bytes], address: str, rank: int) -> dict[str, float]:
     """A rank's samples once it has done a step."""
     while training.poll() is None:
         try:
@@ -118,4 +117,4 @@ def wait_for_steps(training: subprocess.Popen[str], address: str, rank: int) -> 
         if seen["steps_total"]:
             return seen
         time.sleep(0.1)
-    raise AssertionError(f"the run must go on, got its end: {training.communicate()[1]}")
+    raise AssertionError(f"the run must go on, got its end with {training.returncode}")
