@@ -258,6 +258,9 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="serve Prometheus metrics of every replica there; default: this machine alone",
     )
+    up.add_argument(
+        "--spans", default="", metavar="URL", help="OTLP/HTTP receiver of OpenTelemetry spans"
+    )
     up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
     up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")
     up.add_argument("--num-cpus", type=float, default=0.5, help="CPUs of a replica, for placement")

@@ -30,6 +30,7 @@ from teacher_server.directory import (
     new_deployment,
 )
 from trainer.credentials import SecurityFiles, is_loopback
+from trainer.spans import Spans
 
 if TYPE_CHECKING:
     from teacher_server.service import TeacherServer
@@ -54,6 +55,8 @@ class ReplicaOptions:
     """Torch threads of the replica's forward pass."""
     metrics_host: str = ""
     """Where it serves Prometheus metrics, as `host`; empty: nowhere."""
+    spans: str = ""
+    """OTLP/HTTP receiver of its OpenTelemetry spans; empty: none are made."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
 
@@ -174,6 +177,11 @@ def _build_server(
         )
     torch.set_num_threads(options.num_threads)
     device = torch.device("cuda" if options.num_gpus else "cpu")
+    spans = None
+    if options.spans:
+        spans = Spans(options.spans, service=f"conkd-{options.kind}", instance=replica_id)
     counters = ReplicaCounters()
     teacher = load_teacher(options.kind, Path(options.folder), device, counters=counters)
-    return TeacherServer(teacher, replica_id=replica_id, security=security, counters=counters)
+    return TeacherServer(
+        teacher, replica_id=replica_id, security=security, counters=counters, spans=spans
+    )

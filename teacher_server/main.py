@@ -60,6 +60,7 @@ from teacher_server.local_cluster import (
 from teacher_server.security import SERVER_REMEDY
 from trainer.credentials import SecurityFiles, check_host, is_loopback, read_credentials
 from trainer.models.frozen import FrozenCard, Kind, read_card
+from trainer.spans import check_endpoint
 
 
 def main(argv: list[str]) -> None:
@@ -88,6 +89,7 @@ def _up(args: argparse.Namespace) -> None:
     if unknown:
         raise ValueError(f"--replicas must name teachers that are given, got {unknown[0]}.")
     security = _security(args)
+    check_endpoint("--spans", args.spans)
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
@@ -285,6 +287,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
         folder=str(folder.resolve()),
         host=args.host,
         metrics_host=args.metrics,
+        spans=args.spans,
         num_threads=args.threads,
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,

@@ -28,6 +28,7 @@ from teacher_server.security import SERVER_REMEDY, ServerSecurity
 from teacher_server.stage import Stage
 from trainer.credentials import NO_SECURITY, SecurityFiles
 from trainer.metrics_http import MetricsServer
+from trainer.spans import Spans
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 
@@ -46,6 +47,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         replica_id: str,
         limits: RequestLimits,
         encode: Callable[[Any, int], bytes] = codec.encode,
+        spans: Spans | None = None,
     ) -> None:
         self.facts = facts
         self.metrics_address = ""
@@ -58,6 +60,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             batcher=batcher,
             encode=Stage(self._encode, "teacher-encode"),
             draining=asyncio.Event(),
+            spans=spans,
+            kind=facts.kind,
         )
         self._replica_id = replica_id
 
@@ -159,7 +163,9 @@ class TeacherServer:
         request_limits: RequestLimits | None = None,
         security: SecurityFiles = NO_SECURITY,
         counters: ReplicaCounters | None = None,
+        spans: Spans | None = None,
     ) -> None:
+        """A server that is not yet bound; `spans` is closed when it drains."""
         counters = counters or ReplicaCounters()
         score_round = functools.partial(score_together, teacher.score, counters=counters)
         self.batcher = Batcher(score_round, batch_limits or BatchLimits(), counters=counters)
@@ -168,7 +174,9 @@ class TeacherServer:
             self.batcher,
             replica_id=replica_id,
             limits=request_limits or RequestLimits(),
+            spans=spans,
         )
+        self._spans = spans
         self._health = grpc_health.HealthServicer()
         self._security_files = security
         self._metrics: MetricsServer | None = None
@@ -227,6 +235,8 @@ class TeacherServer:
         self._service.close()
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
 
 def handshake_mismatch(metadata: Metadata, facts: TeacherFacts) -> str:

@@ -37,6 +37,7 @@ DOORS = {
         "trainer/exporter.py",
         "trainer/metrics_http.py",
     },
+    "opentelemetry": {"trainer/spans.py"},
     "lmdb": {"trainer/target_cache.py"},
     "grpc": {
         "trainer/teacher_streams.py",

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from protos import codec
 from trainer.credentials import STUDENT_REMEDY, SecurityFiles, check_host, host_of
 from trainer.models.language_model_config import LanguageModelConfig
+from trainer.spans import check_endpoint
 
 MAX_TOP_K = 1 << 16
 DEFAULT_STEPS = 1000
@@ -132,12 +133,15 @@ class WatchConfig:
     metrics_host: str = "127.0.0.1"
     """Address of those ports; beyond this machine they are protected as a teacher's, by
     server.pem and server.key of `teachers.tls` and by `teachers.token_file`."""
+    spans: str = ""
+    """OTLP/HTTP receiver of OpenTelemetry spans; empty: none are made."""
 
     def __post_init__(self) -> None:
         if self.metrics_port is not None and not 1 <= self.metrics_port <= MAX_PORT:
             raise ValueError(
                 f"watch.metrics_port must be in [1, {MAX_PORT}], got {self.metrics_port}."
             )
+        check_endpoint("watch.spans", self.spans)
 
 
 @dataclass(frozen=True, kw_only=True)

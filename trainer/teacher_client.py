@@ -30,6 +30,7 @@ from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters
+from trainer.spans import Spans
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group, Question, input_limits, sent_columns
 from trainer.teacher_streams import TeacherStreams
@@ -74,9 +75,11 @@ class TeacherClient:
         *,
         vocabulary: Vocabulary,
         graph_digest: str,
+        spans: Spans | None = None,
     ) -> None:
         """Connect and wait until both kinds have a replica of the right vocabulary and graph.
 
+        `spans` gets one for each question to a kind, and is closed with the client.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory both, may be the one teacher of that kind whose targets are in the cache.
 
@@ -87,6 +90,7 @@ class TeacherClient:
         """
         self.counters = ClientCounters()
         self._distill = distill
+        self._spans = spans
         self._vocabulary = vocabulary
         self._asked = _compressions(distill)
         self._ids = itertools.count(1)
@@ -149,6 +153,8 @@ class TeacherClient:
             self._loop.close()
             if self._cached is not None:
                 self._cached.close()
+            if self._spans is not None:
+                self._spans.close()
 
     async def _stop(self) -> None:
         await self._streams.stop()
@@ -177,9 +183,23 @@ class TeacherClient:
     def _ask(
         self, kind: str, inputs: list[ExampleInput]
     ) -> concurrent.futures.Future[codec.TargetRows]:
-        return asyncio.run_coroutine_threadsafe(self._answer(kind, inputs), self._loop)
+        answer = self._answer if self._spans is None else self._traced
+        return asyncio.run_coroutine_threadsafe(answer(kind, inputs), self._loop)
 
-    async def _answer(self, kind: str, inputs: Sequence[ExampleInput]) -> codec.TargetRows:
+    async def _traced(self, kind: str, inputs: Sequence[ExampleInput]) -> codec.TargetRows:
+        assert self._spans is not None
+        span = self._spans.start("targets", kind=kind, examples=len(inputs))
+        outcome = "failed"
+        try:
+            rows = await self._answer(kind, inputs, span.traceparent)
+            outcome = "rows"
+            return rows
+        finally:
+            span.end(outcome)
+
+    async def _answer(
+        self, kind: str, inputs: Sequence[ExampleInput], traceparent: str = ""
+    ) -> codec.TargetRows:
         """The rows of all inputs, from the cache where they are there."""
         task = asyncio.current_task()
         assert task is not None
@@ -189,14 +209,14 @@ class TeacherClient:
         described = self._streams.described[kind]
         limits = input_limits(described)
         if self._cached is None:
-            return await self._score(kind, inputs, limits)
+            return await self._score(kind, inputs, limits, traceparent)
         question = Question(Group.of(described, self._asked[kind]))
         return await self._cached.answer(
-            question, inputs, lambda missing: self._score(kind, missing, limits)
+            question, inputs, lambda missing: self._score(kind, missing, limits, traceparent)
         )
 
     async def _score(
-        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits
+        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits, traceparent: str
     ) -> codec.TargetRows:
         """The rows of all inputs, from the teachers."""
         columns: dict[str, list[np.ndarray]] = {}
@@ -212,6 +232,7 @@ class TeacherClient:
             request_id=next(self._ids),
             target_lengths=np.array(targets, "<i4").tobytes(),
             compression=self._asked[kind],
+            traceparent=traceparent.encode("ascii"),
             **fields,
         )
         return await self._streams.dispatcher.score(kind, message, sum(targets))
