@@ -40,26 +40,26 @@ def check_request(
     Raises:
         ValueError: naming the field, its rule and its value.
     """
-    targets_B = _int32("target_lengths", request.target_lengths, limits.max_examples)
-    if len(targets_B) == 0:
+    targets = _int32("target_lengths", request.target_lengths, limits.max_examples).tolist()
+    if not targets:
         raise ValueError("target_lengths must have at least one entry, got none.")
     takes = facts.limits
     tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
     entities = Column("entity", takes.max_entities, facts.num_entities)
     words = Column("word", takes.max_words, facts.num_words)
     columns = (
-        _read(tokens, request.token_ids, request.token_lengths, len(targets_B), limits),
-        _read(entities, request.entity_ids, request.entity_lengths, len(targets_B), limits),
-        _read(words, request.word_ids, request.word_lengths, len(targets_B), limits),
+        _read(tokens, request.token_ids, request.token_lengths, len(targets), limits),
+        _read(entities, request.entity_ids, request.entity_lengths, len(targets), limits),
+        _read(words, request.word_ids, request.word_lengths, len(targets), limits),
     )
-    _check_targets(targets_B, np.frombuffer(request.token_lengths, "<i4"), facts)
+    _check_targets(targets, [len(ids) for ids in columns[0]], facts)
     cut = _cut(request.compression)
-    num_rows = int(targets_B.sum(dtype=np.int64))
+    num_rows = sum(targets)
     max_entries = num_rows * cut.max_entries(facts.support_size)
     reply_bytes = _reply_bytes(num_rows, max_entries, limits)
     inputs = tuple(
         ExampleInput(num_targets=n, tokens=said, entities=named, words=heard)
-        for n, said, named, heard in zip(targets_B.tolist(), *columns, strict=True)
+        for n, said, named, heard in zip(targets, *columns, strict=True)
     )
     return ScoreWork(inputs, cut, max_entries, request.ByteSize(), reply_bytes)
 
@@ -80,38 +80,34 @@ def _read(
     """Each example's ids of a column; all empty if the teacher does not take it."""
     name = column.name
     ids_N = _int32(f"{name}_ids", ids, limits.max_input_ids)
-    lengths_B = _int32(f"{name}_lengths", lengths, limits.max_examples)
+    # A list: over a few examples Python is faster than numpy, and this runs for every request.
+    lengths_B = _int32(f"{name}_lengths", lengths, limits.max_examples).tolist()
     expected = num_examples if column.longest else 0
     if len(lengths_B) != expected:
         raise ValueError(
             f"{name}_lengths must have {expected} entries, one per example for a teacher that "
             f"takes them and else none, got {len(lengths_B)}."
         )
-    if not column.longest:
-        _check_total(name, lengths_B, ids_N)
-        return [ids_N] * num_examples
-    if lengths_B.min() < column.shortest or lengths_B.max() > column.longest:
+    if column.longest and not (
+        column.shortest <= min(lengths_B) and max(lengths_B) <= column.longest
+    ):
         raise ValueError(
             f"{name}_lengths must be in [{column.shortest}, {column.longest}], got "
-            f"{lengths_B.min()}..{lengths_B.max()}."
+            f"{min(lengths_B)}..{max(lengths_B)}."
         )
-    _check_total(name, lengths_B, ids_N)
-    if len(ids_N) and not 0 <= ids_N.min() <= ids_N.max() < column.num_ids:
+    if sum(lengths_B) != len(ids_N):
+        raise ValueError(
+            f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {sum(lengths_B)}."
+        )
+    if not column.longest:
+        return [ids_N] * num_examples
+    # As unsigned numbers negative ids are the largest.
+    if len(ids_N) and int(ids_N.view("<u4").max()) >= column.num_ids:
         raise ValueError(
             f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
         )
-    return _split(ids_N, lengths_B)
-
-
-def _check_total(name: str, lengths_B: np.ndarray, ids_N: np.ndarray) -> None:
-    total = int(lengths_B.sum(dtype=np.int64))
-    if total != len(ids_N):
-        raise ValueError(f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {total}.")
-
-
-def _split(ids_N: np.ndarray, lengths_B: np.ndarray) -> list[np.ndarray]:
-    ends = np.cumsum(lengths_B).tolist()
-    return [ids_N[start:end] for start, end in itertools.pairwise([0, *ends])]
+    ends = itertools.accumulate(lengths_B, initial=0)
+    return [ids_N[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
@@ -125,17 +121,15 @@ def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
     return np.frombuffer(content, dtype="<i4")
 
 
-def _check_targets(targets_B: np.ndarray, tokens_B: np.ndarray, facts: TeacherFacts) -> None:
-    longest_B = tokens_B if facts.limits.max_tokens else np.ones_like(targets_B)
-    wrong = np.flatnonzero((targets_B < 1) | (targets_B > longest_B))
-    if len(wrong):
-        rule = "in [1, number of tokens]" if facts.limits.max_tokens else "1"
-        first = int(wrong[0])
-        num_tokens = tokens_B[first] if facts.limits.max_tokens else 0
-        raise ValueError(
-            f"target_lengths of a {facts.kind} teacher must be {rule}, got {targets_B[first]} for "
-            f"example {first} of {num_tokens} tokens."
-        )
+def _check_targets(targets: list[int], num_tokens: list[int], facts: TeacherFacts) -> None:
+    takes_tokens = bool(facts.limits.max_tokens)
+    for example, (wanted, length) in enumerate(zip(targets, num_tokens, strict=True)):
+        if not 1 <= wanted <= (length if takes_tokens else 1):
+            rule = "in [1, number of tokens]" if takes_tokens else "1"
+            raise ValueError(
+                f"target_lengths of a {facts.kind} teacher must be {rule}, got {wanted} for "
+                f"example {example} of {length} tokens."
+            )
 
 
 def _cut(compression: teacher_pb2.Compression) -> Cut:
