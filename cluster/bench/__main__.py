@@ -6,7 +6,6 @@ python -m cluster.bench NAME|all [--json]
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cluster.bench.chaos.bench import bench_chaos
 from cluster.bench.result import BenchResult, Row
 from cluster.bench.step import bench_step
 from trainer.atomic import write_json
@@ -29,7 +29,7 @@ RESULTS = Path("bench/results")
 
 def main(argv: list[str]) -> None:
     """Run the named benchmark, or all of them."""
-    benchmarks: dict[str, Callable[[], BenchResult]] = {"step": bench_step}
+    benchmarks: dict[str, Callable[[], BenchResult]] = {"step": bench_step, "chaos": bench_chaos}
     parser = argparse.ArgumentParser(prog="python -m cluster.bench")
     parser.add_argument("name", metavar="NAME", help=f"one of {_names(benchmarks)}")
     parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
@@ -38,7 +38,13 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"NAME must be one of {_names(benchmarks)}, got {arguments.name!r}.")
     for name in benchmarks if arguments.name == ALL else [arguments.name]:
         result = benchmarks[name]()
-        content = {"benchmark": name, "machine": machine(), **dataclasses.asdict(result)}
+        content = {
+            "benchmark": name,
+            "machine": machine(),
+            **result.figures,
+            **result.details,
+            "rows": result.rows,
+        }
         write_json(RESULTS / f"{name}.json", content)
         if arguments.json:
             sys.stdout.write(json.dumps(content) + "\n")

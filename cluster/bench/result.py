@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Row = dict[str, str | int | float]
 """One line of a table: column -> value, the same columns in every row; units in the names."""
@@ -14,3 +14,5 @@ class BenchResult:
 
     figures: dict[str, float]
     rows: list[Row]
+    details: dict[str, list[Row]] = field(default_factory=dict)
+    """Lists by name for the JSON object alone; rows need not be alike."""
