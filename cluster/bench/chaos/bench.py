@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,9 +119,17 @@ def figures_of(rows: Sequence[Row], patience: Row) -> dict[str, float]:
 async def run_lane(setting: Setting, answers: str, scenarios: Sequence[Scenario]) -> list[Trial]:
     """An undisturbed run and one per scenario, on one fleet."""
     subject, fleet = setting.subject(answers, answers), setting.fleet(answers, answers)
-    trials = [await run_trial(subject, fleet, it, LOCAL) for it in (None, *scenarios)]
+    trials = [await _told(run_trial(subject, fleet, it, LOCAL)) for it in (None, *scenarios)]
     await fleet.stop()
     return trials
+
+
+async def _told(trial: Awaitable[Trial]) -> Trial:
+    """Say on stderr that a trial is done: a job that is silent for minutes may be ended."""
+    done = await trial
+    sys.stderr.write(f"  {done.name}, answers {done.answers}\n")
+    sys.stderr.flush()
+    return done
 
 
 async def _run_lanes(setting: Setting, network: Network | None) -> tuple[list[Trial], Row]:
@@ -140,7 +148,8 @@ async def _run_third_lane(setting: Setting, network: Network | None) -> tuple[li
         lane = f"{answers}-net"
         fleet = setting.fleet(answers, lane, network.teachers)
         subject = setting.subject(answers, lane)
-        trials.append(await run_trial(subject, fleet, network_cut(network), network.student))
+        trial = run_trial(subject, fleet, network_cut(network), network.student)
+        trials.append(await _told(trial))
         await fleet.stop()
     fleet = setting.fleet("replayed", "patience")
     patience = await run_beyond_patience(setting.subject("replayed", "patience"), fleet)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from protos import codec, teacher_pb2
+from teacher_server.batching import BatchLimits
 from teacher_server.compress import take_rows
 from teacher_server.facts import Teacher
 from teacher_server.request_check import RequestLimits
@@ -17,6 +18,9 @@ from teacher_server.service import ScoreContext, TeacherServer, TeacherService
 Fault = Literal["none", "garbage", "short", "never"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 GARBAGE_BYTES = 300
+# A round holds one or two of a student's requests: with all of them in one, targets would come in
+# bursts of a second and speed could not be seen.
+SMALL_ROUNDS = BatchLimits(token_budget=2048)
 
 
 class FaultyService(TeacherService):
@@ -38,7 +42,7 @@ class FaultyServer(TeacherServer):
     """A TeacherServer around a FaultyService."""
 
     def __init__(self, teacher: Teacher, *, replica_id: str, fault_file: Path) -> None:
-        super().__init__(teacher, replica_id=replica_id)
+        super().__init__(teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS)
         self._service = FaultyService(
             teacher.facts, self.batcher, replica_id=replica_id, limits=RequestLimits()
         )

@@ -62,9 +62,11 @@ def open_network() -> Iterator[Network]:
         OSError: if `ip` refuses.
     """
     student, router, teachers = (f"conkd-{os.getpid()}-{end}" for end in "srt")
+    made: list[str] = []
     try:
         for name in (student, router, teachers):
             _ip("netns", "add", name)
+            made.append(name)
             _ip("-n", name, "link", "set", "lo", "up")
         _connect(student, router, STUDENT_HOST, STUDENT_GATE, interface="veth-s")
         _connect(teachers, router, TEACHER_HOST, TEACHER_GATE, interface="veth-t")
@@ -77,8 +79,7 @@ def open_network() -> Iterator[Network]:
         )
     finally:
         # One call, so that one more Ctrl-C finds nothing half done.
-        names = (student, router, teachers)
-        batch = "".join(f"netns del {name}\n" for name in names)
+        batch = "".join(f"netns del {name}\n" for name in made)
         _run(("ip", "-force", "-batch", "-"), batch)
 
 

@@ -20,7 +20,7 @@ from trainer.evaluation.plots import (
 )
 
 NUM_COLUMNS = 3
-WINDOW_S = 1.0
+WINDOW_S = 2.0
 GRID_S = 0.25
 COLOURS = {"scored": STUDENT_COLOUR, "replayed": TEACHER_COLOUR}
 
@@ -38,7 +38,9 @@ def draw_trials(trials: Sequence[Trial], path: Path) -> None:
         axis.set_title(name, fontsize=9)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    for axis in grid[-1]:
+    for axis in grid.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis in grid.flat[: len(names)][-NUM_COLUMNS:]:
         axis.set_xlabel("seconds from the fault")
     for axis in grid[:, 0]:
         axis.set_ylabel("positions/s")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cluster.bench.chaos.evidence import (
     Counts,
-    HandOut,
     Witnessed,
     count_prints,
     count_rows,
@@ -97,7 +96,7 @@ async def run_trial(
     folder.mkdir(parents=True)
     student = subject.launcher.start(_student(subject, fleet, folder, witness, place))
     await wait_until(
-        lambda: len(_hand_outs(witness)) >= subject.fault_step, student, STUDENT_START_S
+        lambda: _num_handed_out(witness) >= subject.fault_step, student, STUDENT_START_S
     )
     fault_s = time.monotonic()
     if scenario is not None:
@@ -177,5 +176,5 @@ def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, place:
     return Command(name=name, argv=argv, env=environment(), cwd=ROOT)
 
 
-def _hand_outs(witness: Path) -> list[HandOut]:
-    return read_witness(witness).handed_out
+def _num_handed_out(witness: Path) -> int:
+    return witness.read_text().count('"handed_out"') if witness.is_file() else 0
