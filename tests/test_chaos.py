@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.bench.chaos.bench import figures_of
 from cluster.bench.chaos.evidence import (
     Counts,
     HandOut,
@@ -36,6 +37,7 @@ from cluster.bench.chaos.replay import (
 )
 from cluster.bench.chaos.scenarios import DIRECTORY, GARBAGE, KILL
 from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
+from cluster.bench.result import Row
 from cluster.launch import Launcher
 from protos import codec, teacher_pb2
 from protos.codec import WireError
@@ -105,6 +107,29 @@ def test_max_relative_difference_wants_curves_of_one_length() -> None:
     assert max_relative_difference([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="must have 2 steps, got 1"):
         max_relative_difference([1.0], [1.0, 2.0])
+
+
+def test_figures_are_the_worst_of_all_scenarios_and_the_recovery_from_a_kill() -> None:
+    def row(scenario: str, answers: str, difference: float, recovery: float) -> Row:
+        counts: Row = {"lost": 1, "duplicated": 0, "reordered": 2}
+        name: Row = {"scenario": scenario, "answers": answers}
+        return {**name, "loss_difference": difference, "recovery_s": recovery, **counts}
+
+    rows = [
+        row(KILL.name, "scored", 1e-5, 1.0),
+        row(KILL.name, "replayed", 1e-9, 2.0),
+        row(DIRECTORY.name, "scored", 1e-6, 30.0),
+    ]
+    figures = figures_of(rows, {"loss_difference": 1e-8, "exit_status": 2})
+    assert figures == {
+        "max_loss_difference": 1e-5,
+        "max_loss_difference_replayed": 1e-8,
+        "lost": 3,
+        "duplicated": 0,
+        "reordered": 6,
+        "recovery_s": 2.0,
+        "patience_exit_status": 2.0,
+    }
 
 
 def test_replayed_answers_are_the_recorded_ones_after_a_file(tmp_path: Path) -> None:
