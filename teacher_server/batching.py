@@ -17,9 +17,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from protos.codec import TargetRows, concat_rows
-from teacher_server.byte_budget import ByteBudget
 from teacher_server.compress import Cut, take_rows
 from teacher_server.fair_queue import FairQueue, Place
+from trainer.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
 
 ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]

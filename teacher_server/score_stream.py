@@ -12,8 +12,8 @@ from typing import Any
 
 from protos import teacher_pb2
 from teacher_server.batching import Batcher, ScoreWork
-from teacher_server.byte_budget import ByteBudget
 from teacher_server.stage import Stage
+from trainer.byte_budget import ByteBudget
 
 # Requests of one stream that are read but not yet answered, replies not yet sent included, and the
 # bytes of them and of their replies: a client that does not read its replies stops only itself.
