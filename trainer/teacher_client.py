@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from protos import codec, teacher_pb2
+from protos.target_rows import ENTRY_BYTES, ROW_BYTES
 from trainer.byte_budget import ByteBudget
 from trainer.cached_answers import CachedAnswers
 from trainer.config import DistillConfig, TeachersConfig
@@ -40,8 +41,6 @@ logger = logging.getLogger(__name__)
 
 # 59 MB uncompressed and at worst, which fits into a server's largest reply.
 MAX_REPLY_ENTRIES = 1 << 22
-# In memory: id and log-prob of an entry; count, tail and item mass of a row.
-ENTRY_BYTES, ROW_BYTES = 8, 12
 
 ResultT = TypeVar("ResultT")
 
