@@ -19,7 +19,7 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
 from teacher_server.batching import Batcher, BatchLimits, score_together
 from teacher_server.facts import Teacher, TeacherFacts
-from teacher_server.request_check import RequestLimits, check_request
+from teacher_server.request_check import RequestCheck, RequestLimits
 from teacher_server.rpc import new_server, start_server
 from teacher_server.score_stream import Pipeline, ScoreStream
 from teacher_server.security import ServerSecurity
@@ -61,7 +61,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         self.facts = facts
         self.pipeline = Pipeline(
             check=Stage(
-                functools.partial(check_request, facts=facts, limits=limits),
+                RequestCheck(facts, limits),
                 "teacher-check",
                 is_short=lambda request: request.ByteSize() <= SHORT_REQUEST_BYTES,
             ),

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
-from teacher_server.request_check import RequestLimits, check_request
+from teacher_server.request_check import RequestCheck, RequestLimits
 from teacher_server.service import TeacherServer
 from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
 from trainer.data.model_input import InputLimits
@@ -265,7 +265,7 @@ def test_malformation_changes_a_request_whose_original_is_fine(malform: Malform)
     rng = np.random.default_rng(5)
     for request_id in range(50):
         request = valid_request(rng, request_id)
-        check_request(request, ALL_COLUMNS, RequestLimits())
+        RequestCheck(ALL_COLUMNS, RequestLimits())(request)
         malform(rng, request)
         with pytest.raises(ValueError, match=r"must"):
-            check_request(request, ALL_COLUMNS, RequestLimits())
+            RequestCheck(ALL_COLUMNS, RequestLimits())(request)

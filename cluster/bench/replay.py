@@ -122,4 +122,4 @@ def _recorded_stage() -> Stage[tuple[bytes, int], bytes]:
 
 
 def _tokens(work: ScoreWork) -> bytes:
-    return b"".join(each.tokens.tobytes() for each in work.inputs)
+    return work.columns.tokens.ids_N.tobytes()
