@@ -86,6 +86,7 @@ class Launcher:
         self._grace_s = grace_s
         self._mark = f"CONKD_LAUNCHER_{uuid.uuid4().hex}"
         self._busy = False
+        self._beside: list[Child] = []
         self._signals: list[int] = []
         self._handlers: dict[int, signal._HANDLER] = {}
 
@@ -104,6 +105,7 @@ class Launcher:
         traceback: TracebackType | None,
     ) -> None:
         self._busy = True
+        self._stop([child for child in self._beside if child.process.poll() is None])
         self._sweep()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -139,6 +141,12 @@ class Launcher:
             self._screen.clear()
             self._stop(running)
             self._busy = False
+
+    def start(self, command: Command) -> Child:
+        """Start a command that runs beside others until it ends or the context is left."""
+        child = self._start(command)
+        self._beside.append(child)
+        return child
 
     def _start(self, command: Command) -> Child:
         log = self._log_dir / f"{command.name.replace(' ', '-')}.log"

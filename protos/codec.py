@@ -68,6 +68,12 @@ class Header:
 
     FORMAT = struct.Struct("<4sHHIIIIIII")
 
+    @classmethod
+    def of(cls, block: bytes) -> Header:
+        """What a block begins with, unchecked."""
+        _, _, *fields = cls.FORMAT.unpack_from(block)
+        return cls(*fields)
+
     def pack(self) -> bytes:
         """The first bytes of a block."""
         sizes = (self.vocab_size, self.num_rows, self.num_entries, self.num_distinct)

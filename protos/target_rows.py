@@ -15,6 +15,10 @@ MASS_TOLERANCE = 1e-3
 ROW_MASS_TOLERANCE = 1e-2
 
 
+# In memory: id and log-prob of an entry; count, tail and item mass of a row.
+ENTRY_BYTES, ROW_BYTES = 8, 12
+
+
 class WireError(Exception):
     """A block that is corrupt, short, oversized or made for another vocabulary."""
 
@@ -43,6 +47,11 @@ class TargetRows:
     def num_rows(self) -> int:
         """R."""
         return len(self.counts_R)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all columns in memory."""
+        return ENTRY_BYTES * len(self.ids_E) + ROW_BYTES * self.num_rows
 
 
 def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:

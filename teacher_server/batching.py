@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from protos.codec import TargetRows, concat_rows
-from teacher_server.byte_budget import ByteBudget
 from teacher_server.compress import Cut, take_rows
 from teacher_server.counters import ReplicaCounters
 from teacher_server.fair_queue import FairQueue, Place
+from trainer.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
 
 ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]
@@ -55,11 +56,36 @@ class Scored(Generic[ResultT]):
     forward_s: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
+class Ragged:
+    """Ids of examples end to end: int32 [N], and how many are each example's."""
+
+    ids_N: np.ndarray
+    lengths_B: list[int]
+
+    def rows(self, num_examples: int) -> list[np.ndarray]:
+        """Each example's ids; of a column that is not there, none."""
+        if not self.lengths_B:
+            return [self.ids_N] * num_examples
+        ends = itertools.accumulate(self.lengths_B, initial=0)
+        return [self.ids_N[start:end] for start, end in itertools.pairwise(ends)]
+
+
+@dataclass(eq=False)
+class Columns:
+    """The examples of a request, as they came."""
+
+    targets: list[int]
+    tokens: Ragged
+    entities: Ragged
+    words: Ragged
+
+
+@dataclass(eq=False)
 class ScoreWork:
     """One checked request: what to score, how to cut it, and what it costs."""
 
-    inputs: tuple[ExampleInput, ...]
+    columns: Columns
     cut: Cut
     max_entries: int
     """Row entries of the reply at most."""
@@ -69,14 +95,32 @@ class ScoreWork:
     """Of the reply block before compression, with every row as long as the cut allows."""
 
     @functools.cached_property
-    def num_tokens(self) -> int:
-        """What the request counts against the token budget."""
-        return sum(example.size for example in self.inputs)
+    def inputs(self) -> tuple[ExampleInput, ...]:
+        """The examples one by one; for whoever scores them, off the event loop."""
+        columns = self.columns
+        number = len(columns.targets)
+        return tuple(
+            ExampleInput(num_targets=n, tokens=said, entities=named, words=heard)
+            for n, said, named, heard in zip(
+                columns.targets,
+                columns.tokens.rows(number),
+                columns.entities.rows(number),
+                columns.words.rows(number),
+                strict=True,
+            )
+        )
 
-    @functools.cached_property
+    @property
+    def num_tokens(self) -> int:
+        """What the request counts against the token budget: ids of all columns."""
+        columns = self.columns
+        ids = len(columns.tokens.ids_N) + len(columns.entities.ids_N) + len(columns.words.ids_N)
+        return max(len(columns.targets), ids)
+
+    @property
     def num_rows(self) -> int:
         """Rows of the reply."""
-        return sum(example.num_targets for example in self.inputs)
+        return sum(self.columns.targets)
 
 
 RoundFn = Callable[[Sequence[ScoreWork], BatchLimits], list[ResultT]]

@@ -9,10 +9,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 # Upper bounds; what is above the last one has a bucket of its own.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+Outcome = Literal["block", "invalid", "failed", "abandoned"]
 
 
 class Histogram:
@@ -47,7 +51,7 @@ class ReplicaCounters:
     failed: int = 0
     """The device or the encoder failed."""
     abandoned: int = 0
-    """The caller left before the answer."""
+    """The caller left before the answer was on its way."""
     positions: int = 0
     """Rows of all reply blocks."""
     request_bytes: int = 0
@@ -69,9 +73,20 @@ class ReplicaCounters:
     forward_s: Histogram = field(default_factory=_seconds)
     """Per round: forward passes and compression of all its device batches."""
     encode_s: Histogram = field(default_factory=_seconds)
-    """Per reply block."""
+    """Per reply block, with the way to its thread and back if it went there."""
     batch_fill: Histogram = field(default_factory=lambda: Histogram(FRACTIONS))
     """Per device batch: tokens per slot."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Count a request by how it ended."""
+        if outcome == "block":
+            self.blocks += 1
+        elif outcome == "invalid":
+            self.invalid += 1
+        elif outcome == "failed":
+            self.failed += 1
+        else:
+            self.abandoned += 1
 
     @property
     def in_flight(self) -> int:

@@ -1,24 +1,26 @@
 """A ScoreRequest from the network, trusted in nothing -> ScoreWork, or a ValueError that says why.
 
+This runs on the event loop for every request: lists where numpy's calls would cost more than the
+few numbers, texts only for errors, and no object per example before it is scored.
+
 B examples, N ids of all examples together.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from protos import codec, teacher_pb2
-from teacher_server.batching import ScoreWork
+from teacher_server.batching import Columns, Ragged, ScoreWork
 from teacher_server.compress import Cut
 from teacher_server.facts import TeacherFacts
 from teacher_server.rpc import MAX_MESSAGE_BYTES
-from trainer.data.model_input import ExampleInput
 
 BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16
+NOTHING = Ragged(np.empty(0, np.int32), [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +34,6 @@ class RequestLimits:
     """Of the block before compression, with every row as long as the cut allows."""
 
 
-def check_request(
-    request: teacher_pb2.ScoreRequest, facts: TeacherFacts, limits: RequestLimits
-) -> ScoreWork:
-    """The work that a request asks for.
-
-    Raises:
-        ValueError: naming the field, its rule and its value.
-    """
-    targets_B = _int32("target_lengths", request.target_lengths, limits.max_examples)
-    if len(targets_B) == 0:
-        raise ValueError("target_lengths must have at least one entry, got none.")
-    takes = facts.limits
-    tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
-    entities = Column("entity", takes.max_entities, facts.num_entities)
-    words = Column("word", takes.max_words, facts.num_words)
-    columns = (
-        _read(tokens, request.token_ids, request.token_lengths, len(targets_B), limits),
-        _read(entities, request.entity_ids, request.entity_lengths, len(targets_B), limits),
-        _read(words, request.word_ids, request.word_lengths, len(targets_B), limits),
-    )
-    _check_targets(targets_B, np.frombuffer(request.token_lengths, "<i4"), facts)
-    cut = _cut(request.compression)
-    num_rows = int(targets_B.sum(dtype=np.int64))
-    max_entries = num_rows * cut.max_entries(facts.support_size)
-    reply_bytes = _reply_bytes(num_rows, max_entries, limits)
-    inputs = tuple(
-        ExampleInput(num_targets=n, tokens=said, entities=named, words=heard)
-        for n, said, named, heard in zip(targets_B.tolist(), *columns, strict=True)
-    )
-    return ScoreWork(inputs, cut, max_entries, request.ByteSize(), reply_bytes)
-
-
 @dataclass(frozen=True)
 class Column:
     """What a teacher takes of one column of a request; longest 0: nothing."""
@@ -74,44 +44,100 @@ class Column:
     shortest: int = 0
 
 
-def _read(
-    column: Column, ids: bytes, lengths: bytes, num_examples: int, limits: RequestLimits
-) -> list[np.ndarray]:
-    """Each example's ids of a column; all empty if the teacher does not take it."""
-    name = column.name
-    ids_N = _int32(f"{name}_ids", ids, limits.max_input_ids)
-    lengths_B = _int32(f"{name}_lengths", lengths, limits.max_examples)
-    expected = num_examples if column.longest else 0
-    if len(lengths_B) != expected:
-        raise ValueError(
-            f"{name}_lengths must have {expected} entries, one per example for a teacher that "
-            f"takes them and else none, got {len(lengths_B)}."
+class RequestCheck:
+    """The rules of one teacher's requests."""
+
+    def __init__(self, facts: TeacherFacts, limits: RequestLimits) -> None:
+        self._facts = facts
+        self._limits = limits
+        takes = facts.limits
+        self._tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
+        self._entities = Column("entity", takes.max_entities, facts.num_entities)
+        self._words = Column("word", takes.max_words, facts.num_words)
+
+    def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
+        """The work that a request asks for.
+
+        Raises:
+            ValueError: naming the field, its rule and its value.
+        """
+        targets = _int32(
+            "target_lengths", request.target_lengths, self._limits.max_examples
+        ).tolist()
+        if not targets:
+            raise ValueError("target_lengths must have at least one entry, got none.")
+        num_examples = len(targets)
+        columns = Columns(
+            targets,
+            self._read(self._tokens, request.token_ids, request.token_lengths, num_examples),
+            self._read(self._entities, request.entity_ids, request.entity_lengths, num_examples),
+            self._read(self._words, request.word_ids, request.word_lengths, num_examples),
         )
-    if not column.longest:
-        _check_total(name, lengths_B, ids_N)
-        return [ids_N] * num_examples
-    if lengths_B.min() < column.shortest or lengths_B.max() > column.longest:
-        raise ValueError(
-            f"{name}_lengths must be in [{column.shortest}, {column.longest}], got "
-            f"{lengths_B.min()}..{lengths_B.max()}."
+        self._check_targets(targets, columns.tokens.lengths_B)
+        cut = _cut(request.compression)
+        num_rows = sum(targets)
+        max_entries = num_rows * cut.max_entries(self._facts.support_size)
+        return ScoreWork(
+            columns, cut, max_entries, request.ByteSize(), self._reply_bytes(num_rows, max_entries)
         )
-    _check_total(name, lengths_B, ids_N)
-    if len(ids_N) and not 0 <= ids_N.min() <= ids_N.max() < column.num_ids:
-        raise ValueError(
-            f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
-        )
-    return _split(ids_N, lengths_B)
 
+    def _read(self, column: Column, ids: bytes, lengths: bytes, num_examples: int) -> Ragged:
+        """Each example's ids of a column; none if the teacher does not take it."""
+        if not column.longest and not ids and not lengths:
+            return NOTHING
+        name = column.name
+        ids_N = _int32(f"{name}_ids", ids, self._limits.max_input_ids)
+        lengths_B = _int32(f"{name}_lengths", lengths, self._limits.max_examples).tolist()
+        expected = num_examples if column.longest else 0
+        if len(lengths_B) != expected:
+            raise ValueError(
+                f"{name}_lengths must have {expected} entries, one per example for a teacher that "
+                f"takes them and else none, got {len(lengths_B)}."
+            )
+        if lengths_B and not (
+            column.shortest <= min(lengths_B) and max(lengths_B) <= column.longest
+        ):
+            raise ValueError(
+                f"{name}_lengths must be in [{column.shortest}, {column.longest}], got "
+                f"{min(lengths_B)}..{max(lengths_B)}."
+            )
+        if sum(lengths_B) != len(ids_N):
+            raise ValueError(
+                f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {sum(lengths_B)}."
+            )
+        # As unsigned numbers negative ids are the largest.
+        if len(ids_N) and int(ids_N.view("<u4").max()) >= column.num_ids:
+            raise ValueError(
+                f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
+            )
+        return Ragged(ids_N, lengths_B)
 
-def _check_total(name: str, lengths_B: np.ndarray, ids_N: np.ndarray) -> None:
-    total = int(lengths_B.sum(dtype=np.int64))
-    if total != len(ids_N):
-        raise ValueError(f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {total}.")
+    def _check_targets(self, targets: list[int], num_tokens: list[int]) -> None:
+        takes_tokens = bool(num_tokens)
+        longest = num_tokens if takes_tokens else [1] * len(targets)
+        for example, (wanted, most) in enumerate(zip(targets, longest, strict=True)):
+            if not 1 <= wanted <= most:
+                rule = "in [1, number of tokens]" if takes_tokens else "1"
+                raise ValueError(
+                    f"target_lengths of a {self._facts.kind} teacher must be {rule}, got {wanted} "
+                    f"for example {example} of {most if takes_tokens else 0} tokens."
+                )
 
-
-def _split(ids_N: np.ndarray, lengths_B: np.ndarray) -> list[np.ndarray]:
-    ends = np.cumsum(lengths_B).tolist()
-    return [ids_N[start:end] for start, end in itertools.pairwise([0, *ends])]
+    def _reply_bytes(self, num_rows: int, max_entries: int) -> int:
+        """Of the reply block, uncompressed and at worst."""
+        if num_rows > self._limits.max_rows:
+            raise ValueError(
+                f"target_lengths must sum to at most {self._limits.max_rows} rows, got {num_rows}. "
+                "Split the request."
+            )
+        # Table and gap of 5 B each and 4 B of value per entry, 12 B per row.
+        reply_bytes = 14 * max_entries + 12 * num_rows
+        if reply_bytes > self._limits.max_reply_bytes:
+            raise ValueError(
+                f"the reply must fit in {self._limits.max_reply_bytes} bytes, {num_rows} rows may "
+                f"need {reply_bytes}. Split the request or lower top_k."
+            )
+        return reply_bytes
 
 
 def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
@@ -123,19 +149,6 @@ def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
             "Split the request."
         )
     return np.frombuffer(content, dtype="<i4")
-
-
-def _check_targets(targets_B: np.ndarray, tokens_B: np.ndarray, facts: TeacherFacts) -> None:
-    longest_B = tokens_B if facts.limits.max_tokens else np.ones_like(targets_B)
-    wrong = np.flatnonzero((targets_B < 1) | (targets_B > longest_B))
-    if len(wrong):
-        rule = "in [1, number of tokens]" if facts.limits.max_tokens else "1"
-        first = int(wrong[0])
-        num_tokens = tokens_B[first] if facts.limits.max_tokens else 0
-        raise ValueError(
-            f"target_lengths of a {facts.kind} teacher must be {rule}, got {targets_B[first]} for "
-            f"example {first} of {num_tokens} tokens."
-        )
 
 
 def _cut(compression: teacher_pb2.Compression) -> Cut:
@@ -153,20 +166,3 @@ def _cut(compression: teacher_pb2.Compression) -> Cut:
         samples=compression.samples,
         seed=compression.seed,
     )
-
-
-def _reply_bytes(num_rows: int, max_entries: int, limits: RequestLimits) -> int:
-    """Of the reply block, uncompressed and at worst."""
-    if num_rows > limits.max_rows:
-        raise ValueError(
-            f"target_lengths must sum to at most {limits.max_rows} rows, got {num_rows}. "
-            "Split the request."
-        )
-    # Table and gap of 5 B each and 4 B of value per entry, 12 B per row.
-    reply_bytes = 14 * max_entries + 12 * num_rows
-    if reply_bytes > limits.max_reply_bytes:
-        raise ValueError(
-            f"the reply must fit in {limits.max_reply_bytes} bytes, {num_rows} rows may need "
-            f"{reply_bytes}. Split the request or lower top_k."
-        )
-    return reply_bytes

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from protos import teacher_pb2
 from teacher_server.batching import Batcher, Scored, ScoreWork
-from teacher_server.byte_budget import ByteBudget
+from teacher_server.counters import Outcome
 from teacher_server.stage import Stage
+from trainer.byte_budget import ByteBudget
 from trainer.spans import OpenSpan, Spans
 
 # Requests of one stream that are read but not yet answered, replies not yet sent included, and the
@@ -43,131 +44,153 @@ class ScoreStream:
     """What was read of one stream and not yet answered."""
 
     def __init__(
-        self, pipeline: Pipeline, requests: AsyncIterator[teacher_pb2.ScoreRequest]
+        self,
+        pipeline: Pipeline,
+        requests: AsyncIterator[teacher_pb2.ScoreRequest],
+        write: Callable[[teacher_pb2.ScoreReply], Awaitable[None]],
     ) -> None:
         self._pipeline = pipeline
         self._counters = pipeline.batcher.counters
         self._requests = requests
+        self._write = write
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._budget = ByteBudget(MAX_STREAM_BYTES)
-        self._replies: asyncio.Queue[teacher_pb2.ScoreReply | None] = asyncio.Queue()
-        self._answers: set[asyncio.Task[str]] = set()
+        self._writing = asyncio.Lock()
+        self._answers: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def read(self) -> None:
-        """Take requests until the caller is done or the server drains; answer all that were."""
+    async def serve(self) -> None:
+        """Answer each request as soon as it is done, until the caller is done or we drain.
+
+        Raises:
+            Exception: what a reply could not be made or written for; the stream is at its end.
+        """
         drain = asyncio.create_task(self._pipeline.draining.wait())
-        taking = asyncio.create_task(self._take_all())
+        reading = asyncio.create_task(self._read_all())
         try:
-            await asyncio.wait([taking, drain], return_when=asyncio.FIRST_COMPLETED)
-            if taking.done():
-                taking.result()
-            await asyncio.gather(*self._answers)
+            ends = [reading, drain, self._broken]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+            # A request that is lost by this has no answer: its sender asks elsewhere.
+            reading.cancel()
+            while self._answers and not self._broken.done():
+                await asyncio.wait(
+                    [*self._answers, self._broken], return_when=asyncio.FIRST_COMPLETED
+                )
+            if self._broken.done():
+                self._broken.result()
         finally:
             drain.cancel()
-            # A request that is lost by this has no answer: its sender asks elsewhere.
-            taking.cancel()
-            self._replies.put_nowait(None)
+            reading.cancel()
+            self._broken.cancel()
+            # If the caller is gone: what it still waits for leaves the queue.
+            for answer in self._answers:
+                answer.cancel()
+            self._pipeline.batcher.forget(self)
 
-    async def _take_all(self) -> None:
+    async def _read_all(self) -> None:
         async for request in self._requests:
             # While there is no room the stream is not read, which holds its sender back.
             await self._room.acquire()
-            self._counters.requests += 1
-            is_traced = self._pipeline.spans is not None
-            answer = asyncio.create_task(
-                self._traced(request) if is_traced else self._answer(request)
-            )
+            answer = asyncio.create_task(self._handle(request))
             self._answers.add(answer)
-            answer.add_done_callback(self._answers.discard)
+            answer.add_done_callback(self._on_answered)
 
-    async def next_reply(self) -> teacher_pb2.ScoreReply | None:
-        """The next reply to send, None after the last."""
-        return await self._replies.get()
-
-    def sent(self, reply: teacher_pb2.ScoreReply) -> None:
-        """The reply has left; another request may be read."""
-        self._budget.give(len(reply.block))
+    def _on_answered(self, answer: asyncio.Task[None]) -> None:
+        self._answers.discard(answer)
         self._room.release()
+        error = None if answer.cancelled() else answer.exception()
+        if error is not None and not self._broken.done():
+            self._broken.set_exception(error)
 
-    def cancel(self) -> None:
-        """The caller is gone: take what it still waits for out of the queue."""
-        for answer in self._answers:
-            # One that is done has been counted as what it is.
-            self._counters.abandoned += not answer.done()
-            answer.cancel()
-        self._pipeline.batcher.forget(self)
+    async def _handle(self, request: teacher_pb2.ScoreRequest) -> None:
+        """Answer a request, and count it by how it ended."""
+        self._counters.requests += 1
+        span = self._start_span(request)
+        outcome: Outcome = "abandoned"
+        try:
+            outcome = await self._answer(request, span)
+        finally:
+            self._counters.end(outcome)
+            if span is not None:
+                span.end(outcome)
 
-    async def _traced(self, request: teacher_pb2.ScoreRequest) -> str:
-        spans = self._pipeline.spans
-        assert spans is not None
-        span = spans.start(
+    def _start_span(self, request: teacher_pb2.ScoreRequest) -> OpenSpan | None:
+        if self._pipeline.spans is None:
+            return None
+        return self._pipeline.spans.start(
             "score",
             kind=self._pipeline.kind,
             examples=len(request.target_lengths) // 4,
             parent=request.traceparent,
         )
-        outcome = "abandoned"
-        try:
-            outcome = await self._answer(request, span)
-            return outcome
-        finally:
-            span.end(outcome)
 
-    async def _answer(self, request: teacher_pb2.ScoreRequest, span: OpenSpan | None = None) -> str:
-        """Reply to a request; how it ended, as ReplicaCounters has it."""
+    async def _answer(self, request: teacher_pb2.ScoreRequest, span: OpenSpan | None) -> Outcome:
         try:
             work = await self._pipeline.check.run(request)
         except ValueError as error:
-            self._counters.invalid += 1
-            self._refuse(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, str(error))
+            await self._send(_refusal(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, error))
             return "invalid"
+        # Of the request, and of the reply at its largest: held until the reply has left.
         held = work.num_bytes + work.max_reply_bytes
         await self._budget.take(held)
         try:
+            reply = await self._reply(request, work, span)
+            shrunk = len(reply.block)
+            self._budget.give(held - shrunk)
+            held = shrunk
+            await self._send(reply)
+            return "failed" if reply.HasField("error") else "block"
+        finally:
+            self._budget.give(held)
+
+    async def _reply(
+        self, request: teacher_pb2.ScoreRequest, work: ScoreWork, span: OpenSpan | None
+    ) -> teacher_pb2.ScoreReply:
+        try:
             scored = await (await self._pipeline.batcher.submit(work, self))
-            scored_ns = time.time_ns()
+            scored_s = time.perf_counter()
             block = await self._pipeline.encode.run((scored.rows, request.compression.values))
         except (RuntimeError, ValueError, MemoryError) as error:
             # The device failed, or gave no distribution (NaN): neither is the caller's doing.
-            self._budget.give(held)
-            self._counters.failed += 1
-            self._refuse(request, teacher_pb2.ScoreError.INTERNAL, str(error))
-            return "failed"
+            return _refusal(request, teacher_pb2.ScoreError.INTERNAL, error)
+        encode_s = time.perf_counter() - scored_s
+        self._count(work, block, encode_s)
         if span is not None:
-            _add_parts(span, scored, scored_ns)
-        self._count(work, block)
-        # From the most that it could have been to what it is.
-        self._budget.give(held - len(block))
-        self._replies.put_nowait(
-            teacher_pb2.ScoreReply(
-                request_id=request.request_id,
-                block=block,
-                queue_s=scored.queue_s,
-                forward_s=scored.forward_s,
-            )
+            _add_parts(span, scored, encode_s)
+        return teacher_pb2.ScoreReply(
+            request_id=request.request_id,
+            block=block,
+            queue_s=scored.queue_s,
+            forward_s=scored.forward_s,
         )
-        return "block"
 
-    def _count(self, work: ScoreWork, block: bytes) -> None:
+    def _count(self, work: ScoreWork, block: bytes, encode_s: float) -> None:
         counters = self._counters
-        counters.blocks += 1
         counters.positions += work.num_rows
         counters.request_bytes += work.num_bytes
         counters.reply_bytes += len(block)
+        counters.encode_s.observe(encode_s)
 
-    def _refuse(
-        self,
-        request: teacher_pb2.ScoreRequest,
-        code: teacher_pb2.ScoreError.Code,
-        message: str,
-    ) -> None:
-        error = teacher_pb2.ScoreError(code=code, message=message)
-        self._replies.put_nowait(teacher_pb2.ScoreReply(request_id=request.request_id, error=error))
+    async def _send(self, reply: teacher_pb2.ScoreReply) -> None:
+        # gRPC takes one message of a stream at a time.
+        async with self._writing:
+            await self._write(reply)
 
 
-def _add_parts(span: OpenSpan, scored: Scored[Any], scored_ns: int) -> None:
+def _refusal(
+    request: teacher_pb2.ScoreRequest, code: teacher_pb2.ScoreError.Code, error: Exception
+) -> teacher_pb2.ScoreReply:
+    refused = teacher_pb2.ScoreError(code=code, message=str(error))
+    return teacher_pb2.ScoreReply(request_id=request.request_id, error=refused)
+
+
+def _add_parts(span: OpenSpan, scored: Scored[Any], encode_s: float) -> None:
     """Where the time of a request went; the forward is that of the whole round."""
+    encoded_ns = time.time_ns()
+    scored_ns = encoded_ns - round(encode_s * 1e9)
     forward_ns = scored_ns - round(scored.forward_s * 1e9)
     span.part("queue", forward_ns - round(scored.queue_s * 1e9), forward_ns)
     span.part("forward", forward_ns, scored_ns)
-    span.part("encode", scored_ns, time.time_ns())
+    span.part("encode", scored_ns, encoded_ns)

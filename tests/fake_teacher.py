@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from protos.codec import TargetRows
+from teacher_server.batching import Columns, Ragged
 from teacher_server.compress import Cut, Support, compress
 from teacher_server.facts import TeacherFacts
 from trainer.data.model_input import ExampleInput, InputLimits
@@ -50,3 +52,17 @@ class FakeTeacher:
 
 def rows_after(ids: torch.Tensor) -> torch.Tensor:
     return torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)).log_softmax(-1)
+
+
+def columns_of(inputs: Sequence[ExampleInput]) -> Columns:
+    """The columns of a request about these examples."""
+
+    def ragged(rows: list[np.ndarray]) -> Ragged:
+        return Ragged(np.concatenate(rows), [len(row) for row in rows])
+
+    return Columns(
+        [each.num_targets for each in inputs],
+        ragged([each.tokens for each in inputs]),
+        ragged([each.entities for each in inputs]),
+        ragged([each.words for each in inputs]),
+    )

@@ -82,6 +82,7 @@ class FakeRecommender(FakeTeacher):
 class SmallVocabulary:
     digest: str = FACTS.vocabulary_digest
     size: int = VOCAB
+    num_items: int = FACTS.num_items
 
 
 def files(root: Path, name: str = "ours") -> SecurityFiles:

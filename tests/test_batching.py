@@ -19,7 +19,7 @@ from teacher_server.batching import (
     score_together,
 )
 from teacher_server.compress import Cut
-from tests.fake_teacher import FakeTeacher
+from tests.fake_teacher import FakeTeacher, columns_of
 from trainer.data.model_input import ExampleInput
 
 CUT = Cut(top_k=4)
@@ -33,7 +33,7 @@ def work(*lengths: int, cut: Cut = CUT, num_bytes: int = 100, first: int = 0) ->
         )
         for i, length in enumerate(lengths)
     )
-    return ScoreWork(inputs, cut, 8 * len(inputs), num_bytes, 1000)
+    return ScoreWork(columns_of(inputs), cut, 8 * len(inputs), num_bytes, 1000)
 
 
 def batcher_of(teacher: FakeTeacher, limits: BatchLimits) -> Batcher[TargetRows]:

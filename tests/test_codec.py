@@ -194,16 +194,14 @@ def test_codec_block_over_a_limit_is_refused_before_decompression() -> None:
 def test_codec_frame_that_claims_more_than_the_header_is_refused() -> None:
     block = codec.encode(rows_of([3, 7], seed=1))
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (1 << 20))
-    header = dataclasses.replace(
-        codec.Header(*codec.Header.FORMAT.unpack_from(block)[2:]), index_frame_bytes=len(bomb)
-    )
+    header = dataclasses.replace(codec.Header.of(block), index_frame_bytes=len(bomb))
     with pytest.raises(WireError, match="claims 1048576"):
         codec.decode(header.pack() + bomb, num_rows=2, vocab_size=VOCAB_SIZE)
 
 
 def test_codec_header_with_more_table_than_entries_is_refused() -> None:
     block = codec.encode(rows_of([3, 7], seed=1))
-    header = codec.Header(*codec.Header.FORMAT.unpack_from(block)[2:])
+    header = codec.Header.of(block)
     for changed in ({"num_distinct": 11}, {"num_table_escapes": 11}, {"num_gap_escapes": 11}):
         bad = dataclasses.replace(header, **changed).pack() + block[codec.Header.FORMAT.size :]
         with pytest.raises(WireError, match="cannot be longer than its entries"):

@@ -12,6 +12,7 @@ from protos.codec import TargetRows, WireError
 from trainer.config import TeachersConfig
 from trainer.dispatch import ClientCounters, Dispatcher, Replica
 from trainer.errors import TeacherUnavailable
+from trainer.hedging import FEWEST, Hedging
 
 ROWS = TargetRows(
     counts_R=np.zeros(1, np.int32),
@@ -26,9 +27,17 @@ ROWS = TargetRows(
 class Desk:
     """A dispatcher with replicas that answer when the test says so."""
 
-    def __init__(self, *replica_ids: str, deadline_s: float = 60.0, patience_s: float = 60) -> None:
+    def __init__(
+        self,
+        *replica_ids: str,
+        deadline_s: float = 60.0,
+        patience_s: float = 60,
+        hedge_percent: float = 0.0,
+    ) -> None:
         self.counters = ClientCounters()
-        config = TeachersConfig(deadline_s=deadline_s, patience_s=patience_s)
+        config = TeachersConfig(
+            deadline_s=deadline_s, patience_s=patience_s, hedge_percent=hedge_percent
+        )
         self.dispatcher = Dispatcher(config, self.counters)
         self.replicas = {name: self.add(name) for name in replica_ids}
 
@@ -44,7 +53,9 @@ class Desk:
     def answer(self, name: str, request_id: int) -> None:
         request = self.dispatcher.take(self.replicas[name], request_id)
         if request is not None:
-            self.dispatcher.on_rows(request, ROWS, 10)
+            self.dispatcher.on_rows(
+                request, ROWS, teacher_pb2.ScoreReply(queue_s=0.25, forward_s=0.5)
+            )
 
     def outstanding(self, name: str) -> list[int]:
         return sorted(self.replicas[name].outstanding)
@@ -285,5 +296,100 @@ def test_dispatch_request_that_outlives_its_replicas_is_an_error(
             desk.dispatcher.remove_replica(desk.replicas[name], "killed")
         with pytest.raises(TeacherUnavailable, match="5 dialogue replicas ended while they had a"):
             await task
+
+    run(story)
+
+
+def test_dispatch_counts_what_answers_took() -> None:
+    async def story() -> None:
+        desk = Desk("a")
+        task = desk.ask(1)
+        await turn()
+        desk.answer("a", 1)
+        await task
+        assert (desk.counters.queue_s, desk.counters.forward_s) == (0.25, 0.5)
+        assert desk.counters.answer_s >= 0.0
+
+    run(story)
+
+
+def test_hedging_knows_what_is_slow_after_some_answers() -> None:
+    hedging = Hedging(10.0)
+    for number in range(FEWEST - 1):
+        hedging.note("dialogue", float(number))
+    assert hedging.after_s("dialogue") is None
+    hedging.note("dialogue", 100.0)
+    # The slowest tenth of 20 are the two above the eighteenth.
+    assert hedging.after_s("dialogue") == 17.0
+    assert hedging.after_s("recommendation") is None
+    assert not hedging.may_hedge(ClientCounters(requests=30, hedges=3))
+    assert hedging.may_hedge(ClientCounters(requests=31, hedges=3))
+
+
+def test_hedging_of_no_percent_hedges_nothing() -> None:
+    hedging = Hedging(0.0)
+    for _ in range(FEWEST):
+        hedging.note("dialogue", 1.0)
+    assert hedging.after_s("dialogue") is None
+
+
+async def hedged(desk: Desk) -> tuple[asyncio.Task[TargetRows], str, str]:
+    """Many quick answers, then one request that both replicas have; the first asked is named."""
+    for request_id in range(1, FEWEST + 1):
+        task = desk.ask(request_id)
+        await turn()
+        desk.answer("a" if desk.outstanding("a") else "b", request_id)
+        await task
+    slow = desk.ask(99)
+    await turn()
+    first, second = ("a", "b") if desk.outstanding("a") else ("b", "a")
+    while not desk.outstanding(second):
+        await asyncio.sleep(0.001)
+    assert desk.outstanding(first) == desk.outstanding(second) == [99]
+    assert (desk.counters.hedges, desk.counters.resends) == (1, 0)
+    return slow, first, second
+
+
+def test_dispatch_takes_the_first_answer_of_a_hedged_request() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", hedge_percent=50.0)
+        slow, first, second = await hedged(desk)
+        desk.answer(second, 99)
+        assert await slow is ROWS
+        assert desk.outstanding(first) == desk.outstanding(second) == []
+        assert not desk.replicas[first].deadlines
+        positions = desk.counters.positions
+        desk.answer(first, 99)
+        assert desk.counters.positions == positions
+
+    run(story)
+
+
+def test_dispatch_leaves_a_hedged_request_to_the_other_when_one_dies() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", hedge_percent=50.0)
+        slow, first, second = await hedged(desk)
+        desk.dispatcher.remove_replica(desk.replicas[first], "killed")
+        assert desk.counters.resends == 0
+        assert desk.outstanding(second) == [99]
+        desk.answer(second, 99)
+        assert await slow is ROWS
+
+    run(story)
+
+
+def test_dispatch_hedges_nothing_to_a_kind_of_one_replica() -> None:
+    async def story() -> None:
+        desk = Desk("a", hedge_percent=50.0)
+        for request_id in range(1, FEWEST + 1):
+            task = desk.ask(request_id)
+            await turn()
+            desk.answer("a", request_id)
+            await task
+        task = desk.ask(99)
+        await asyncio.sleep(0.05)
+        desk.answer("a", 99)
+        await task
+        assert desk.counters.hedges == 0
 
     run(story)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -57,7 +58,8 @@ def test_scrape_of_a_rank_tells_its_steps_and_every_counter_of_its_client() -> N
         progress.add(sums(60, 0.5), 1.0)
         counters.resends = 99
         seen = of_rank(scrape(f"127.0.0.1:{port + 3}"), 3)
-    expected = {f"{name}_total": 10.0 + number for number, name in enumerate(names)}
+    shown = [re.sub("_s$", "_seconds", name) for name in names]
+    expected = {f"{name}_total": 10.0 + number for number, name in enumerate(shown)}
     expected |= {"resends_total": 99, "steps_total": 2, "step_seconds_total": 3}
     assert seen == expected | {"tokens_total": 160, "exposed_wait_seconds_total": 0.75}
     with pytest.raises(OSError, match="refused"):

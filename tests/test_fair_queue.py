@@ -6,8 +6,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher_server.byte_budget import ByteBudget
 from teacher_server.fair_queue import FairQueue
+from trainer.byte_budget import ByteBudget
 
 
 def serve(queue: FairQueue[str], most: int) -> list[str]:

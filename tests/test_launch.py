@@ -157,6 +157,17 @@ def test_run_failure_stops_the_other_lanes_and_their_deaf_children(
     assert not any(is_running(pid) for pid in pids)
 
 
+def test_command_started_beside_others_ends_with_the_context_even_if_stopped(
+    tmp_path: Path,
+) -> None:
+    with launcher(tmp_path) as it:
+        child = it.start(python("beside", "import signal; signal.pause()"))
+        it.run([python("other", "")])
+        assert child.process.poll() is None
+        os.kill(child.process.pid, signal.SIGSTOP)
+    assert child.process.poll() is not None
+
+
 def test_leaving_the_context_ends_a_daemon_that_a_command_left(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     with launcher(tmp_path) as it:

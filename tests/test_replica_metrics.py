@@ -11,10 +11,20 @@ import pytest
 from protos import teacher_pb2
 from teacher_server.batching import BatchLimits, score_together
 from teacher_server.counters import Histogram, ReplicaCounters
-from teacher_server.request_check import RequestLimits, check_request
+from teacher_server.request_check import RequestLimits
 from tests.fake_teacher import FACTS, FakeTeacher
 from tests.scrapes import scrape
-from tests.test_service import METADATA, int32, iter_async, poll, request, run, running, score
+from tests.test_service import (
+    METADATA,
+    check_request,
+    int32,
+    iter_async,
+    poll,
+    request,
+    run,
+    running,
+    score,
+)
 
 KIND = {"kind": "dialogue"}
 

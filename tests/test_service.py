@@ -13,8 +13,9 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
-from teacher_server.batching import BatchLimits
-from teacher_server.request_check import RequestLimits, check_request
+from teacher_server.batching import BatchLimits, ScoreWork
+from teacher_server.facts import TeacherFacts
+from teacher_server.request_check import RequestCheck, RequestLimits
 from teacher_server.rpc import new_server
 from teacher_server.security import ServerSecurity
 from teacher_server.service import TeacherServer, handshake_mismatch
@@ -28,6 +29,12 @@ METADATA = (
     ("conkd-wire-version", str(codec.FORMAT_VERSION)),
 )
 INVALID = teacher_pb2.ScoreError.INVALID_ARGUMENT
+
+
+def check_request(
+    one: teacher_pb2.ScoreRequest, facts: TeacherFacts, limits: RequestLimits
+) -> ScoreWork:
+    return RequestCheck(facts, limits)(one)
 
 
 def int32(*values: int) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ CONFIG = DistillConfig(values="float32")
 class SmallVocabulary:
     digest: str = "vocabulary-a"
     size: int = VOCAB
+    num_items: int = VOCAB
 
 
 @dataclass
@@ -230,13 +232,34 @@ def test_client_question_that_is_too_large_comes_back_whole(
     assert received.ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
 
 
+def test_client_asks_no_further_ahead_than_its_bytes_allow(world: World) -> None:
+    teacher = world.add("d", FakeTeacher("dialogue"))
+    other = world.add("r", FakeTeacher("recommendation"))
+    client = world.client(max_bytes=1)
+    try:
+        pending = [client.submit(examples(2)) for _ in range(3)]
+        for number, each in enumerate(pending, start=1):
+            wait_for(lambda number=number: teacher.requests == other.requests == number)
+            assert each.result().dialogue.num_rows == 2
+    finally:
+        client.close()
+    assert teacher.requests == 3
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None:
     world.add("r", FakeTeacher("recommendation"))
     silent = world.add("silent", FakeTeacher("dialogue", silent=True))
     client = world.client()
     try:
         pending = [client.submit(examples(2)) for _ in range(4)]
-        pending[0]._parts["recommendation"][0].result(10)
+        wait_for(lambda: silent.requests == 4)
         world.add("spare", FakeTeacher("dialogue"))
         world.kill("silent")
         world.list_("silent", None)

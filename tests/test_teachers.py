@@ -14,6 +14,7 @@ from teacher_server.compress import Cut
 from teacher_server.counters import ReplicaCounters
 from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, load_teacher
 from tests import tiny_teachers
+from tests.fake_teacher import columns_of
 from trainer.data.bags import Bags
 from trainer.data.model_input import ExampleInput, InputLimits
 from trainer.data.vocabulary import Vocabulary
@@ -92,7 +93,8 @@ def test_rows_do_not_depend_on_what_else_is_in_the_batch(
     inputs = random_inputs(tiny_teachers.NUM_ENTITIES, lengths, targets)
     alone = np.concatenate([dense(teacher.score([example], WHOLE)) for example in inputs])
     works = [
-        ScoreWork(tuple(part), WHOLE, 0, 0, 0) for part in (inputs[:2], inputs[2:3], inputs[3:])
+        ScoreWork(columns_of(part), WHOLE, 0, 0, 0)
+        for part in (inputs[:2], inputs[2:3], inputs[3:])
     ]
     joined = score_together(teacher.score, works, BatchLimits(token_budget=45))
     np.testing.assert_allclose(np.concatenate([dense(rows) for rows in joined]), alone, atol=1e-6)

@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED_BYTES = 64 << 20
 READ_THREADS = 2
-# In memory: id and log-prob of an entry; count, tail and item mass of a row.
-ENTRY_BYTES, ROW_BYTES = 8, 12
 
 Ask = Callable[[Sequence[ExampleInput]], Awaitable[TargetRows]]
 
@@ -113,9 +111,7 @@ class CachedAnswers:
         self, question: Question, new: dict[bytes, TargetRows], broken: Mapping[bytes, bytes]
     ) -> dict[bytes, TargetRows]:
         """Write new rows; what lies in the cache of them, or the rows where that is nothing."""
-        num_bytes = sum(
-            ENTRY_BYTES * len(rows.ids_E) + ROW_BYTES * rows.num_rows for rows in new.values()
-        )
+        num_bytes = sum(rows.num_bytes for rows in new.values())
         if self.cache.is_full or self._queued_bytes + num_bytes > MAX_QUEUED_BYTES:
             self._counters.cache_unwritten += len(new)
             return new

@@ -94,6 +94,12 @@ class TeachersConfig(SecurityFiles):
     """Batches whose targets are asked for ahead of the step that needs them."""
     deadline_s: float = 60.0
     """A request without an answer for so long goes to another replica."""
+    hedge_percent: float = 0.0
+    """Of the requests so many, the slowest, are sent to a second replica too; the first answer
+    counts. 0: none."""
+    max_bytes: int = 1 << 30
+    """Of requests and of targets not yet taken by a step, on each rank; batches asked for ahead
+    wait while there is no room, but one may always be on its way."""
     connect_s: float = 10.0
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
@@ -113,6 +119,12 @@ class TeachersConfig(SecurityFiles):
         check_host("teachers.directory", directory_host, self, remedy=STUDENT_REMEDY)
         if not 1 <= self.in_flight <= 1024:
             raise ValueError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
+        if not 0.0 <= self.hedge_percent <= 50.0:
+            raise ValueError(
+                f"teachers.hedge_percent must be in [0, 50], got {self.hedge_percent}."
+            )
+        if self.max_bytes < 1:
+            raise ValueError(f"teachers.max_bytes must be at least 1, got {self.max_bytes}.")
         for name, value in (
             ("deadline_s", self.deadline_s),
             ("connect_s", self.connect_s),

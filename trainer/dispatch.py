@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from protos import codec, teacher_pb2
 from trainer.config import TeachersConfig
 from trainer.errors import TeacherUnavailable
+from trainer.hedging import Hedging
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,14 @@ class ClientCounters:
 
     requests: int = 0
     resends: int = 0
+    hedges: int = 0
+    """Requests that were sent to a second replica because the first took long."""
+    answer_s: float = 0.0
+    """From the first sending of a request to its answer, summed over requests."""
+    queue_s: float = 0.0
+    """Of that, in the queue of the replica that answered."""
+    forward_s: float = 0.0
+    """Of that, on its device."""
     wire_bytes: int = 0
     """Bytes of all reply messages of both kinds, without gRPC's own framing."""
     positions: int = 0
@@ -65,8 +74,9 @@ class Request:
     num_rows: int
     answer: asyncio.Future[codec.TargetRows]
     bad_answers: int = 0
-    holder: Replica | None = None
-    """Who is to answer it now; a late answer of an earlier one is as good."""
+    asked_s: float = field(default_factory=time.monotonic)
+    holders: set[Replica] = field(default_factory=set)
+    """Who is to answer it now, two if it is hedged; a late answer of an earlier one is as good."""
     deaths: int = 0
     """Times that a replica's stream ended while it had the request."""
     last_death_s: float = -math.inf
@@ -113,6 +123,7 @@ class Dispatcher:
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in KINDS}
         self._unanswered: dict[int, Request] = {}
         self._alone_since: dict[str, float] = {}
+        self._hedging = Hedging(config.hedge_percent)
         self._last_reason: dict[str, str] = dict.fromkeys(KINDS, "the Directory lists none")
 
     def note_failure(self, kind: str, reason: str) -> None:
@@ -141,6 +152,7 @@ class Dispatcher:
         for request_id in list(replica.outstanding):
             request = replica.take(request_id)
             assert request is not None
+            request.holders.discard(replica)
             now_s = time.monotonic()
             if not replica.draining and now_s - request.last_death_s > DEATHS_APART_S:
                 request.deaths += 1
@@ -184,16 +196,23 @@ class Dispatcher:
         request = self._unanswered.get(request_id)
         if request is None or request.answer.done():
             return None
-        if request.holder is not None:
-            request.holder.take(request_id)
-            request.holder = None
+        for holder in request.holders:
+            holder.take(request_id)
+        request.holders.clear()
         return request
 
-    def on_rows(self, request: Request, rows: codec.TargetRows, num_bytes: int) -> None:
+    def on_rows(
+        self, request: Request, rows: codec.TargetRows, reply: teacher_pb2.ScoreReply
+    ) -> None:
         """A good answer; the second answer to a request that was sent twice is dropped."""
-        self._counters.wire_bytes += num_bytes
+        self._counters.wire_bytes += reply.ByteSize()
         if request.answer.done():
             return
+        answer_s = time.monotonic() - request.asked_s
+        self._hedging.note(request.kind, answer_s)
+        self._counters.answer_s += answer_s
+        self._counters.queue_s += reply.queue_s
+        self._counters.forward_s += reply.forward_s
         if request.kind == "dialogue":
             self._counters.positions += rows.num_rows
         request.answer.set_result(rows)
@@ -259,17 +278,38 @@ class Dispatcher:
         """Give a request to the least busy replica, or let it wait for one."""
         candidates = self._open(request.kind)
         if not candidates:
-            request.holder = None
             self._waiting[request.kind].append(request)
             return
         replica = min(
             candidates,
             key=lambda r: (r.replica_id in request.failed_at, r.stalled, len(r.outstanding)),
         )
-        request.holder = replica
+        self._send(request, replica)
+        self._plan_hedge(request)
+
+    def _send(self, request: Request, replica: Replica) -> None:
+        request.holders.add(replica)
         replica.outstanding[request.message.request_id] = request
         replica.outbox.put_nowait(request.message)
         self._start_deadline(replica, request)
+
+    def _plan_hedge(self, request: Request) -> None:
+        after_s = self._hedging.after_s(request.kind)
+        if after_s is not None:
+            asyncio.get_running_loop().call_later(after_s, self._hedge, request)
+
+    def _hedge(self, request: Request) -> None:
+        """Ask a second replica as well, if the first has not answered and another is free to."""
+        if request.answer.done() or len(request.holders) != 1:
+            return
+        others = [
+            replica
+            for replica in self._open(request.kind)
+            if replica not in request.holders and not replica.stalled
+        ]
+        if others and self._hedging.may_hedge(self._counters):
+            self._counters.hedges += 1
+            self._send(request, min(others, key=lambda r: len(r.outstanding)))
 
     def _start_deadline(self, replica: Replica, request: Request) -> None:
         replica.deadlines[request.message.request_id] = asyncio.get_running_loop().call_later(
@@ -287,11 +327,13 @@ class Dispatcher:
             self._start_deadline(replica, request)
             return
         replica.take(request.message.request_id)
+        request.holders.discard(replica)
         request.failed_at.add(replica.replica_id)
         self._resend(request, replica, f"no answer within {self._config.deadline_s:g} s")
 
     def _resend(self, request: Request, replica: Replica, reason: str) -> None:
-        if request.answer.done():
+        # Another one has it as well: it was hedged.
+        if request.answer.done() or request.holders:
             return
         logger.warning(
             "%s request %d leaves %s: %s",

@@ -53,7 +53,7 @@ class StudentCollector(Collector):
         self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, as it is now; the client's bear the names of its counters."""
+        """Every metric, as it is now; the client's are its counters, "_s" spelt out."""
         progress = self._progress
         yield self._total("steps", "Optimiser steps", progress.steps)
         yield self._total("step_seconds", "Seconds in steps", progress.step_s)
@@ -62,7 +62,8 @@ class StudentCollector(Collector):
         yield self._total("exposed_wait_seconds", "Seconds of steps without targets", wait_s)
         if self._counters is not None:
             for name, count in dataclasses.asdict(self._counters).items():
-                yield self._total(name, f"ClientCounters.{name} of trainer/dispatch.py", count)
+                shown = f"{name[:-2]}_seconds" if name.endswith("_s") else name
+                yield self._total(shown, f"ClientCounters.{name} of trainer/dispatch.py", count)
 
     def _total(self, name: str, text: str, value: float) -> Metric:
         total = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["rank"])

@@ -184,6 +184,8 @@ class GlobalSums:
             "teacher_wait_s": values["wait_s"] / self.world_size,
             "teacher_requests": int(wire["requests"]),
             "teacher_resends": int(wire["resends"]),
+            "teacher_hedges": int(wire["hedges"]),
+            **{f"teacher_{name}": wire[name] for name in ("answer_s", "queue_s", "forward_s")},
             "wire_bytes": int(wire["wire_bytes"]),
             "wire_positions": int(wire["positions"]),
             **{name: int(wire[name]) for name in CACHE},

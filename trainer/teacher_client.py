@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import itertools
 import logging
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from protos import codec, teacher_pb2
+from protos.target_rows import ENTRY_BYTES, ROW_BYTES
+from trainer.byte_budget import ByteBudget
 from trainer.cached_answers import CachedAnswers
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.conkd import TeacherTargets
@@ -46,23 +49,23 @@ ResultT = TypeVar("ResultT")
 class Pending:
     """Targets that were asked for and may not have arrived yet."""
 
-    def __init__(self, parts: dict[str, list[concurrent.futures.Future[codec.TargetRows]]]) -> None:
-        self._parts = parts
+    def __init__(
+        self, answer: concurrent.futures.Future[TeacherTargets], on_taken: Callable[[], None]
+    ) -> None:
+        self._answer = answer
+        self._on_taken = on_taken
 
     def result(self) -> TeacherTargets:
-        """Wait for the targets.
+        """Wait for the targets, which are handed out once.
 
         Raises:
             TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`.
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request, or serves another vocabulary.
         """
-        return TeacherTargets(
-            dialogue=codec.concat_rows([part.result() for part in self._parts["dialogue"]]),
-            recommendation=codec.concat_rows(
-                [part.result() for part in self._parts["recommendation"]]
-            ),
-        )
+        targets = self._answer.result()
+        self._on_taken()
+        return targets
 
 
 class TeacherClient:
@@ -94,6 +97,7 @@ class TeacherClient:
         self._vocabulary = vocabulary
         self._asked = _compressions(distill)
         self._ids = itertools.count(1)
+        self._budget = ByteBudget(config.max_bytes)
         self._cached: CachedAnswers | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
         # First: it may refuse what it is given, and a thread would be left behind.
@@ -132,17 +136,17 @@ class TeacherClient:
         top_k = self._distill.top_k or self._vocabulary.size
         limits = self._streams.input_limits
         dialogue = [
-            self._ask(
-                "dialogue",
-                [dialogue_input(example, limits["dialogue"]) for example in part],
-            )
+            [dialogue_input(example, limits["dialogue"]) for example in part]
             for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
         ]
-        recommendation = self._ask(
-            "recommendation",
-            [recommendation_input(example, limits["recommendation"]) for example in examples],
+        recommendation = [
+            recommendation_input(example, limits["recommendation"]) for example in examples
+        ]
+        num_bytes = self._most_bytes(examples)
+        answer = asyncio.run_coroutine_threadsafe(
+            self._answer_both(dialogue, recommendation, num_bytes), self._loop
         )
-        return Pending({"dialogue": dialogue, "recommendation": [recommendation]})
+        return Pending(answer, functools.partial(self._on_taken, num_bytes))
 
     def close(self) -> None:
         """End all streams and the client's thread."""
@@ -180,31 +184,58 @@ class TeacherClient:
                 )
         return cached
 
-    def _ask(
-        self, kind: str, inputs: list[ExampleInput]
-    ) -> concurrent.futures.Future[codec.TargetRows]:
-        answer = self._answer if self._spans is None else self._traced
-        return asyncio.run_coroutine_threadsafe(answer(kind, inputs), self._loop)
+    async def _answer_both(
+        self,
+        dialogue: Sequence[Sequence[ExampleInput]],
+        recommendation: Sequence[ExampleInput],
+        num_bytes: int,
+    ) -> TeacherTargets:
+        """What both teachers say about a micro-batch, asked once there is room for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        await self._budget.take(num_bytes)
+        try:
+            *parts, items = await asyncio.gather(
+                *(self._answer("dialogue", part) for part in dialogue),
+                self._answer("recommendation", recommendation),
+            )
+        except BaseException:
+            self._budget.give(num_bytes)
+            raise
+        return TeacherTargets(dialogue=codec.concat_rows(parts), recommendation=items)
 
-    async def _traced(self, kind: str, inputs: Sequence[ExampleInput]) -> codec.TargetRows:
-        assert self._spans is not None
+    def _most_bytes(self, examples: Sequence[Example]) -> int:
+        """Of the targets in memory, every row as long as its cut allows."""
+        vocabulary, distill = self._vocabulary, self._distill
+        num_rows = sum(len(example.response_ids) for example in examples)
+        entries = num_rows * min(distill.top_k or vocabulary.size, vocabulary.size)
+        num_items = vocabulary.num_items
+        entries += len(examples) * min(distill.recommendation_top_k or num_items, num_items)
+        return ENTRY_BYTES * entries + ROW_BYTES * (num_rows + len(examples))
+
+    def _on_taken(self, num_bytes: int) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._budget.give, num_bytes)
+
+    async def _answer(self, kind: str, inputs: Sequence[ExampleInput]) -> codec.TargetRows:
+        """The rows of all inputs, and a span of how long they took."""
+        if self._spans is None:
+            return await self._look_up(kind, inputs)
         span = self._spans.start("targets", kind=kind, examples=len(inputs))
         outcome = "failed"
         try:
-            rows = await self._answer(kind, inputs, span.traceparent)
+            rows = await self._look_up(kind, inputs, span.traceparent)
             outcome = "rows"
             return rows
         finally:
             span.end(outcome)
 
-    async def _answer(
+    async def _look_up(
         self, kind: str, inputs: Sequence[ExampleInput], traceparent: str = ""
     ) -> codec.TargetRows:
         """The rows of all inputs, from the cache where they are there."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._unfinished.add(task)
-        task.add_done_callback(self._unfinished.discard)
         # Looked up once: the key must be of the very columns that are sent.
         described = self._streams.described[kind]
         limits = input_limits(described)

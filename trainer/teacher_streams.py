@@ -269,7 +269,7 @@ class TeacherStreams:
             except codec.WireError as wire_error:
                 self.dispatcher.on_bad_answer(replica, request, wire_error)
             else:
-                self.dispatcher.on_rows(request, rows, reply.ByteSize())
+                self.dispatcher.on_rows(request, rows, reply)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         return self._dialer.aio(address, CHANNEL_OPTIONS)

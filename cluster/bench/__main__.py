@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from cluster.bench.chaos.bench import bench_chaos
 from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.bench.service import bench_service
 from cluster.bench.step import bench_step
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> None:
         "step": bench_step,
         "wire": bench_wire,
         "service": bench_service,
+        "chaos": bench_chaos,
     }
     parser = argparse.ArgumentParser(prog="python -m cluster.bench")
     parser.add_argument("name", metavar="NAME", help=f"one of {_names(benchmarks)}")
@@ -50,9 +52,10 @@ def main(argv: list[str]) -> None:
         result = benchmarks[name](arguments.data)
         content = {
             "benchmark": name,
-            "corpus": str(arguments.data or "synthetic"),
+            "corpus": result.corpus,
             "machine": machine(),
             **result.figures,
+            **result.details,
             "rows": result.rows,
         }
         write_json(RESULTS / f"{name}.json", content)

@@ -21,6 +21,7 @@ from teacher_server.request_check import RequestLimits
 from teacher_server.rpc import new_server
 from teacher_server.security import ServerSecurity
 from teacher_server.service import TeacherService
+from teacher_server.stage import Stage
 from trainer.credentials import NO_SECURITY
 
 Arm = Literal["bare", "blocks", "rows"]
@@ -104,20 +105,21 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     def replay(works: Sequence[ScoreWork], limits: BatchLimits) -> list[Any]:
         return [answers[_tokens(work)] for work in works]
 
-    batcher: Batcher[Any] = Batcher(replay, BatchLimits())
+    # As on a device that takes many requests at a time.
+    batcher: Batcher[Any] = Batcher(replay, BatchLimits(token_budget=1 << 16))
     batcher.start()
     return TeacherService(
         recording.facts,
         batcher,
         replica_id="replay",
         limits=RequestLimits(),
-        encode=codec.encode if arm == "rows" else _as_recorded,
+        encode=None if arm == "rows" else _recorded_stage(),
     )
 
 
-def _as_recorded(block: bytes, values: int) -> bytes:
-    return block
+def _recorded_stage() -> Stage[tuple[bytes, int], bytes]:
+    return Stage(lambda item: item[0], "replay", is_short=lambda item: True)
 
 
 def _tokens(work: ScoreWork) -> bytes:
-    return b"".join(each.tokens.tobytes() for each in work.inputs)
+    return work.columns.tokens.ids_N.tobytes()

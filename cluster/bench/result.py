@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 RESULTS = Path("bench/results")
@@ -17,3 +17,7 @@ class BenchResult:
 
     figures: dict[str, float]
     rows: list[Row]
+    corpus: str
+    """The dialogues that were measured on."""
+    details: dict[str, list[Row]] = field(default_factory=dict)
+    """Lists by name for the JSON object alone; rows need not be alike."""

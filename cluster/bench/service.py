@@ -63,6 +63,7 @@ def bench_service(source: Path | None) -> BenchResult:
             "bytes_per_exchange": recording.bytes_per_exchange,
         },
         rows=rows,
+        corpus=corpus.name,
     )
 
 

@@ -54,6 +54,7 @@ def bench_step(source: Path | None) -> BenchResult:
             "exposed_wait_fraction": float(rows[1]["wait_fraction"]),
         },
         rows=rows,
+        corpus=demo.recipe,
     )
 
 

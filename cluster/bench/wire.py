@@ -63,6 +63,7 @@ def bench_wire(source: Path | None) -> BenchResult:
             "positions_per_block": positions / len(at_64),
         },
         rows=rows,
+        corpus=corpus.name,
     )
 
 

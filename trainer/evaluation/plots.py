@@ -30,7 +30,7 @@ def draw_plots(student: RunHistory, undistilled: RunHistory, folder: Path) -> li
         figures["gate.png"] = gate_figure(student)
         figures["teacher_wait.png"] = wait_figure(student)
     for name, figure in figures.items():
-        _write(figure, folder / name)
+        write_figure(figure, folder / name)
     return list(figures)
 
 
@@ -102,7 +102,7 @@ def draw_calibration(teachers: Mapping[str, Any], path: Path) -> None:
     axis.set_ylabel("share of steps where an item came")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def smoothed(values: list[float], window: int) -> np.ndarray:
@@ -121,7 +121,8 @@ def _draw_smoothed(
     axis.plot(steps, smoothed(values, window), color=colour, label=f"{name} (mean of {window})")
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
     write_bytes(path, content.getvalue())

@@ -20,11 +20,17 @@ class ByteBudget:
 
     async def take(self, num_bytes: int) -> None:
         """Hold so many bytes, once there is room for them."""
+        if not self._door.locked() and self._has_room(num_bytes):
+            self.held += num_bytes
+            return
         async with self._door:
-            while self.held and self.held + num_bytes > self.limit:
+            while not self._has_room(num_bytes):
                 self._freed.clear()
                 await self._freed.wait()
             self.held += num_bytes
+
+    def _has_room(self, num_bytes: int) -> bool:
+        return not self.held or self.held + num_bytes <= self.limit
 
     def give(self, num_bytes: int) -> None:
         """Hold so many bytes less."""

@@ -1,0 +1,87 @@
+"""Teachers gone beyond patience: the launcher's real run stops whole, and is resumed later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.bench.chaos.evidence import max_relative_difference
+from cluster.bench.chaos.fleet import Fleet, ended, wait_until
+from cluster.bench.chaos.trial import (
+    CONFIG,
+    SETTINGS,
+    STUDENT_END_S,
+    STUDENT_START_S,
+    Subject,
+    environment,
+    loss_curve,
+)
+from cluster.bench.result import Row
+from cluster.launch import Child, Command, free_port
+from cluster.stages import NUM_RANKS, ROOT
+
+STEPS = 40
+GONE_AFTER_STEP = 12
+PATIENCE_S = 5
+
+
+async def run_beyond_patience(subject: Subject, fleet: Fleet) -> Row:
+    """Three runs of `deepspeed trainer/main.py`: undisturbed, deserted, and the same resumed.
+
+    Raises:
+        ChildProcessError: if a run ends otherwise than it must.
+    """
+    await fleet.mend()
+    calm, deserted = subject.output / "calm", subject.output / "deserted"
+    await _finish(_start(subject, fleet, calm, "calm"))
+    left = await _desert(_start(subject, fleet, deserted, "deserted"), fleet, deserted)
+    await fleet.mend()
+    await _finish(_start(subject, fleet, deserted, "resumed"))
+    difference = max_relative_difference(loss_curve(deserted), loss_curve(calm))
+    return {
+        "scenario": "all gone beyond patience",
+        "answers": subject.answers,
+        "loss_difference": difference,
+        **left,
+    }
+
+
+async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
+    """Kill all dialogue teachers in the middle, and see how the run ends."""
+    await wait_until(lambda: _steps_done(output) >= GONE_AFTER_STEP, child, STUDENT_START_S)
+    for replica in fleet.dialogue:
+        await fleet.kill(replica)
+    status = await ended(child, STUDENT_END_S)
+    errors = [it for it in child.log.read_text().splitlines() if it.startswith("error: ")]
+    pointer = output / "checkpoints" / "newest.json"
+    checkpoint = json.loads(pointer.read_text())["step"] if pointer.is_file() else 0
+    if status == 0 or len(errors) != 1 or checkpoint != _steps_done(output):
+        raise ChildProcessError(
+            "a deserted run must exit with one error and a checkpoint of its last step, got "
+            f"status {status}, {errors} and step {checkpoint}. Its log is {child.log}."
+        )
+    return {"exit_status": status, "checkpoint_step": checkpoint, "error": errors[0]}
+
+
+async def _finish(child: Child) -> None:
+    if status := await ended(child, STUDENT_START_S + STUDENT_END_S):
+        raise ChildProcessError(
+            f"{child.command.name} must exit with 0, got {status}. Its log is {child.log}."
+        )
+
+
+def _start(subject: Subject, fleet: Fleet, output: Path, name: str) -> Child:
+    argv = (
+        *("deepspeed", "--num_accelerators", str(NUM_RANKS)),
+        *("--master_port", str(free_port()), "trainer/main.py", "--config", CONFIG),
+        *(f"data={subject.data}", f"output={output}", f"teachers.directory={fleet.directory}"),
+        *(*SETTINGS, f"train.steps={STEPS}", f"teachers.patience_s={PATIENCE_S}"),
+    )
+    return subject.launcher.start(
+        Command(name=f"student {name}", argv=argv, env=environment(), cwd=ROOT)
+    )
+
+
+def _steps_done(output: Path) -> int:
+    path = output / "metrics.jsonl"
+    return path.read_text().count('"step"') if path.is_file() else 0

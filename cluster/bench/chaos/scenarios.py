@@ -1,0 +1,94 @@
+"""What can go wrong with a fleet, each as a coroutine that does it and returns once it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cluster.bench.chaos.faults import Fault
+from cluster.bench.chaos.fleet import Fleet
+from cluster.bench.chaos.network import Network
+
+STOPPED_S = 8.0
+DIRECTORY_AWAY_S = 2.0
+OUTAGE_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One kind of trouble."""
+
+    name: str
+    inject: Callable[[Fleet], Awaitable[None]]
+    survivors: float
+    """Share of the undisturbed speed that is full speed from the fault on."""
+
+
+async def kill_one(fleet: Fleet) -> None:
+    """SIGKILL of one of two."""
+    await fleet.kill(fleet.dialogue[0])
+
+
+async def stop_one(fleet: Fleet) -> None:
+    """SIGSTOP of one of two, and SIGCONT later: it still has its connections and old work."""
+    replica = fleet.dialogue[0]
+    replica.signal(signal.SIGSTOP)
+    await asyncio.sleep(STOPPED_S)
+    replica.signal(signal.SIGCONT)
+
+
+async def drain_one(fleet: Fleet) -> None:
+    """A graceful stop of one of two, which must end well."""
+    await fleet.drain(fleet.dialogue[0])
+
+
+async def restart_directory(fleet: Fleet) -> None:
+    """SIGKILL of the Directory, and a new one without any lease on the same port."""
+    await fleet.kill_directory()
+    await asyncio.sleep(DIRECTORY_AWAY_S)
+    fleet.start_directory()
+
+
+async def all_gone(fleet: Fleet) -> None:
+    """SIGKILL of both at once, and new ones later."""
+    for replica in fleet.dialogue:
+        await fleet.kill(replica)
+    await asyncio.sleep(OUTAGE_S)
+    await fleet.mend()
+
+
+def network_cut(network: Network) -> Scenario:
+    """All packets between student and teachers vanish for a while."""
+
+    async def inject(fleet: Fleet) -> None:
+        network.cut()
+        await asyncio.sleep(OUTAGE_S)
+        network.mend()
+
+    return Scenario(name="network cut for 20 s", inject=inject, survivors=1.0)
+
+
+def spoil_one(fault: Fault) -> Callable[[Fleet], Awaitable[None]]:
+    """One of two answers with a fault for good."""
+
+    async def inject(fleet: Fleet) -> None:
+        fleet.spoil(fleet.dialogue[0], fault)
+
+    return inject
+
+
+KILL = Scenario(name="kill one of two", inject=kill_one, survivors=0.5)
+DIRECTORY = Scenario(name="Directory restarted", inject=restart_directory, survivors=1.0)
+GARBAGE = Scenario(name="garbage", inject=spoil_one("garbage"), survivors=0.5)
+SCENARIOS = (
+    KILL,
+    Scenario(name="stop one of two", inject=stop_one, survivors=0.5),
+    Scenario(name="drain one of two", inject=drain_one, survivors=0.5),
+    DIRECTORY,
+    Scenario(name="all gone for 20 s", inject=all_gone, survivors=1.0),
+    GARBAGE,
+    Scenario(name="short rows", inject=spoil_one("short"), survivors=0.5),
+    Scenario(name="never an answer", inject=spoil_one("never"), survivors=0.5),
+)

@@ -1,0 +1,113 @@
+"""`trainer/main.py` on one rank, with a witness between the step and the teacher client.
+
+python -m cluster.bench.chaos.student --witness FILE --config FILE [key=value ...]
+
+FILE gets a line of JSON for every batch that is submitted and for every one whose targets are
+handed out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from cluster.bench.chaos.evidence import print_of
+from trainer.cli import run_main
+from trainer.conkd import TeacherTargets
+from trainer.data.examples import Example
+from trainer.main import checked_input, run_student
+from trainer.teacher_client import TeacherClient
+from trainer.train import PendingTargets
+
+
+class Witness:
+    """The client's own interface (trainer.train.Teachers), and a record of what crosses it."""
+
+    def __init__(self, client: TeacherClient, file: TextIO) -> None:
+        self.counters = client.counters
+        self._client = client
+        self._file = file
+        self._submitted = 0
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The client's."""
+        return self._client.identity
+
+    @property
+    def max_tokens(self) -> int:
+        """The client's."""
+        return self._client.max_tokens
+
+    def submit(self, examples: Sequence[Example]) -> WitnessedPending:
+        """Note what is asked, and ask."""
+        batch, self._submitted = self._submitted, self._submitted + 1
+        self.note({"asked": batch, "examples": [example.example_id for example in examples]})
+        lengths = [len(example.response_ids) for example in examples]
+        return WitnessedPending(self._client.submit(examples), self, batch, lengths)
+
+    def close(self) -> None:
+        """Note the client's own counts, and close it."""
+        self.note({"positions": self.counters.positions, "resends": self.counters.resends})
+        self._client.close()
+
+    def note(self, entry: dict[str, object]) -> None:
+        """Write one line, at once."""
+        self._file.write(json.dumps({"at_s": time.monotonic(), **entry}) + "\n")
+        self._file.flush()
+
+
+class WitnessedPending:
+    """Targets on their way; handing them out is noted with a print per example."""
+
+    def __init__(
+        self, pending: PendingTargets, witness: Witness, batch: int, lengths: list[int]
+    ) -> None:
+        self._pending = pending
+        self._witness = witness
+        self._batch = batch
+        self._ends = np.cumsum(lengths)
+
+    def result(self) -> TeacherTargets:
+        """Wait as the client does."""
+        targets = self._pending.result()
+        starts = [0, *self._ends[:-1]]
+        prints = [
+            print_of(targets, range(start, end), example)
+            for example, (start, end) in enumerate(zip(starts, self._ends, strict=True))
+        ]
+        rows = targets.dialogue.num_rows
+        self._witness.note({"handed_out": self._batch, "rows": rows, "prints": prints})
+        return targets
+
+
+def main(argv: list[str]) -> None:
+    """Take our option, and give the rest to the trainer's own parser."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--witness", type=Path, required=True)
+    arguments, rest = parser.parse_known_args(argv)
+    config, data = checked_input(rest)
+    with arguments.witness.open("w") as file:
+        run_student(
+            config,
+            data,
+            lambda: Witness(
+                TeacherClient(
+                    config.teachers,
+                    config.distill,
+                    vocabulary=data.vocabulary,
+                    graph_digest=data.graphs_digest,
+                ),
+                file,
+            ),
+        )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,180 @@
+"""One student run under one scenario, and what it shows beside the undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.bench.chaos.evidence import (
+    Counts,
+    Witnessed,
+    count_prints,
+    count_rows,
+    longest_wait_s,
+    max_relative_difference,
+    read_witness,
+    recovery_s,
+    speed,
+)
+from cluster.bench.chaos.fleet import Fleet, Place, ended, wait_until
+from cluster.bench.chaos.scenarios import Scenario
+from cluster.bench.result import Row
+from cluster.launch import Command, Launcher
+from cluster.stages import ROOT, Machine
+
+STEPS = 90
+FAULT_STEP = 30
+WARM_UP_STEPS = 5
+STUDENT_END_S = 180.0
+CONFIG = "trainer/configs/synthetic.yaml"
+TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
+SETTINGS = (
+    *TINY,
+    *("zero_stage=0", "train.batch_size=8", "train.checkpoint_every=1000"),
+    *("optimiser.schedule=constant", "teachers.deadline_s=3", "teachers.patience_s=60"),
+)
+STUDENT_START_S = 240.0
+"""On a new machine DeepSpeed builds an extension first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Whom trials are made on: data, and the recorded answers if teachers replay them."""
+
+    launcher: Launcher
+    data: Path
+    output: Path
+    """Every trial has a folder in it."""
+    prints: Mapping[str, str] | None = None
+    """Example id -> print of its replayed answers; None: real scoring."""
+    steps: int = STEPS
+    fault_step: int = FAULT_STEP
+    """The fault comes when so many batches were handed out."""
+
+    @property
+    def answers(self) -> str:
+        """How the teachers come by their answers."""
+        return "scored" if self.prints is None else "replayed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one run left."""
+
+    name: str
+    answers: str
+    curve: list[float]
+    witnessed: Witnessed
+    counts: Counts
+    fault_s: float
+    lifted_s: float
+    survivors: float
+
+    @property
+    def speed(self) -> float:
+        """Positions per second over the whole run but its first steps."""
+        hand_outs = self.witnessed.handed_out
+        return speed(hand_outs, hand_outs[WARM_UP_STEPS].at_s, hand_outs[-1].at_s)
+
+
+async def run_trial(
+    subject: Subject, fleet: Fleet, scenario: Scenario | None, place: Place
+) -> Trial:
+    """Train a student on the fleet and hurt the fleet meanwhile; None: leave it in peace.
+
+    Raises:
+        ChildProcessError: if the student fails, or something else does not come in time.
+    """
+    await fleet.mend()
+    name = "undisturbed" if scenario is None else scenario.name
+    folder = subject.output / name.replace(" ", "-")
+    witness = folder / "witness.jsonl"
+    folder.mkdir(parents=True)
+    student = subject.launcher.start(_student(subject, fleet, folder, witness, place))
+    await wait_until(
+        lambda: _num_handed_out(witness) >= subject.fault_step, student, STUDENT_START_S
+    )
+    fault_s = time.monotonic()
+    if scenario is not None:
+        await scenario.inject(fleet)
+    lifted_s = time.monotonic()
+    if status := await ended(student, STUDENT_END_S):
+        raise ChildProcessError(
+            f"{student.command.name} must exit with 0, got {status}. Its log is {student.log}."
+        )
+    witnessed = read_witness(witness)
+    return Trial(
+        name=name,
+        answers=subject.answers,
+        curve=loss_curve(folder / "run"),
+        witnessed=witnessed,
+        counts=_count(subject, witnessed),
+        fault_s=fault_s,
+        lifted_s=lifted_s,
+        survivors=1.0 if scenario is None else scenario.survivors,
+    )
+
+
+def row_of(trial: Trial, undisturbed: Trial) -> Row:
+    """A trial's line in the table; seconds count from the fault."""
+    hand_outs = trial.witnessed.handed_out
+    expected = undisturbed.speed * trial.survivors
+    return {
+        "scenario": trial.name,
+        "answers": trial.answers,
+        "loss_difference": max_relative_difference(trial.curve, undisturbed.curve),
+        "lost": trial.counts.lost,
+        "duplicated": trial.counts.duplicated,
+        "reordered": trial.counts.reordered,
+        "resends": trial.witnessed.resends,
+        "fault_lasted_s": trial.lifted_s - trial.fault_s,
+        "recovery_s": recovery_s(hand_outs, trial.fault_s, expected),
+        "longest_wait_s": longest_wait_s(hand_outs, trial.fault_s),
+    }
+
+
+def loss_curve(run: Path) -> list[float]:
+    """Loss of every step of a run directory, in order; ValueError if a step is not there once."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    steps = [entry for entry in map(json.loads, lines) if "event" not in entry]
+    numbers = [entry["step"] for entry in steps]
+    if numbers != list(range(1, len(steps) + 1)):
+        raise ValueError(f"{run} must have every step once, in order, got {numbers}.")
+    return [entry["loss"] for entry in steps]
+
+
+def environment() -> dict[str, str | None]:
+    """Of students: on the CPU, and on one core, whatever the machine has."""
+    machine = Machine(num_cores=1, num_devices=0, python=Path(sys.executable))
+    return {**machine.environment(1), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _count(subject: Subject, witnessed: Witnessed) -> Counts:
+    rows = count_rows(witnessed)
+    if subject.prints is None:
+        return rows
+    prints = count_prints(witnessed, subject.prints)
+    return Counts(
+        lost=rows.lost + prints.lost,
+        duplicated=rows.duplicated + prints.duplicated,
+        reordered=rows.reordered + prints.reordered,
+    )
+
+
+def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, place: Place) -> Command:
+    argv = (
+        *(*place.prefix, sys.executable, "-m", "cluster.bench.chaos.student"),
+        *("--witness", str(witness), "--config", CONFIG),
+        *(f"data={subject.data}", f"output={folder / 'run'}"),
+        *(f"teachers.directory={fleet.directory}", f"train.steps={subject.steps}", *SETTINGS),
+    )
+    name = f"student {subject.answers} {folder.name}"
+    return Command(name=name, argv=argv, env=environment(), cwd=ROOT)
+
+
+def _num_handed_out(witness: Path) -> int:
+    return witness.read_text().count('"handed_out"') if witness.is_file() else 0
