@@ -33,6 +33,11 @@ class Bounds:
         if not 0 <= self.least <= self.most:
             raise ValueError(f"replicas must be MIN..MAX with 0 <= MIN <= MAX, got {self}.")
 
+    @classmethod
+    def of(cls, count: int) -> Bounds:
+        """So many, always."""
+        return cls(least=count, most=count)
+
     def __str__(self) -> str:
         return f"{self.least}" if self.is_fixed else f"{self.least}..{self.most}"
 
@@ -96,7 +101,7 @@ class QueuePolicy:
 
 
 def autoscaling_config(bounds: Bounds, pace: Pace, first: int | None) -> AutoscalingConfig | None:
-    """What Serve is told; None for a kind that is off, which no call may wake.
+    """What Serve is told; None for a kind that is off: an autoscaled one wakes when it is called.
 
     Args:
         bounds: fewest and most replicas. Fixed numbers are bounds too: a replica that was started

@@ -142,7 +142,7 @@ def teacher_app(
     batch_limits: dict[str, Any],
     security: SecurityFiles,
 ) -> serve.Application:
-    """One kind of teachers; without autoscaling none of them runs."""
+    """One kind of teachers; without autoscaling one that is turned off next."""
     deployment = new_deployment(
         TeacherReplica,
         name=DEPLOYMENTS[options.kind],
@@ -154,9 +154,6 @@ def teacher_app(
     )
     # The same version every time: deploying again changes the bounds and restarts nobody.
     deployment = deployment.options(version=VERSION, _internal=True)
-    if autoscaling is None:
-        # The decorator refuses 0; Serve itself does not.
-        deployment._deployment_config.num_replicas = 0
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 

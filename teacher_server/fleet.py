@@ -17,6 +17,7 @@ import ray
 from ray import serve
 from ray._raylet import Config  # pyright: ignore
 from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 
@@ -51,6 +52,8 @@ class KindStatus:
     """What the target may be: one number, or what autoscaling chooses from."""
     pace: Pace | None
     """What autoscaling goes by; None for a fixed number."""
+    is_autoscaled: bool
+    """Whether Serve's policy decides on the target, be it within bounds of one number."""
     replicas: dict[str, tuple[str, int]]
     """Replica id -> its state and process id (0 before it has one)."""
 
@@ -64,13 +67,14 @@ def fleet_status() -> dict[str, KindStatus]:
     for name, app in details["applications"].items():
         for deployment in app["deployments"].values():
             if name == DIRECTORY_APP or name in map(app_name, KINDS):
-                bounds, pace = _autoscaling_of(deployment["deployment_config"])
+                bounds, pace = _autoscaling_of(deployment)
                 found[name.removeprefix("conkd-")] = KindStatus(
                     state=app["status"],
                     message=deployment["message"] or app["message"],
                     target=deployment["target_num_replicas"],
                     bounds=bounds,
                     pace=pace,
+                    is_autoscaled="autoscaling_config" in deployment["deployment_config"],
                     replicas={
                         replica["replica_id"]: (replica["state"], replica.get("pid") or 0)
                         for replica in deployment["replicas"]
@@ -98,6 +102,7 @@ def scale(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace) -> None:
             for kind, wanted in bounds.items()
         }
     )
+    _turn_off(bounds)
 
 
 def serve_is_running() -> bool:
@@ -193,6 +198,7 @@ def deploy(
             security=security,
         )
     _run(applications)
+    _turn_off(bounds)
 
 
 def wait_until_ready(
@@ -285,18 +291,34 @@ def _num_answering(state: FleetState) -> Counter[str]:
 def _run(applications: Mapping[str, serve.Application]) -> None:
     serve.run_many(
         [
-            serve.RunTarget(target, name=name, route_prefix=None)
+            serve.RunTarget(target, name=name, route_prefix=None, external_scaler_enabled=True)
             for name, target in applications.items()
         ],
         wait_for_applications_running=False,
     )
 
 
-def _autoscaling_of(config: Mapping[str, Any]) -> tuple[Bounds, Pace | None]:
+def _turn_off(bounds: Mapping[str, Bounds]) -> None:
+    """Let no replica run of the kinds that may have none at all.
+
+    Serve does not deploy a kind with 0 replicas, and wakes an autoscaled one whenever it is called.
+    So it is deployed without autoscaling, and then set to 0 by the call behind Serve's external
+    scaling API (POST .../deployments/NAME/scale).
+    """
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    for kind in [kind for kind, wanted in bounds.items() if wanted.most == 0]:
+        # What was deployed counts from the controller's next turn on.
+        while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
+            time.sleep(POLL_S)
+        deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
+        ray.get(controller.update_deployment_replicas.remote(deployment_id, 0))
+
+
+def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[Bounds, Pace | None]:
     """The bounds of a deployment as Serve has it, and the pace of one that is not fixed."""
-    scaled = config.get("autoscaling_config")
+    scaled = deployment["deployment_config"].get("autoscaling_config")
     if scaled is None:
-        return Bounds(least=config["num_replicas"], most=config["num_replicas"]), None
+        return Bounds.of(deployment["target_num_replicas"]), None
     bounds = Bounds(least=scaled["min_replicas"], most=scaled["max_replicas"])
     return bounds, None if bounds.is_fixed else Pace(**scaled["policy"]["policy_kwargs"])
 

@@ -121,7 +121,7 @@ def _up(args: argparse.Namespace) -> None:
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        bounds = {kind: asked.get(kind, Bounds(least=1, most=1)) for kind in cards}
+        bounds = {kind: asked.get(kind, Bounds.of(1)) for kind in cards}
         check_room(state, bounds)
         deploy(
             list(options.values()),

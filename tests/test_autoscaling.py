@@ -37,7 +37,7 @@ def test_load_meter_reports_the_longest_wait_and_how_long_nobody_asked() -> None
 
 
 def test_bounds_clip_and_name_a_range_or_a_number() -> None:
-    some, two = Bounds(least=0, most=4), Bounds(least=2, most=2)
+    some, two = Bounds(least=0, most=4), Bounds.of(2)
     assert (str(some), str(two)) == ("0..4", "2")
     assert [some.clip(count) for count in (1, 9)] == [1, 4]
     assert [two.clip(count) for count in (0, 9)] == [2, 2]
@@ -117,9 +117,9 @@ def test_autoscaling_config_of_numbers_and_ranges() -> None:
     # As the controller has it: from the pickled class and the arguments.
     policy = config.policy.get_policy()(**config.policy.policy_kwargs)
     assert policy(context(1, 1, [0.3], [0.0])) == (2, {})
-    fixed = autoscaling_config(Bounds(least=2, most=2), pace, first=None)
+    fixed = autoscaling_config(Bounds.of(2), pace, first=None)
     assert fixed is not None and (fixed.min_replicas, fixed.max_replicas) == (2, 2)
-    assert autoscaling_config(Bounds(least=0, most=0), pace, first=None) is None
+    assert autoscaling_config(Bounds.of(0), pace, first=None) is None
 
 
 def test_want_wakes_the_kinds_that_nobody_serves() -> None:

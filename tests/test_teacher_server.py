@@ -134,7 +134,7 @@ def test_fetch_fleet_without_a_directory_is_refused() -> None:
 
 def test_parse_bounds_reads_numbers_and_ranges() -> None:
     assert parse_bounds("dialogue=2,recommendation=0..4") == {
-        "dialogue": Bounds(least=2, most=2),
+        "dialogue": Bounds.of(2),
         "recommendation": Bounds(least=0, most=4),
     }
     assert parse_bounds("") == {}
