@@ -151,14 +151,14 @@ def print_status(state: FleetState, *, as_json: bool) -> None:
 
 
 def _print_tables(content: Mapping[str, Any]) -> None:
-    table = Table("kind", "wanted", "of", "state", "replica", "pid", "endpoint")
+    table = Table("kind", "wanted", "state", "replica", "pid", "endpoint")
     for kind, status in content["kinds"].items():
+        bounds = Bounds(least=status["min"], most=status["max"])
         rows = status["replicas"] or [{"state": "", "replica_id": "", "pid": "", "address": ""}]
         for row in rows:
             table.add_row(
                 kind,
-                str(status["target"]),
-                str(Bounds(least=status["min"], most=status["max"])),
+                f"{status['target']} of {bounds}" if status["autoscaling"] else str(bounds),
                 row["state"] or status["state"],
                 row["replica_id"],
                 str(row["pid"]),
