@@ -21,6 +21,7 @@ from protos.codec import TargetRows, concat_rows
 from teacher_server.compress import Cut, take_rows
 from teacher_server.counters import ReplicaCounters
 from teacher_server.fair_queue import FairQueue, Place
+from teacher_server.load import LoadMeter
 from trainer.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
 
@@ -209,6 +210,7 @@ class Batcher(Generic[ResultT]):
         self._waiting: FairQueue[_Waiting[ResultT]] = FairQueue()
         self._budget = ByteBudget(limits.max_queue_bytes)
         self._failures = 0
+        self._load = LoadMeter()
         self._arrived = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="teacher-forward")
         self._task: asyncio.Task[None] | None = None
@@ -244,6 +246,10 @@ class Batcher(Generic[ResultT]):
         """How long the oldest request in the queue has waited; 0 if there is none."""
         since_s = [each.since_s for each in self._waiting if not each.answer.done()]
         return time.monotonic() - min(since_s) if since_s else 0.0
+
+    def report_load(self) -> dict[str, float]:
+        """The load since the last report, as `LoadMeter.report`."""
+        return self._load.report(it.since_s for it in self._waiting if not it.answer.done())
 
     def start(self) -> None:
         """Begin to run rounds on the running event loop."""
@@ -291,7 +297,9 @@ class Batcher(Generic[ResultT]):
                     await asyncio.sleep(self.limits.max_delay_s)
             joined = self._take_round()
             if joined:
+                self._load.round_starts(waiting.since_s for waiting in joined)
                 await self._score_round(joined)
+                self._load.round_ends()
 
     def _is_full(self) -> bool:
         tokens = sum(waiting.work.num_tokens for waiting in self._waiting)

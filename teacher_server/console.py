@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from rich.live import Live
 from rich.table import Table
 
 from protos.teacher_pb2 import ReplicaStats
+from teacher_server.autoscaling import Bounds, Pace
 from teacher_server.deployment import KINDS
 from teacher_server.directory import fetch_fleet
 from teacher_server.fleet import PROBE_S, fleet_status
 from teacher_server.local_cluster import FleetState
 from teacher_server.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
 
+REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
 DEFAULT_FLEET = Path("runs/fleet.json")
 RANGES: dict[str, tuple[float, float]] = {
     "port": (1, 65535),
@@ -32,6 +35,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "cluster_cpus": (1, 4096),
     "object_store_mb": (80, 1 << 20),
     "timeout": (1, 86400),
+    "target_queue_ms": (1, 600_000),
+    "idle_s": (5, 86400),
     "days": (1, 3650),
     "watch": (0.2, 3600),
 }
@@ -48,7 +53,7 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     _add_up_options(up)
     scale_to = commands.add_parser("scale", help="change the number of replicas of a kind")
     scale_to.set_defaults(run=runs["scale"])
-    scale_to.add_argument("replicas", metavar="KIND=COUNT[,KIND=COUNT]")
+    scale_to.add_argument("replicas", metavar=REPLICAS, help="a number, or autoscaling between two")
     status = commands.add_parser("status", help="kinds, replicas, endpoints and their state")
     status.set_defaults(run=runs["status"])
     shown = status.add_mutually_exclusive_group()
@@ -76,6 +81,16 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
         )
     for command in (up, scale_to):
         command.add_argument("--timeout", type=float, default=300.0, help="seconds to be ready in")
+        command.add_argument(
+            "--target-queue-ms",
+            type=float,
+            help=f"autoscaling: wait before the device, default {Pace.target_queue_s * 1e3:g}",
+        )
+        command.add_argument(
+            "--idle-s",
+            type=float,
+            help=f"autoscaling: down to MIN = 0 after so long unasked, default {Pace.idle_s:g}",
+        )
     keep = commands.add_parser("keep")  # What `up` runs to own a local cluster; not for users.
     keep.set_defaults(run=runs["keep"])
     keep.add_argument("--num-cpus", type=int, required=True)
@@ -96,18 +111,19 @@ def _check_ranges(options: argparse.Namespace) -> None:
             )
 
 
-def parse_counts(text: str) -> dict[str, int]:
-    """Replicas of each kind, from "dialogue=2,recommendation=1"."""
-    counts: dict[str, int] = {}
+def parse_bounds(text: str) -> dict[str, Bounds]:
+    """Replicas of each kind, from "dialogue=0..4,recommendation=1"."""
+    bounds: dict[str, Bounds] = {}
     for part in filter(None, text.split(",")):
         kind, _, count = part.partition("=")
-        if kind not in KINDS or not count.isdigit():
+        least, _, most = count.partition("..")
+        if kind not in KINDS or not least.isdigit() or not (most or least).isdigit():
             raise ValueError(
-                f"replicas must be KIND=COUNT with a kind of {', '.join(KINDS)} and a count >= 0, "
-                f"got {part!r}."
+                f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(KINDS)} "
+                f"and counts >= 0, got {part!r}."
             )
-        counts[kind] = int(count)
-    return counts
+        bounds[kind] = Bounds(least=int(least), most=int(most or least))
+    return bounds
 
 
 def print_status(state: FleetState, *, as_json: bool) -> None:
@@ -174,6 +190,9 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
             kind: {
                 "state": status.state,
                 "target": status.target,
+                "min": status.bounds.least,
+                "max": status.bounds.most,
+                "autoscaling": dataclasses.asdict(status.pace) if status.pace else None,
                 "replicas": [
                     {
                         "replica_id": replica_id,
@@ -200,12 +219,13 @@ def status_page(
     for name in ("requests/s", "positions/s", "queue", "in flight"):
         table.add_column(name, justify="right")
     for kind, status in content["kinds"].items():
+        bounds = Bounds(least=status["min"], most=status["max"])
         rows = status["replicas"] or [{"state": "", "replica_id": "", "pid": "", "address": ""}]
         for row in rows:
             stats = now.get(row["replica_id"])
             table.add_row(
                 kind,
-                str(status["target"]),
+                f"{status['target']} of {bounds}" if status["autoscaling"] else str(bounds),
                 row["state"] or status["state"],
                 row["replica_id"],
                 str(row["pid"]),
@@ -215,10 +235,21 @@ def status_page(
     since = "between the last two looks" if before else "since the start of each replica"
     return Group(
         table,
+        *_autoscaled(content["kinds"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
         f"Ray        {content['ray_address']}",
         f"Rates      {since}",
     )
+
+
+def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:
+    for kind, status in kinds.items():
+        if status["autoscaling"]:
+            pace = Pace(**status["autoscaling"])
+            yield (
+                f"{kind}: autoscaled between {status['min']} and {status['max']}, to wait "
+                f"{pace.target_queue_s * 1e3:g} ms; idle after {pace.idle_s:g} s"
+            )
 
 
 def _cells(now: ReplicaStats | None, before: ReplicaStats | None) -> tuple[str, str, str, str]:
@@ -237,7 +268,7 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--dialogue", type=Path, metavar="DIR", help="frozen dialogue teacher")
     up.add_argument("--recommendation", type=Path, metavar="DIR", help="frozen recommender")
     up.add_argument(
-        "--replicas", default="", metavar="KIND=COUNT[,KIND=COUNT]", help="default: 1 of each"
+        "--replicas", default="", metavar=REPLICAS, help="or autoscaling; default: 1 of each"
     )
     up.add_argument("--port", type=int, default=50051, help="of the Directory")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")

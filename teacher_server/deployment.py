@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
 from teacher_server.counters import ReplicaCounters
@@ -39,6 +40,7 @@ logger = logging.getLogger("ray.serve")
 
 KINDS = ("dialogue", "recommendation")
 DEPLOYMENTS = {"dialogue": "DialogueTeacher", "recommendation": "RecommendationTeacher"}
+VERSION = "1"
 # Well under the lease: one slow renewal must not delist a healthy replica.
 RENEW_TIMEOUT_S = 1.5
 
@@ -105,6 +107,13 @@ class TeacherReplica:
         )
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 
+    def wake(self) -> None:
+        """Nothing: a call that waits for a replica has started one."""
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook for metrics of our own, what `autoscaling.QueuePolicy` goes by."""
+        return self._server.batcher.report_load()
+
     async def check_health(self) -> None:
         """Raises if the gRPC server, the device or the renewal stopped; Serve then restarts us."""
         renewing = self._renewal is not None and not self._renewal.done()
@@ -137,19 +146,22 @@ class TeacherReplica:
 def teacher_app(
     options: ReplicaOptions,
     *,
-    num_replicas: int,
+    autoscaling: AutoscalingConfig | None,
     batch_limits: dict[str, Any],
     security: SecurityFiles,
 ) -> serve.Application:
-    """One kind of teachers."""
+    """One kind of teachers; without autoscaling one that is turned off next."""
     deployment = new_deployment(
         TeacherReplica,
         name=DEPLOYMENTS[options.kind],
-        num_replicas=num_replicas,
+        num_replicas=None,
+        autoscaling=autoscaling,
         actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         user_config=batch_limits,
         max_ongoing_requests=4,
     )
+    # The same version every time: deploying again changes the bounds and restarts nobody.
+    deployment = deployment.options(version=VERSION, _internal=True)
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,17 @@ import grpc
 import ray
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import RayServeException
 
 from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.rpc import new_server, start_server
 from teacher_server.security import ServerSecurity
 from trainer.channels import Dialer
 from trainer.credentials import NO_SECURITY, SecurityFiles
+
+logger = logging.getLogger("ray.serve")
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Directory"].full_name
 DIRECTORY_APP = "conkd-directory"
@@ -32,6 +38,8 @@ DRAIN_S = 5.0
 RENEW_S = 1.0
 LEASE_S = 6.0
 EXPIRY_CHECK_S = 0.25
+# How long one call waits for a replica to start; students want again what has not come.
+WAKE_S = 10.0
 # After a start nobody is told of a fleet that has not had the time to renew: a Directory that comes
 # back from a crash must not announce that all teachers are gone.
 SETTLE_S = 1.5 * RENEW_S
@@ -84,9 +92,17 @@ class Leases:
 class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
     """Watch over a set of leases, which replicas change through renew() and release()."""
 
-    def __init__(self, leases: Leases, *, settle_s: float) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        *,
+        settle_s: float,
+        wake: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        """wake is called with each kind that somebody wants and nobody serves."""
         self._leases = leases
         self._settle_s = settle_s
+        self._wake = wake
         self._settled = asyncio.Event()
         self._changed = asyncio.Condition()
         self._version = 0
@@ -109,6 +125,15 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
             async with self._changed:
                 while self._version == seen:
                     await self._changed.wait()
+
+    async def Want(
+        self, request: teacher_pb2.WantRequest, context: grpc.aio.ServicerContext
+    ) -> teacher_pb2.WantReply:
+        """Wake the kinds that the caller cannot do without; of others nothing happens."""
+        listed = {lease.kind for lease in self._leases.fleet()}
+        for kind in set(request.kinds) - listed:
+            self._wake(kind)
+        return teacher_pb2.WantReply()
 
     def fleet(self) -> list[Lease]:
         """Every lease held."""
@@ -146,8 +171,9 @@ class DirectoryServer:
         lease_s: float = LEASE_S,
         settle_s: float = SETTLE_S,
         security: SecurityFiles = NO_SECURITY,
+        wake: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self.service = DirectoryService(Leases(lease_s), settle_s=settle_s)
+        self.service = DirectoryService(Leases(lease_s), settle_s=settle_s, wake=wake)
         self._health = grpc_health.HealthServicer()
         self._security = ServerSecurity(security)
         self._server = new_server(self._security)
@@ -187,16 +213,25 @@ class DirectoryServer:
 class DirectoryReplica:
     """Serve's side of the Directory: replicas call renew and release through a handle."""
 
-    def __init__(self, host: str, port: int, security: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        security: dict[str, Any],
+        teachers: Mapping[str, tuple[str, str]],
+    ) -> None:
+        """teachers: the deployment and the application of each kind."""
         self._host = host
         self._port = port
         self._security = SecurityFiles(**security)
+        self._teachers = teachers
+        self._waking: dict[str, asyncio.Task[None]] = {}
         self._server: DirectoryServer | None = None
 
     async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serve's asynchronous hook, run before the replica counts as healthy; starts listening."""
         if self._server is None:
-            server = DirectoryServer(**settings, security=self._security)
+            server = DirectoryServer(**settings, security=self._security, wake=self._wake)
             await server.start(self._host, self._port)
             self._server = server
 
@@ -217,20 +252,47 @@ class DirectoryReplica:
         """Every lease held."""
         return [dataclasses.asdict(lease) for lease in self._service().fleet()]
 
+    def _wake(self, kind: str) -> None:
+        """Have Serve start a replica of an autoscaled kind that has none."""
+        is_waking = kind in self._waking and not self._waking[kind].done()
+        if kind in self._teachers and not is_waking:
+            self._waking[kind] = asyncio.create_task(self._call_awake(kind))
+
+    async def _call_awake(self, kind: str) -> None:
+        """A call that waits for a replica is what Serve scales up from zero for.
+
+        Not for ever: whoever still wants one says so again, and one that is off stays off.
+        """
+        try:
+            call = serve.get_deployment_handle(*self._teachers[kind]).wake.remote()
+            try:
+                await asyncio.wait_for(_finished(call), WAKE_S)
+            except asyncio.TimeoutError:
+                call.cancel()
+        except (RayError, RayServeException) as error:
+            logger.info("The %s teachers could not be woken: %r", kind, error)
+
     def _service(self) -> Any:
         assert self._server is not None, "Serve calls only replicas that were reconfigured"
         return self._server.service
 
     async def __del__(self) -> None:
+        for task in self._waking.values():
+            task.cancel()
         if self._server is not None:
             await self._server.stop(0.5)
+
+
+async def _finished(response: Awaitable[Any]) -> None:
+    await response
 
 
 def new_deployment(
     replica: type,
     *,
     name: str,
-    num_replicas: int,
+    num_replicas: int | None,
+    autoscaling: AutoscalingConfig | None = None,
     actor_options: dict[str, Any],
     user_config: dict[str, Any],
     max_ongoing_requests: int,
@@ -239,6 +301,7 @@ def new_deployment(
     return serve.deployment(
         name=name,
         num_replicas=num_replicas,
+        autoscaling_config=autoscaling,
         ray_actor_options=actor_options,
         user_config=user_config,
         max_ongoing_requests=max_ongoing_requests,
@@ -251,8 +314,20 @@ def new_deployment(
     )(replica)
 
 
-def directory_app(host: str, port: int, security: SecurityFiles) -> serve.Application:
-    """The Directory: one replica, on the head node where the cluster marks one."""
+def directory_app(
+    host: str,
+    port: int,
+    security: SecurityFiles,
+    teachers: Mapping[str, tuple[str, str]],
+) -> serve.Application:
+    """The Directory: one replica, on the head node where the cluster marks one.
+
+    Args:
+        host: where it listens.
+        port: where it listens.
+        security: what protects it.
+        teachers: the deployment and the application of each kind, to wake them.
+    """
     head = {HEAD_RESOURCE: 0.001} if HEAD_RESOURCE in ray.cluster_resources() else {}
     deployment = new_deployment(
         DirectoryReplica,
@@ -262,7 +337,7 @@ def directory_app(host: str, port: int, security: SecurityFiles) -> serve.Applic
         user_config={},
         max_ongoing_requests=256,
     )
-    return deployment.bind(host, port, dataclasses.asdict(security))
+    return deployment.bind(host, port, dataclasses.asdict(security), dict(teachers))
 
 
 def fetch_fleet(

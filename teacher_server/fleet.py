@@ -21,6 +21,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 
+from teacher_server.autoscaling import Bounds, Pace, autoscaling_config
 from teacher_server.deployment import (
     DEPLOYMENTS,
     KINDS,
@@ -47,6 +48,12 @@ class KindStatus:
     """Serve's state of the application, e.g. RUNNING, DEPLOYING, UNHEALTHY, DEPLOY_FAILED."""
     message: str
     target: int
+    bounds: Bounds
+    """What the target may be: one number, or what autoscaling chooses from."""
+    pace: Pace | None
+    """What autoscaling goes by; None for a fixed number."""
+    is_autoscaled: bool
+    """Whether Serve's policy decides on the target, be it within bounds of one number."""
     replicas: dict[str, tuple[str, int]]
     """Replica id -> its state and process id (0 before it has one)."""
 
@@ -60,10 +67,14 @@ def fleet_status() -> dict[str, KindStatus]:
     for name, app in details["applications"].items():
         for deployment in app["deployments"].values():
             if name == DIRECTORY_APP or name in map(app_name, KINDS):
+                bounds, pace = _autoscaling_of(deployment)
                 found[name.removeprefix("conkd-")] = KindStatus(
                     state=app["status"],
                     message=deployment["message"] or app["message"],
                     target=deployment["target_num_replicas"],
+                    bounds=bounds,
+                    pace=pace,
+                    is_autoscaled="autoscaling_config" in deployment["deployment_config"],
                     replicas={
                         replica["replica_id"]: (replica["state"], replica.get("pid") or 0)
                         for replica in deployment["replicas"]
@@ -72,15 +83,26 @@ def fleet_status() -> dict[str, KindStatus]:
     return found
 
 
-def scale(kind: str, num_replicas: int) -> None:
-    """Ask for a number of replicas; those that run go on running.
+def scale(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace) -> None:
+    """Ask for numbers of replicas, fixed or autoscaled; those that run and may stay go on running.
 
-    A second serve.run would give the deployment a new version and restart every replica. This is
-    the call behind Serve's external scaling API (POST .../deployments/NAME/scale).
+    Args:
+        state: the fleet that is up.
+        bounds: of each kind that is to change.
+        pace: what autoscaled ones are scaled by.
     """
-    deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
-    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    ray.get(controller.update_deployment_replicas.remote(deployment_id, num_replicas))
+    _run(
+        {
+            app_name(kind): teacher_app(
+                ReplicaOptions(**state.options[kind]),
+                autoscaling=autoscaling_config(wanted, pace, first=None),
+                batch_limits=dict(state.batch_limits),
+                security=state.security,
+            )
+            for kind, wanted in bounds.items()
+        }
+    )
+    _turn_off(bounds)
 
 
 def serve_is_running() -> bool:
@@ -129,10 +151,10 @@ def check_cluster(host: str) -> None:
         )
 
 
-def check_room(state: FleetState, targets: Mapping[str, int]) -> None:
-    """Raise ValueError if a local cluster, which cannot grow, has no room for the targets."""
+def check_room(state: FleetState, bounds: Mapping[str, Bounds]) -> None:
+    """Raise ValueError if a local cluster, which cannot grow, has no room for the most replicas."""
     have = ray.cluster_resources().get("CPU", 0.0)
-    need = sum(state.num_cpus[kind] * count for kind, count in targets.items())
+    need = sum(state.num_cpus[kind] * wanted.most for kind, wanted in bounds.items())
     if state.keeper_pid and need > have:
         raise ValueError(
             f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
@@ -154,38 +176,41 @@ def deploy(
     kinds: Sequence[ReplicaOptions],
     *,
     port: int,
-    targets: Mapping[str, int],
+    bounds: Mapping[str, Bounds],
+    pace: Pace,
     batch_limits: dict[str, Any],
     security: SecurityFiles,
 ) -> None:
-    """Start the Directory and the teachers; returns before they are ready."""
+    """Start the Directory and the teachers; returns before they are ready.
+
+    Of a kind that may have none one is started all the same: whether it can is known then.
+    """
     # No proxies: requests reach the replicas' own gRPC servers.
     serve.start(proxy_location="Disabled")
-    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, security)}
+    teachers = {it.kind: (DEPLOYMENTS[it.kind], app_name(it.kind)) for it in kinds}
+    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, security, teachers)}
     for options in kinds:
+        wanted = bounds[options.kind]
         applications[app_name(options.kind)] = teacher_app(
             options,
-            num_replicas=targets[options.kind],
+            autoscaling=autoscaling_config(wanted, pace, first=wanted.clip(1)),
             batch_limits=batch_limits,
             security=security,
         )
-    serve.run_many(
-        [
-            serve.RunTarget(target, name=name, route_prefix=None, external_scaler_enabled=True)
-            for name, target in applications.items()
-        ],
-        wait_for_applications_running=False,
-    )
+    _run(applications)
+    _turn_off(bounds)
 
 
 def wait_until_ready(
-    targets: Mapping[str, int],
+    bounds: Mapping[str, Bounds],
     state: FleetState,
     *,
     timeout_s: float,
     progress: Callable[[str], None],
 ) -> None:
     """Wait until exactly the target replicas run, are announced by the Directory and answer.
+
+    The target of an autoscaled kind is what Serve's policy has decided by then.
 
     Raises:
         OSError: if one cannot start.
@@ -198,6 +223,10 @@ def wait_until_ready(
         for kind, status in statuses.items():
             if status.state == "DEPLOY_FAILED":
                 raise OSError(f"the {kind} must start, got: {last_line(status.message)}")
+        targets = {
+            kind: wanted.clip(statuses[kind].target if kind in statuses else wanted.least)
+            for kind, wanted in bounds.items()
+        }
         ready = {kind: _num_running(statuses.get(kind)) for kind in targets}
         line = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets) + " ready"
         if line != said:
@@ -206,13 +235,13 @@ def wait_until_ready(
         settled = all(
             kind in statuses and len(statuses[kind].replicas) == targets[kind] for kind in targets
         )
-        if settled and ready == dict(targets) and _num_answering(state) == Counter(targets):
+        if settled and ready == targets and _num_answering(state) == +Counter(targets):
             return
         if time.monotonic() > deadline_s:
             why = [status.message for status in statuses.values() if status.message]
             raise TimeoutError(
                 f"the replicas must be ready within {timeout_s:g} s, got {ready} of "
-                f"{dict(targets)}. {last_line(why[0]) if why else ''}"
+                f"{targets}. {last_line(why[0]) if why else ''}"
             )
         time.sleep(POLL_S)
 
@@ -257,6 +286,41 @@ def _num_answering(state: FleetState) -> Counter[str]:
     except OSError:
         return Counter()  # It is still starting.
     return Counter(it.kind for it in endpoints if is_serving(it.address, PROBE_S, state.security))
+
+
+def _run(applications: Mapping[str, serve.Application]) -> None:
+    serve.run_many(
+        [
+            serve.RunTarget(target, name=name, route_prefix=None, external_scaler_enabled=True)
+            for name, target in applications.items()
+        ],
+        wait_for_applications_running=False,
+    )
+
+
+def _turn_off(bounds: Mapping[str, Bounds]) -> None:
+    """Let no replica run of the kinds that may have none at all.
+
+    Serve does not deploy a kind with 0 replicas, and wakes an autoscaled one whenever it is called.
+    So it is deployed without autoscaling, and then set to 0 by the call behind Serve's external
+    scaling API (POST .../deployments/NAME/scale).
+    """
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    for kind in [kind for kind, wanted in bounds.items() if wanted.most == 0]:
+        # What was deployed counts from the controller's next turn on.
+        while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
+            time.sleep(POLL_S)
+        deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
+        ray.get(controller.update_deployment_replicas.remote(deployment_id, 0))
+
+
+def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[Bounds, Pace | None]:
+    """The bounds of a deployment as Serve has it, and the pace of one that is not fixed."""
+    scaled = deployment["deployment_config"].get("autoscaling_config")
+    if scaled is None:
+        return Bounds.of(deployment["target_num_replicas"]), None
+    bounds = Bounds(least=scaled["min_replicas"], most=scaled["max_replicas"])
+    return bounds, None if bounds.is_fixed else Pace(**scaled["policy"]["policy_kwargs"])
 
 
 def _client() -> ServeControllerClient:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -50,6 +50,11 @@ class FleetState:
     """The local cluster's own token; empty for a cluster of others, which the environment knows."""
     num_cpus: Mapping[str, float] = field(default_factory=dict)
     """CPUs of one replica of each kind that is up."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the replicas of each kind are started with: fields of ReplicaOptions."""
+    batch_limits: Mapping[str, Any] = field(default_factory=dict)
+    pace: Mapping[str, float] = field(default_factory=dict)
+    """What autoscaled kinds are scaled by: fields of Pace."""
     security: SecurityFiles = NO_SECURITY
     """What the fleet's gRPC servers are protected by, and we show them."""
 

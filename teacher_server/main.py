@@ -1,7 +1,7 @@
 """Starts, scales, shows and stops a fleet of frozen teachers.
 
     python -m teacher_server up --dialogue DIR --recommendation DIR [--replicas dialogue=2]
-    python -m teacher_server scale dialogue=4
+    python -m teacher_server scale dialogue=4        # or dialogue=0..4: autoscaled
     python -m teacher_server status [--json | --watch [SECONDS] | --prometheus]
     python -m teacher_server down
     python -m teacher_server certificates --output DIR [--days N]
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import os
 import shutil
@@ -25,10 +26,11 @@ import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from teacher_server.autoscaling import Bounds, Pace
 from teacher_server.certificates import make_certificates
 from teacher_server.console import (
     parse,
-    parse_counts,
+    parse_bounds,
     print_scrape_targets,
     print_status,
     watch_status,
@@ -82,10 +84,10 @@ def main(argv: list[str]) -> None:
 
 
 def _up(args: argparse.Namespace) -> None:
-    counts = parse_counts(args.replicas)
+    asked = parse_bounds(args.replicas)
     folders = {"dialogue": args.dialogue, "recommendation": args.recommendation}
     cards = _check_teachers({kind: folder for kind, folder in folders.items() if folder})
-    unknown = sorted(set(counts) - set(cards))
+    unknown = sorted(set(asked) - set(cards))
     if unknown:
         raise ValueError(f"--replicas must name teachers that are given, got {unknown[0]}.")
     security = _security(args)
@@ -108,6 +110,8 @@ def _up(args: argparse.Namespace) -> None:
         connect(address, token_path)
         check_cluster(args.host)
         directory_host = args.host if is_loopback(args.host) else head_address()
+        options = {kind: _replica_options(args, kind, folders[kind]) for kind in cards}
+        pace = _pace(args, Pace())
         state = FleetState(
             ray_address=address,
             directory=f"{directory_host}:{args.port}",
@@ -116,22 +120,26 @@ def _up(args: argparse.Namespace) -> None:
             auth_token_path=token_path,
             owns_serve=not serve_is_running(),
             num_cpus=dict.fromkeys(cards, float(args.num_cpus)),
+            options={kind: dataclasses.asdict(it) for kind, it in options.items()},
+            batch_limits={"token_budget": args.token_budget},
+            pace=dataclasses.asdict(pace),
             security=security,
         )
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        targets = {kind: counts.get(kind, 1) for kind in cards}
-        check_room(state, targets)
+        bounds = {kind: asked.get(kind, Bounds.of(1)) for kind in cards}
+        check_room(state, bounds)
         deploy(
-            [_replica_options(args, kind, folders[kind]) for kind in cards],
+            list(options.values()),
             port=args.port,
-            targets=targets,
-            batch_limits={"token_budget": args.token_budget},
+            bounds=bounds,
+            pace=pace,
+            batch_limits=dict(state.batch_limits),
             security=security,
         )
-        wait_until_ready(targets, state, timeout_s=args.timeout, progress=_say)
+        wait_until_ready(bounds, state, timeout_s=args.timeout, progress=_say)
         if keeper is not None:
             keeper.keep()
         undo.pop_all()
@@ -140,19 +148,20 @@ def _up(args: argparse.Namespace) -> None:
 
 def _scale(args: argparse.Namespace) -> None:
     state = read_state(args.fleet)
-    counts = parse_counts(args.replicas)
-    for kind in counts:
-        if kind not in state.num_cpus:
+    asked = parse_bounds(args.replicas)
+    for kind in asked:
+        if kind not in state.options:
             raise ValueError(
-                f"kind must be one that is up ({', '.join(state.num_cpus)}), got {kind}."
+                f"kind must be one that is up ({', '.join(state.options)}), got {kind}."
             )
     with _connected(state):
         known = fleet_status()
-        targets = {kind: known[kind].target for kind in state.num_cpus} | counts
-        check_room(state, targets)
-        for kind, count in counts.items():
-            scale(kind, count)
-        wait_until_ready(targets, state, timeout_s=args.timeout, progress=_say)
+        bounds = {kind: known[kind].bounds for kind in state.options} | asked
+        check_room(state, bounds)
+        pace = _pace(args, Pace(**state.pace))
+        scale(state, asked, pace)
+        write_state(args.fleet, dataclasses.replace(state, pace=dataclasses.asdict(pace)))
+        wait_until_ready(bounds, state, timeout_s=args.timeout, progress=_say)
         print_status(state, as_json=False)
 
 
@@ -276,6 +285,16 @@ def _connected(state: FleetState) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _pace(args: argparse.Namespace, otherwise: Pace) -> Pace:
+    """What autoscaling goes by: as given, or as before."""
+    given = {"idle_s": args.idle_s}
+    if args.target_queue_ms is not None:
+        given["target_queue_s"] = args.target_queue_ms / 1e3
+    return dataclasses.replace(
+        otherwise, **{name: value for name, value in given.items() if value is not None}
+    )
 
 
 def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> ReplicaOptions:

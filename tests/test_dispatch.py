@@ -393,3 +393,22 @@ def test_dispatch_hedges_nothing_to_a_kind_of_one_replica() -> None:
         assert desk.counters.hedges == 0
 
     run(story)
+
+
+def test_dispatch_misses_a_kind_while_it_is_needed_and_nobody_is_there() -> None:
+    async def story() -> None:
+        desk = Desk("a")
+        # Before the first contact every kind is needed; the desk has a dialogue teacher alone.
+        assert desk.dispatcher.missing() == ["recommendation"]
+        desk.dispatcher.may_rest.update(("dialogue", "recommendation"))
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        assert desk.dispatcher.missing() == []
+        task = desk.ask(1)
+        await turn()
+        assert desk.dispatcher.missing() == ["dialogue"]
+        desk.replicas["b"] = desk.add("b")
+        assert desk.dispatcher.missing() == []
+        desk.answer("b", 1)
+        assert await task is ROWS
+
+    run(story)

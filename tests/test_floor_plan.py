@@ -28,6 +28,7 @@ DOORS = {
         "teacher_server/deployment.py",
         "teacher_server/directory.py",
         "teacher_server/main.py",
+        "teacher_server/autoscaling.py",  # what Serve's controller runs
         "teacher_server/fleet.py",  # the part of main.py that talks to Serve
         "cluster/",
     },

@@ -40,6 +40,10 @@ NOW = ReplicaStats(
 )
 
 
+PACE = {"target_queue_s": 0.05, "idle_s": 60.0}
+KIND = {"state": "RUNNING", "target": 2, "min": 2, "max": 2, "autoscaling": None, "replicas": []}
+
+
 def test_rates_are_of_what_was_done_between_two_looks() -> None:
     expected = Rates(requests_per_s=3.0, positions_per_s=15.0, reply_bytes_per_s=50.0, queue_s=0.3)
     assert rates(NOW, BEFORE) == expected
@@ -76,8 +80,9 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
         "directory_state": "RUNNING",
         "ray_address": "127.0.0.1:6379",
         "kinds": {
-            "dialogue": {"state": "RUNNING", "target": 2, "replicas": [row]},
-            "recommendation": {"state": "DEPLOYING", "target": 1, "replicas": []},
+            "dialogue": KIND | {"replicas": [row]},
+            "recommendation": KIND
+            | {"state": "DEPLOYING", "target": 1, "max": 4, "autoscaling": PACE},
         },
     }
     shown = io.StringIO()
@@ -89,6 +94,7 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
     ]
     assert "DEPLOYING" in lines["recommendation"]
     assert "Rates      between the last two looks" in shown.getvalue()
+    assert "recommendation: autoscaled between 2 and 4, to wait 50 ms" in shown.getvalue()
 
 
 def test_status_in_two_formats_at_once_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,8 @@ class FakeDirectory(teacher_pb2_grpc.DirectoryServicer):
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     told: int = 0
     watchers: int = 0
+    asleep: dict[str, teacher_pb2.Endpoint] = field(default_factory=dict)
+    """Kinds that were scaled to zero: listed as soon as somebody wants them."""
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[teacher_pb2.Fleet]:
         self.watchers += 1
@@ -114,6 +116,13 @@ class FakeDirectory(teacher_pb2_grpc.DirectoryServicer):
                 await self.changed.wait()
         finally:
             self.watchers -= 1
+
+    async def Want(self, request: Any, context: Any) -> teacher_pb2.WantReply:
+        for kind in request.kinds:
+            if kind in self.asleep:
+                self.fleet[kind] = self.asleep.pop(kind)
+                self.changed.set()
+        return teacher_pb2.WantReply()
 
 
 class World:
@@ -333,6 +342,25 @@ def test_client_without_a_kind_runs_out_of_patience(world: World) -> None:
     world.add("d", FakeTeacher("dialogue"))
     with pytest.raises(TeacherUnavailable, match="no recommendation teacher answered for 1 s"):
         world.client(patience_s=1.0)
+
+
+def test_client_wakes_a_kind_that_was_scaled_to_zero_whenever_it_asks(world: World) -> None:
+    world.add("recommendation", FakeTeacher("recommendation"))
+    sleeper = world.add("dialogue", FakeTeacher("dialogue"))
+    endpoint = world.directory.fleet["dialogue"]
+    world.list_("dialogue", None)
+    world.directory.asleep["dialogue"] = endpoint
+    client = world.client()
+    try:
+        assert client.submit(examples(2)).result().dialogue.num_rows == 2
+        world.list_("dialogue", None)
+        world.directory.asleep["dialogue"] = endpoint
+        # Nobody asks: it sleeps on, and nothing runs out of patience.
+        assert client._streams.dispatcher.missing() == []
+        assert client.submit(examples(3)).result().dialogue.num_rows == 3
+    finally:
+        client.close()
+    assert (sleeper.requests, client.counters.resends) == (2, 0)
 
 
 def test_client_without_directory_says_where_it_looked(world: World) -> None:

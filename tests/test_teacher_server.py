@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from teacher_server.autoscaling import Bounds
 from teacher_server.compress import Cut
-from teacher_server.console import parse, parse_counts
+from teacher_server.console import parse, parse_bounds
 from teacher_server.directory import DirectoryServer, DirectoryService, Lease, Leases, fetch_fleet
 from teacher_server.local_cluster import (
     FleetState,
@@ -132,12 +133,18 @@ def test_fetch_fleet_without_a_directory_is_refused() -> None:
         fetch_fleet("127.0.0.1:1", 0.5)
 
 
-def test_parse_counts_reads_kinds_and_counts() -> None:
-    assert parse_counts("dialogue=2,recommendation=0") == {"dialogue": 2, "recommendation": 0}
-    assert parse_counts("") == {}
-    for text in ("dialogue=-1", "dialogue=x", "dialogue", "chess=1"):
-        with pytest.raises(ValueError, match="KIND=COUNT"):
-            parse_counts(text)
+def test_parse_bounds_reads_numbers_and_ranges() -> None:
+    assert parse_bounds("dialogue=2,recommendation=0..4") == {
+        "dialogue": Bounds.of(2),
+        "recommendation": Bounds(least=0, most=4),
+    }
+    assert parse_bounds("") == {}
+    wrong = ("dialogue=-1", "dialogue=x", "dialogue", "chess=1", "dialogue=1..x", "dialogue=..2")
+    for text in wrong:
+        with pytest.raises(ValueError, match=r"KIND=COUNT or KIND=MIN\.\.MAX"):
+            parse_bounds(text)
+    with pytest.raises(ValueError, match=r"0 <= MIN <= MAX, got 3\.\.1"):
+        parse_bounds("dialogue=3..1")
 
 
 def test_check_port_free_names_a_port_in_use() -> None:

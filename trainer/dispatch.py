@@ -116,7 +116,8 @@ class Dispatcher:
         self.changed = asyncio.Event()
         """Set whenever a replica came or the run was ended."""
         self.may_rest: set[str] = set()
-        """Kinds that need no replica as long as nothing is asked of them: a cache answers."""
+        """Kinds that need no replica as long as nothing is asked of them: a cache answers, or they
+        were met and may be scaled to zero meanwhile."""
         self._config = config
         self._counters = counters
         self._live: dict[str, set[Replica]] = {kind: set() for kind in KINDS}
@@ -133,6 +134,10 @@ class Dispatcher:
     def is_complete(self) -> bool:
         """Whether every kind has a live replica or may rest."""
         return all(self._open(kind) or kind in self.may_rest for kind in KINDS)
+
+    def missing(self) -> list[str]:
+        """Kinds that are needed now and have no replica to ask."""
+        return [kind for kind in KINDS if not self._open(kind) and not self._rests(kind)]
 
     def add_replica(self, replica: Replica) -> None:
         """A stream opened: it gets work at once, first of all what had to wait."""
@@ -243,8 +248,7 @@ class Dispatcher:
             await asyncio.sleep(CHECK_S)
 
     def _check_patience(self, kind: str, now: float) -> None:
-        rests = kind in self.may_rest and all(r.kind != kind for r in self._unanswered.values())
-        if rests or any(not replica.stalled for replica in self._open(kind)):
+        if self._rests(kind) or any(not replica.stalled for replica in self._open(kind)):
             self._alone_since.pop(kind, None)
             return
         if kind not in self._alone_since:
@@ -263,6 +267,9 @@ class Dispatcher:
                     "same command goes on from the last checkpoint."
                 )
             )
+
+    def _rests(self, kind: str) -> bool:
+        return kind in self.may_rest and all(r.kind != kind for r in self._unanswered.values())
 
     def _open(self, kind: str) -> list[Replica]:
         return [replica for replica in self._live[kind] if not replica.draining]

@@ -110,8 +110,7 @@ class TeacherClient:
         try:
             cached = self._open_cache(config, graph_digest) if config.cache else {}
             self._run(self._streams.start(cached))
-            if config.cache:
-                self._streams.dispatcher.may_rest.update(KINDS)
+            self._streams.dispatcher.may_rest.update(KINDS)
         except BaseException:
             self.close()
             raise

@@ -31,6 +31,7 @@ CHANNEL_OPTIONS = [
 ]
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
+WANT_S = 5.0
 
 
 class TeacherStreams:
@@ -69,6 +70,7 @@ class TeacherStreams:
         """
         cached = cached or {}
         self._spawn(self._watch_directory())
+        self._spawn(self._want_missing())
         try:
             await asyncio.wait_for(self._seen_directory.wait(), self._config.connect_s)
         except asyncio.TimeoutError:
@@ -131,6 +133,27 @@ class TeacherStreams:
                     logger.warning("Directory %s lost, open streams go on: %s", address, details)
                 is_lost = True
             await asyncio.sleep(RETRY_S)
+
+    async def _want_missing(self) -> None:
+        """Tell the Directory, for as long as it is so, that a kind is needed and nobody is there.
+
+        A kind that is autoscaled down to nobody comes back by this; of others it is no news.
+        """
+        while True:
+            await asyncio.sleep(RETRY_S)
+            kinds = self.dispatcher.missing() if self._seen_directory.is_set() else []
+            if not kinds:
+                continue
+            try:
+                async with self._channel(self._config.directory) as channel:
+                    await teacher_pb2_grpc.DirectoryStub(channel).Want(
+                        teacher_pb2.WantRequest(kinds=kinds),
+                        timeout=WANT_S,
+                        metadata=self._dialer.metadata,
+                    )
+            except grpc.aio.AioRpcError as error:
+                # The watch tells of a Directory that is lost; it is asked again when it is back.
+                logger.debug("the Directory was not told what is missing: %s", error.details())
 
     def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
         listed = {e.replica_id: e for e in fleet.endpoints if e.kind in KINDS}

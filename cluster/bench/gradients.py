@@ -65,7 +65,8 @@ def truncated_gradient(student: Student, rows: TargetRows, tail: str) -> Tensor:
     tail_P1 = targets.tail_R.double()[:, None]
     rest_PV = student.probs_PV.masked_fill(is_kept_PV, 0.0)
     total_P1 = kept_PV.sum(-1, keepdim=True) + tail_P1
-    share_PV = rest_PV / rest_PV.sum(-1, keepdim=True)
+    # Of whole rows there is no rest, and no tail that could lie on it.
+    share_PV = rest_PV / rest_PV.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return total_P1 * student.probs_PV - kept_PV - tail_P1 * share_PV
 
 
