@@ -19,6 +19,7 @@ import numpy as np
 
 from protos.codec import TargetRows, concat_rows
 from teacher_server.compress import Cut, take_rows
+from teacher_server.counters import ReplicaCounters
 from teacher_server.fair_queue import FairQueue, Place
 from teacher_server.load import LoadMeter
 from trainer.byte_budget import ByteBudget
@@ -117,6 +118,11 @@ class ScoreWork:
         ids = len(columns.tokens.ids_N) + len(columns.entities.ids_N) + len(columns.words.ids_N)
         return max(len(columns.targets), ids)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the reply."""
+        return sum(self.columns.targets)
+
 
 RoundFn = Callable[[Sequence[ScoreWork], BatchLimits], list[ResultT]]
 """Runs one round of the device: works of one cut -> a result each."""
@@ -148,7 +154,11 @@ def plan_batches(
 
 
 def score_together(
-    score: ScoreFn, works: Sequence[ScoreWork], limits: BatchLimits
+    score: ScoreFn,
+    works: Sequence[ScoreWork],
+    limits: BatchLimits,
+    *,
+    counters: ReplicaCounters | None = None,
 ) -> list[TargetRows]:
     """The rows of each work, all of one cut, as if each had been scored alone."""
     inputs = [example for work in works for example in work.inputs]
@@ -157,6 +167,8 @@ def score_together(
         token_budget=limits.token_budget,
         max_examples=limits.max_examples,
     )
+    if counters is not None:
+        _count_fill(counters, [[inputs[i].size for i in batch] for batch in plan])
     rows = concat_rows([score([inputs[i] for i in batch], works[0].cut) for batch in plan])
     counts = np.array([example.num_targets for example in inputs])
     in_batch_order = np.concatenate([np.asarray(batch) for batch in plan])
@@ -174,10 +186,25 @@ def score_together(
     return results
 
 
+def _count_fill(counters: ReplicaCounters, lengths_of_batches: list[list[int]]) -> None:
+    for lengths in lengths_of_batches:
+        tokens, slots = sum(lengths), len(lengths) * max(1, *lengths)
+        counters.batch_tokens += tokens
+        counters.batch_slots += slots
+        counters.batch_fill.observe(tokens / slots)
+
+
 class Batcher(Generic[ResultT]):
     """The queue before the device and the one thread that runs it."""
 
-    def __init__(self, score_round: RoundFn[ResultT], limits: BatchLimits) -> None:
+    def __init__(
+        self,
+        score_round: RoundFn[ResultT],
+        limits: BatchLimits,
+        *,
+        counters: ReplicaCounters | None = None,
+    ) -> None:
+        self.counters = ReplicaCounters() if counters is None else counters
         self._score_round_of = score_round
         self._limits = limits
         self._waiting: FairQueue[_Waiting[ResultT]] = FairQueue()
@@ -208,6 +235,17 @@ class Batcher(Generic[ResultT]):
     def num_waiting(self) -> int:
         """Requests in the queue whose callers still want an answer."""
         return sum(not waiting.answer.done() for waiting in self._waiting)
+
+    @property
+    def num_waiting_bytes(self) -> int:
+        """Bytes of the requests in the queue."""
+        return self._budget.held
+
+    @property
+    def queue_delay_s(self) -> float:
+        """How long the oldest request in the queue has waited; 0 if there is none."""
+        since_s = [each.since_s for each in self._waiting if not each.answer.done()]
+        return time.monotonic() - min(since_s) if since_s else 0.0
 
     def report_load(self) -> dict[str, float]:
         """The load since the last report, as `LoadMeter.report`."""
@@ -319,6 +357,10 @@ class Batcher(Generic[ResultT]):
             return
         self._failures = 0
         forward_s = time.monotonic() - started_s
+        self.counters.rounds += 1
+        self.counters.forward_s.observe(forward_s)
         for waiting, rows in zip(joined, results, strict=True):
             if not waiting.answer.done():
-                waiting.answer.set_result(Scored(rows, started_s - waiting.since_s, forward_s))
+                queue_s = started_s - waiting.since_s
+                self.counters.queue_s.observe(queue_s)
+                waiting.answer.set_result(Scored(rows, queue_s, forward_s))

@@ -7,18 +7,22 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 
+from protos.teacher_pb2 import ReplicaStats
 from teacher_server.autoscaling import Bounds, Pace
 from teacher_server.deployment import KINDS
 from teacher_server.directory import fetch_fleet
 from teacher_server.fleet import PROBE_S, fleet_status
 from teacher_server.local_cluster import FleetState
+from teacher_server.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
 
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
 DEFAULT_FLEET = Path("runs/fleet.json")
@@ -34,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_queue_ms": (1, 600_000),
     "idle_s": (5, 86400),
     "days": (1, 3650),
+    "watch": (0.2, 3600),
 }
 
 
@@ -51,7 +56,19 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     scale_to.add_argument("replicas", metavar=REPLICAS, help="a number, or autoscaling between two")
     status = commands.add_parser("status", help="kinds, replicas, endpoints and their state")
     status.set_defaults(run=runs["status"])
-    status.add_argument("--json", action="store_true")
+    shown = status.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true")
+    shown.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="a table that refreshes, until Ctrl-C",
+    )
+    shown.add_argument(
+        "--prometheus", action="store_true", help="where to scrape, as file_sd_configs wants it"
+    )
     down = commands.add_parser("down", help="stop the fleet, and Ray if `up` started it")
     down.set_defaults(run=runs["down"])
     certificates = commands.add_parser("certificates", help="make a development set for --tls")
@@ -110,14 +127,60 @@ def parse_bounds(text: str) -> dict[str, Bounds]:
 
 
 def print_status(state: FleetState, *, as_json: bool) -> None:
-    """Show the fleet on stdout: kinds, replicas, endpoints and their state."""
+    """Show the fleet on stdout: kinds, replicas, endpoints, their state and what they did."""
+    content, stats = _look(state)
+    if as_json:
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        return
+    Console().print(status_page(content, stats, {}))
+
+
+def watch_status(state: FleetState, every_s: float) -> None:
+    """The same again and again, with rates between one look and the next, until Ctrl-C."""
+    console = Console()
+    before: dict[str, ReplicaStats] = {}
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            content, stats = _look(state)
+            page = status_page(content, stats, before)
+            # What is written to a file or a pipe cannot be drawn over.
+            if console.is_terminal:
+                live.update(page, refresh=True)
+            else:
+                console.print(page)
+            before = stats
+            time.sleep(every_s)
+
+
+def print_scrape_targets(state: FleetState) -> None:
+    """Where a Prometheus finds the replicas, as JSON on stdout; needs the Directory alone.
+
+    Raises:
+        OSError: if the Directory does not answer.
+        ValueError: if there are replicas, and none of them serves metrics.
+    """
+    addresses = {
+        it.replica_id: it.address for it in fetch_fleet(state.directory, PROBE_S, state.security)
+    }
+    stats = fetch_all_stats(addresses, PROBE_S, state.security)
+    targets = scrape_targets(stats.values())
+    if stats and not targets:
+        raise ValueError(
+            f"the fleet must serve metrics, got {len(stats)} replicas without. "
+            "Start it with up --metrics."
+        )
+    sys.stdout.write(json.dumps(targets, indent=2) + "\n")
+
+
+def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
+    """What Serve, the Directory and the replicas say now; the latter by replica id."""
     try:
         endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
         addresses = {it.replica_id: it.address for it in endpoints}
         directory_state = "RUNNING"
     except OSError:
         addresses, directory_state = {}, "UNREACHABLE"
-    statuses = fleet_status()
+    stats = fetch_all_stats(addresses, PROBE_S, state.security)
     content: dict[str, Any] = {
         "directory": state.directory,
         "directory_state": directory_state,
@@ -136,26 +199,30 @@ def print_status(state: FleetState, *, as_json: bool) -> None:
                         "state": replica_state,
                         "pid": pid,
                         "address": addresses.get(replica_id),
+                        "stats": as_fields(stats[replica_id]) if replica_id in stats else None,
                     }
                     for replica_id, (replica_state, pid) in sorted(status.replicas.items())
                 ],
             }
-            for kind, status in statuses.items()
+            for kind, status in fleet_status().items()
             if kind in KINDS
         },
     }
-    if as_json:
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
-    else:
-        _print_tables(content)
+    return content, stats
 
 
-def _print_tables(content: Mapping[str, Any]) -> None:
+def status_page(
+    content: Mapping[str, Any], now: Mapping[str, ReplicaStats], before: Mapping[str, ReplicaStats]
+) -> Group:
+    """A table of all replicas and a line for what they are reached by."""
     table = Table("kind", "wanted", "state", "replica", "pid", "endpoint")
+    for name in ("requests/s", "positions/s", "queue", "in flight"):
+        table.add_column(name, justify="right")
     for kind, status in content["kinds"].items():
         bounds = Bounds(least=status["min"], most=status["max"])
         rows = status["replicas"] or [{"state": "", "replica_id": "", "pid": "", "address": ""}]
         for row in rows:
+            stats = now.get(row["replica_id"])
             table.add_row(
                 kind,
                 f"{status['target']} of {bounds}" if status["autoscaling"] else str(bounds),
@@ -163,18 +230,38 @@ def _print_tables(content: Mapping[str, Any]) -> None:
                 row["replica_id"],
                 str(row["pid"]),
                 row["address"] or "not announced",
+                *_cells(stats, before.get(row["replica_id"])),
             )
-    console = Console()
-    console.print(table)
-    for kind, status in content["kinds"].items():
+    since = "between the last two looks" if before else "since the start of each replica"
+    return Group(
+        table,
+        *_autoscaled(content["kinds"]),
+        f"Directory  {content['directory']}  {content['directory_state']}",
+        f"Ray        {content['ray_address']}",
+        f"Rates      {since}",
+    )
+
+
+def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:
+    for kind, status in kinds.items():
         if status["autoscaling"]:
             pace = Pace(**status["autoscaling"])
-            console.print(
+            yield (
                 f"{kind}: autoscaled between {status['min']} and {status['max']}, to wait "
                 f"{pace.target_queue_s * 1e3:g} ms; idle after {pace.idle_s:g} s"
             )
-    console.print(f"Directory  {content['directory']}  {content['directory_state']}")
-    console.print(f"Ray        {content['ray_address']}")
+
+
+def _cells(now: ReplicaStats | None, before: ReplicaStats | None) -> tuple[str, str, str, str]:
+    if now is None:
+        return ("", "", "", "")
+    seen = rates(now, before)
+    return (
+        f"{seen.requests_per_s:.1f}",
+        f"{seen.positions_per_s:.0f}",
+        f"{seen.queue_s * 1e3:.1f} ms",
+        str(now.in_flight),
+    )
 
 
 def _add_up_options(up: argparse.ArgumentParser) -> None:
@@ -193,6 +280,17 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
         "--insecure",
         action="store_true",
         help="allow a host beyond this machine without --tls and --token-file",
+    )
+    up.add_argument(
+        "--metrics",
+        nargs="?",
+        const="127.0.0.1",
+        default="",
+        metavar="HOST",
+        help="serve Prometheus metrics of every replica there; default: this machine alone",
+    )
+    up.add_argument(
+        "--spans", default="", metavar="URL", help="OTLP/HTTP receiver of OpenTelemetry spans"
     )
     up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
     up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")

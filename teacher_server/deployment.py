@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
+from teacher_server.counters import ReplicaCounters
 from teacher_server.directory import (
     DIRECTORY_APP,
     DIRECTORY_DEPLOYMENT,
@@ -30,6 +31,7 @@ from teacher_server.directory import (
     new_deployment,
 )
 from trainer.credentials import SecurityFiles, is_loopback
+from trainer.spans import Spans
 
 if TYPE_CHECKING:
     from teacher_server.service import TeacherServer
@@ -53,6 +55,10 @@ class ReplicaOptions:
     """Where the replica's own gRPC server listens; not a loopback: on its node's own address."""
     num_threads: int = 1
     """Torch threads of the replica's forward pass."""
+    metrics_host: str = ""
+    """Where it serves Prometheus metrics, as `host`; empty: nowhere."""
+    spans: str = ""
+    """OTLP/HTTP receiver of its OpenTelemetry spans; empty: none are made."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
 
@@ -90,6 +96,8 @@ class TeacherReplica:
             return
         host = local_host(self._options.host)
         port = await self._server.start(host)
+        if self._options.metrics_host:
+            self._server.serve_metrics(local_host(self._options.metrics_host))
         lease = Lease(
             kind=self._options.kind,
             address=f"{host}:{port}",
@@ -181,5 +189,11 @@ def _build_server(
         )
     torch.set_num_threads(options.num_threads)
     device = torch.device("cuda" if options.num_gpus else "cpu")
-    teacher = load_teacher(options.kind, Path(options.folder), device)
-    return TeacherServer(teacher, replica_id=replica_id, security=security)
+    spans = None
+    if options.spans:
+        spans = Spans(options.spans, service=f"conkd-{options.kind}", instance=replica_id)
+    counters = ReplicaCounters()
+    teacher = load_teacher(options.kind, Path(options.folder), device, counters=counters)
+    return TeacherServer(
+        teacher, replica_id=replica_id, security=security, counters=counters, spans=spans
+    )

@@ -2,7 +2,7 @@
 
     python -m teacher_server up --dialogue DIR --recommendation DIR [--replicas dialogue=2]
     python -m teacher_server scale dialogue=4        # or dialogue=0..4: autoscaled
-    python -m teacher_server status [--json]
+    python -m teacher_server status [--json | --watch [SECONDS] | --prometheus]
     python -m teacher_server down
     python -m teacher_server certificates --output DIR [--days N]
 
@@ -28,7 +28,13 @@ from ray.serve.exceptions import RayServeException
 
 from teacher_server.autoscaling import Bounds, Pace
 from teacher_server.certificates import make_certificates
-from teacher_server.console import parse, parse_bounds, print_status
+from teacher_server.console import (
+    parse,
+    parse_bounds,
+    print_scrape_targets,
+    print_status,
+    watch_status,
+)
 from teacher_server.deployment import ReplicaOptions
 from teacher_server.fleet import (
     check_cluster,
@@ -56,6 +62,7 @@ from teacher_server.local_cluster import (
 from teacher_server.security import SERVER_REMEDY
 from trainer.credentials import SecurityFiles, check_host, is_loopback, read_credentials
 from trainer.models.frozen import FrozenCard, Kind, read_card
+from trainer.spans import check_endpoint
 
 
 def main(argv: list[str]) -> None:
@@ -84,6 +91,7 @@ def _up(args: argparse.Namespace) -> None:
     if unknown:
         raise ValueError(f"--replicas must name teachers that are given, got {unknown[0]}.")
     security = _security(args)
+    check_endpoint("--spans", args.spans)
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
@@ -159,8 +167,14 @@ def _scale(args: argparse.Namespace) -> None:
 
 def _status(args: argparse.Namespace) -> None:
     state = read_state(args.fleet)
+    if args.prometheus:
+        print_scrape_targets(state)
+        return
     with _connected(state):
-        print_status(state, as_json=args.json)
+        if args.watch is None:
+            print_status(state, as_json=args.json)
+        else:
+            watch_status(state, args.watch)
 
 
 def _down(args: argparse.Namespace) -> None:
@@ -240,6 +254,8 @@ def _security(args: argparse.Namespace) -> SecurityFiles:
         insecure=args.insecure,
     )
     check_host("--host", args.host, security, remedy=SERVER_REMEDY)
+    if args.metrics:
+        check_host("--metrics", args.metrics, security, remedy=SERVER_REMEDY)
     read_credentials(security, "server")
     read_credentials(security, "client")  # `up` and `status` ask the Directory and the replicas.
     return security
@@ -289,6 +305,8 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
         kind=kind,
         folder=str(folder.resolve()),
         host=args.host,
+        metrics_host=args.metrics,
+        spans=args.spans,
         num_threads=args.threads,
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,

@@ -7,6 +7,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 from grpc_reflection.v1alpha import reflection
 
+from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.security import ServerSecurity
 from trainer.channels import Dialer
 from trainer.credentials import NO_SECURITY, SecurityFiles
@@ -91,3 +92,17 @@ def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECU
         except grpc.RpcError:
             return False
     return reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def fetch_stats(
+    address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY
+) -> teacher_pb2.ReplicaStats | None:
+    """What the replica at the address tells of itself; None if it does not answer in time."""
+    dialer = Dialer(security)
+    with dialer.blocking(address) as channel:
+        try:
+            return teacher_pb2_grpc.TeacherStub(channel).Stats(
+                teacher_pb2.StatsRequest(), timeout=timeout_s, metadata=dialer.metadata
+            )
+        except grpc.RpcError:
+            return None

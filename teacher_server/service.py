@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -18,13 +19,17 @@ from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
 from teacher_server.batching import Batcher, BatchLimits, score_together
+from teacher_server.counters import ReplicaCounters
 from teacher_server.facts import Teacher, TeacherFacts
+from teacher_server.metrics import replica_registry
 from teacher_server.request_check import RequestCheck, RequestLimits
 from teacher_server.rpc import new_server, start_server
 from teacher_server.score_stream import Pipeline, ScoreStream
-from teacher_server.security import ServerSecurity
+from teacher_server.security import SERVER_REMEDY, ServerSecurity
 from teacher_server.stage import Stage
 from trainer.credentials import NO_SECURITY, SecurityFiles
+from trainer.metrics_http import MetricsServer
+from trainer.spans import Spans
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 
@@ -57,8 +62,11 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         replica_id: str,
         limits: RequestLimits,
         encode: Stage[tuple[Any, int], bytes] | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.facts = facts
+        self.metrics_address = ""
+        self._started_s = time.monotonic()
         self.pipeline = Pipeline(
             check=Stage(
                 RequestCheck(facts, limits),
@@ -68,6 +76,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             batcher=batcher,
             encode=encode or encoding_stage(),
             draining=asyncio.Event(),
+            spans=spans,
+            kind=facts.kind,
         )
         self._replica_id = replica_id
 
@@ -99,6 +109,32 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             max_words=facts.limits.max_words,
         )
 
+    async def Stats(
+        self, request: teacher_pb2.StatsRequest, context: ScoreContext
+    ) -> teacher_pb2.ReplicaStats:
+        """What this replica did since it started, and what is in it now."""
+        batcher = self.pipeline.batcher
+        counters = batcher.counters
+        return teacher_pb2.ReplicaStats(
+            replica_id=self._replica_id,
+            uptime_s=time.monotonic() - self._started_s,
+            blocks=counters.blocks,
+            invalid=counters.invalid,
+            failed=counters.failed,
+            abandoned=counters.abandoned,
+            positions=counters.positions,
+            reply_bytes=counters.reply_bytes,
+            queued=sum(counters.queue_s.counts),
+            queue_s=counters.queue_s.total,
+            rounds=counters.rounds,
+            forward_s=counters.forward_s.total,
+            streams=counters.streams,
+            in_flight=counters.in_flight,
+            waiting=batcher.num_waiting,
+            oldest_wait_s=batcher.queue_delay_s,
+            metrics_address=self.metrics_address,
+        )
+
     async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
     ) -> None:
@@ -109,7 +145,12 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         mismatch = handshake_mismatch(context.invocation_metadata() or (), self.facts)
         if mismatch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
-        await ScoreStream(self.pipeline, request_iterator, context.write).serve()
+        counters = self.pipeline.batcher.counters
+        counters.streams += 1
+        try:
+            await ScoreStream(self.pipeline, request_iterator, context.write).serve()
+        finally:
+            counters.streams -= 1
         if self.pipeline.draining.is_set():
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."
@@ -127,16 +168,24 @@ class TeacherServer:
         batch_limits: BatchLimits | None = None,
         request_limits: RequestLimits | None = None,
         security: SecurityFiles = NO_SECURITY,
+        counters: ReplicaCounters | None = None,
+        spans: Spans | None = None,
     ) -> None:
-        score_round = functools.partial(score_together, teacher.score)
-        self.batcher = Batcher(score_round, batch_limits or BatchLimits())
+        """A server that is not yet bound; `spans` is closed when it drains."""
+        counters = counters or ReplicaCounters()
+        score_round = functools.partial(score_together, teacher.score, counters=counters)
+        self.batcher = Batcher(score_round, batch_limits or BatchLimits(), counters=counters)
         self._service = TeacherService(
             teacher.facts,
             self.batcher,
             replica_id=replica_id,
             limits=request_limits or RequestLimits(),
+            spans=spans,
         )
+        self._spans = spans
         self._health = grpc_health.HealthServicer()
+        self._security_files = security
+        self._metrics: MetricsServer | None = None
         self._security = ServerSecurity(security)
         self._server = new_server(self._security)
         self._ended: asyncio.Task[bool] | None = None
@@ -166,6 +215,23 @@ class TeacherServer:
         self._ended = asyncio.create_task(self._server.wait_for_termination())
         return port
 
+    def serve_metrics(self, host: str, port: int = 0) -> str:
+        """Let a Prometheus read the counters at host:port (0: a free one); returns the address.
+
+        Raises:
+            OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what is read there.
+        """
+        self._metrics = MetricsServer(
+            replica_registry(self._service.facts.kind, self.batcher),
+            host=host,
+            port=port,
+            security=self._security_files,
+            remedy=SERVER_REMEDY,
+        )
+        self._service.metrics_address = self._metrics.address
+        return self._metrics.address
+
     async def drain(self, grace_s: float) -> None:
         """Answer what was accepted, tell callers to go elsewhere, then stop."""
         await self._health.enter_graceful_shutdown()
@@ -173,6 +239,10 @@ class TeacherServer:
         await self._server.stop(grace_s)
         await self.batcher.close()
         self._service.close()
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
 
 def handshake_mismatch(metadata: Metadata, facts: TeacherFacts) -> str:

@@ -5,8 +5,10 @@ B examples, T wanted rows, V vocabulary, I items, D hidden.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import nn
 
 from protos.codec import TargetRows, concat_rows
 from teacher_server.compress import Cut, Support, compress
+from teacher_server.counters import ReplicaCounters
 from teacher_server.facts import Teacher, TeacherFacts
 from trainer.data.bags import Bags
 from trainer.data.model_input import ExampleInput, collate
@@ -37,8 +40,16 @@ CHUNK_POSITIONS = 256
 class DialogueTeacher:
     """P_phi(next token | context and response so far), over words and items."""
 
-    def __init__(self, model: LanguageModel, facts: TeacherFacts, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        facts: TeacherFacts,
+        device: torch.device,
+        *,
+        counters: ReplicaCounters,
+    ) -> None:
         self.facts = facts
+        self._counters = counters
         self._device = device
         nn.Module.to(model, device)
         self._model = model.eval().requires_grad_(False)
@@ -51,7 +62,9 @@ class DialogueTeacher:
         )
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> DialogueTeacher:
+    def load(
+        cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
+    ) -> DialogueTeacher:
         """The frozen folder's teacher; raises as read_card and load_language_model do."""
         card = read_card(folder, "dialogue")
         vocabulary = Vocabulary.load(folder)
@@ -63,7 +76,7 @@ class DialogueTeacher:
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
                 "Export the teacher again."
             )
-        return cls(model, _facts(card, vocabulary), device)
+        return cls(model, _facts(card, vocabulary), device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -73,27 +86,36 @@ class DialogueTeacher:
         """
         hidden_TD = response_states(self._model, collate(inputs, pad_id=0).to(self._device))
         uniforms_TN = draw_uniforms(inputs, cut)
-        return concat_rows(
-            [
-                compress(
-                    self._head(hidden_TD[start : start + CHUNK_POSITIONS]),
-                    cut,
-                    support=self._support,
-                    temperature=self.facts.temperature,
-                    uniforms_TN=uniforms_TN[start : start + CHUNK_POSITIONS],
+        parts = []
+        for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            logits_TV = self._head(hidden_TD[chunk])
+            with _counted(self._counters, self._device):
+                parts.append(
+                    compress(
+                        logits_TV,
+                        cut,
+                        support=self._support,
+                        temperature=self.facts.temperature,
+                        uniforms_TN=uniforms_TN[chunk],
+                    )
                 )
-                for start in range(0, len(hidden_TD), CHUNK_POSITIONS)
-            ]
-        )
+        return concat_rows(parts)
 
 
 class RecommendationTeacher:
     """P_psi(item | entities and words so far): one row over the items per example."""
 
     def __init__(
-        self, recommender: FrozenRecommender, facts: TeacherFacts, device: torch.device
+        self,
+        recommender: FrozenRecommender,
+        facts: TeacherFacts,
+        device: torch.device,
+        *,
+        counters: ReplicaCounters,
     ) -> None:
         self.facts = facts
+        self._counters = counters
         self._device = device
         self._recommender = recommender.to(device).eval().requires_grad_(False)
         self._support = Support(
@@ -104,32 +126,57 @@ class RecommendationTeacher:
         )
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> RecommendationTeacher:
+    def load(
+        cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
+    ) -> RecommendationTeacher:
         """The frozen folder's teacher; raises as load_recommender does."""
         recommender, card = load_recommender(folder)
-        return cls(recommender, _facts(card, Vocabulary.load(folder)), device)
+        facts = _facts(card, Vocabulary.load(folder))
+        return cls(recommender, facts, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
         """One row per input, ids being vocabulary ids; an input may have no entity at all."""
         entities = Bags.of([example.entities for example in inputs], self._device)
         words = Bags.of([example.words for example in inputs], self._device)
-        return compress(
-            self._recommender(entities, words),
-            cut,
-            support=self._support,
-            temperature=self.facts.temperature,
-            uniforms_TN=draw_uniforms(inputs, cut),
-        )
+        scores_BI = self._recommender(entities, words)
+        uniforms_BN = draw_uniforms(inputs, cut)
+        with _counted(self._counters, self._device):
+            return compress(
+                scores_BI,
+                cut,
+                support=self._support,
+                temperature=self.facts.temperature,
+                uniforms_TN=uniforms_BN,
+            )
 
 
-def load_teacher(kind: str, folder: Path, device: torch.device) -> Teacher:
-    """The frozen teacher of a folder, on the device."""
+def load_teacher(
+    kind: str, folder: Path, device: torch.device, *, counters: ReplicaCounters | None = None
+) -> Teacher:
+    """The frozen teacher of a folder, on the device; it adds to the counters' compress_s."""
     if kind == "dialogue":
-        return DialogueTeacher.load(folder, device)
+        return DialogueTeacher.load(folder, device, counters)
     if kind == "recommendation":
-        return RecommendationTeacher.load(folder, device)
+        return RecommendationTeacher.load(folder, device, counters)
     raise ValueError(f"kind must be dialogue or recommendation, got {kind}.")
+
+
+@contextlib.contextmanager
+def _counted(counters: ReplicaCounters, device: torch.device) -> Iterator[None]:
+    """Add the device's time in here to compress_s; the body ends with its results on the host."""
+    if device.type != "cuda":
+        started_s = time.perf_counter()
+        yield
+        counters.compress_s += time.perf_counter() - started_s
+        return
+    # On the device's own clock: on ours the forward that is still running would be counted too.
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record(torch.cuda.current_stream(device))
+    yield
+    end.record(torch.cuda.current_stream(device))
+    end.synchronize()
+    counters.compress_s += begin.elapsed_time(end) / 1e3
 
 
 def draw_uniforms(inputs: Sequence[ExampleInput], cut: Cut) -> np.ndarray:

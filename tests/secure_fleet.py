@@ -26,6 +26,7 @@ from trainer.config import DistillConfig, TeachersConfig
 from trainer.credentials import SecurityFiles
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
+from trainer.spans import Spans
 from trainer.teacher_client import TeacherClient
 
 TOKEN = "0123456789abcdef" * 4
@@ -81,6 +82,7 @@ class FakeRecommender(FakeTeacher):
 class SmallVocabulary:
     digest: str = FACTS.vocabulary_digest
     size: int = VOCAB
+    num_items: int = FACTS.num_items
 
 
 def files(root: Path, name: str = "ours") -> SecurityFiles:
@@ -98,12 +100,12 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def fleet(security: SecurityFiles) -> AsyncIterator[Running]:
+async def fleet(security: SecurityFiles, *, spans: Spans | None = None) -> AsyncIterator[Running]:
     """A Directory that leads to one replica of each kind."""
     directory = DirectoryServer(settle_s=0.0, security=security)
     port = await directory.start("127.0.0.1", 0)
     servers = [
-        TeacherServer(teacher, replica_id=teacher.facts.kind, security=security)
+        TeacherServer(teacher, replica_id=teacher.facts.kind, security=security, spans=spans)
         for teacher in (FakeTeacher(), FakeRecommender())
     ]
     addresses = [f"127.0.0.1:{await server.start('127.0.0.1')}" for server in servers]
@@ -124,7 +126,9 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-def ask(directory: str, security: SecurityFiles, **settings: float) -> int:
+def ask(
+    directory: str, security: SecurityFiles, *, spans: Spans | None = None, **settings: float
+) -> int:
     """A student's question to both kinds; the number of rows that came."""
     config = TeachersConfig(
         directory=directory,
@@ -134,7 +138,9 @@ def ask(directory: str, security: SecurityFiles, **settings: float) -> int:
         **settings,  # type: ignore[arg-type]
     )
     vocabulary: Any = SmallVocabulary()
-    client = TeacherClient(config, DistillConfig(), vocabulary=vocabulary, graph_digest=GRAPH)
+    client = TeacherClient(
+        config, DistillConfig(), vocabulary=vocabulary, graph_digest=GRAPH, spans=spans
+    )
     nothing = np.empty(0, np.int32)
     example = Example(
         example_id="0",

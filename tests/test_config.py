@@ -43,6 +43,11 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
         ("distill.recommendation_top_p=0", r"recommendation_top_p must be in \(0, 1\], got 0"),
         ("teachers.patience_s=100000", r"patience_s must be in \(0, 21600\] seconds"),
         ("teachers.cache_bytes=0", r"cache_bytes must be in \[1, \d+\], got 0"),
+        ("watch.metrics_port=65536", r"watch.metrics_port must be in \[1, 65535\], got 65536"),
+        (
+            "watch={metrics_port: 9100, metrics_host: 10.0.0.1}",
+            r"watch.metrics_host must be a loopback .* got 10.0.0.1. Set teachers.tls",
+        ),
         ("seed=99999999999999999999", r"seed must be in \[0, \d+\], got 99999999999999999999"),
         ("train.steps=many", "train.steps: .*integer.*, got 'many'"),
         ("train.steps=0", "train.steps must be at least 1, got 0"),

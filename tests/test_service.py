@@ -22,6 +22,7 @@ from teacher_server.service import TeacherServer, handshake_mismatch
 from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
 from trainer.credentials import NO_SECURITY
 from trainer.data.model_input import InputLimits
+from trainer.spans import Spans
 
 METADATA = (
     ("conkd-vocabulary-digest", "vocabulary-a"),
@@ -89,9 +90,9 @@ BAD_FIELDS: dict[str, dict[str, bytes]] = {
 
 @asynccontextmanager
 async def running(
-    teacher: FakeTeacher, limits: BatchLimits | None = None
+    teacher: FakeTeacher, limits: BatchLimits | None = None, *, spans: Spans | None = None
 ) -> AsyncIterator[tuple[TeacherServer, teacher_pb2_grpc.TeacherStub]]:
-    server = TeacherServer(teacher, replica_id="replica-1", batch_limits=limits)
+    server = TeacherServer(teacher, replica_id="replica-1", batch_limits=limits, spans=spans)
     port = await server.start("127.0.0.1")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:

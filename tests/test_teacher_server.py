@@ -32,6 +32,7 @@ from teacher_server.local_cluster import (
 from teacher_server.main import main
 from teacher_server.teachers import load_teacher
 from tests import tiny_teachers
+from tests.scrapes import fetch_secured
 from trainer.channels import Dialer
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.credentials import SecurityFiles
@@ -270,7 +271,8 @@ def test_secure_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
     at = ["--fleet", fleet_file]
     pair = ["--dialogue", folders["dialogue"], "--recommendation", folders["recommendation"]]
     tls, token = str(security.tls), str(security.token_file)
-    run("up", *pair, "--port", str(free_port()), "--tls", tls, "--token-file", token, *at)
+    secure = ["--tls", tls, "--token-file", token]
+    run("up", *pair, "--port", str(free_port()), *secure, "--metrics", *at)
     state = read_state(fleet_file)
     assert state.security == security
     secrets = [Path(token).read_text(), (Path(tls) / "server.key").read_text()]
@@ -285,6 +287,7 @@ def test_secure_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
     for kind, endpoint in first.items():
         check_scores(kind, folders[kind], endpoint.address, security)
     check_serves_a_student(state.directory, security)
+    check_tells_what_it_did(fleet_file, security)
 
     run("scale", "dialogue=2", *at)
     scaled = replicas(fetch_fleet(state.directory, 5, security), "dialogue")
@@ -360,6 +363,41 @@ def check_serves_a_student(directory: str, security: SecurityFiles) -> None:
     finally:
         client.close()
     assert (received.dialogue.num_rows, received.recommendation.num_rows) == (2, 1)
+
+
+def check_tells_what_it_did(fleet_file: Path, security: SecurityFiles) -> None:
+    """In a table that refreshes, as JSON, and to a Prometheus that is told where to look."""
+    at = ["--fleet", str(fleet_file)]
+    tls, token = Path(str(security.tls)), Path(str(security.token_file)).read_text()
+    shown = {}
+    for kind, status in json.loads(run("status", "--json", *at))["kinds"].items():
+        (shown[kind],) = (replica["stats"] for replica in status["replicas"])
+    assert {kind: stats["blocks"] for kind, stats in shown.items()} == dict.fromkeys(shown, 2)
+    assert shown["dialogue"]["positions"] == 5
+    for target in json.loads(run("status", "--prometheus", *at)):
+        kind, stats = next(
+            (kind, it)
+            for kind, it in shown.items()
+            if it["replica_id"] == target["labels"]["replica"]
+        )
+        assert target["targets"] == [stats["metrics_address"]]
+        scraped = fetch_secured(
+            stats["metrics_address"], ca=tls / "ca.pem", client=tls, token=token
+        )
+        assert f'conkd_teacher_requests_total{{kind="{kind}",outcome="block"}} 2.0' in scraped
+    watching = subprocess.Popen(
+        command("status", "--watch", "0.2", *at),
+        env={**environment(), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    for line in watching.stdout:
+        if line.startswith("Rates") and "between the last two looks" in line:
+            break
+    watching.send_signal(signal.SIGINT)
+    watching.stdout.read()
+    assert watching.wait(COMMAND_S) == 130
 
 
 def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles) -> None:

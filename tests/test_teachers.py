@@ -11,6 +11,7 @@ from protos.codec import TargetRows
 from teacher_server import teachers as teachers_module
 from teacher_server.batching import BatchLimits, ScoreWork, score_together
 from teacher_server.compress import Cut
+from teacher_server.counters import ReplicaCounters
 from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, load_teacher
 from tests import tiny_teachers
 from tests.fake_teacher import columns_of
@@ -156,3 +157,15 @@ def test_load_teacher_with_another_vocabulary_than_its_card_is_refused(tmp_path:
 def test_load_teacher_of_another_kind_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="must hold a recommendation model"):
         RecommendationTeacher.load(folders["dialogue"], CPU)
+
+
+def test_score_adds_the_time_of_compression(folders: dict[str, Path]) -> None:
+    inputs = random_inputs(20, [3], [1])
+    for kind in ("dialogue", "recommendation"):
+        counters = ReplicaCounters()
+        teacher = load_teacher(kind, folders[kind], CPU, counters=counters)
+        teacher.score(inputs, Cut(top_k=4))
+        once = counters.compress_s
+        assert once > 0
+        teacher.score(inputs, Cut(top_k=4))
+        assert counters.compress_s > once

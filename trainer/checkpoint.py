@@ -23,7 +23,7 @@ CONFIG_NAME = "config.yaml"
 ORIGIN_NAME = "origin.json"
 CHECKPOINTS_NAME = "checkpoints"
 MAY_CHANGE = (
-    *("output", "classifier", "teachers."),
+    *("output", "classifier", "teachers.", "watch."),
     *("train.steps", "train.epochs", "train.checkpoint_every"),
     *("train.resume", "train.loss_chunk_size"),
 )

@@ -19,12 +19,14 @@ from pydantic import TypeAdapter, ValidationError
 from protos import codec
 from trainer.credentials import STUDENT_REMEDY, SecurityFiles, check_host, host_of
 from trainer.models.language_model_config import LanguageModelConfig
+from trainer.spans import check_endpoint
 
 MAX_TOP_K = 1 << 16
 DEFAULT_STEPS = 1000
 MAX_SEED = (1 << 63) - 1
 MAX_PATIENCE_S = 6 * 3600.0
 MAX_CACHE_BYTES = 1 << 39
+MAX_PORT = 65535
 
 ConfigT = TypeVar("ConfigT")
 
@@ -132,6 +134,26 @@ class TeachersConfig(SecurityFiles):
                 raise ValueError(
                     f"teachers.{name} must be in (0, {MAX_PATIENCE_S:g}] seconds, got {value}."
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """How a run can be watched from outside (docs/operations.md)."""
+
+    metrics_port: int | None = None
+    """Prometheus metrics of rank r are served at this port plus r; None: nowhere."""
+    metrics_host: str = "127.0.0.1"
+    """Address of those ports; beyond this machine they are protected as a teacher's, by
+    server.pem and server.key of `teachers.tls` and by `teachers.token_file`."""
+    spans: str = ""
+    """OTLP/HTTP receiver of OpenTelemetry spans; empty: none are made."""
+
+    def __post_init__(self) -> None:
+        if self.metrics_port is not None and not 1 <= self.metrics_port <= MAX_PORT:
+            raise ValueError(
+                f"watch.metrics_port must be in [1, {MAX_PORT}], got {self.metrics_port}."
+            )
+        check_endpoint("watch.spans", self.spans)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,12 +267,16 @@ class RunConfig:
     student: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teachers: TeachersConfig = field(default_factory=TeachersConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
+        if self.watch.metrics_port is not None:
+            host = self.watch.metrics_host
+            check_host("watch.metrics_host", host, self.teachers, remedy=STUDENT_REMEDY)
 
 
 def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT:

@@ -28,6 +28,7 @@ from trainer.models.student_card import (
     remove_student_card,
     write_student_card,
 )
+from trainer.spans import Spans
 from trainer.teacher_client import TeacherClient
 from trainer.train import Teachers
 
@@ -75,11 +76,16 @@ def _from_folder(path: str | None, folder: Path) -> str | None:
 def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
     if config.distill.gamma == 0:
         return None
+    spans = None
+    if config.watch.spans:
+        rank = os.environ.get("RANK", "0")
+        spans = Spans(config.watch.spans, service="conkd-student", instance=f"rank {rank}")
     return TeacherClient(
         config.teachers,
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        spans=spans,
     )
 
 

@@ -87,6 +87,10 @@ class StepSums:
             histogram=self.histogram + other.histogram,
         )
 
+    def value(self, name: str) -> float:
+        """One of SCALARS."""
+        return float(self.scalars[SCALARS.index(name)])
+
     def over_ranks(self, engine: Engine, counted: ClientCounters | None) -> GlobalSums:
         """Summed over all ranks, with what every rank's client counted meanwhile."""
         wire = [0.0] * len(WIRE)

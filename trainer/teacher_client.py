@@ -33,6 +33,7 @@ from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters
+from trainer.spans import Spans
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group, Question, input_limits, sent_columns
 from trainer.teacher_streams import TeacherStreams
@@ -77,9 +78,11 @@ class TeacherClient:
         *,
         vocabulary: Vocabulary,
         graph_digest: str,
+        spans: Spans | None = None,
     ) -> None:
         """Connect and wait until both kinds have a replica of the right vocabulary and graph.
 
+        `spans` gets one for each question to a kind, and is closed with the client.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory both, may be the one teacher of that kind whose targets are in the cache.
 
@@ -90,6 +93,7 @@ class TeacherClient:
         """
         self.counters = ClientCounters()
         self._distill = distill
+        self._spans = spans
         self._vocabulary = vocabulary
         self._asked = _compressions(distill)
         self._ids = itertools.count(1)
@@ -152,6 +156,8 @@ class TeacherClient:
             self._loop.close()
             if self._cached is not None:
                 self._cached.close()
+            if self._spans is not None:
+                self._spans.close()
 
     async def _stop(self) -> None:
         await self._streams.stop()
@@ -213,19 +219,34 @@ class TeacherClient:
             self._loop.call_soon_threadsafe(self._budget.give, num_bytes)
 
     async def _answer(self, kind: str, inputs: Sequence[ExampleInput]) -> codec.TargetRows:
+        """The rows of all inputs, and a span of how long they took."""
+        if self._spans is None:
+            return await self._look_up(kind, inputs)
+        span = self._spans.start("targets", kind=kind, examples=len(inputs))
+        outcome = "failed"
+        try:
+            rows = await self._look_up(kind, inputs, span.traceparent)
+            outcome = "rows"
+            return rows
+        finally:
+            span.end(outcome)
+
+    async def _look_up(
+        self, kind: str, inputs: Sequence[ExampleInput], traceparent: str = ""
+    ) -> codec.TargetRows:
         """The rows of all inputs, from the cache where they are there."""
         # Looked up once: the key must be of the very columns that are sent.
         described = self._streams.described[kind]
         limits = input_limits(described)
         if self._cached is None:
-            return await self._score(kind, inputs, limits)
+            return await self._score(kind, inputs, limits, traceparent)
         question = Question(Group.of(described, self._asked[kind]))
         return await self._cached.answer(
-            question, inputs, lambda missing: self._score(kind, missing, limits)
+            question, inputs, lambda missing: self._score(kind, missing, limits, traceparent)
         )
 
     async def _score(
-        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits
+        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits, traceparent: str
     ) -> codec.TargetRows:
         """The rows of all inputs, from the teachers."""
         columns: dict[str, list[np.ndarray]] = {}
@@ -241,6 +262,7 @@ class TeacherClient:
             request_id=next(self._ids),
             target_lengths=np.array(targets, "<i4").tobytes(),
             compression=self._asked[kind],
+            traceparent=traceparent.encode("ascii"),
             **fields,
         )
         return await self._streams.dispatcher.score(kind, message, sum(targets))

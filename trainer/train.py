@@ -38,6 +38,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
 from trainer.engine import Engine, on_all_ranks, raise_together
 from trainer.errors import TeacherUnavailable
+from trainer.exporter import RankProgress, watched
 from trainer.run_log import RunLog
 from trainer.selection import Selection, forget_best
 from trainer.sparse_ce import SoftTargets
@@ -122,23 +123,25 @@ def train(
     if selection is not None:
         selection.restore([] if log is None else log.valid_history)
     try:
-        _run_steps(
-            config,
-            engine,
-            submitted_steps(
+        with watched(config, engine.rank, teachers.counters if teachers else None) as progress:
+            _run_steps(
                 config,
                 engine,
+                submitted_steps(
+                    config,
+                    engine,
+                    vocabulary=vocabulary,
+                    examples=examples,
+                    limits=limits,
+                    teachers=teachers,
+                    first_step=first_step,
+                ),
                 vocabulary=vocabulary,
-                examples=examples,
-                limits=limits,
                 teachers=teachers,
-                first_step=first_step,
-            ),
-            vocabulary=vocabulary,
-            teachers=teachers,
-            selection=selection,
-            log=log,
-        )
+                selection=selection,
+                log=log,
+                progress=progress,
+            )
         if log is not None:
             log.end()
     finally:
@@ -189,6 +192,7 @@ def _run_steps(
     teachers: Teachers | None,
     selection: Selection | None,
     log: RunLog | None,
+    progress: RankProgress,
 ) -> None:
     counted = ClientCounters()
     # The clock starts before a step's batch is drawn, so collating and asking are part of a step;
@@ -204,11 +208,13 @@ def _run_steps(
             wire, counted = now.minus(counted), now
         total = sums.over_ranks(engine, wire)
         raise_together(total.find_problem(submitted.step + 1) or engine.find_problem())
+        step_s = time.perf_counter() - started
+        progress.add(sums, step_s)
         if log is not None:
             log.step(
                 total.metrics(
                     step=submitted.step + 1,
-                    step_s=time.perf_counter() - started,
+                    step_s=step_s,
                     num_examples=config.train.batch_size,
                     learning_rate=engine.learning_rate,
                     grad_norm=engine.grad_norm,

@@ -1,0 +1,86 @@
+"""Who may read metrics, over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from tests.scrapes import fetch_secured, scrape
+from tests.secure_fleet import OTHER_TOKEN, TOKEN, files, write_two_sets
+from trainer.credentials import NO_SECURITY, SecurityFiles
+from trainer.metrics_http import MetricsServer
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("metrics")
+    write_two_sets(folder)
+    return folder
+
+
+def serve(host: str, security: SecurityFiles, port: int = 0) -> MetricsServer:
+    registry = CollectorRegistry()
+    Gauge("answer", "of all", registry=registry).set(42)
+    return MetricsServer(registry, host=host, port=port, security=security, remedy="Mend it.")
+
+
+@pytest.fixture
+def secured(root: Path) -> Iterator[MetricsServer]:
+    server = serve("127.0.0.1", files(root))
+    yield server
+    server.close()
+
+
+def fetch(address: str, root: Path, *, identity: str | None, token: str | None) -> str:
+    ca = root / "ours" / "ca.pem"
+    return fetch_secured(
+        address, ca=ca, client=None if identity is None else root / identity, token=token
+    )
+
+
+def test_metrics_with_certificate_and_token_are_told(secured: MetricsServer, root: Path) -> None:
+    told = fetch(secured.address, root, identity="ours", token=TOKEN)
+    assert told.startswith("HTTP/1.0 200") and "answer 42.0" in told
+
+
+@pytest.mark.parametrize("token", [None, OTHER_TOKEN, "\xff"])
+def test_metrics_without_the_token_are_not(
+    secured: MetricsServer, root: Path, token: str | None
+) -> None:
+    told = fetch(secured.address, root, identity="ours", token=token)
+    assert told.startswith("HTTP/1.0 401") and "answer" not in told
+
+
+@pytest.mark.parametrize("identity", [None, "theirs"])
+def test_metrics_without_a_certificate_of_the_ca_are_not(
+    secured: MetricsServer, root: Path, identity: str | None
+) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        fetch(secured.address, root, identity=identity, token=TOKEN)
+
+
+def test_a_caller_who_says_nothing_holds_up_nobody(secured: MetricsServer, root: Path) -> None:
+    host, port = secured.address.split(":")
+    with socket.create_connection((host, int(port)), 10):
+        assert "answer" in fetch(secured.address, root, identity="ours", token=TOKEN)
+
+
+def test_metrics_beyond_this_machine_without_protection_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"metrics' host must be a loopback .* Mend it\."):
+        serve("0.0.0.0", NO_SECURITY)
+    server = serve("0.0.0.0", SecurityFiles(insecure=True))
+    port = server.address.split(":")[1]
+    assert scrape(f"127.0.0.1:{port}") == {("answer", frozenset()): 42.0}
+    server.close()
+
+
+def test_metrics_on_a_taken_port_are_refused() -> None:
+    server = serve("127.0.0.1", NO_SECURITY)
+    with pytest.raises(OSError, match=f"{server.address} must be free for metrics"):
+        serve("127.0.0.1", NO_SECURITY, port=int(server.address.split(":")[1]))
+    server.close()
