@@ -185,7 +185,9 @@ def _mass_error(rows: TargetRows) -> np.ndarray:
 def _value_column(rows: TargetRows, values: int) -> np.ndarray:
     if values == UINT8:
         return pack_values(rows.log_probs_E, rows.counts_R)
-    return rows.log_probs_E.astype(VALUE_DTYPES[values])
+    dtype = VALUE_DTYPES[values]
+    # What float16 cannot hold would become -inf; e to its smallest number is 0 already.
+    return np.maximum(rows.log_probs_E, np.finfo(dtype).min).astype(dtype)
 
 
 def _read_header(block: bytes, num_rows: int, vocab_size: int, limits: BlockLimits) -> Header:

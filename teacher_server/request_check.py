@@ -20,6 +20,8 @@ from teacher_server.rpc import MAX_MESSAGE_BYTES
 
 BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16
+# Of all rows of a request: each draw is a float64, in several copies.
+MAX_DRAWS = 1 << 21
 NOTHING = Ragged(np.empty(0, np.int32), [])
 
 
@@ -29,6 +31,8 @@ class RequestLimits:
 
     max_examples: int = 1024
     max_input_ids: int = 1 << 18
+    max_request_bytes: int = 4 << 20
+    """Of the message; three columns at their longest take less."""
     max_rows: int = 1 << 15
     max_reply_bytes: int = MAX_MESSAGE_BYTES - BLOCK_MARGIN_BYTES
     """Of the block before compression, with every row as long as the cut allows."""
@@ -61,6 +65,12 @@ class RequestCheck:
         Raises:
             ValueError: naming the field, its rule and its value.
         """
+        num_bytes = request.ByteSize()
+        if num_bytes > self._limits.max_request_bytes:
+            raise ValueError(
+                f"a request must have at most {self._limits.max_request_bytes} bytes, got "
+                f"{num_bytes}. Split it."
+            )
         targets = _int32(
             "target_lengths", request.target_lengths, self._limits.max_examples
         ).tolist()
@@ -77,9 +87,14 @@ class RequestCheck:
         cut = _cut(request.compression)
         num_rows = sum(targets)
         max_entries = num_rows * cut.max_entries(self._facts.support_size)
-        return ScoreWork(
-            columns, cut, max_entries, request.ByteSize(), self._reply_bytes(num_rows, max_entries)
-        )
+        if num_rows * cut.samples > MAX_DRAWS:
+            raise ValueError(
+                f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
+                f"{cut.samples}. Split the request or lower top_k."
+            )
+        value_bytes = codec.VALUE_DTYPES[request.compression.values].itemsize
+        reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
+        return ScoreWork(columns, cut, max_entries, num_bytes, reply_bytes)
 
     def _read(self, column: Column, ids: bytes, lengths: bytes, num_examples: int) -> Ragged:
         """Each example's ids of a column; none if the teacher does not take it."""
@@ -123,15 +138,15 @@ class RequestCheck:
                     f"for example {example} of {most if takes_tokens else 0} tokens."
                 )
 
-    def _reply_bytes(self, num_rows: int, max_entries: int) -> int:
+    def _reply_bytes(self, num_rows: int, max_entries: int, value_bytes: int) -> int:
         """Of the reply block, uncompressed and at worst."""
         if num_rows > self._limits.max_rows:
             raise ValueError(
                 f"target_lengths must sum to at most {self._limits.max_rows} rows, got {num_rows}. "
                 "Split the request."
             )
-        # Table and gap of 5 B each and 4 B of value per entry, 12 B per row.
-        reply_bytes = 14 * max_entries + 12 * num_rows
+        # Table and gap of 5 B each per entry, and its value; 12 B per row.
+        reply_bytes = (10 + value_bytes) * max_entries + 12 * num_rows
         if reply_bytes > self._limits.max_reply_bytes:
             raise ValueError(
                 f"the reply must fit in {self._limits.max_reply_bytes} bytes, {num_rows} rows may "

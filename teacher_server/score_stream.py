@@ -18,8 +18,8 @@ from teacher_server.stage import Stage
 from trainer.byte_budget import ByteBudget
 from trainer.spans import OpenSpan, Spans
 
-# Requests of one stream that are read but not yet answered, replies not yet sent included, and the
-# bytes of them and of their replies: a client that does not read its replies stops only itself.
+# Requests of one stream that are read but not yet answered, replies not yet sent included; bytes of
+# these requests, and as many of their replies: a client that does not read stops only itself.
 MAX_IN_FLIGHT = 64
 MAX_STREAM_BYTES = 32 << 20
 
@@ -54,7 +54,9 @@ class ScoreStream:
         self._requests = requests
         self._write = write
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._budget = ByteBudget(MAX_STREAM_BYTES)
+        # Two, for a reply must find room while requests wait behind it.
+        self._request_budget = ByteBudget(MAX_STREAM_BYTES)
+        self._reply_budget = ByteBudget(MAX_STREAM_BYTES)
         self._writing = asyncio.Lock()
         self._answers: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,6 +95,7 @@ class ScoreStream:
         async for request in self._requests:
             # While there is no room the stream is not read, which holds its sender back.
             await self._room.acquire()
+            await self._request_budget.take(request.ByteSize())
             answer = asyncio.create_task(self._handle(request))
             self._answers.add(answer)
             answer.add_done_callback(self._on_answered)
@@ -112,6 +115,7 @@ class ScoreStream:
         try:
             outcome = await self._answer(request, span)
         finally:
+            self._request_budget.give(request.ByteSize())
             self._counters.end(outcome)
             if span is not None:
                 span.end(outcome)
@@ -132,18 +136,18 @@ class ScoreStream:
         except ValueError as error:
             await self._send(_refusal(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, error))
             return "invalid"
-        # Of the request, and of the reply at its largest: held until the reply has left.
-        held = work.num_bytes + work.max_reply_bytes
-        await self._budget.take(held)
+        # Of the reply at its largest, held until it has left.
+        held = work.max_reply_bytes
+        await self._reply_budget.take(held)
         try:
             reply = await self._reply(request, work, span)
             shrunk = len(reply.block)
-            self._budget.give(held - shrunk)
+            self._reply_budget.give(held - shrunk)
             held = shrunk
             await self._send(reply)
             return "failed" if reply.HasField("error") else "block"
         finally:
-            self._budget.give(held)
+            self._reply_budget.give(held)
 
     async def _reply(
         self, request: teacher_pb2.ScoreRequest, work: ScoreWork, span: OpenSpan | None

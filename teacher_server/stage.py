@@ -48,7 +48,14 @@ class Stage(Generic[ItemT, ResultT]):
     def _send(self) -> None:
         self._is_away = True
         batch, self._waiting = self._waiting, []
-        self._thread.submit(self._apply, batch, asyncio.get_running_loop())
+        try:
+            self._thread.submit(self._apply, batch, asyncio.get_running_loop())
+        except RuntimeError as error:
+            # Closed meanwhile: whoever waits must not wait for ever.
+            self._is_away = False
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
 
     def _apply(
         self,

@@ -208,6 +208,14 @@ def test_codec_header_with_more_table_than_entries_is_refused() -> None:
             codec.decode(bad, num_rows=2, vocab_size=VOCAB_SIZE)
 
 
+def test_codec_float16_of_a_log_prob_beyond_its_range_stays_finite() -> None:
+    rows = rows_of([2], seed=0)
+    log_probs = np.array([np.log(1 - rows.tail_R[0]), -1e9], np.float32)
+    rows = dataclasses.replace(rows, log_probs_E=log_probs)
+    decoded = codec.decode(codec.encode(rows, codec.FLOAT16), num_rows=1, vocab_size=VOCAB_SIZE)
+    assert np.exp(decoded.log_probs_E).tolist() == pytest.approx([1 - rows.tail_R[0], 0], abs=1e-3)
+
+
 def test_codec_rows_that_are_no_distribution_are_refused() -> None:
     good = rows_of([2], seed=0)
     for bad in (

@@ -350,6 +350,22 @@ def test_score_of_a_caller_who_does_not_read_waits_and_stops_nobody_else() -> No
     run(scenario)
 
 
+def test_check_request_that_is_too_large_or_draws_too_much_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 40 bytes, got"):
+        check_request(request(1), FACTS, RequestLimits(max_request_bytes=40))
+    one = request(1)
+    one.traceparent = b"x" * (5 << 20)
+    with pytest.raises(ValueError, match="at most 4194304 bytes, got"):
+        check_request(one, FACTS, RequestLimits())
+    facts = dataclasses.replace(FACTS, limits=InputLimits(max_tokens=64))
+    many = request(2, fields={"token_ids": int32(*[1] * 64), "token_lengths": int32(64)})
+    many.target_lengths = int32(64)
+    many.compression.Clear()
+    many.compression.values, many.compression.samples = teacher_pb2.UINT8, 1 << 16
+    with pytest.raises(ValueError, match="at most 2097152 draws, got 64 rows of 65536"):
+        check_request(many, facts, RequestLimits())
+
+
 def test_score_with_more_draws_than_a_row_may_have_is_refused() -> None:
     one = request(1)
     one.compression.Clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import threading
 import time
@@ -253,6 +254,18 @@ def test_client_asks_no_further_ahead_than_its_bytes_allow(world: World) -> None
     finally:
         client.close()
     assert teacher.requests == 3
+
+
+def test_client_closes_while_batches_wait_for_room_that_nobody_makes(world: World) -> None:
+    teacher = world.add("d", FakeTeacher("dialogue"))
+    world.add("r", FakeTeacher("recommendation"))
+    client = world.client(max_bytes=1)
+    pending = [client.submit(examples(2)) for _ in range(3)]
+    wait_for(lambda: teacher.requests == 1)
+    client.close()
+    for each in pending[1:]:
+        with pytest.raises(concurrent.futures.CancelledError):
+            each.result()
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

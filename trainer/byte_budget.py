@@ -15,19 +15,25 @@ class ByteBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self._num_waiting = 0
         self._door = asyncio.Lock()
         self._freed = asyncio.Event()
 
     async def take(self, num_bytes: int) -> None:
         """Hold so many bytes, once there is room for them."""
-        if not self._door.locked() and self._has_room(num_bytes):
+        # Counted, for the door is open for a moment between one who waited and the next.
+        if not self._num_waiting and self._has_room(num_bytes):
             self.held += num_bytes
             return
-        async with self._door:
-            while not self._has_room(num_bytes):
-                self._freed.clear()
-                await self._freed.wait()
-            self.held += num_bytes
+        self._num_waiting += 1
+        try:
+            async with self._door:
+                while not self._has_room(num_bytes):
+                    self._freed.clear()
+                    await self._freed.wait()
+                self.held += num_bytes
+        finally:
+            self._num_waiting -= 1
 
     def _has_room(self, num_bytes: int) -> bool:
         return not self.held or self.held + num_bytes <= self.limit

@@ -98,8 +98,8 @@ class TeachersConfig(SecurityFiles):
     """Of the requests so many, the slowest, are sent to a second replica too; the first answer
     counts. 0: none."""
     max_bytes: int = 1 << 30
-    """Of requests and of targets not yet taken by a step, on each rank; batches asked for ahead
-    wait while there is no room, but one may always be on its way."""
+    """Of targets that were asked for and not yet taken by a step, on each rank; batches asked for
+    ahead wait while there is no room, but one may always be on its way."""
     connect_s: float = 10.0
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0

@@ -164,7 +164,7 @@ class Dispatcher:
                 request.last_death_s = now_s
             if request.deaths < MAX_DEATHS:
                 self._resend(request, replica, reason)
-            elif not request.answer.done():
+            elif not request.holders and not request.answer.done():
                 size = request.message.ByteSize()
                 request.answer.set_exception(
                     TeacherUnavailable(

@@ -100,6 +100,7 @@ class TeacherClient:
         self._budget = ByteBudget(config.max_bytes)
         self._cached: CachedAnswers | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
+        self._without_room: set[asyncio.Task[Any]] = set()
         # First: it may refuse what it is given, and a thread would be left behind.
         self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
         self._loop = asyncio.new_event_loop()
@@ -161,6 +162,9 @@ class TeacherClient:
 
     async def _stop(self) -> None:
         await self._streams.stop()
+        # They wait for room that steps would have made which do not come any more.
+        for task in self._without_room:
+            task.cancel()
         await asyncio.gather(*self._unfinished, return_exceptions=True)
 
     def _open_cache(
@@ -194,7 +198,11 @@ class TeacherClient:
         assert task is not None
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
-        await self._budget.take(num_bytes)
+        self._without_room.add(task)
+        try:
+            await self._budget.take(num_bytes)
+        finally:
+            self._without_room.discard(task)
         try:
             *parts, items = await asyncio.gather(
                 *(self._answer("dialogue", part) for part in dialogue),
