@@ -8,6 +8,8 @@ B examples, N ids of all examples together.
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +24,8 @@ BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16
 # Of all rows of a request: each draw is a float64, in several copies.
 MAX_DRAWS = 1 << 21
+INT32 = np.dtype("<i4")
+UINT32 = np.dtype("<u4")
 NOTHING = Ragged(np.empty(0, np.int32), [])
 
 
@@ -84,7 +88,8 @@ class RequestCheck:
             self._read(self._words, request.word_ids, request.word_lengths, num_examples),
         )
         self._check_targets(targets, columns.tokens.lengths_B)
-        cut = _cut(request.compression)
+        asked = request.compression
+        cut = _cut(asked.top_k, asked.top_p, asked.samples, asked.seed, asked.values)
         num_rows = sum(targets)
         max_entries = num_rows * cut.max_entries(self._facts.support_size)
         if num_rows * cut.samples > MAX_DRAWS:
@@ -92,7 +97,7 @@ class RequestCheck:
                 f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
                 f"{cut.samples}. Split the request or lower top_k."
             )
-        value_bytes = codec.VALUE_DTYPES[request.compression.values].itemsize
+        value_bytes = codec.VALUE_DTYPES[asked.values].itemsize
         reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
         return ScoreWork(columns, cut, max_entries, num_bytes, reply_bytes)
 
@@ -121,7 +126,7 @@ class RequestCheck:
                 f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {sum(lengths_B)}."
             )
         # As unsigned numbers negative ids are the largest.
-        if len(ids_N) and int(ids_N.view("<u4").max()) >= column.num_ids:
+        if len(ids_N) and np.maximum.reduce(ids_N.view(UINT32)) >= column.num_ids:
             raise ValueError(
                 f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
             )
@@ -130,6 +135,8 @@ class RequestCheck:
     def _check_targets(self, targets: list[int], num_tokens: list[int]) -> None:
         takes_tokens = bool(num_tokens)
         longest = num_tokens if takes_tokens else [1] * len(targets)
+        if min(targets) > 0 and all(map(operator.le, targets, longest)):
+            return
         for example, (wanted, most) in enumerate(zip(targets, longest, strict=True)):
             if not 1 <= wanted <= most:
                 rule = "in [1, number of tokens]" if takes_tokens else "1"
@@ -163,21 +170,14 @@ def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
             f"{name} must have at most {max_length} entries, got {len(content) // 4}. "
             "Split the request."
         )
-    return np.frombuffer(content, dtype="<i4")
+    return np.frombuffer(content, INT32)
 
 
-def _cut(compression: teacher_pb2.Compression) -> Cut:
-    if compression.values not in codec.VALUE_DTYPES:
-        raise ValueError(
-            f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {compression.values}."
-        )
-    if compression.samples > MAX_SAMPLES:
-        raise ValueError(
-            f"compression.samples must be at most {MAX_SAMPLES}, got {compression.samples}."
-        )
-    return Cut(
-        top_k=compression.top_k,
-        top_p=compression.top_p,
-        samples=compression.samples,
-        seed=compression.seed,
-    )
+@functools.lru_cache(maxsize=64)
+def _cut(top_k: int, top_p: float, samples: int, seed: int, values: int) -> Cut:
+    """Cached: the requests of a run have one."""
+    if values not in codec.VALUE_DTYPES:
+        raise ValueError(f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {values}.")
+    if samples > MAX_SAMPLES:
+        raise ValueError(f"compression.samples must be at most {MAX_SAMPLES}, got {samples}.")
+    return Cut(top_k=top_k, top_p=top_p, samples=samples, seed=seed)

@@ -1,6 +1,7 @@
 """One caller's stream of requests: read, checked, scored, encoded, and bounded while it lasts.
 
-Checking and encoding run in threads; the event loop only passes messages on.
+Two tasks per stream and none per request: one reads and checks and queues, one encodes and writes.
+What is long of checking and encoding runs in threads; the event loop only passes messages on.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from trainer.byte_budget import ByteBudget
 from trainer.spans import OpenSpan, Spans
 
 # Requests of one stream that are read but not yet answered, replies not yet sent included; bytes of
-# these requests, and as many of their replies: a client that does not read stops only itself.
+# these requests and of their replies: a client that does not read stops only itself.
 MAX_IN_FLIGHT = 64
-MAX_STREAM_BYTES = 32 << 20
+MAX_STREAM_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,20 @@ class Pipeline:
     """Of teacher, for the spans."""
 
 
+@dataclass(eq=False, slots=True)
+class _Exchange:
+    """One request, until its reply has left."""
+
+    request: teacher_pb2.ScoreRequest
+    span: OpenSpan | None
+    malformed: Exception | None = None
+    answer: asyncio.Future[Scored[Any]] | None = None
+    """If it is not malformed."""
+    num_rows: int = 0
+    held: int = 0
+    """Bytes of the stream's budget: those of the request and, at the largest, of its reply."""
+
+
 class ScoreStream:
     """What was read of one stream and not yet answered."""
 
@@ -53,13 +68,11 @@ class ScoreStream:
         self._counters = pipeline.batcher.counters
         self._requests = requests
         self._write = write
-        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
-        # Two, for a reply must find room while requests wait behind it.
-        self._request_budget = ByteBudget(MAX_STREAM_BYTES)
-        self._reply_budget = ByteBudget(MAX_STREAM_BYTES)
-        self._writing = asyncio.Lock()
-        self._answers: set[asyncio.Task[None]] = set()
-        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._freed = asyncio.Event()
+        self._budget = ByteBudget(MAX_STREAM_BYTES)
+        self._open: set[_Exchange] = set()
+        self._answered: asyncio.Queue[_Exchange | None] = asyncio.Queue()
+        """Of the open ones, in the order in which they were done; None: no more will be read."""
 
     async def serve(self) -> None:
         """Answer each request as soon as it is done, until the caller is done or we drain.
@@ -69,56 +82,39 @@ class ScoreStream:
         """
         drain = asyncio.create_task(self._pipeline.draining.wait())
         reading = asyncio.create_task(self._read_all())
+        writing = asyncio.create_task(self._write_all())
         try:
-            ends = [reading, drain, self._broken]
+            ends = [drain, reading, writing]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reading.result()
             # A request that is lost by this has no answer: its sender asks elsewhere.
             reading.cancel()
-            while self._answers and not self._broken.done():
-                await asyncio.wait(
-                    [*self._answers, self._broken], return_when=asyncio.FIRST_COMPLETED
-                )
-            if self._broken.done():
-                self._broken.result()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.result()
+            self._answered.put_nowait(None)
+            await writing
         finally:
-            drain.cancel()
-            reading.cancel()
-            self._broken.cancel()
+            for task in (drain, reading, writing):
+                task.cancel()
             # If the caller is gone: what it still waits for leaves the queue.
-            for answer in self._answers:
-                answer.cancel()
+            for exchange in list(self._open):
+                self._end(exchange, "abandoned")
             self._pipeline.batcher.forget(self)
 
     async def _read_all(self) -> None:
         async for request in self._requests:
             # While there is no room the stream is not read, which holds its sender back.
-            await self._room.acquire()
-            await self._request_budget.take(request.ByteSize())
-            answer = asyncio.create_task(self._handle(request))
-            self._answers.add(answer)
-            answer.add_done_callback(self._on_answered)
-
-    def _on_answered(self, answer: asyncio.Task[None]) -> None:
-        self._answers.discard(answer)
-        self._room.release()
-        error = None if answer.cancelled() else answer.exception()
-        if error is not None and not self._broken.done():
-            self._broken.set_exception(error)
-
-    async def _handle(self, request: teacher_pb2.ScoreRequest) -> None:
-        """Answer a request, and count it by how it ended."""
-        self._counters.requests += 1
-        span = self._start_span(request)
-        outcome: Outcome = "abandoned"
-        try:
-            outcome = await self._answer(request, span)
-        finally:
-            self._request_budget.give(request.ByteSize())
-            self._counters.end(outcome)
-            if span is not None:
-                span.end(outcome)
+            while len(self._open) >= MAX_IN_FLIGHT:
+                self._freed.clear()
+                await self._freed.wait()
+            self._counters.requests += 1
+            exchange = _Exchange(request, self._start_span(request))
+            self._open.add(exchange)
+            try:
+                await self._accept(exchange)
+            except asyncio.CancelledError:
+                self._end(exchange, "abandoned")
+                raise
 
     def _start_span(self, request: teacher_pb2.ScoreRequest) -> OpenSpan | None:
         if self._pipeline.spans is None:
@@ -130,64 +126,90 @@ class ScoreStream:
             parent=request.traceparent,
         )
 
-    async def _answer(self, request: teacher_pb2.ScoreRequest, span: OpenSpan | None) -> Outcome:
+    async def _accept(self, exchange: _Exchange) -> None:
+        """Check the request and, once there is room for it and its reply, queue it."""
         try:
-            work = await self._pipeline.check.run(request)
+            work = await self._pipeline.check.run(exchange.request)
         except ValueError as error:
-            await self._send(_refusal(request, teacher_pb2.ScoreError.INVALID_ARGUMENT, error))
-            return "invalid"
-        # Of the reply at its largest, held until it has left.
-        held = work.max_reply_bytes
-        await self._reply_budget.take(held)
-        try:
-            reply = await self._reply(request, work, span)
-            shrunk = len(reply.block)
-            self._reply_budget.give(held - shrunk)
-            held = shrunk
-            await self._send(reply)
-            return "failed" if reply.HasField("error") else "block"
-        finally:
-            self._reply_budget.give(held)
+            exchange.malformed = error
+            self._answered.put_nowait(exchange)
+            return
+        size = work.num_bytes + work.max_reply_bytes
+        await self._budget.take(size)
+        exchange.held, exchange.num_rows = size, work.num_rows
+        exchange.answer = await self._pipeline.batcher.submit(work, self)
+        exchange.answer.add_done_callback(lambda _: self._answered.put_nowait(exchange))
+        self._counters.request_bytes += work.num_bytes
 
-    async def _reply(
-        self, request: teacher_pb2.ScoreRequest, work: ScoreWork, span: OpenSpan | None
-    ) -> teacher_pb2.ScoreReply:
+    async def _write_all(self) -> None:
+        """Reply to what is answered, until nothing is open and nothing more will be read."""
+        all_read = False
+        while self._open or not all_read:
+            exchange = await self._answered.get()
+            if exchange is None:
+                all_read = True
+            elif exchange.answer is not None and exchange.answer.cancelled():
+                self._end(exchange, "abandoned")
+            else:
+                reply, outcome = await self._reply(exchange)
+                await self._write(reply)
+                self._end(exchange, outcome)
+
+    async def _reply(self, exchange: _Exchange) -> tuple[teacher_pb2.ScoreReply, Outcome]:
+        request = exchange.request
+        if exchange.answer is None:
+            refusal = teacher_pb2.ScoreError.INVALID_ARGUMENT
+            return _refused(request, refusal, exchange.malformed), "invalid"
         try:
-            scored = await (await self._pipeline.batcher.submit(work, self))
+            scored = exchange.answer.result()
             scored_s = time.perf_counter()
             block = await self._pipeline.encode.run((scored.rows, request.compression.values))
         except (RuntimeError, ValueError, MemoryError) as error:
             # The device failed, or gave no distribution (NaN): neither is the caller's doing.
-            return _refusal(request, teacher_pb2.ScoreError.INTERNAL, error)
-        encode_s = time.perf_counter() - scored_s
-        self._count(work, block, encode_s)
-        if span is not None:
-            _add_parts(span, scored, encode_s)
-        return teacher_pb2.ScoreReply(
+            return _refused(request, teacher_pb2.ScoreError.INTERNAL, error), "failed"
+        self._count(exchange, scored, len(block), time.perf_counter() - scored_s)
+        reply = teacher_pb2.ScoreReply(
             request_id=request.request_id,
             block=block,
             queue_s=scored.queue_s,
             forward_s=scored.forward_s,
         )
+        return reply, "block"
 
-    def _count(self, work: ScoreWork, block: bytes, encode_s: float) -> None:
+    def _count(
+        self, exchange: _Exchange, scored: Scored[Any], num_bytes: int, encode_s: float
+    ) -> None:
+        """Count a reply block, and free what it does not take of the largest reply."""
         counters = self._counters
-        counters.positions += work.num_rows
-        counters.request_bytes += work.num_bytes
-        counters.reply_bytes += len(block)
+        counters.positions += exchange.num_rows
+        counters.reply_bytes += num_bytes
         counters.encode_s.observe(encode_s)
+        if exchange.span is not None:
+            _add_parts(exchange.span, scored, encode_s)
+        self._budget.give(exchange.held - num_bytes)
+        exchange.held = num_bytes
 
-    async def _send(self, reply: teacher_pb2.ScoreReply) -> None:
-        # gRPC takes one message of a stream at a time.
-        async with self._writing:
-            await self._write(reply)
+    def _end(self, exchange: _Exchange, outcome: Outcome) -> None:
+        """Free its room, and count it by how it ended, once."""
+        if exchange not in self._open:
+            return
+        self._open.remove(exchange)
+        self._freed.set()
+        self._budget.give(exchange.held)
+        self._counters.end(outcome)
+        if exchange.answer is not None:
+            exchange.answer.cancel()
+        if exchange.span is not None:
+            exchange.span.end(outcome)
 
 
-def _refusal(
-    request: teacher_pb2.ScoreRequest, code: teacher_pb2.ScoreError.Code, error: Exception
+def _refused(
+    request: teacher_pb2.ScoreRequest,
+    code: teacher_pb2.ScoreError.Code,
+    reason: Exception | None,
 ) -> teacher_pb2.ScoreReply:
-    refused = teacher_pb2.ScoreError(code=code, message=str(error))
-    return teacher_pb2.ScoreReply(request_id=request.request_id, error=refused)
+    error = teacher_pb2.ScoreError(code=code, message=str(reason))
+    return teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
 
 
 def _add_parts(span: OpenSpan, scored: Scored[Any], encode_s: float) -> None:

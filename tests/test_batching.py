@@ -94,6 +94,38 @@ def test_batcher_joins_waiting_requests_of_one_cut_into_one_round() -> None:
     assert asyncio.run(scenario()) == [[5, 3], [4]]
 
 
+def test_batcher_quick_device_gathers_what_comes_before_its_next_round() -> None:
+    async def scenario() -> list[list[int]]:
+        teacher = FakeTeacher()
+        # The rounds are told by what is in them, not by the clock: the second lasts 0.3 s.
+        batcher = batcher_of(teacher, BatchLimits(token_budget=10, max_delay_s=0.3))
+        first = [await batcher.submit(work(6)) for _ in range(2)]
+        batcher.start()
+        await first[0]
+        answers = [*first[1:], await batcher.submit(work(3))]
+        await asyncio.gather(*answers)
+        await batcher.close()
+        return teacher.batches
+
+    assert asyncio.run(scenario()) == [[6], [6], [3]]
+
+
+def test_batcher_full_round_waits_for_nobody() -> None:
+    async def scenario() -> list[list[int]]:
+        teacher = FakeTeacher()
+        batcher = batcher_of(teacher, BatchLimits(token_budget=10, max_delay_s=1000.0))
+        batcher.start()
+        first = await batcher.submit(work(6))
+        await asyncio.sleep(0.05)
+        second = await batcher.submit(work(6, first=2))
+        await asyncio.wait_for(first, 10)
+        assert not second.done()
+        await batcher.close()
+        return teacher.batches
+
+    assert asyncio.run(scenario()) == [[6]]
+
+
 def test_batcher_keeps_a_round_within_the_budget() -> None:
     async def scenario() -> list[list[int]]:
         teacher = FakeTeacher()

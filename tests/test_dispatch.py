@@ -238,6 +238,9 @@ def test_dispatch_takes_an_answer_that_comes_after_its_deadline() -> None:
         first, second = await resent(desk)
         desk.answer(first, 1)
         assert await task is ROWS
+        # It works on the request for nothing, and so is not free until it is done.
+        assert desk.outstanding(second) == [1]
+        desk.answer(second, 1)
         assert desk.outstanding(second) == []
         desk.answer(second, 1)
         assert desk.counters.positions == 1
@@ -356,11 +359,47 @@ def test_dispatch_takes_the_first_answer_of_a_hedged_request() -> None:
         slow, first, second = await hedged(desk)
         desk.answer(second, 99)
         assert await slow is ROWS
-        assert desk.outstanding(first) == desk.outstanding(second) == []
-        assert not desk.replicas[first].deadlines
+        # The slow one still works on it, and so is not the least busy.
+        assert desk.outstanding(first) == [99]
+        next_one = desk.ask(100)
+        await turn()
+        assert desk.outstanding(second) == [100]
         positions = desk.counters.positions
         desk.answer(first, 99)
         assert desk.counters.positions == positions
+        assert desk.outstanding(first) == []
+        assert not desk.replicas[first].deadlines
+        desk.answer(second, 100)
+        await next_one
+
+    run(story)
+
+
+def test_dispatch_knows_a_replica_as_stalled_that_never_answers_what_was_hedged() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.3, hedge_percent=50.0)
+        slow, first, second = await hedged(desk)
+        desk.answer(second, 99)
+        await slow
+        while not desk.replicas[first].stalled:
+            await asyncio.sleep(0.01)
+        assert desk.outstanding(first) == desk.outstanding(second) == []
+        assert desk.counters.resends == 0
+
+    run(story)
+
+
+def test_dispatch_leaves_a_hedged_request_to_the_other_after_a_bad_answer() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", hedge_percent=50.0)
+        slow, first, second = await hedged(desk)
+        bad = desk.dispatcher.take(desk.replicas[first], 99)
+        assert bad is not None
+        desk.dispatcher.on_bad_answer(desk.replicas[first], bad, WireError("garbage"))
+        assert (desk.outstanding(first), desk.outstanding(second)) == ([], [99])
+        assert desk.counters.resends == 0
+        desk.answer(second, 99)
+        assert await slow is ROWS
 
     run(story)
 

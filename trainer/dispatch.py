@@ -193,17 +193,16 @@ class Dispatcher:
     def take(self, replica: Replica, request_id: int) -> Request | None:
         """The request that a reply of this replica answers; None if it is answered already.
 
-        An answer that comes after its deadline counts too, and whoever has the request now is rid
-        of it: else slow replicas would hand it round for ever.
+        An answer that comes after its deadline counts too: else slow replicas would hand a request
+        round for ever. Another one that has it keeps it: this answer may be bad, and until its own
+        comes it is as busy as before.
         """
         replica.stalled = False
         replica.take(request_id)
         request = self._unanswered.get(request_id)
         if request is None or request.answer.done():
             return None
-        for holder in request.holders:
-            holder.take(request_id)
-        request.holders.clear()
+        request.holders.discard(replica)
         return request
 
     def on_rows(
@@ -328,7 +327,8 @@ class Dispatcher:
         self.note_failure(
             request.kind, f"{replica.address}: no answer within {self._config.deadline_s:g} s"
         )
-        if all(other is replica for other in self._open(request.kind)):
+        alone = all(other is replica for other in self._open(request.kind))
+        if alone and not request.answer.done():
             # The same replica again would only do the work twice: wait for it, for another one, or
             # for the end of patience.
             self._start_deadline(replica, request)

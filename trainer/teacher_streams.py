@@ -313,8 +313,10 @@ class TeacherStreams:
 async def _write(call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica) -> None:
     while True:
         message = await replica.outbox.get()
-        if message.request_id not in replica.outstanding:
+        request = replica.outstanding.get(message.request_id)
+        if request is None or request.answer.done():
             # It was given to another one, or answered, before its turn came.
+            replica.take(message.request_id)
             continue
         try:
             await call.write(message)

@@ -32,7 +32,8 @@ CUT = Cut(top_k=64)
 DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
 NUM_RECORDED = 20
 NUM_PAIRS = 7
-THROUGHPUT = Load(num_streams=4, window=4, num_requests=4000)
+# Sixteen students, each a few batches ahead: the service is busy and waits for nobody.
+THROUGHPUT = Load(num_streams=16, window=32, num_requests=8000)
 FAIRNESS = Load(num_streams=64, window=2, seconds=8.0)
 LATENCY = Load(num_streams=1, window=1, num_requests=2000)
 MANY = Load(num_streams=4, window=8, num_requests=100_000)
