@@ -60,7 +60,7 @@ class Scored(Generic[ResultT]):
     forward_s: float
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Ragged:
     """Ids of examples end to end: int32 [N], and how many are each example's."""
 
@@ -75,7 +75,7 @@ class Ragged:
         return [self.ids_N[start:end] for start, end in itertools.pairwise(ends)]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Columns:
     """The examples of a request, as they came."""
 
@@ -114,7 +114,7 @@ class ScoreWork:
             )
         )
 
-    @functools.cached_property
+    @property
     def num_tokens(self) -> int:
         """What the request counts against the token budget: ids of all columns."""
         columns = self.columns
@@ -135,6 +135,7 @@ RoundFn = Callable[[Sequence[ScoreWork], BatchLimits], list[ResultT]]
 class _Waiting(Generic[ResultT]):
     work: ScoreWork
     answer: asyncio.Future[Scored[ResultT]]
+    num_tokens: int
     since_s: float
 
 
@@ -284,10 +285,12 @@ class Batcher(Generic[ResultT]):
         """
         await self._budget.take(work.num_bytes)
         answer: asyncio.Future[Scored[ResultT]] = asyncio.get_running_loop().create_future()
-        self._waiting.push(caller, _Waiting(work, answer, time.monotonic()), work.num_tokens)
-        self._waiting_tokens += work.num_tokens
+        num_tokens = work.num_tokens
+        waiting = _Waiting(work, answer, num_tokens, time.monotonic())
+        self._waiting.push(caller, waiting, num_tokens)
+        self._waiting_tokens += num_tokens
         self._arrived.set()
-        if self._waiting_tokens >= self.limits.token_budget:
+        if self._waiting_tokens >= self._limits.token_budget:
             self._full.set()
         return answer
 
@@ -314,7 +317,7 @@ class Batcher(Generic[ResultT]):
 
     async def _wait_until_full(self, longest_s: float) -> None:
         """Let requests arrive until they fill a round, at most so long."""
-        if longest_s <= 0.0 or self._waiting_tokens >= self.limits.token_budget:
+        if longest_s <= 0.0 or self._waiting_tokens >= self._limits.token_budget:
             return
         self._full.clear()
         with contextlib.suppress(asyncio.TimeoutError):
@@ -329,28 +332,28 @@ class Batcher(Generic[ResultT]):
             waiting = place[-1]
             work = waiting.work
             if waiting.answer.done():
-                self._leave(work)
+                self._leave(waiting)
                 continue
-            tokens, entries = tokens + work.num_tokens, entries + work.max_entries
-            is_over = tokens > self.limits.token_budget or entries > self.limits.max_round_entries
+            tokens, entries = tokens + waiting.num_tokens, entries + work.max_entries
+            is_over = tokens > self._limits.token_budget or entries > self._limits.max_round_entries
             if joined and is_over:
                 kept.append(place)
                 break
             if joined and work.cut != joined[0].work.cut:
-                tokens, entries = tokens - work.num_tokens, entries - work.max_entries
+                tokens, entries = tokens - waiting.num_tokens, entries - work.max_entries
                 kept.append(place)
                 continue
             self._waiting.served(place)
-            self._leave(work)
+            self._leave(waiting)
             joined.append(waiting)
         for place in kept:
             self._waiting.put_back(place)
         return joined
 
-    def _leave(self, work: ScoreWork) -> None:
-        """The work is no longer in the queue."""
-        self._budget.give(work.num_bytes)
-        self._waiting_tokens -= work.num_tokens
+    def _leave(self, waiting: _Waiting[ResultT]) -> None:
+        """It is no longer in the queue."""
+        self._budget.give(waiting.work.num_bytes)
+        self._waiting_tokens -= waiting.num_tokens
 
     async def _score_round(self, joined: list[_Waiting[ResultT]]) -> None:
         works = [waiting.work for waiting in joined]

@@ -31,9 +31,10 @@ from trainer.models.language_model_config import LanguageModelConfig
 CUT = Cut(top_k=64)
 DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
 NUM_RECORDED = 20
-NUM_PAIRS = 7
+NUM_PAIRS = 15
 # Sixteen students, each a few batches ahead: the service is busy and waits for nobody.
 THROUGHPUT = Load(num_streams=16, window=32, num_requests=8000)
+ENCODING = Load(num_streams=16, window=32, num_requests=1600)
 FAIRNESS = Load(num_streams=64, window=2, seconds=8.0)
 LATENCY = Load(num_streams=1, window=1, num_requests=2000)
 MANY = Load(num_streams=4, window=8, num_requests=100_000)
@@ -105,8 +106,12 @@ def _throughput(recording: Recording) -> tuple[list[Row], dict[str, list[float]]
             ask(address, recording, WARM_UP)
         for pair in range(NUM_PAIRS):
             speed = {
-                arm: ask(address, recording, THROUGHPUT).exchanges_per_s
-                for arm, address in (("bare", bare), ("blocks", blocks), ("rows", encoding))
+                arm: ask(address, recording, load).exchanges_per_s
+                for arm, address, load in (
+                    ("bare", bare, THROUGHPUT),
+                    ("blocks", blocks, THROUGHPUT),
+                    ("rows", encoding, ENCODING),
+                )
             }
             for arm, of_arm in ratios.items():
                 of_arm.append(speed[arm] / speed["bare"])
