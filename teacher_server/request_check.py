@@ -15,15 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos import codec, teacher_pb2
+from protos.limits import (
+    MAX_DRAWS,
+    MAX_EXAMPLES,
+    MAX_INPUT_IDS,
+    MAX_MESSAGE_BYTES,
+    MAX_REQUEST_BYTES,
+    MAX_ROWS,
+)
 from teacher_server.batching import Columns, Ragged, ScoreWork
 from teacher_server.compress import Cut
 from teacher_server.facts import TeacherFacts
-from teacher_server.rpc import MAX_MESSAGE_BYTES
 
 BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16
-# Of all rows of a request: each draw is a float64, in several copies.
-MAX_DRAWS = 1 << 21
 INT32 = np.dtype("<i4")
 UINT32 = np.dtype("<u4")
 NOTHING = Ragged(np.empty(0, np.int32), [])
@@ -33,11 +38,10 @@ NOTHING = Ragged(np.empty(0, np.int32), [])
 class RequestLimits:
     """What one request may ask for."""
 
-    max_examples: int = 1024
-    max_input_ids: int = 1 << 18
-    max_request_bytes: int = 4 << 20
-    """Of the message; three columns at their longest take less."""
-    max_rows: int = 1 << 15
+    max_examples: int = MAX_EXAMPLES
+    max_input_ids: int = MAX_INPUT_IDS
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    max_rows: int = MAX_ROWS
     max_reply_bytes: int = MAX_MESSAGE_BYTES - BLOCK_MARGIN_BYTES
     """Of the block before compression, with every row as long as the cut allows."""
 

@@ -8,12 +8,11 @@ from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 from grpc_reflection.v1alpha import reflection
 
 from protos import teacher_pb2, teacher_pb2_grpc
+from protos.limits import MAX_MESSAGE_BYTES
 from teacher_server.security import ServerSecurity
 from trainer.channels import Dialer
 from trainer.credentials import NO_SECURITY, SecurityFiles
 
-# The largest message either way; a client needs the same limit for what it receives.
-MAX_MESSAGE_BYTES = 64 << 20
 # Of one connection.
 MAX_STREAMS = 256
 # Of one call's headers, token and digests included; ours take less than 1 KB.

@@ -20,7 +20,7 @@ from protos.codec import TargetRows, WireError
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.data.examples import Example
 from trainer.errors import TeacherUnavailable
-from trainer.teacher_client import TeacherClient, split_by_rows
+from trainer.teacher_client import TeacherClient
 
 VOCAB, GRAPH = 12, "graph-a"
 CONFIG = DistillConfig(values="float32")
@@ -222,24 +222,20 @@ def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) 
     assert (client.counters.requests, client.counters.positions) == (6, 12)
 
 
-def test_split_by_rows_keeps_order_and_never_cuts_an_example() -> None:
-    parts = split_by_rows(examples(2, 3, 4, 9, 1), max_rows=5)
-    assert [[len(e.response_ids) for e in part] for part in parts] == [[2, 3], [4], [9], [1]]
-
-
 def test_client_question_that_is_too_large_comes_back_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.teacher_client.MAX_REPLY_ENTRIES", 5 * CONFIG.top_k)
-    teacher = world.add("d", FakeTeacher("dialogue"))
-    world.add("r", FakeTeacher("recommendation"))
+    monkeypatch.setattr("trainer.teacher_client.MAX_REPLY_ENTRIES", 5 * VOCAB)
+    teachers = [world.add(kind[0], FakeTeacher(kind)) for kind in ("dialogue", "recommendation")]
     client = world.client()
     try:
-        received = client.submit(examples(2, 3, 4)).result().dialogue
+        received = client.submit(examples(2, 3, 4, 1, 1, 1)).result()
     finally:
         client.close()
-    assert teacher.requests == 2
-    assert received.ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    # Five rows at a time: 2 + 3, 4 + 1 and 1 + 1 of dialogue, one an example of recommendation.
+    assert [teacher.requests for teacher in teachers] == [3, 2]
+    assert received.dialogue.ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    assert received.recommendation.num_rows == 6
 
 
 def test_client_asks_no_further_ahead_than_its_bytes_allow(world: World) -> None:

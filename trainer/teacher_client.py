@@ -17,13 +17,14 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from protos import codec, teacher_pb2
+from protos.limits import MAX_DRAWS, MAX_REPLY_ENTRIES
 from protos.target_rows import ENTRY_BYTES, ROW_BYTES
 from trainer.byte_budget import ByteBudget
 from trainer.cached_answers import CachedAnswers
@@ -33,15 +34,13 @@ from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import KINDS, ClientCounters
+from trainer.question_parts import split_question
 from trainer.spans import Spans
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group, Question, input_limits, sent_columns
 from trainer.teacher_streams import TeacherStreams
 
 logger = logging.getLogger(__name__)
-
-# 59 MB uncompressed and at worst, which fits into a server's largest reply.
-MAX_REPLY_ENTRIES = 1 << 22
 
 ResultT = TypeVar("ResultT")
 
@@ -92,10 +91,15 @@ class TeacherClient:
                 protects the way to it; the files of `teachers.tls` or `token_file` are of no use.
         """
         self.counters = ClientCounters()
-        self._distill = distill
         self._spans = spans
         self._vocabulary = vocabulary
         self._asked = _compressions(distill)
+        self._row_entries = {
+            "dialogue": min(distill.top_k or vocabulary.size, vocabulary.size),
+            "recommendation": min(
+                distill.recommendation_top_k or vocabulary.num_items, vocabulary.num_items
+            ),
+        }
         self._ids = itertools.count(1)
         self._budget = ByteBudget(config.max_bytes)
         self._cached: CachedAnswers | None = None
@@ -130,22 +134,26 @@ class TeacherClient:
     def submit(self, examples: Sequence[Example]) -> Pending:
         """Ask both teachers about a micro-batch; returns at once.
 
-        A question whose reply could exceed the servers' limit is asked in parts: whole rows of a
+        A question that is more than a server takes at a time is asked in parts: whole rows of a
         large vocabulary are 0.5 MB each.
         """
-        top_k = self._distill.top_k or self._vocabulary.size
         limits = self._streams.input_limits
-        dialogue = [
-            [dialogue_input(example, limits["dialogue"]) for example in part]
-            for part in split_by_rows(examples, max(1, MAX_REPLY_ENTRIES // top_k))
-        ]
-        recommendation = [
-            recommendation_input(example, limits["recommendation"]) for example in examples
-        ]
+        inputs = {
+            "dialogue": [dialogue_input(it, limits["dialogue"]) for it in examples],
+            "recommendation": [
+                recommendation_input(it, limits["recommendation"]) for it in examples
+            ],
+        }
+        parts = {
+            kind: split_question(
+                of_kind,
+                entries_per_row=self._row_entries[kind],
+                max_entries=MAX_DRAWS if self._asked[kind].samples else MAX_REPLY_ENTRIES,
+            )
+            for kind, of_kind in inputs.items()
+        }
         num_bytes = self._most_bytes(examples)
-        answer = asyncio.run_coroutine_threadsafe(
-            self._answer_both(dialogue, recommendation, num_bytes), self._loop
-        )
+        answer = asyncio.run_coroutine_threadsafe(self._answer_both(parts, num_bytes), self._loop)
         return Pending(answer, functools.partial(self._on_taken, num_bytes))
 
     def close(self) -> None:
@@ -189,8 +197,7 @@ class TeacherClient:
 
     async def _answer_both(
         self,
-        dialogue: Sequence[Sequence[ExampleInput]],
-        recommendation: Sequence[ExampleInput],
+        parts: Mapping[str, Sequence[Sequence[ExampleInput]]],
         num_bytes: int,
     ) -> TeacherTargets:
         """What both teachers say about a micro-batch, asked once there is room for it."""
@@ -204,22 +211,25 @@ class TeacherClient:
         finally:
             self._without_room.discard(task)
         try:
-            *parts, items = await asyncio.gather(
-                *(self._answer("dialogue", part) for part in dialogue),
-                self._answer("recommendation", recommendation),
+            dialogue, recommendation = await asyncio.gather(
+                *(self._answer_parts(kind, parts[kind]) for kind in KINDS)
             )
         except BaseException:
             self._budget.give(num_bytes)
             raise
-        return TeacherTargets(dialogue=codec.concat_rows(parts), recommendation=items)
+        return TeacherTargets(dialogue=dialogue, recommendation=recommendation)
+
+    async def _answer_parts(
+        self, kind: str, parts: Sequence[Sequence[ExampleInput]]
+    ) -> codec.TargetRows:
+        answers = await asyncio.gather(*(self._answer(kind, part) for part in parts))
+        return codec.concat_rows(answers)
 
     def _most_bytes(self, examples: Sequence[Example]) -> int:
         """Of the targets in memory, every row as long as its cut allows."""
-        vocabulary, distill = self._vocabulary, self._distill
         num_rows = sum(len(example.response_ids) for example in examples)
-        entries = num_rows * min(distill.top_k or vocabulary.size, vocabulary.size)
-        num_items = vocabulary.num_items
-        entries += len(examples) * min(distill.recommendation_top_k or num_items, num_items)
+        entries = num_rows * self._row_entries["dialogue"]
+        entries += len(examples) * self._row_entries["recommendation"]
         return ENTRY_BYTES * entries + ROW_BYTES * (num_rows + len(examples))
 
     def _on_taken(self, num_bytes: int) -> None:
@@ -292,16 +302,3 @@ def _compressions(distill: DistillConfig) -> dict[str, teacher_pb2.Compression]:
         "dialogue": teacher_pb2.Compression(top_k=distill.top_k, top_p=1.0, values=values),
         "recommendation": teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values),
     }
-
-
-def split_by_rows(examples: Sequence[Example], max_rows: int) -> list[Sequence[Example]]:
-    """Runs of examples with at most max_rows response positions each, or one example."""
-    parts: list[list[Example]] = [[]]
-    rows = 0
-    for example in examples:
-        rows += len(example.response_ids)
-        if parts[-1] and rows > max_rows:
-            parts.append([])
-            rows = len(example.response_ids)
-        parts[-1].append(example)
-    return list(parts)

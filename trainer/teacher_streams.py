@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.limits import MAX_MESSAGE_BYTES
 from trainer.channels import Dialer
 from trainer.config import TeachersConfig
 from trainer.data.model_input import InputLimits
@@ -24,8 +25,8 @@ from trainer.target_keys import input_limits
 logger = logging.getLogger(__name__)
 
 CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", 1 << 28),
-    ("grpc.max_send_message_length", 1 << 26),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.launch import Launcher
 from cluster.stages import Demo, this_machine
+from trainer.atomic import write_json, write_text
 from trainer.data.examples import Example, read_examples
+from trainer.data.prepare import MANIFEST_NAME
 from trainer.models.frozen import CARD_NAME
 
 FOLDER = Path("bench/teachers")
@@ -48,6 +53,17 @@ def fitted_corpus(source: Path | None) -> Corpus:
             kinds = ("recommendation", "dialogue")
             launcher.run([demo.prepare(), *(demo.pretrain(kind) for kind in kinds)])
     return corpus
+
+
+def first_examples(data: Path, number: int, output: Path) -> Path:
+    """A copy of prepared data with the first training examples alone; returns output."""
+    shutil.copytree(data, output)
+    with (data / "train.jsonl").open(encoding="utf-8") as file:
+        write_text(output / "train.jsonl", "".join(itertools.islice(file, number)))
+    manifest = json.loads((data / MANIFEST_NAME).read_text())
+    manifest["splits"]["train"]["responses"] = len(read_examples(output / "train.jsonl"))
+    write_json(output / MANIFEST_NAME, manifest)
+    return output
 
 
 def requests(examples: list[Example]) -> list[list[Example]]:

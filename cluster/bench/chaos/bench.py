@@ -2,8 +2,9 @@
 
 Students train on fleets of a Directory, two dialogue teachers and one recommendation teacher. Two
 lanes run side by side, one with real scoring and one with recorded answers; in each an undisturbed
-run comes first, then one run per scenario, whose loss must be the undisturbed one's. A third lane
-cuts a network between namespaces, and leaves a real two-rank run without teachers for too long.
+run comes first, then one run per scenario, whose loss must be the undisturbed one's. A third lane,
+under TLS and a token, cuts a network between namespaces, and leaves a real two-rank run without
+teachers for too long.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import secrets
 import sys
 import tempfile
 from collections.abc import Awaitable, Sequence
@@ -24,13 +26,17 @@ from cluster.bench.chaos.plot import draw_trials
 from cluster.bench.chaos.recording import Recording, record_answers
 from cluster.bench.chaos.scenarios import KILL, SCENARIOS, Scenario, network_cut
 from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
+from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
 from cluster.bench.result import BenchResult, Row
-from cluster.launch import Command, Launcher
-from cluster.stages import Demo, this_machine
+from cluster.launch import Launcher
+from teacher_server.certificates import make_certificates
+from trainer.atomic import write_text
+from trainer.credentials import SecurityFiles
 
 PLOT = Path("bench/results/chaos.png")
-NUM_DIALOGUES = 180
-"""Enough examples that no trial meets one twice."""
+LOGS = Path("bench/logs/chaos")
+NUM_EXAMPLES = 720
+"""So many that no trial meets one twice: 90 steps of 8."""
 LOCAL = Place()
 
 
@@ -43,6 +49,8 @@ class Setting:
     folders: dict[str, Path]
     recording: Recording
     output: Path
+    security: SecurityFiles
+    """Of the fleets of the third lane."""
 
     def subject(self, answers: str, lane: str) -> Subject:
         """Students of one lane whose teachers score or replay."""
@@ -59,13 +67,14 @@ class Setting:
 
 
 def bench_chaos(source: Path | None) -> BenchResult:
-    """All scenarios on the synthetic corpus, whatever `source` is, with quickly fitted teachers."""
+    """All scenarios, with the corpus' fitted teachers."""
+    corpus = fitted_corpus(source)
     with (
         tempfile.TemporaryDirectory(prefix="conkd-chaos-") as temporary,
-        Launcher(Path(temporary) / "logs", screen=sys.stderr) as launcher,
+        Launcher(LOGS, screen=sys.stderr) as launcher,
         contextlib.ExitStack() as stack,
     ):
-        setting = prepare(launcher, Path(temporary))
+        setting = prepare(launcher, corpus, Path(temporary))
         missing = missing_for_network()
         network = None if missing else stack.enter_context(open_network())
         trials, patience = asyncio.run(_run_lanes(setting, network))
@@ -78,27 +87,31 @@ def bench_chaos(source: Path | None) -> BenchResult:
     if missing:
         scenarios.append({"scenario": "network cut for 20 s", "not_run": missing})
     return BenchResult(
-        figures=figures, rows=rows, corpus="synthetic", details={"scenarios": scenarios}
+        figures=figures, rows=rows, corpus=corpus.name, details={"scenarios": scenarios}
     )
 
 
-def prepare(launcher: Launcher, output: Path) -> Setting:
-    """Make data and teachers, and record what these answer."""
-    demo = Demo(source=None, output=output, machine=this_machine())
-    launcher.run([_extended(demo.prepare(), "--dialogues", str(NUM_DIALOGUES))])
-    launcher.run(
-        [_extended(demo.pretrain("recommendation"), "epochs=2")],
-        [_extended(demo.pretrain("dialogue"), "train.steps=40", "student.hidden_size=64")],
-    )
-    folders = {kind: output / kind for kind in ("dialogue", "recommendation")}
-    recording = record_answers(output / "data", folders, output / "answers")
+def prepare(launcher: Launcher, corpus: Corpus, output: Path) -> Setting:
+    """Take a part of the training examples, record what both teachers answer, make secrets."""
+    data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
+    folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
     return Setting(
         launcher=launcher,
-        data=output / "data",
+        data=data,
         folders=folders,
-        recording=recording,
+        recording=record_answers(data, folders, output / "answers"),
         output=output / "trials",
+        security=make_secrets(output / "secrets"),
     )
+
+
+def make_secrets(folder: Path) -> SecurityFiles:
+    """A development set of certificates, and a token."""
+    make_certificates(folder, days=1)
+    token = folder / "token"
+    write_text(token, secrets.token_hex(32))
+    token.chmod(0o600)
+    return SecurityFiles(tls=str(folder), token_file=str(token))
 
 
 def figures_of(rows: Sequence[Row], patience: Row) -> dict[str, float]:
@@ -148,16 +161,13 @@ async def _run_third_lane(setting: Setting, network: Network | None) -> tuple[li
     for answers in ("scored", "replayed") if network else ():
         assert network is not None
         lane = f"{answers}-net"
-        fleet = setting.fleet(answers, lane, network.teachers)
+        place = dataclasses.replace(network.teachers, security=setting.security)
+        fleet = setting.fleet(answers, lane, place)
         subject = setting.subject(answers, lane)
         trial = run_trial(subject, fleet, network_cut(network), network.student)
         trials.append(await _told(trial))
         await fleet.stop()
-    fleet = setting.fleet("replayed", "patience")
+    fleet = setting.fleet("replayed", "patience", Place(security=setting.security))
     patience = await run_beyond_patience(setting.subject("replayed", "patience"), fleet)
     await fleet.stop()
     return trials, patience
-
-
-def _extended(command: Command, *arguments: str) -> Command:
-    return dataclasses.replace(command, argv=(*command.argv, *arguments))

@@ -1,6 +1,7 @@
 """The real Directory in a process of its own, with leases over a Unix socket.
 
 python -m cluster.bench.chaos.directory --host HOST --port PORT --socket PATH
+    [--tls DIR --token-file FILE]
 
 In a cluster replicas renew through a handle of Ray Serve. Here they send one line of JSON,
 `{"renew": {...}}` or `{"release": "ID"}`, and read one line back.
@@ -17,6 +18,7 @@ from typing import Any
 
 from teacher_server.directory import DirectoryServer, Lease
 from trainer.cli import run_main
+from trainer.credentials import SecurityFiles
 
 TIMEOUT_S = 1.5
 
@@ -32,9 +34,9 @@ async def send(socket: Path, message: dict[str, Any]) -> None:
         writer.close()
 
 
-async def serve(host: str, port: int, socket: Path) -> None:
+async def serve(host: str, port: int, socket: Path, security: SecurityFiles) -> None:
     """Serve until SIGTERM."""
-    directory = DirectoryServer()
+    directory = DirectoryServer(security=security)
     await directory.start(host, port)
 
     async def on_call(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,14 +55,22 @@ async def serve(host: str, port: int, socket: Path) -> None:
     await directory.stop(0.5)
 
 
+def add_security(parser: argparse.ArgumentParser) -> None:
+    """Options of every server of a fleet."""
+    parser.add_argument("--tls", metavar="DIR")
+    parser.add_argument("--token-file", metavar="FILE")
+
+
 def main(argv: list[str]) -> None:
     """Parse and serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--socket", type=Path, required=True)
+    add_security(parser)
     arguments = parser.parse_args(argv)
-    asyncio.run(serve(arguments.host, arguments.port, arguments.socket))
+    security = SecurityFiles(tls=arguments.tls, token_file=arguments.token_file)
+    asyncio.run(serve(arguments.host, arguments.port, arguments.socket, security))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from teacher_server.compress import take_rows
 from teacher_server.facts import Teacher
 from teacher_server.request_check import RequestLimits
 from teacher_server.service import ScoreContext, TeacherServer, TeacherService
+from trainer.credentials import SecurityFiles
 
 Fault = Literal["none", "garbage", "short", "never"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -54,8 +55,12 @@ class _SpoilingContext:
 class FaultyServer(TeacherServer):
     """A TeacherServer around a FaultyService."""
 
-    def __init__(self, teacher: Teacher, *, replica_id: str, fault_file: Path) -> None:
-        super().__init__(teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS)
+    def __init__(
+        self, teacher: Teacher, *, replica_id: str, fault_file: Path, security: SecurityFiles
+    ) -> None:
+        super().__init__(
+            teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS, security=security
+        )
         self._service = FaultyService(
             teacher.facts, self.batcher, replica_id=replica_id, limits=RequestLimits()
         )

@@ -16,6 +16,7 @@ from cluster.bench.chaos.faults import Fault
 from cluster.bench.chaos.replica import SOCKET_NAME, fault_file, ready_file
 from cluster.launch import Child, Command, Launcher, free_port
 from cluster.stages import ROOT
+from trainer.credentials import NO_SECURITY, SecurityFiles
 
 POLL_S = 0.02
 START_S = 60.0
@@ -42,6 +43,8 @@ class Place:
     host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
     """Before every command, e.g. to enter a network namespace."""
+    security: SecurityFiles = NO_SECURITY
+    """Of what is served there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,12 @@ class Fleet:
     def directory(self) -> str:
         """The Directory's host:port, the same after a restart."""
         return f"{self._place.host}:{self._port}"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """How a student's config reaches the fleet."""
+        settings = {"directory": self.directory, **self._security_options()}
+        return tuple(f"teachers.{name}={value}" for name, value in settings.items())
 
     @property
     def dialogue(self) -> list[ReplicaProcess]:
@@ -150,10 +159,17 @@ class Fleet:
         )
         self._replicas.append(ReplicaProcess(kind, replica_id, child))
 
+    def _security_options(self) -> dict[str, str]:
+        security = self._place.security
+        options = {"tls": security.tls, "token_file": security.token_file}
+        return {name: value for name, value in options.items() if value is not None}
+
     def _start(self, module: str, *options: str) -> Child:
         argv = (sys.executable, "-m", f"cluster.bench.chaos.{module}", *options)
         name = f"{self._run.name} {module} {next(self._numbers)}"
         env = {"OMP_NUM_THREADS": "1"}
+        for option, value in self._security_options().items():
+            argv = (*argv, f"--{option.replace('_', '-')}", value)
         command = Command(name=name, argv=(*self._place.prefix, *argv), env=env, cwd=ROOT)
         return self._launcher.start(command)
 

@@ -74,7 +74,7 @@ def _start(subject: Subject, fleet: Fleet, output: Path, name: str) -> Child:
     argv = (
         *("deepspeed", "--num_accelerators", str(NUM_RANKS)),
         *("--master_port", str(free_port()), "trainer/main.py", "--config", CONFIG),
-        *(f"data={subject.data}", f"output={output}", f"teachers.directory={fleet.directory}"),
+        *(f"data={subject.data}", f"output={output}", *fleet.settings),
         *(*SETTINGS, f"train.steps={STEPS}", f"teachers.patience_s={PATIENCE_S}"),
     )
     return subject.launcher.start(

@@ -1,7 +1,7 @@
 """One teacher replica without Ray: the real server, a lease, and faults on demand.
 
 python -m cluster.bench.chaos.replica --kind KIND --folder DIR --id ID --host HOST --run DIR
-    [--answers FILE] [--seconds-per-row S]
+    [--answers FILE] [--seconds-per-row S] [--tls DIR --token-file FILE]
 
 RUN holds the Directory's socket. ID.ready appears there with the first lease; ID.fault may name a
 fault. SIGTERM drains, as Serve's graceful stop does.
@@ -19,13 +19,14 @@ from pathlib import Path
 
 import torch
 
-from cluster.bench.chaos.directory import send
+from cluster.bench.chaos.directory import add_security, send
 from cluster.bench.chaos.faults import FaultyServer
 from cluster.bench.chaos.replay import PacedTeacher, ReplayTeacher, load_answers
 from teacher_server.directory import DRAIN_S, RENEW_S, Lease
 from teacher_server.facts import Teacher
 from teacher_server.teachers import load_teacher
 from trainer.cli import run_main
+from trainer.credentials import SecurityFiles
 
 SOCKET_NAME = "directory.sock"
 
@@ -40,9 +41,16 @@ def fault_file(run: Path, replica_id: str) -> Path:
     return run / f"{replica_id}.fault"
 
 
-async def serve(teacher: Teacher, replica_id: str, host: str, run: Path) -> None:
+async def serve(
+    teacher: Teacher, replica_id: str, host: str, run: Path, security: SecurityFiles
+) -> None:
     """Serve and hold the lease until SIGTERM, then drain."""
-    server = FaultyServer(teacher, replica_id=replica_id, fault_file=fault_file(run, replica_id))
+    server = FaultyServer(
+        teacher,
+        replica_id=replica_id,
+        fault_file=fault_file(run, replica_id),
+        security=security,
+    )
     port = await server.start(host)
     lease = Lease(
         kind=teacher.facts.kind, address=f"{host}:{port}", replica_id=replica_id, pid=os.getpid()
@@ -76,13 +84,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--answers", type=Path)
     parser.add_argument("--seconds-per-row", type=float, default=0.0)
+    add_security(parser)
     arguments = parser.parse_args(argv)
+    security = SecurityFiles(tls=arguments.tls, token_file=arguments.token_file)
     torch.set_num_threads(1)
     teacher = load_teacher(arguments.kind, arguments.folder, torch.device("cpu"))
     if arguments.answers is not None:
         teacher = ReplayTeacher(teacher, load_answers(arguments.answers))
     teacher = PacedTeacher(teacher, arguments.seconds_per_row)
-    asyncio.run(serve(teacher, arguments.id, arguments.host, arguments.run))
+    asyncio.run(serve(teacher, arguments.id, arguments.host, arguments.run, security))
 
 
 if __name__ == "__main__":

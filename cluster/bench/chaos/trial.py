@@ -170,7 +170,7 @@ def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, place:
         *(*place.prefix, sys.executable, "-m", "cluster.bench.chaos.student"),
         *("--witness", str(witness), "--config", CONFIG),
         *(f"data={subject.data}", f"output={folder / 'run'}"),
-        *(f"teachers.directory={fleet.directory}", f"train.steps={subject.steps}", *SETTINGS),
+        *(*fleet.settings, f"train.steps={subject.steps}", *SETTINGS),
     )
     name = f"student {subject.answers} {folder.name}"
     return Command(name=name, argv=argv, env=environment(), cwd=ROOT)
