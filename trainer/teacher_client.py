@@ -144,17 +144,17 @@ class TeacherClient:
                 recommendation_input(it, limits["recommendation"]) for it in examples
             ],
         }
-        parts = {
-            kind: split_question(
-                of_kind,
-                entries_per_row=self._row_entries[kind],
-                max_entries=MAX_DRAWS if self._asked[kind].samples else MAX_REPLY_ENTRIES,
-            )
-            for kind, of_kind in inputs.items()
-        }
+        parts = {kind: self._split(kind, of_kind) for kind, of_kind in inputs.items()}
         num_bytes = self._most_bytes(examples)
         answer = asyncio.run_coroutine_threadsafe(self._answer_both(parts, num_bytes), self._loop)
         return Pending(answer, functools.partial(self._on_taken, num_bytes))
+
+    def _split(self, kind: str, inputs: Sequence[ExampleInput]) -> list[list[ExampleInput]]:
+        if samples := self._asked[kind].samples:
+            # More than there are entries, if a support is small.
+            return split_question(inputs, entries_per_row=samples, max_entries=MAX_DRAWS)
+        entries = self._row_entries[kind]
+        return split_question(inputs, entries_per_row=entries, max_entries=MAX_REPLY_ENTRIES)
 
     def close(self) -> None:
         """End all streams and the client's thread."""
