@@ -12,7 +12,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +22,7 @@ from teacher_server.compress import Cut, take_rows
 from teacher_server.counters import ReplicaCounters
 from teacher_server.fair_queue import FairQueue, Place
 from teacher_server.load import LoadMeter
+from teacher_server.worker import Worker
 from trainer.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
 
@@ -218,7 +218,7 @@ class Batcher(Generic[ResultT]):
         self._arrived = asyncio.Event()
         self._waiting_tokens = 0
         self._full = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="teacher-forward")
+        self._worker = Worker("teacher-forward")
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -268,7 +268,7 @@ class Batcher(Generic[ResultT]):
             await asyncio.wait([self._task])
         for waiting in self._waiting:
             waiting.answer.cancel()
-        self._worker.shutdown(wait=False)
+        self._worker.close()
 
     async def submit(
         self, work: ScoreWork, caller: Hashable = None
@@ -359,8 +359,8 @@ class Batcher(Generic[ResultT]):
         works = [waiting.work for waiting in joined]
         started_s = time.monotonic()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._worker, self._score_round_of, works, self.limits
+            results = await self._worker.run(
+                functools.partial(self._score_round_of, works, self.limits)
             )
         except (RuntimeError, MemoryError, ValueError) as error:
             # What a device raises; anything else is our bug: it ends this task and so our health.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+from teacher_server.worker import Worker
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -27,7 +28,7 @@ class Stage(Generic[ItemT, ResultT]):
     ) -> None:
         self._function = function
         self._is_short = is_short
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._worker = Worker(name)
         self._waiting: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
         self._is_away = False
 
@@ -43,28 +44,19 @@ class Stage(Generic[ItemT, ResultT]):
 
     def close(self) -> None:
         """End the thread once it is idle."""
-        self._thread.shutdown(wait=False)
+        self._worker.close()
 
     def _send(self) -> None:
-        self._is_away = True
         batch, self._waiting = self._waiting, []
+        answers = [answer for _, answer in batch]
         try:
-            self._thread.submit(self._apply, batch, asyncio.get_running_loop())
+            outcomes = self._worker.run(lambda: [self._outcome(item) for item, _ in batch])
         except RuntimeError as error:
             # Closed meanwhile: whoever waits must not wait for ever.
-            self._is_away = False
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(error)
-
-    def _apply(
-        self,
-        batch: list[tuple[ItemT, asyncio.Future[ResultT]]],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        outcomes = [self._outcome(item) for item, _ in batch]
-        answers = [answer for _, answer in batch]
-        loop.call_soon_threadsafe(self._deliver, answers, outcomes)
+            _settle(answers, [error] * len(answers))
+            return
+        self._is_away = True
+        outcomes.add_done_callback(lambda done: self._deliver(answers, done.result()))
 
     def _outcome(self, item: ItemT) -> ResultT | Exception:
         try:
@@ -76,14 +68,19 @@ class Stage(Generic[ItemT, ResultT]):
     def _deliver(
         self, answers: list[asyncio.Future[ResultT]], outcomes: list[ResultT | Exception]
     ) -> None:
-        for answer, outcome in zip(answers, outcomes, strict=True):
-            if answer.done():
-                continue
-            if isinstance(outcome, Exception):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
+        self._is_away = False
+        _settle(answers, outcomes)
         if self._waiting:
             self._send()
+
+
+def _settle(
+    answers: Sequence[asyncio.Future[ResultT]], outcomes: Sequence[ResultT | Exception]
+) -> None:
+    for answer, outcome in zip(answers, outcomes, strict=True):
+        if answer.done():
+            continue
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
         else:
-            self._is_away = False
+            answer.set_result(outcome)

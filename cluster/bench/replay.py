@@ -108,7 +108,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
         return [answers[work.columns.tokens.ids_N[-KEY_TOKENS:].tobytes()] for work in works]
 
     # As on a device that takes many requests at a time.
-    batcher: Batcher[Any] = Batcher(replay, BatchLimits(token_budget=1 << 16))
+    batcher: Batcher[Any] = Batcher(replay, BatchLimits(token_budget=1 << 17))
     batcher.start()
     return TeacherService(
         recording.facts,
