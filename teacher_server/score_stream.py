@@ -43,9 +43,11 @@ class Pipeline:
 
 @dataclass(eq=False, slots=True)
 class _Exchange:
-    """One request, until its reply has left."""
+    """One request, until its reply has left; the message itself is let go once it is checked."""
 
-    request: teacher_pb2.ScoreRequest
+    request_id: int
+    values: int
+    """Format of the reply's values."""
     span: OpenSpan | None
     malformed: Exception | None = None
     answer: asyncio.Future[Scored[Any]] | None = None
@@ -108,10 +110,11 @@ class ScoreStream:
                 self._freed.clear()
                 await self._freed.wait()
             self._counters.requests += 1
-            exchange = _Exchange(request, self._start_span(request))
+            values = request.compression.values
+            exchange = _Exchange(request.request_id, values, self._start_span(request))
             self._open.add(exchange)
             try:
-                await self._accept(exchange)
+                await self._accept(exchange, request)
             except asyncio.CancelledError:
                 self._end(exchange, "abandoned")
                 raise
@@ -126,10 +129,10 @@ class ScoreStream:
             parent=request.traceparent,
         )
 
-    async def _accept(self, exchange: _Exchange) -> None:
+    async def _accept(self, exchange: _Exchange, request: teacher_pb2.ScoreRequest) -> None:
         """Check the request and, once there is room for it and its reply, queue it."""
         try:
-            work = await self._pipeline.check.run(exchange.request)
+            work = await self._pipeline.check.run(request)
         except ValueError as error:
             exchange.malformed = error
             self._answered.put_nowait(exchange)
@@ -156,20 +159,20 @@ class ScoreStream:
                 self._end(exchange, outcome)
 
     async def _reply(self, exchange: _Exchange) -> tuple[teacher_pb2.ScoreReply, Outcome]:
-        request = exchange.request
+        request_id = exchange.request_id
         if exchange.answer is None:
             refusal = teacher_pb2.ScoreError.INVALID_ARGUMENT
-            return _refused(request, refusal, exchange.malformed), "invalid"
+            return _refused(request_id, refusal, exchange.malformed), "invalid"
         try:
             scored = exchange.answer.result()
             scored_s = time.perf_counter()
-            block = await self._pipeline.encode.run((scored.rows, request.compression.values))
+            block = await self._pipeline.encode.run((scored.rows, exchange.values))
         except (RuntimeError, ValueError, MemoryError) as error:
             # The device failed, or gave no distribution (NaN): neither is the caller's doing.
-            return _refused(request, teacher_pb2.ScoreError.INTERNAL, error), "failed"
+            return _refused(request_id, teacher_pb2.ScoreError.INTERNAL, error), "failed"
         self._count(exchange, scored, len(block), time.perf_counter() - scored_s)
         reply = teacher_pb2.ScoreReply(
-            request_id=request.request_id,
+            request_id=request_id,
             block=block,
             queue_s=scored.queue_s,
             forward_s=scored.forward_s,
@@ -204,12 +207,10 @@ class ScoreStream:
 
 
 def _refused(
-    request: teacher_pb2.ScoreRequest,
-    code: teacher_pb2.ScoreError.Code,
-    reason: Exception | None,
+    request_id: int, code: teacher_pb2.ScoreError.Code, reason: Exception | None
 ) -> teacher_pb2.ScoreReply:
     error = teacher_pb2.ScoreError(code=code, message=str(reason))
-    return teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
+    return teacher_pb2.ScoreReply(request_id=request_id, error=error)
 
 
 def _add_parts(span: OpenSpan, scored: Scored[Any], encode_s: float) -> None:
