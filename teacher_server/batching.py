@@ -7,9 +7,9 @@ requests are sorted by length and cut into device batches, so that little is spe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
+import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from trainer.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
 
 ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]
+logger = logging.getLogger(__name__)
+
 ResultT = TypeVar("ResultT")
 # A device that fails this often in a row (out of memory, a poisoned CUDA context) needs a restart.
 MAX_FAILURES = 3
@@ -92,7 +94,7 @@ class ScoreWork:
     columns: Columns
     cut: Cut
     max_entries: int
-    """Row entries of the reply at most."""
+    """Row entries of the reply at most, or draws."""
     num_bytes: int
     """Of the request."""
     max_reply_bytes: int
@@ -213,6 +215,8 @@ class Batcher(Generic[ResultT]):
         self._limits = limits
         self._waiting: FairQueue[_Waiting[ResultT]] = FairQueue()
         self._budget = ByteBudget(limits.max_queue_bytes)
+        self._joined: list[_Waiting[ResultT]] = []
+        """On the device."""
         self._failures = 0
         self._load = LoadMeter()
         self._arrived = asyncio.Event()
@@ -260,15 +264,24 @@ class Batcher(Generic[ResultT]):
     def start(self) -> None:
         """Begin to run rounds on the running event loop."""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._on_end)
 
     async def close(self) -> None:
         """Stop running rounds; whoever still waits is cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        for waiting in self._waiting:
-            waiting.answer.cancel()
+        self._abandon()
         self._worker.close()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("no more rounds are run, for one ended with a bug", exc_info=error)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        for waiting in [*self._joined, *self._waiting]:
+            waiting.answer.cancel()
 
     async def submit(
         self, work: ScoreWork, caller: Hashable = None
@@ -282,7 +295,12 @@ class Batcher(Generic[ResultT]):
         Returns:
             The answer to come; cancel it to take the work out of the queue. It raises
             RuntimeError if the device failed.
+
+        Raises:
+            RuntimeError: if no more rounds are run.
         """
+        if self._task is not None and self._task.done():
+            raise RuntimeError("rounds must be run for work to be queued, got an ended batcher.")
         await self._budget.take(work.num_bytes)
         answer: asyncio.Future[Scored[ResultT]] = asyncio.get_running_loop().create_future()
         num_tokens = work.num_tokens
@@ -312,7 +330,9 @@ class Batcher(Generic[ResultT]):
             joined = self._take_round()
             if joined:
                 self._load.round_starts(waiting.since_s for waiting in joined)
+                self._joined = joined
                 await self._score_round(joined)
+                self._joined = []
                 self._load.round_ends()
 
     async def _wait_until_full(self, longest_s: float) -> None:
@@ -320,8 +340,9 @@ class Batcher(Generic[ResultT]):
         if longest_s <= 0.0 or self._waiting_tokens >= self._limits.token_budget:
             return
         self._full.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._full.wait(), longest_s)
+        timer = asyncio.get_running_loop().call_later(longest_s, self._full.set)
+        await self._full.wait()
+        timer.cancel()
 
     def _take_round(self) -> list[_Waiting[ResultT]]:
         """Requests of one cut in the order of their turns, up to the budget, without cancelled."""
@@ -365,6 +386,7 @@ class Batcher(Generic[ResultT]):
         except (RuntimeError, MemoryError, ValueError) as error:
             # What a device raises; anything else is our bug: it ends this task and so our health.
             reason = RuntimeError(f"{type(error).__name__}: {error}")
+            logger.warning("a round of %d requests failed: %s", len(joined), reason)
         else:
             reason = None
         # Not inside the except: its traceback would keep the round's tensors on the device.

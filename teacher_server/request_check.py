@@ -103,7 +103,9 @@ class RequestCheck:
             )
         value_bytes = codec.VALUE_DTYPES[asked.values].itemsize
         reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
-        return ScoreWork(columns, cut, max_entries, num_bytes, reply_bytes)
+        # Draws are entries on the device, even if they fall on few ids.
+        on_device = max(max_entries, num_rows * cut.samples)
+        return ScoreWork(columns, cut, on_device, num_bytes, reply_bytes)
 
     def _read(self, column: Column, ids: bytes, lengths: bytes, num_examples: int) -> Ragged:
         """Each example's ids of a column; none if the teacher does not take it."""

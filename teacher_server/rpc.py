@@ -8,7 +8,7 @@ from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 from grpc_reflection.v1alpha import reflection
 
 from protos import teacher_pb2, teacher_pb2_grpc
-from protos.limits import MAX_MESSAGE_BYTES
+from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.security import ServerSecurity
 from trainer.channels import Dialer
 from trainer.credentials import NO_SECURITY, SecurityFiles
@@ -26,7 +26,9 @@ def new_server(security: ServerSecurity) -> grpc.aio.Server:
     return grpc.aio.server(
         interceptors=security.interceptors,
         options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Nobody asks for more than half of it: what is refused for its size by name must come
+            # in first, and is held while it does.
+            ("grpc.max_receive_message_length", 2 * MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             # The first is where refusing begins by chance, the second where it is certain.

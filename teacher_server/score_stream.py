@@ -49,7 +49,8 @@ class _Exchange:
     values: int
     """Format of the reply's values."""
     span: OpenSpan | None
-    malformed: Exception | None = None
+    refusal: str = ""
+    """Why it is malformed; not the error itself, which would hold the message."""
     answer: asyncio.Future[Scored[Any]] | None = None
     """If it is not malformed."""
     num_rows: int = 0
@@ -134,7 +135,7 @@ class ScoreStream:
         try:
             work = await self._pipeline.check.run(request)
         except ValueError as error:
-            exchange.malformed = error
+            exchange.refusal = str(error)
             self._answered.put_nowait(exchange)
             return
         size = work.num_bytes + work.max_reply_bytes
@@ -161,15 +162,15 @@ class ScoreStream:
     async def _reply(self, exchange: _Exchange) -> tuple[teacher_pb2.ScoreReply, Outcome]:
         request_id = exchange.request_id
         if exchange.answer is None:
-            refusal = teacher_pb2.ScoreError.INVALID_ARGUMENT
-            return _refused(request_id, refusal, exchange.malformed), "invalid"
+            code = teacher_pb2.ScoreError.INVALID_ARGUMENT
+            return _refused(request_id, code, exchange.refusal), "invalid"
         try:
             scored = exchange.answer.result()
             scored_s = time.perf_counter()
             block = await self._pipeline.encode.run((scored.rows, exchange.values))
         except (RuntimeError, ValueError, MemoryError) as error:
             # The device failed, or gave no distribution (NaN): neither is the caller's doing.
-            return _refused(request_id, teacher_pb2.ScoreError.INTERNAL, error), "failed"
+            return _refused(request_id, teacher_pb2.ScoreError.INTERNAL, str(error)), "failed"
         self._count(exchange, scored, len(block), time.perf_counter() - scored_s)
         reply = teacher_pb2.ScoreReply(
             request_id=request_id,
@@ -207,9 +208,9 @@ class ScoreStream:
 
 
 def _refused(
-    request_id: int, code: teacher_pb2.ScoreError.Code, reason: Exception | None
+    request_id: int, code: teacher_pb2.ScoreError.Code, reason: str
 ) -> teacher_pb2.ScoreReply:
-    error = teacher_pb2.ScoreError(code=code, message=str(reason))
+    error = teacher_pb2.ScoreError(code=code, message=reason)
     return teacher_pb2.ScoreReply(request_id=request_id, error=error)
 
 

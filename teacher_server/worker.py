@@ -59,7 +59,7 @@ class Worker:
 
     def _serve_next(self) -> bool:
         # A function of its own: while the thread waits it must hold no call and no outcome, which
-        # may be tensors on a device.
+        # may be tensors on a device. The traceback of an error holds this frame, too.
         call = self._calls.get()
         if call is None:
             return False
@@ -71,10 +71,12 @@ class Worker:
         # The loop may have ended meanwhile; then nobody waits.
         with contextlib.suppress(RuntimeError):
             call.loop.call_soon_threadsafe(_settle, call.answer, outcome, is_good)
+        del call, outcome
         return True
 
 
 def _settle(answer: asyncio.Future[Any], outcome: Any, is_good: bool) -> None:
+    # The caller may have gone.
     if answer.done():
         return
     if is_good:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -198,6 +199,27 @@ def test_batcher_lives_on_after_a_failed_round_and_is_unhealthy_after_several() 
         await batcher.close()
 
     asyncio.run(scenario())
+
+
+def test_batcher_that_ends_with_a_bug_leaves_nobody_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        def score_round(works: Sequence[ScoreWork], limits: BatchLimits) -> list[TargetRows]:
+            raise KeyError("a bug")
+
+        batcher: Batcher[TargetRows] = Batcher(score_round, BatchLimits(token_budget=4))
+        answers = [await batcher.submit(work(3)) for _ in range(3)]
+        batcher.start()
+        done = await asyncio.gather(*answers, return_exceptions=True)
+        assert all(isinstance(each, asyncio.CancelledError) for each in done)
+        assert not batcher.healthy
+        with pytest.raises(RuntimeError, match="got an ended batcher"):
+            await batcher.submit(work(3))
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert "KeyError: 'a bug'" in caplog.text
 
 
 def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:

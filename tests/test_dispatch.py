@@ -389,6 +389,44 @@ def test_dispatch_knows_a_replica_as_stalled_that_never_answers_what_was_hedged(
     run(story)
 
 
+def test_dispatch_hedges_nothing_to_who_answered_badly() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", hedge_percent=50.0)
+        slow, first, second = await hedged(desk)
+        desk.answer(second, 99)
+        desk.answer(first, 99)
+        await slow
+        another = desk.ask(100)
+        await turn()
+        bad = "a" if desk.outstanding("a") else "b"
+        request = desk.dispatcher.take(desk.replicas[bad], 100)
+        assert request is not None
+        desk.dispatcher.on_bad_answer(desk.replicas[bad], request, WireError("garbage"))
+        good = "b" if bad == "a" else "a"
+        assert desk.outstanding(good) == [100]
+        await asyncio.sleep(0.1)
+        assert desk.outstanding(bad) == []
+        desk.answer(good, 100)
+        assert await another is ROWS
+
+    run(story)
+
+
+def test_dispatch_second_bad_answer_leaves_the_request_to_who_has_it_still() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", hedge_percent=50.0)
+        slow, first, second = await hedged(desk)
+        request = desk.dispatcher.take(desk.replicas[first], 99)
+        assert request is not None
+        for _ in range(2):
+            desk.dispatcher.on_bad_answer(desk.replicas[first], request, WireError("garbage"))
+        assert not slow.done()
+        desk.answer(second, 99)
+        assert await slow is ROWS
+
+    run(story)
+
+
 def test_dispatch_leaves_a_hedged_request_to_the_other_after_a_bad_answer() -> None:
     async def story() -> None:
         desk = Desk("a", "b", hedge_percent=50.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -56,14 +57,19 @@ def test_worker_that_waits_holds_nothing_of_the_call_before(fails: bool) -> None
                 raise ValueError("after it was made")
             return large
 
-        await asyncio.gather(worker.run(make), return_exceptions=True)
+        with contextlib.suppress(ValueError):
+            await worker.run(make)
         # It has taken the next call and waits again.
         await worker.run(lambda: None)
-        gc.collect()
         assert held[0]() is None
         worker.close()
 
-    asyncio.run(scenario())
+    # What only the collector of cycles would free may fill a device until it comes.
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
 
 
 def test_worker_outcome_that_nobody_waits_for_is_dropped() -> None:

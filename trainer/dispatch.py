@@ -225,7 +225,8 @@ class Dispatcher:
         """Garbage or an internal error: once more elsewhere, then the run stops."""
         request.bad_answers += 1
         request.failed_at.add(replica.replica_id)
-        if request.bad_answers < MAX_BAD_ANSWERS:
+        if request.bad_answers < MAX_BAD_ANSWERS or request.holders:
+            # If another one has it still, that one's answer decides.
             self._resend(request, replica, str(error))
         elif not request.answer.done():
             text = f"{replica.address} answered badly, and so was the answer before: {error}"
@@ -311,7 +312,11 @@ class Dispatcher:
         others = [
             replica
             for replica in self._open(request.kind)
-            if replica not in request.holders and not replica.stalled
+            if not (
+                replica in request.holders
+                or replica.stalled
+                or replica.replica_id in request.failed_at
+            )
         ]
         if others and self._hedging.may_hedge(self._counters):
             self._counters.hedges += 1

@@ -132,9 +132,11 @@ def read_entry(groups: Mapping[bytes, Group], key: bytes, value: bytes) -> Targe
 def _summary(group: Group) -> GroupSummary:
     asked = group.compression
     values = teacher_pb2.ValueFormat.Name(asked.values).lower()
+    kept = f"top_k={asked.top_k} top_p={asked.top_p:g}"
+    drawn = f"samples={asked.samples} seed={asked.seed}"
     return GroupSummary(
         kind=group.description.kind,
         weights_digest=group.description.weights_digest,
         temperature=group.description.temperature,
-        cut=f"top_k={asked.top_k} top_p={asked.top_p:g} {values}",
+        cut=f"{drawn if asked.samples else kept} {values}",
     )
