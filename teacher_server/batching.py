@@ -1,55 +1,31 @@
-"""Joins the requests of all streams into rounds of device batches, run in one worker thread.
+"""Joins the requests of all streams into rounds, run in one worker thread.
 
-A round is what is waiting, every stream in its turn, up to a budget; inside it the examples of all
-requests are sorted by length and cut into device batches, so that little is spent on padding.
+A round is what is waiting, every stream in its turn, up to a budget.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import numpy as np
-
-from protos.codec import TargetRows, concat_rows
-from teacher_server.compress import Cut, take_rows
 from teacher_server.counters import ReplicaCounters
+from teacher_server.device_batches import BatchLimits
 from teacher_server.fair_queue import FairQueue, Place
 from teacher_server.load import LoadMeter
+from teacher_server.score_work import ScoreWork
 from teacher_server.worker import Worker
 from trainer.byte_budget import ByteBudget
-from trainer.data.model_input import ExampleInput
 
-ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]
 logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 # A device that fails this often in a row (out of memory, a poisoned CUDA context) needs a restart.
 MAX_FAILURES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchLimits:
-    """What one round and the queue before it may hold."""
-
-    token_budget: int = 4096
-    """Examples of a device batch times the ids of its longest; a longer one goes alone. Columns are
-    padded each on its own, so a teacher that takes all three may hold three times as many."""
-    max_examples: int = 256
-    """Examples in one device batch."""
-    max_round_entries: int = 1 << 23
-    """Row entries that the requests of one round may keep; a larger request goes alone."""
-    max_delay_s: float = 0.002
-    """How long a round gathers requests unless they fill it: from the start of the round before,
-    or, on an idle device, from the first request."""
-    max_queue_bytes: int = 32 << 20
-    """Request bytes that wait at most; beyond it streams are not read."""
 
 
 # Not frozen, as it is made for every request: a frozen one's fields take 1 us to set.
@@ -62,73 +38,6 @@ class Scored(Generic[ResultT]):
     forward_s: float
 
 
-@dataclass(eq=False, slots=True)
-class Ragged:
-    """Ids of examples end to end: int32 [N], and how many are each example's."""
-
-    ids_N: np.ndarray
-    lengths_B: list[int]
-
-    def rows(self, num_examples: int) -> list[np.ndarray]:
-        """Each example's ids; of a column that is not there, none."""
-        if not self.lengths_B:
-            return [self.ids_N] * num_examples
-        ends = itertools.accumulate(self.lengths_B, initial=0)
-        return [self.ids_N[start:end] for start, end in itertools.pairwise(ends)]
-
-
-@dataclass(eq=False, slots=True)
-class Columns:
-    """The examples of a request, as they came."""
-
-    targets: list[int]
-    tokens: Ragged
-    entities: Ragged
-    words: Ragged
-
-
-@dataclass(eq=False)
-class ScoreWork:
-    """One checked request: what to score, how to cut it, and what it costs."""
-
-    columns: Columns
-    cut: Cut
-    max_entries: int
-    """Row entries of the reply at most, or draws."""
-    num_bytes: int
-    """Of the request."""
-    max_reply_bytes: int
-    """Of the reply block before compression, with every row as long as the cut allows."""
-
-    @functools.cached_property
-    def inputs(self) -> tuple[ExampleInput, ...]:
-        """The examples one by one; for whoever scores them, off the event loop."""
-        columns = self.columns
-        number = len(columns.targets)
-        return tuple(
-            ExampleInput(num_targets=n, tokens=said, entities=named, words=heard)
-            for n, said, named, heard in zip(
-                columns.targets,
-                columns.tokens.rows(number),
-                columns.entities.rows(number),
-                columns.words.rows(number),
-                strict=True,
-            )
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        """What the request counts against the token budget: ids of all columns."""
-        columns = self.columns
-        ids = len(columns.tokens.ids_N) + len(columns.entities.ids_N) + len(columns.words.ids_N)
-        return max(len(columns.targets), ids)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the reply."""
-        return sum(self.columns.targets)
-
-
 RoundFn = Callable[[Sequence[ScoreWork], BatchLimits], list[ResultT]]
 """Runs one round of the device: works of one cut -> a result each."""
 
@@ -139,65 +48,6 @@ class _Waiting(Generic[ResultT]):
     answer: asyncio.Future[Scored[ResultT]]
     num_tokens: int
     since_s: float
-
-
-def plan_batches(
-    lengths: Sequence[int], *, token_budget: int, max_examples: int
-) -> list[list[int]]:
-    """Indices of the examples in each device batch: sorted by length, longest first.
-
-    A batch's examples times its longest length stays within token_budget, unless it is one example.
-    """
-    batches: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        full = not batches or len(batches[-1]) >= max_examples
-        if full or (len(batches[-1]) + 1) * longest > token_budget:
-            batches.append([])
-            longest = max(1, lengths[index])
-        batches[-1].append(index)
-    return batches
-
-
-def score_together(
-    score: ScoreFn,
-    works: Sequence[ScoreWork],
-    limits: BatchLimits,
-    *,
-    counters: ReplicaCounters | None = None,
-) -> list[TargetRows]:
-    """The rows of each work, all of one cut, as if each had been scored alone."""
-    inputs = [example for work in works for example in work.inputs]
-    plan = plan_batches(
-        [example.size for example in inputs],
-        token_budget=limits.token_budget,
-        max_examples=limits.max_examples,
-    )
-    if counters is not None:
-        _count_fill(counters, [[inputs[i].size for i in batch] for batch in plan])
-    rows = concat_rows([score([inputs[i] for i in batch], works[0].cut) for batch in plan])
-    counts = np.array([example.num_targets for example in inputs])
-    in_batch_order = np.concatenate([np.asarray(batch) for batch in plan])
-    starts = np.empty(len(inputs), dtype=np.int64)
-    starts[in_batch_order] = np.cumsum(counts[in_batch_order]) - counts[in_batch_order]
-    results, first = [], 0
-    for work in works:
-        mine = slice(first, first + len(work.inputs))
-        index_R = [
-            np.arange(start, start + count)
-            for start, count in zip(starts[mine], counts[mine], strict=True)
-        ]
-        results.append(take_rows(rows, np.concatenate(index_R)))
-        first += len(work.inputs)
-    return results
-
-
-def _count_fill(counters: ReplicaCounters, lengths_of_batches: list[list[int]]) -> None:
-    for lengths in lengths_of_batches:
-        tokens, slots = sum(lengths), len(lengths) * max(1, *lengths)
-        counters.batch_tokens += tokens
-        counters.batch_slots += slots
-        counters.batch_fill.observe(tokens / slots)
 
 
 class Batcher(Generic[ResultT]):

@@ -23,9 +23,9 @@ from protos.limits import (
     MAX_REQUEST_BYTES,
     MAX_ROWS,
 )
-from teacher_server.batching import Columns, Ragged, ScoreWork
 from teacher_server.compress import Cut
 from teacher_server.facts import TeacherFacts
+from teacher_server.score_work import Columns, Ragged, ScoreWork
 
 BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16

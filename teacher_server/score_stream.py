@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from protos import teacher_pb2
-from teacher_server.batching import Batcher, Scored, ScoreWork
+from teacher_server.batching import Batcher, Scored
 from teacher_server.counters import Outcome
+from teacher_server.score_work import ScoreWork
 from teacher_server.stage import Stage
 from trainer.byte_budget import ByteBudget
 from trainer.spans import OpenSpan, Spans

@@ -18,8 +18,9 @@ from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
-from teacher_server.batching import Batcher, BatchLimits, score_together
+from teacher_server.batching import Batcher
 from teacher_server.counters import ReplicaCounters
+from teacher_server.device_batches import BatchLimits, score_together
 from teacher_server.facts import Teacher, TeacherFacts
 from teacher_server.metrics import replica_registry
 from teacher_server.request_check import RequestCheck, RequestLimits

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from protos.codec import TargetRows
-from teacher_server.batching import Columns, Ragged
 from teacher_server.compress import Cut, Support, compress
 from teacher_server.facts import TeacherFacts
+from teacher_server.score_work import Columns, Ragged
 from trainer.data.model_input import ExampleInput, InputLimits
 
 VOCAB = 12

@@ -10,16 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.codec import TargetRows
-from teacher_server.batching import (
-    MAX_FAILURES,
-    Batcher,
-    BatchLimits,
-    Scored,
-    ScoreWork,
-    plan_batches,
-    score_together,
-)
+from teacher_server.batching import MAX_FAILURES, Batcher, Scored
 from teacher_server.compress import Cut
+from teacher_server.device_batches import BatchLimits, plan_batches, score_together
+from teacher_server.score_work import ScoreWork
 from tests.fake_teacher import FakeTeacher, columns_of
 from trainer.data.model_input import ExampleInput
 

@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from protos import teacher_pb2
-from teacher_server.batching import BatchLimits, score_together
 from teacher_server.counters import Histogram, ReplicaCounters
+from teacher_server.device_batches import BatchLimits, score_together
 from teacher_server.request_check import RequestLimits
 from tests.fake_teacher import FACTS, FakeTeacher
 from tests.scrapes import scrape

@@ -10,7 +10,8 @@ import pytest
 
 from protos import teacher_pb2
 from teacher_server import score_stream
-from teacher_server.batching import Batcher, BatchLimits, score_together
+from teacher_server.batching import Batcher
+from teacher_server.device_batches import BatchLimits, score_together
 from teacher_server.request_check import RequestLimits
 from teacher_server.score_stream import ScoreStream
 from teacher_server.service import TeacherService

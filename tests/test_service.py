@@ -13,10 +13,11 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
-from teacher_server.batching import BatchLimits, ScoreWork
+from teacher_server.device_batches import BatchLimits
 from teacher_server.facts import TeacherFacts
 from teacher_server.request_check import RequestCheck, RequestLimits
 from teacher_server.rpc import new_server
+from teacher_server.score_work import ScoreWork
 from teacher_server.security import ServerSecurity
 from teacher_server.service import TeacherServer, handshake_mismatch
 from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after

@@ -9,9 +9,10 @@ import torch
 
 from protos.codec import TargetRows
 from teacher_server import teachers as teachers_module
-from teacher_server.batching import BatchLimits, ScoreWork, score_together
 from teacher_server.compress import Cut
 from teacher_server.counters import ReplicaCounters
+from teacher_server.device_batches import BatchLimits, score_together
+from teacher_server.score_work import ScoreWork
 from teacher_server.teachers import DialogueTeacher, RecommendationTeacher, load_teacher
 from tests import tiny_teachers
 from tests.fake_teacher import columns_of

@@ -16,10 +16,12 @@ import uvloop
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
-from teacher_server.batching import Batcher, BatchLimits, ScoreWork
+from teacher_server.batching import Batcher
+from teacher_server.device_batches import BatchLimits
 from teacher_server.facts import TeacherFacts
 from teacher_server.request_check import RequestLimits
 from teacher_server.rpc import new_server
+from teacher_server.score_work import ScoreWork
 from teacher_server.security import ServerSecurity
 from teacher_server.service import TeacherService
 from teacher_server.stage import Stage

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from protos import codec, teacher_pb2
-from teacher_server.batching import BatchLimits
 from teacher_server.compress import take_rows
+from teacher_server.device_batches import BatchLimits
 from teacher_server.facts import Teacher
 from teacher_server.request_check import RequestLimits
 from teacher_server.service import ScoreContext, TeacherServer, TeacherService
