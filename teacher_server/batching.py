@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from teacher_server.counters import ReplicaCounters
 from teacher_server.device_batches import BatchLimits
+from teacher_server.device_health import DeviceHealth
 from teacher_server.fair_queue import FairQueue, Place
 from teacher_server.load import LoadMeter
 from teacher_server.score_work import ScoreWork
@@ -24,8 +25,6 @@ from trainer.byte_budget import ByteBudget
 logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
-# A device that fails this often in a row (out of memory, a poisoned CUDA context) needs a restart.
-MAX_FAILURES = 3
 
 
 # Not frozen, as it is made for every request: a frozen one's fields take 1 us to set.
@@ -67,13 +66,15 @@ class Batcher(Generic[ResultT]):
         self._budget = ByteBudget(limits.max_queue_bytes)
         self._joined: list[_Waiting[ResultT]] = []
         """On the device."""
-        self._failures = 0
+        self.device = DeviceHealth()
+        """Told here of rounds that fail, and by whoever encodes the rows whether they are good."""
         self._load = LoadMeter()
         self._arrived = asyncio.Event()
         self._waiting_tokens = 0
         self._full = asyncio.Event()
         self._worker = Worker("teacher-forward")
         self._task: asyncio.Task[None] | None = None
+        self._ended_by = ""
 
     @property
     def limits(self) -> BatchLimits:
@@ -86,10 +87,13 @@ class Batcher(Generic[ResultT]):
         self._budget.limit = limits.max_queue_bytes
 
     @property
-    def healthy(self) -> bool:
-        """Whether rounds run, and the last ones did not all fail."""
-        running = self._task is not None and not self._task.done()
-        return running and self._failures < MAX_FAILURES
+    def problem(self) -> str:
+        """Why no good rows are to be expected; empty if they are."""
+        if self._task is None:
+            return "rounds are not run yet"
+        if self._task.done():
+            return f"rounds are no longer run: {self._ended_by or 'closed'}"
+        return self.device.problem
 
     @property
     def num_waiting(self) -> int:
@@ -127,6 +131,7 @@ class Batcher(Generic[ResultT]):
     def _on_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("no more rounds are run, for one ended with a bug", exc_info=error)
+            self._ended_by = f"{type(error).__name__}: {error}"
         self._abandon()
 
     def _abandon(self) -> None:
@@ -246,11 +251,10 @@ class Batcher(Generic[ResultT]):
                 await self._score_round([waiting])
             return
         if reason is not None:
-            self._failures += 1
+            self.device.failed(str(reason))
             if not joined[0].answer.done():
                 joined[0].answer.set_exception(reason)
             return
-        self._failures = 0
         forward_s = time.monotonic() - started_s
         self.counters.rounds += 1
         self.counters.forward_s.observe(forward_s)

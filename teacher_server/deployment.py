@@ -116,11 +116,11 @@ class TeacherReplica:
 
     async def check_health(self) -> None:
         """Raises if the gRPC server, the device or the renewal stopped; Serve then restarts us."""
-        renewing = self._renewal is not None and not self._renewal.done()
-        if not (self._server.healthy and renewing):
-            raise RuntimeError(
-                f"the {self._options.kind} teacher's gRPC server must be up, got a stopped one."
-            )
+        problem = self._server.problem
+        if self._renewal is None or self._renewal.done():
+            problem = "its lease is no longer renewed"
+        if problem:
+            raise RuntimeError(f"a {self._options.kind} replica must answer, got none: {problem}.")
 
     async def _renew(self, lease: dict[str, Any]) -> None:
         while True:

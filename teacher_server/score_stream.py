@@ -165,13 +165,19 @@ class ScoreStream:
         if exchange.answer is None:
             code = teacher_pb2.ScoreError.INVALID_ARGUMENT
             return _refused(request_id, code, exchange.refusal), "invalid"
+        device = self._pipeline.batcher.device
         try:
             scored = exchange.answer.result()
-            scored_s = time.perf_counter()
+        except (RuntimeError, MemoryError) as error:
+            return _refused(request_id, teacher_pb2.ScoreError.INTERNAL, str(error)), "failed"
+        scored_s = time.perf_counter()
+        try:
             block = await self._pipeline.encode.run((scored.rows, exchange.values))
         except (RuntimeError, ValueError, MemoryError) as error:
-            # The device failed, or gave no distribution (NaN): neither is the caller's doing.
+            # It gave no distribution (NaN), which is not the caller's doing.
+            device.failed(str(error))
             return _refused(request_id, teacher_pb2.ScoreError.INTERNAL, str(error)), "failed"
+        device.succeeded()
         self._count(exchange, scored, len(block), time.perf_counter() - scored_s)
         reply = teacher_pb2.ScoreReply(
             request_id=request_id,

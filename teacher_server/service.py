@@ -192,9 +192,11 @@ class TeacherServer:
         self._ended: asyncio.Task[bool] | None = None
 
     @property
-    def healthy(self) -> bool:
-        """Whether the server accepts and the device answers."""
-        return self._ended is not None and not self._ended.done() and self.batcher.healthy
+    def problem(self) -> str:
+        """Why the server does not accept or the device does not answer; empty if they do."""
+        if self._ended is None or self._ended.done():
+            return "its gRPC server is not up"
+        return self.batcher.problem
 
     def set_batch_limits(self, limits: Mapping[str, Any]) -> None:
         """Change limits (fields of BatchLimits) for the rounds to come; the others stay."""

@@ -36,6 +36,7 @@ class FakeTeacher:
         self.gate: threading.Event | None = None
         self.started = threading.Event()
         self.fails = False
+        self.gives_nan = False
         self.fails_above: int | None = None
 
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -47,7 +48,8 @@ class FakeTeacher:
         if self.fails or too_long:
             raise RuntimeError("out of memory")
         ids = [torch.from_numpy(each.tokens[-each.num_targets :].copy()) for each in inputs]
-        return compress(rows_after(torch.cat(ids)), cut, support=SUPPORT)
+        scores = rows_after(torch.cat(ids))
+        return compress(scores * torch.nan if self.gives_nan else scores, cut, support=SUPPORT)
 
 
 def rows_after(ids: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,9 @@ class FakeRecommender(FakeTeacher):
 class SmallVocabulary:
     digest: str = FACTS.vocabulary_digest
     size: int = VOCAB
-    num_items: int = FACTS.num_items
+    # The fake teacher of either kind scores every id.
+    num_items: int = VOCAB
+    first_item_id: int = 0
 
 
 def files(root: Path, name: str = "ours") -> SecurityFiles:

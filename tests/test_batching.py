@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.codec import TargetRows
-from teacher_server.batching import MAX_FAILURES, Batcher, Scored
+from teacher_server.batching import Batcher, Scored
 from teacher_server.compress import Cut
 from teacher_server.device_batches import BatchLimits, plan_batches, score_together
+from teacher_server.device_health import MAX_FAILURES
 from teacher_server.score_work import ScoreWork
 from tests.fake_teacher import FakeTeacher, columns_of
 from trainer.data.model_input import ExampleInput
@@ -183,13 +184,16 @@ def test_batcher_lives_on_after_a_failed_round_and_is_unhealthy_after_several() 
         for _ in range(MAX_FAILURES - 1):
             with pytest.raises(RuntimeError, match="out of memory"):
                 await (await batcher.submit(work(3)))
-        assert batcher.healthy
+        assert not batcher.problem
         with pytest.raises(RuntimeError, match="out of memory"):
             await (await batcher.submit(work(3)))
-        assert not batcher.healthy
+        assert batcher.problem.endswith("the last: RuntimeError: out of memory")
         teacher.fails = False
         await (await batcher.submit(work(3)))
-        assert batcher.healthy
+        # Only who sees the rows can tell that they are good.
+        assert batcher.problem
+        batcher.device.succeeded()
+        assert not batcher.problem
         await batcher.close()
 
     asyncio.run(scenario())
@@ -207,7 +211,7 @@ def test_batcher_that_ends_with_a_bug_leaves_nobody_waiting(
         batcher.start()
         done = await asyncio.gather(*answers, return_exceptions=True)
         assert all(isinstance(each, asyncio.CancelledError) for each in done)
-        assert not batcher.healthy
+        assert batcher.problem == "rounds are no longer run: KeyError: 'a bug'"
         with pytest.raises(RuntimeError, match="got an ended batcher"):
             await batcher.submit(work(3))
         await batcher.close()
@@ -229,7 +233,7 @@ def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:
             assert isinstance(result, Scored)
             alone = FakeTeacher().score(work(length).inputs, CUT)
             assert_same_rows(result.rows, alone)
-        assert batcher.healthy
+        assert not batcher.problem
         await batcher.close()
 
     asyncio.run(scenario())

@@ -26,8 +26,9 @@ from tests.tiny_teachers import (
     write_recommendation_teacher,
 )
 from trainer.cached_answers import CachedAnswers
+from trainer.client_counters import ClientCounters
 from trainer.data.model_input import ExampleInput
-from trainer.dispatch import KINDS, ClientCounters
+from trainer.dispatch import KINDS
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group, Question
 

@@ -9,10 +9,12 @@ import pytest
 
 from protos import teacher_pb2
 from protos.codec import TargetRows, WireError
+from trainer.client_counters import ClientCounters
 from trainer.config import TeachersConfig
-from trainer.dispatch import ClientCounters, Dispatcher, Replica
+from trainer.dispatch import AVOIDED_S, Dispatcher
 from trainer.errors import TeacherUnavailable
 from trainer.hedging import FEWEST, Hedging
+from trainer.replica import Replica
 
 ROWS = TargetRows(
     counts_R=np.zeros(1, np.int32),
@@ -211,6 +213,35 @@ def test_dispatch_second_bad_answer_ends_the_request() -> None:
         with pytest.raises(WireError, match="answered badly, and so was the answer before: torn"):
             await task
         assert desk.counters.resends == 1
+
+    run(story)
+
+
+def test_dispatch_gives_nothing_to_who_answers_badly_while_there_is_another() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b")
+        spoilt = desk.ask(1)
+        await turn()
+        bad, good = ("a", "b") if desk.outstanding("a") else ("b", "a")
+        request = desk.dispatcher.take(desk.replicas[bad], 1)
+        assert request is not None
+        desk.dispatcher.on_bad_answer(desk.replicas[bad], request, WireError("NaN"))
+        tasks = [desk.ask(i) for i in range(2, 8)]
+        await turn()
+        assert (desk.outstanding(good), desk.outstanding(bad)) == (list(range(1, 8)), [])
+        # Forgiven after a while; and asked before, if nobody else is there.
+        desk.dispatcher.remove_replica(desk.replicas[good], "killed")
+        assert desk.outstanding(bad) == list(range(1, 8))
+        for request_id in range(1, 8):
+            desk.answer(bad, request_id)
+        await asyncio.gather(spoilt, *tasks)
+        desk.replicas[good] = desk.add(good)
+        desk.replicas[bad].avoided_until_s -= AVOIDED_S
+        later = [desk.ask(i) for i in (8, 9)]
+        await turn()
+        assert len(desk.outstanding(bad)) == len(desk.outstanding(good)) == 1
+        for task in later:
+            task.cancel()
 
     run(story)
 

@@ -21,8 +21,8 @@ from trainer.channels import Dialer
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.credentials import NO_SECURITY
 from trainer.data.examples import Example
-from trainer.dispatch import Replica, Request
 from trainer.errors import TeacherUnavailable
+from trainer.replica import Replica, Request
 from trainer.teacher_client import TeacherClient
 
 AHEAD = 8

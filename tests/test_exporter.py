@@ -15,8 +15,8 @@ from tests.scrapes import Samples, scrape
 from tests.student_runs import ROOT, environment, error_lines, free_port, run_student
 from tests.student_runs import student_command as student
 from tests.test_student_run import kill_one_rank
+from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig, WatchConfig
-from trainer.dispatch import ClientCounters
 from trainer.exporter import RankProgress, watched
 from trainer.step_metrics import SCALARS, StepSums
 

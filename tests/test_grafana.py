@@ -14,8 +14,8 @@ from tests.fake_teacher import FakeTeacher
 from tests.scrapes import scrape
 from tests.student_runs import free_port
 from tests.test_service import request, run, running, score
+from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig, WatchConfig
-from trainer.dispatch import ClientCounters
 from trainer.exporter import watched
 
 DASHBOARD = Path(__file__).resolve().parent.parent / "cluster" / "grafana" / "conkd.json"

@@ -12,6 +12,7 @@ from protos import teacher_pb2
 from teacher_server import score_stream
 from teacher_server.batching import Batcher
 from teacher_server.device_batches import BatchLimits, score_together
+from teacher_server.device_health import MAX_FAILURES
 from teacher_server.request_check import RequestLimits
 from teacher_server.score_stream import ScoreStream
 from teacher_server.service import TeacherService
@@ -22,11 +23,15 @@ from tests.test_service import INVALID, int32, request, run
 class Line:
     """Both ends of a stream: requests that the test puts in, replies that the stream writes."""
 
-    def __init__(self, *, batcher_runs: bool = True) -> None:
-        self.teacher = FakeTeacher()
-        limits = BatchLimits(max_delay_s=0.001)
-        self.batcher = Batcher(functools.partial(score_together, self.teacher.score), limits)
-        if batcher_runs:
+    def __init__(self, *, batcher_runs: bool = True, after: Line | None = None) -> None:
+        """A line to a teacher of its own, or to that of a line before."""
+        self.teacher = FakeTeacher() if after is None else after.teacher
+        if after is None:
+            limits = BatchLimits(max_delay_s=0.001)
+            self.batcher = Batcher(functools.partial(score_together, self.teacher.score), limits)
+        else:
+            self.batcher = after.batcher
+        if batcher_runs and after is None:
             self.batcher.start()
         service = TeacherService(FACTS, self.batcher, replica_id="r", limits=RequestLimits())
         self.pipeline = service.pipeline
@@ -160,5 +165,23 @@ def test_stream_of_a_batcher_that_closes_ends() -> None:
         await line.served
         assert line.replies == []
         assert line.outcomes == (0, 0, 0, 1)
+
+    run(scenario)
+
+
+def test_stream_of_a_device_that_gives_no_numbers_is_told_and_makes_it_unhealthy() -> None:
+    async def scenario() -> None:
+        line = Line()
+        line.teacher.gives_nan = True
+        line.send(*(request(number) for number in range(MAX_FAILURES)), None)
+        await line.served
+        assert {reply.error.code for reply in line.replies} == {teacher_pb2.ScoreError.INTERNAL}
+        assert "must be in [0, 1]" in line.batcher.problem
+        assert line.outcomes == (0, 0, MAX_FAILURES, 0)
+        again = Line(after=line)
+        line.teacher.gives_nan = False
+        again.send(request(1), None)
+        await again.served
+        assert not line.batcher.problem
 
     run(scenario)

@@ -290,7 +290,7 @@ def test_score_after_a_failed_forward_replies_internal_and_lives_on() -> None:
             assert "out of memory" in reply.error.message
             teacher.fails = False
             assert (await score(stub, [request(2)]))[2].WhichOneof("outcome") == "block"
-            assert server.healthy
+            assert not server.problem
 
     run(scenario)
 
@@ -403,7 +403,7 @@ def test_drain_answers_what_was_accepted_and_sends_callers_away() -> None:
                 await call.read()
             assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
             await drain
-            assert not server.healthy
+            assert server.problem == "its gRPC server is not up"
 
     run(scenario)
 
@@ -417,9 +417,9 @@ def test_server_answers_health_checks_until_it_drains() -> None:
             check = health_pb2.HealthCheckRequest(service="conkd.Teacher")
             reply = await stub.Check(check)  # type: ignore[attr-defined]
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
-            assert server.healthy
+            assert not server.problem
         await server.drain(0.2)
-        assert not server.healthy
+        assert server.problem == "its gRPC server is not up"
 
     run(scenario)
 

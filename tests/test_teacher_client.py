@@ -31,6 +31,7 @@ class SmallVocabulary:
     digest: str = "vocabulary-a"
     size: int = VOCAB
     num_items: int = VOCAB
+    first_item_id: int = 0
 
 
 @dataclass
@@ -91,8 +92,8 @@ def rows(num_rows: int) -> TargetRows:
     return TargetRows(
         counts_R=np.ones(num_rows, np.int32),
         ids_E=np.arange(num_rows, dtype=np.int32),
-        log_probs_E=np.full(num_rows, np.log(0.5), np.float32),
-        tail_R=np.full(num_rows, 0.5, np.float32),
+        log_probs_E=np.zeros(num_rows, np.float32),
+        tail_R=np.zeros(num_rows, np.float32),
         item_mass_R=np.zeros(num_rows, np.float32),
         vocab_size=VOCAB,
     )

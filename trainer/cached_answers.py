@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 from protos import codec
 from protos.codec import TargetRows, WireError
+from trainer.client_counters import ClientCounters
 from trainer.data.model_input import ExampleInput
-from trainer.dispatch import ClientCounters
 from trainer.target_block import pack, split_rows, unpack
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Question

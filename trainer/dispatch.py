@@ -8,16 +8,15 @@ Everything here runs on one event loop and needs no lock.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import math
 import time
-from dataclasses import dataclass, field
 
 from protos import codec, teacher_pb2
+from trainer.client_counters import ClientCounters
 from trainer.config import TeachersConfig
 from trainer.errors import TeacherUnavailable
 from trainer.hedging import Hedging
+from trainer.replica import Replica, Request
 
 logger = logging.getLogger(__name__)
 
@@ -25,86 +24,12 @@ KINDS = ("dialogue", "recommendation")
 CHECK_S = 0.5
 # A bad answer is asked for once more elsewhere; a second one means that the fault is not chance.
 MAX_BAD_ANSWERS = 2
+# One whose device computes nonsense answers at once, and as the least busy would draw all the work.
+AVOIDED_S = 30.0
 # A request that was open at the death of so many replicas is likely to have killed them.
 MAX_DEATHS = 5
 # Deaths closer together are one: with a node go all of its replicas.
 DEATHS_APART_S = 2.0
-
-
-@dataclass
-class ClientCounters:
-    """What went over the wire so far; written by the client's thread, read by any."""
-
-    requests: int = 0
-    resends: int = 0
-    hedges: int = 0
-    """Requests that were sent to a second replica because the first took long."""
-    answer_s: float = 0.0
-    """From the first sending of a request to its answer, summed over requests."""
-    queue_s: float = 0.0
-    """Of that, in the queue of the replica that answered."""
-    forward_s: float = 0.0
-    """Of that, on its device."""
-    wire_bytes: int = 0
-    """Bytes of all reply messages of both kinds, without gRPC's own framing."""
-    positions: int = 0
-    """Response positions whose dialogue targets arrived."""
-    cache_hits: int = 0
-    """Questions about one example to one kind of teacher that the cache answered."""
-    cache_misses: int = 0
-    cache_read_bytes: int = 0
-    cache_written_bytes: int = 0
-    cache_broken: int = 0
-    """Cached values that were no good: misses too."""
-    cache_unwritten: int = 0
-    """Answers that were not kept: the cache was full, or slower than the teachers."""
-
-    def minus(self, earlier: ClientCounters) -> ClientCounters:
-        """What was counted since `earlier`."""
-        before, now = dataclasses.asdict(earlier), dataclasses.asdict(self)
-        return ClientCounters(**{name: count - before[name] for name, count in now.items()})
-
-
-@dataclass(eq=False)
-class Request:
-    """One question to one kind of teacher, until it is answered."""
-
-    kind: str
-    message: teacher_pb2.ScoreRequest
-    num_rows: int
-    answer: asyncio.Future[codec.TargetRows]
-    bad_answers: int = 0
-    asked_s: float = field(default_factory=time.monotonic)
-    holders: set[Replica] = field(default_factory=set)
-    """Who is to answer it now, two if it is hedged; a late answer of an earlier one is as good."""
-    deaths: int = 0
-    """Times that a replica's stream ended while it had the request."""
-    last_death_s: float = -math.inf
-    failed_at: set[str] = field(default_factory=set)
-    """Replicas that stalled on it or answered garbage: asked again only if there is no other."""
-
-
-@dataclass(eq=False)
-class Replica:
-    """One live stream to a teacher; the stream's writer empties the outbox."""
-
-    kind: str
-    replica_id: str
-    address: str
-    outbox: asyncio.Queue[teacher_pb2.ScoreRequest] = field(default_factory=asyncio.Queue)
-    outstanding: dict[int, Request] = field(default_factory=dict)
-    deadlines: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
-    stalled: bool = False
-    """Missed a deadline and has not answered since."""
-    draining: bool = False
-    """No longer listed by the Directory: finishes what it has, gets nothing new."""
-
-    def take(self, request_id: int) -> Request | None:
-        """The open request of this id, which is no longer this replica's, and its timer stopped."""
-        deadline = self.deadlines.pop(request_id, None)
-        if deadline is not None:
-            deadline.cancel()
-        return self.outstanding.pop(request_id, None)
 
 
 class Dispatcher:
@@ -225,6 +150,7 @@ class Dispatcher:
         """Garbage or an internal error: once more elsewhere, then the run stops."""
         request.bad_answers += 1
         request.failed_at.add(replica.replica_id)
+        replica.avoided_until_s = time.monotonic() + AVOIDED_S
         if request.bad_answers < MAX_BAD_ANSWERS or request.holders:
             # If another one has it still, that one's answer decides.
             self._resend(request, replica, str(error))
@@ -287,9 +213,15 @@ class Dispatcher:
         if not candidates:
             self._waiting[request.kind].append(request)
             return
+        now_s = time.monotonic()
         replica = min(
             candidates,
-            key=lambda r: (r.replica_id in request.failed_at, r.stalled, len(r.outstanding)),
+            key=lambda r: (
+                r.replica_id in request.failed_at,
+                r.stalled,
+                r.avoided_until_s > now_s,
+                len(r.outstanding),
+            ),
         )
         self._send(request, replica)
         self._plan_hedge(request)
@@ -309,12 +241,14 @@ class Dispatcher:
         """Ask a second replica as well, if the first has not answered and another is free to."""
         if request.answer.done() or len(request.holders) != 1:
             return
+        now_s = time.monotonic()
         others = [
             replica
             for replica in self._open(request.kind)
             if not (
                 replica in request.holders
                 or replica.stalled
+                or replica.avoided_until_s > now_s
                 or replica.replica_id in request.failed_at
             )
         ]

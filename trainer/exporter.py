@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig
 from trainer.credentials import NO_SECURITY, STUDENT_REMEDY, is_loopback
-from trainer.dispatch import ClientCounters
 from trainer.engine import on_all_ranks
 from trainer.metrics_http import MetricsServer
 from trainer.step_metrics import StepSums
@@ -63,7 +63,7 @@ class StudentCollector(Collector):
         if self._counters is not None:
             for name, count in dataclasses.asdict(self._counters).items():
                 shown = f"{name[:-2]}_seconds" if name.endswith("_s") else name
-                yield self._total(shown, f"ClientCounters.{name} of trainer/dispatch.py", count)
+                yield self._total(shown, f"{name} of trainer/client_counters.py", count)
 
     def _total(self, name: str, text: str, value: float) -> Metric:
         total = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["rank"])

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from trainer.dispatch import ClientCounters
+from trainer.client_counters import ClientCounters
 
 RECENT = 200
 # Before so many answers nobody knows what slow is.

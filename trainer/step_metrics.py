@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from trainer.client_counters import ClientCounters
 from trainer.conkd import HISTOGRAM_BINS, TeacherTargets, gate_statistics
 from trainer.data.loader import StudentInput
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import ClientCounters
 from trainer.engine import Engine
 
 ITEM, WORD = 0, 1

@@ -28,12 +28,14 @@ from protos.limits import MAX_DRAWS, MAX_REPLY_ENTRIES
 from protos.target_rows import ENTRY_BYTES, ROW_BYTES
 from trainer.byte_budget import ByteBudget
 from trainer.cached_answers import CachedAnswers
+from trainer.client_counters import ClientCounters
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import KINDS, ClientCounters
+from trainer.dispatch import KINDS
+from trainer.expected_rows import ExpectedRows
 from trainer.question_parts import split_question
 from trainer.spans import Spans
 from trainer.target_cache import TargetCache
@@ -94,11 +96,8 @@ class TeacherClient:
         self._spans = spans
         self._vocabulary = vocabulary
         self._asked = _compressions(distill)
-        self._row_entries = {
-            "dialogue": min(distill.top_k or vocabulary.size, vocabulary.size),
-            "recommendation": min(
-                distill.recommendation_top_k or vocabulary.num_items, vocabulary.num_items
-            ),
+        self._expected = {
+            kind: ExpectedRows.of(kind, asked, vocabulary) for kind, asked in self._asked.items()
         }
         self._ids = itertools.count(1)
         self._budget = ByteBudget(config.max_bytes)
@@ -106,7 +105,9 @@ class TeacherClient:
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._without_room: set[asyncio.Task[Any]] = set()
         # First: it may refuse what it is given, and a thread would be left behind.
-        self._streams = TeacherStreams(config, vocabulary, graph_digest, self.counters)
+        self._streams = TeacherStreams(
+            config, vocabulary, graph_digest, self._expected, self.counters
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teacher-client", daemon=True
@@ -153,7 +154,7 @@ class TeacherClient:
         if samples := self._asked[kind].samples:
             # More than there are entries, if a support is small.
             return split_question(inputs, entries_per_row=samples, max_entries=MAX_DRAWS)
-        entries = self._row_entries[kind]
+        entries = self._expected[kind].max_entries
         return split_question(inputs, entries_per_row=entries, max_entries=MAX_REPLY_ENTRIES)
 
     def close(self) -> None:
@@ -228,8 +229,8 @@ class TeacherClient:
     def _most_bytes(self, examples: Sequence[Example]) -> int:
         """Of the targets in memory, every row as long as its cut allows."""
         num_rows = sum(len(example.response_ids) for example in examples)
-        entries = num_rows * self._row_entries["dialogue"]
-        entries += len(examples) * self._row_entries["recommendation"]
+        entries = num_rows * self._expected["dialogue"].max_entries
+        entries += len(examples) * self._expected["recommendation"].max_entries
         return ENTRY_BYTES * entries + ROW_BYTES * (num_rows + len(examples))
 
     def _on_taken(self, num_bytes: int) -> None:

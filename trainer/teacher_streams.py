@@ -15,11 +15,14 @@ import grpc
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES
 from trainer.channels import Dialer
+from trainer.client_counters import ClientCounters
 from trainer.config import TeachersConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import KINDS, ClientCounters, Dispatcher, Replica
+from trainer.dispatch import KINDS, Dispatcher
 from trainer.errors import TeacherUnavailable
+from trainer.expected_rows import ExpectedRows
+from trainer.replica import Replica
 from trainer.target_keys import input_limits
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class TeacherStreams:
         config: TeachersConfig,
         vocabulary: Vocabulary,
         graph_digest: str,
+        expected: Mapping[str, ExpectedRows],
         counters: ClientCounters,
     ) -> None:
         self.dispatcher = Dispatcher(config, counters)
@@ -50,6 +54,7 @@ class TeacherStreams:
         self._dialer = Dialer(config)
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
+        self._expected = expected
         self._listed: dict[str, teacher_pb2.Endpoint] = {}
         self._replicas: dict[str, Replica] = {}
         self._followed: set[str] = set()
@@ -285,10 +290,7 @@ class TeacherStreams:
         else:
             try:
                 rows = await asyncio.to_thread(
-                    codec.decode,
-                    reply.block,
-                    num_rows=request.num_rows,
-                    vocab_size=self._vocabulary.size,
+                    self._expected[request.kind].decode, reply.block, request.num_rows
                 )
             except codec.WireError as wire_error:
                 self.dispatcher.on_bad_answer(replica, request, wire_error)

@@ -23,6 +23,7 @@ from protos.fingerprint import digest_strings
 from trainer import conkd
 from trainer.atomic import write_text
 from trainer.checkpoint import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
+from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig, to_yaml
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example, digest_examples
@@ -35,7 +36,6 @@ from trainer.data.loader import (
 )
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import ClientCounters
 from trainer.engine import Engine, on_all_ranks, raise_together
 from trainer.errors import TeacherUnavailable
 from trainer.exporter import RankProgress, watched

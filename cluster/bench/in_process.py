@@ -11,11 +11,11 @@ import torch
 
 from teacher_server.compress import Cut
 from teacher_server.teachers import DialogueTeacher, RecommendationTeacher
+from trainer.client_counters import ClientCounters
 from trainer.config import DistillConfig
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.model_input import dialogue_input, recommendation_input
-from trainer.dispatch import ClientCounters
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
+from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import load_prepared
-from trainer.dispatch import ClientCounters
 from trainer.teacher_client import Pending, TeacherClient
 
 

@@ -1,0 +1,93 @@
+"""What the rows of a reply must be, as they were asked for.
+
+A whole answer to another question is as wrong as a torn one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from protos import codec, teacher_pb2
+from protos.codec import BlockLimits, Header, TargetRows, WireError
+from protos.target_rows import MASS_TOLERANCE
+from trainer.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedRows:
+    """The rules of one kind of teacher in one run."""
+
+    compression: teacher_pb2.Compression
+    vocab_size: int
+    first_id: int
+    num_ids: int
+    """The support: rows hold ids in [first_id, first_id + num_ids)."""
+
+    @classmethod
+    def of(
+        cls, kind: str, compression: teacher_pb2.Compression, vocabulary: Vocabulary
+    ) -> ExpectedRows:
+        """Of a dialogue teacher over the whole vocabulary, or of a recommender over the items."""
+        first_id, num_ids = 0, vocabulary.size
+        if kind == "recommendation":
+            first_id, num_ids = vocabulary.first_item_id, vocabulary.num_items
+        return cls(
+            compression=compression,
+            vocab_size=vocabulary.size,
+            first_id=first_id,
+            num_ids=num_ids,
+        )
+
+    @property
+    def max_entries(self) -> int:
+        """Entries of one row at most."""
+        wanted = self.compression.samples or self.compression.top_k
+        return min(wanted, self.num_ids) if wanted else self.num_ids
+
+    def decode(self, block: bytes, num_rows: int) -> TargetRows:
+        """The rows of a reply block.
+
+        Raises:
+            WireError: if the block is broken, or is not what was asked for.
+        """
+        limits = BlockLimits(max_rows=num_rows, max_entries=num_rows * self.max_entries)
+        rows = codec.decode(block, num_rows=num_rows, vocab_size=self.vocab_size, limits=limits)
+        values = Header.of(block).values
+        if values != self.compression.values:
+            raise WireError(
+                f"values must be in format {self.compression.values}, got format {values}."
+            )
+        self._check_ids(rows)
+        self._check_lengths(rows)
+        return rows
+
+    def _check_ids(self, rows: TargetRows) -> None:
+        ids_E = rows.ids_E
+        end_id = self.first_id + self.num_ids
+        if len(ids_E) and not (self.first_id <= ids_E.min() and ids_E.max() < end_id):
+            raise WireError(
+                f"ids must be in the teacher's support [{self.first_id}, {end_id}), got "
+                f"{ids_E.min()}..{ids_E.max()}."
+            )
+
+    def _check_lengths(self, rows: TargetRows) -> None:
+        longest = int(rows.counts_R.max(initial=0))
+        if longest > self.max_entries:
+            raise WireError(f"rows must have at most {self.max_entries} entries, got {longest}.")
+        if self.compression.samples:
+            may_drop_R = np.zeros(rows.num_rows)
+        else:
+            # A row that is cut by mass may end early; any other one, only where all is kept.
+            top_p = self.compression.top_p
+            early = 1.0 - top_p if 0.0 < top_p < 1.0 else 0.0
+            may_drop_R = np.where(rows.counts_R < self.max_entries, early, 1.0)
+        over_R = rows.tail_R - may_drop_R
+        if rows.num_rows and float(over_R.max()) > MASS_TOLERANCE:
+            row = int(over_R.argmax())
+            raise WireError(
+                f"a row of {rows.counts_R[row]} entries, asked for as "
+                f"{str(self.compression).split()}, must have a tail of at most "
+                f"{may_drop_R[row]:.3f}, got {rows.tail_R[row]:.3f}."
+            )

@@ -1,0 +1,54 @@
+"""One live replica of a teacher as a client sees it, and the requests that it has."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+
+from protos import codec, teacher_pb2
+
+
+@dataclass(eq=False)
+class Request:
+    """One question to one kind of teacher, until it is answered."""
+
+    kind: str
+    message: teacher_pb2.ScoreRequest
+    num_rows: int
+    answer: asyncio.Future[codec.TargetRows]
+    bad_answers: int = 0
+    asked_s: float = field(default_factory=time.monotonic)
+    holders: set[Replica] = field(default_factory=set)
+    """Who is to answer it now, two if it is hedged; a late answer of an earlier one is as good."""
+    deaths: int = 0
+    """Times that a replica's stream ended while it had the request."""
+    last_death_s: float = -math.inf
+    failed_at: set[str] = field(default_factory=set)
+    """Replicas that stalled on it or answered garbage: asked again only if there is no other."""
+
+
+@dataclass(eq=False)
+class Replica:
+    """One live stream to a teacher; the stream's writer empties the outbox."""
+
+    kind: str
+    replica_id: str
+    address: str
+    outbox: asyncio.Queue[teacher_pb2.ScoreRequest] = field(default_factory=asyncio.Queue)
+    outstanding: dict[int, Request] = field(default_factory=dict)
+    deadlines: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
+    stalled: bool = False
+    """Missed a deadline and has not answered since."""
+    avoided_until_s: float = -math.inf
+    """Monotonic time; it answered badly, and gets work before that only if all did."""
+    draining: bool = False
+    """No longer listed by the Directory: finishes what it has, gets nothing new."""
+
+    def take(self, request_id: int) -> Request | None:
+        """The open request of this id, which is no longer this replica's, and its timer stopped."""
+        deadline = self.deadlines.pop(request_id, None)
+        if deadline is not None:
+            deadline.cancel()
+        return self.outstanding.pop(request_id, None)
