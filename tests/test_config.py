@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tests.evaluation_fakes import write_tiny_data
-from trainer.config import DistillConfig, RunConfig, TrainConfig, load_config, to_yaml
+from trainer.config import DistillConfig, RunConfig, TrainConfig
+from trainer.config_file import load_config, to_yaml
 from trainer.export import with_steps
 from trainer.pretrain.classifier import ClassifierConfig
 from trainer.pretrain.recommendation import RecommendationConfig

@@ -27,7 +27,8 @@ from rich.table import Table
 
 from protos.codec import WireError
 from trainer.cli import run_main
-from trainer.config import RunConfig, TeachersConfig, load_config
+from trainer.config import RunConfig, TeachersConfig
+from trainer.config_file import load_config
 from trainer.data.raw_corpus import SPLITS
 from trainer.target_cache import TargetCache
 from trainer.targets.archive import export_file, import_file
