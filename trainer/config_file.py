@@ -63,7 +63,9 @@ def _set_dotted(settings: dict[str, Any], override: str) -> None:
     for parent in parents:
         child = settings.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ValueError(f"{key} must name a setting, but {parent} is not a group of settings.")
+            raise ValueError(
+                f"{key} must name a setting in a group of settings, got {child!r} for {parent}."
+            )
         settings = child
     try:
         settings[last] = yaml.safe_load(text)
@@ -78,6 +80,8 @@ def _refuse_unknown_keys(cls: Any, settings: dict[str, Any], source: str, prefix
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known: {', '.join(fields)}."
-            raise ValueError(f"{source}: unknown key {prefix}{key}. {hint}")
+            raise ValueError(
+                f"{source}: every key must be a setting, got unknown key {prefix}{key}. {hint}"
+            )
         if dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
             _refuse_unknown_keys(types[key], value, source, f"{prefix}{key}.")
