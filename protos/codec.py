@@ -152,8 +152,9 @@ def decode(
     value_column = _Columns(_decompress(block[values_at:], header.value_bytes))
     wire_counts_R = index.take(num_rows, count_dtype(vocab_size))
     # Summed before the cast: a count of 2^32 - 1 must not become -1.
-    if int(wire_counts_R.sum(dtype=np.uint64)) != header.num_entries:
-        raise WireError(f"row counts must sum to {header.num_entries}, got another sum.")
+    num_entries = int(wire_counts_R.sum(dtype=np.uint64))
+    if num_entries != header.num_entries:
+        raise WireError(f"row counts must sum to {header.num_entries}, got {num_entries}.")
     counts_R = wire_counts_R.astype(np.int32)
     table = _small_numbers(index, header.num_distinct, header.num_table_escapes)
     gaps = _small_numbers(index, header.num_entries, header.num_gap_escapes)
@@ -234,7 +235,7 @@ def _decompress(frame: bytes, body_bytes: int) -> bytes:
         # The frame's own claim is checked first: decompress() allocates what the frame says.
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed != body_bytes:
-            raise WireError(f"zstd frame must hold {body_bytes} bytes, claims {claimed}.")
+            raise WireError(f"zstd frame must claim {body_bytes} bytes, got {claimed}.")
         body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise WireError(f"zstd frame must be whole, got: {error}.") from error

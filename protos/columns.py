@@ -96,7 +96,10 @@ def unpack_ids(packed: PackedIds, counts_R: np.ndarray, vocab_size: int) -> np.n
     """
     table_D = np.cumsum(packed.table.numbers()) % vocab_size
     if len(np.unique(table_D)) != len(table_D):
-        raise WireError("the table must hold each id once.")
+        ids, times = np.unique(table_D, return_counts=True)
+        raise WireError(
+            f"the table must hold each id once, got {ids[times.argmax()]} {times.max()} times."
+        )
     ranks_E = _ranks(packed.gaps.numbers(), counts_R)
     if len(ranks_E) and int(ranks_E.max()) >= len(table_D):
         raise WireError(f"ranks must be below {len(table_D)}, got {ranks_E.max()}.")

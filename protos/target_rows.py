@@ -75,17 +75,25 @@ def check_rows(rows: TargetRows, mass_error_R: np.ndarray | float = 0.0) -> None
     """
     num_rows, num_entries = rows.num_rows, len(rows.ids_E)
     if len(rows.tail_R) != num_rows or len(rows.item_mass_R) != num_rows:
-        raise WireError(f"tail and item mass must have {num_rows} rows.")
+        raise WireError(
+            f"tail and item mass must have {num_rows} rows, got {len(rows.tail_R)} and "
+            f"{len(rows.item_mass_R)}."
+        )
     if num_rows and int(rows.counts_R.min()) < 0:
         raise WireError(f"row counts must be >= 0, got {rows.counts_R.min()}.")
     if len(rows.log_probs_E) != num_entries or int(rows.counts_R.sum()) != num_entries:
-        raise WireError(f"ids and log-probs must have one entry each, got {num_entries} ids.")
+        raise WireError(
+            f"ids, log-probs and row counts must be of the same entries, got {num_entries}, "
+            f"{len(rows.log_probs_E)} and {rows.counts_R.sum()}."
+        )
     for name, mass_R in (("tail", rows.tail_R), ("item mass", rows.item_mass_R)):
         # Written so that NaN fails too.
-        if not bool(np.all((mass_R >= 0) & (mass_R <= 1 + MASS_TOLERANCE))):
-            raise WireError(f"{name} must be in [0, 1].")
-    if not bool(np.all((rows.log_probs_E <= MASS_TOLERANCE) & np.isfinite(rows.log_probs_E))):
-        raise WireError("log-probs must be finite and <= 0.")
+        good_R = (mass_R >= 0) & (mass_R <= 1 + MASS_TOLERANCE)
+        if not bool(np.all(good_R)):
+            raise WireError(f"{name} must be in [0, 1], got {mass_R[~good_R][0]}.")
+    good_E = (rows.log_probs_E <= MASS_TOLERANCE) & np.isfinite(rows.log_probs_E)
+    if not bool(np.all(good_E)):
+        raise WireError(f"log-probs must be finite and <= 0, got {rows.log_probs_E[~good_E][0]}.")
     _check_ids(rows)
     _check_mass(rows, mass_error_R)
 
@@ -119,5 +127,7 @@ def _check_ids(rows: TargetRows) -> None:
         raise WireError(f"ids must be in [0, {rows.vocab_size}), got {ids_E.min()}..{ids_E.max()}.")
     starts_row_E = np.zeros(len(ids_E) + 1, dtype=bool)
     starts_row_E[np.cumsum(rows.counts_R)[:-1]] = True
-    if not bool(np.all((ids_E[1:] > ids_E[:-1]) | starts_row_E[1:-1])):
-        raise WireError("ids must ascend within a row.")
+    good_E = (ids_E[1:] > ids_E[:-1]) | starts_row_E[1:-1]
+    if not bool(np.all(good_E)):
+        at = int(good_E.argmin())
+        raise WireError(f"ids must ascend within a row, got {ids_E[at + 1]} after {ids_E[at]}.")

@@ -26,10 +26,9 @@ from teacher_server.directory import (
     DIRECTORY_APP,
     DIRECTORY_DEPLOYMENT,
     DRAIN_S,
-    RENEW_S,
-    Lease,
     new_deployment,
 )
+from teacher_server.leases import RENEW_S, Lease
 from trainer.credentials import SecurityFiles, is_loopback
 from trainer.spans import Spans
 

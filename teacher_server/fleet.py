@@ -1,25 +1,18 @@
-"""The running fleet as the commands see it: deploy it, ask for its state, scale and remove it.
+"""The running fleet as the commands change it: deploy it, wait for it, scale and remove it.
 
 Everything here needs a connection to the Ray cluster.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import ray
 from ray import serve
-from ray._raylet import Config  # pyright: ignore
-from ray.serve._private.client import ServeControllerClient
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve.context import _get_global_client
 
 from teacher_server.autoscaling import Bounds, Pace, autoscaling_config
 from teacher_server.deployment import (
@@ -29,58 +22,15 @@ from teacher_server.deployment import (
     app_name,
     teacher_app,
 )
-from teacher_server.directory import DIRECTORY_APP, HEAD_RESOURCE, directory_app, fetch_fleet
-from teacher_server.local_cluster import FleetState, check_reachable, token_environment
+from teacher_server.directory import DIRECTORY_APP, directory_app
+from teacher_server.directory_server import fetch_fleet
+from teacher_server.fleet_status import KindStatus, fleet_status, last_line, serve_is_running
+from teacher_server.local_cluster import FleetState
 from teacher_server.rpc import is_serving
-from trainer.credentials import SecurityFiles, is_loopback
 
-NAMESPACE = "conkd"
 POLL_S = 0.25
 PROBE_S = 2.0
 REMOVE_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class KindStatus:
-    """What Serve says of one kind of teachers."""
-
-    state: str
-    """Serve's state of the application, e.g. RUNNING, DEPLOYING, UNHEALTHY, DEPLOY_FAILED."""
-    message: str
-    target: int
-    bounds: Bounds
-    """What the target may be: one number, or what autoscaling chooses from."""
-    pace: Pace | None
-    """What autoscaling goes by; None for a fixed number."""
-    is_autoscaled: bool
-    """Whether Serve's policy decides on the target, be it within bounds of one number."""
-    replicas: dict[str, tuple[str, int]]
-    """Replica id -> its state and process id (0 before it has one)."""
-
-
-def fleet_status() -> dict[str, KindStatus]:
-    """Serve's view of the Directory ("directory") and of each kind that is deployed."""
-    found: dict[str, KindStatus] = {}
-    # What `serve status` and the dashboard show, asked of the controller itself: a local cluster
-    # runs without the dashboard.
-    details = _client().get_serve_details()
-    for name, app in details["applications"].items():
-        for deployment in app["deployments"].values():
-            if name == DIRECTORY_APP or name in map(app_name, KINDS):
-                bounds, pace = _autoscaling_of(deployment)
-                found[name.removeprefix("conkd-")] = KindStatus(
-                    state=app["status"],
-                    message=deployment["message"] or app["message"],
-                    target=deployment["target_num_replicas"],
-                    bounds=bounds,
-                    pace=pace,
-                    is_autoscaled="autoscaling_config" in deployment["deployment_config"],
-                    replicas={
-                        replica["replica_id"]: (replica["state"], replica.get("pid") or 0)
-                        for replica in deployment["replicas"]
-                    },
-                )
-    return found
 
 
 def scale(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace) -> None:
@@ -105,97 +55,29 @@ def scale(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace) -> None:
     _turn_off(bounds)
 
 
-def serve_is_running() -> bool:
-    """Whether the connected cluster has a Serve controller."""
-    try:
-        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    except ValueError:
-        return False
-    return True
-
-
-def connect(address: str, auth_token_path: str = "") -> None:
-    """Become a driver of the cluster; raises ConnectionError if it cannot be reached.
-
-    Args:
-        address: of the Ray cluster.
-        auth_token_path: the token of a local cluster of ours; empty: as the environment says.
-    """
-    check_reachable(address)
-    if auth_token_path:
-        os.environ.update(token_environment(auth_token_path))
-        # Ray has read its settings when it was imported, before the cluster and its token existed.
-        Config.initialize("")
-    ray.init(
-        address=address,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.ERROR,
-    )
-
-
-def check_cluster(host: str) -> None:
-    """Raise ValueError if a fleet is up there, or its nodes could not reach each other."""
-    found = [kind for kind in KINDS if serve_is_running() and kind in fleet_status()]
-    if found:
-        raise ValueError(
-            f"no fleet must be up on the Ray cluster, got applications {', '.join(found)} there. "
-            "Take it down where it was started, or with: serve shutdown"
-        )
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    if is_loopback(host) and nodes > 1:
-        raise ValueError(
-            f"--host must be reachable from the cluster's {nodes} nodes, got {host}. "
-            "Give --host 0.0.0.0, with --tls and --token-file."
-        )
-
-
-def check_room(state: FleetState, bounds: Mapping[str, Bounds]) -> None:
-    """Raise ValueError if a local cluster, which cannot grow, has no room for the most replicas."""
-    have = ray.cluster_resources().get("CPU", 0.0)
-    need = sum(state.num_cpus[kind] * wanted.most for kind, wanted in bounds.items())
-    if state.keeper_pid and need > have:
-        raise ValueError(
-            f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
-            "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
-        )
-
-
-def head_address() -> str:
-    """The address of the head node, where the Directory runs."""
-    heads = [
-        node["NodeManagerAddress"]
-        for node in ray.nodes()
-        if node["Alive"] and HEAD_RESOURCE in node["Resources"]
-    ]
-    return heads[0] if heads else ray.util.get_node_ip_address()
-
-
-def deploy(
-    kinds: Sequence[ReplicaOptions],
-    *,
-    port: int,
-    bounds: Mapping[str, Bounds],
-    pace: Pace,
-    batch_limits: dict[str, Any],
-    security: SecurityFiles,
-) -> None:
+def deploy(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace, *, port: int) -> None:
     """Start the Directory and the teachers; returns before they are ready.
 
     Of a kind that may have none one is started all the same: whether it can is known then.
+
+    Args:
+        state: the fleet that is to be.
+        bounds: of each of its kinds.
+        pace: what autoscaled ones are scaled by.
+        port: of the Directory.
     """
     # No proxies: requests reach the replicas' own gRPC servers.
     serve.start(proxy_location="Disabled")
+    kinds = [ReplicaOptions(**options) for options in state.options.values()]
     teachers = {it.kind: (DEPLOYMENTS[it.kind], app_name(it.kind)) for it in kinds}
-    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, security, teachers)}
+    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, state.security, teachers)}
     for options in kinds:
         wanted = bounds[options.kind]
         applications[app_name(options.kind)] = teacher_app(
             options,
             autoscaling=autoscaling_config(wanted, pace, first=wanted.clip(1)),
-            batch_limits=batch_limits,
-            security=security,
+            batch_limits=dict(state.batch_limits),
+            security=state.security,
         )
     _run(applications)
     _turn_off(bounds)
@@ -220,22 +102,15 @@ def wait_until_ready(
     said = ""
     while True:
         statuses = fleet_status()
-        for kind, status in statuses.items():
-            if status.state == "DEPLOY_FAILED":
-                raise OSError(f"the {kind} must start, got: {last_line(status.message)}")
-        targets = {
-            kind: wanted.clip(statuses[kind].target if kind in statuses else wanted.least)
-            for kind, wanted in bounds.items()
-        }
+        _check_none_failed(statuses)
+        targets = _targets(bounds, statuses)
         ready = {kind: _num_running(statuses.get(kind)) for kind in targets}
         line = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets) + " ready"
         if line != said:
             progress(line)
             said = line
-        settled = all(
-            kind in statuses and len(statuses[kind].replicas) == targets[kind] for kind in targets
-        )
-        if settled and ready == targets and _num_answering(state) == +Counter(targets):
+        is_settled = ready == targets and _has_exactly(targets, statuses)
+        if is_settled and _num_answering(state) == +Counter(targets):
             return
         if time.monotonic() > deadline_s:
             why = [status.message for status in statuses.values() if status.message]
@@ -269,10 +144,25 @@ def remove(state: FleetState) -> None:
         serve.shutdown()
 
 
-def last_line(text: str) -> str:
-    """The last line of a traceback: what went wrong."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+def _check_none_failed(statuses: Mapping[str, KindStatus]) -> None:
+    for kind, status in statuses.items():
+        if status.state == "DEPLOY_FAILED":
+            raise OSError(f"the {kind} must start, got: {last_line(status.message)}")
+
+
+def _targets(bounds: Mapping[str, Bounds], statuses: Mapping[str, KindStatus]) -> dict[str, int]:
+    """How many replicas of each kind there are to be, within what was asked for."""
+    return {
+        kind: wanted.clip(statuses[kind].target if kind in statuses else wanted.least)
+        for kind, wanted in bounds.items()
+    }
+
+
+def _has_exactly(targets: Mapping[str, int], statuses: Mapping[str, KindStatus]) -> bool:
+    """Whether Serve has exactly the target of each kind: starting and stopping ones count."""
+    return all(
+        kind in statuses and len(statuses[kind].replicas) == targets[kind] for kind in targets
+    )
 
 
 def _num_running(status: KindStatus | None) -> int:
@@ -312,18 +202,3 @@ def _turn_off(bounds: Mapping[str, Bounds]) -> None:
             time.sleep(POLL_S)
         deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
         ray.get(controller.update_deployment_replicas.remote(deployment_id, 0))
-
-
-def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[Bounds, Pace | None]:
-    """The bounds of a deployment as Serve has it, and the pace of one that is not fixed."""
-    scaled = deployment["deployment_config"].get("autoscaling_config")
-    if scaled is None:
-        return Bounds.of(deployment["target_num_replicas"]), None
-    bounds = Bounds(least=scaled["min_replicas"], most=scaled["max_replicas"])
-    return bounds, None if bounds.is_fixed else Pace(**scaled["policy"]["policy_kwargs"])
-
-
-def _client() -> ServeControllerClient:
-    client = _get_global_client()
-    assert client is not None, "raises if Serve does not run"
-    return client

@@ -162,8 +162,8 @@ class RequestCheck:
         reply_bytes = (10 + value_bytes) * max_entries + 12 * num_rows
         if reply_bytes > self._limits.max_reply_bytes:
             raise ValueError(
-                f"the reply must fit in {self._limits.max_reply_bytes} bytes, {num_rows} rows may "
-                f"need {reply_bytes}. Split the request or lower top_k."
+                f"the reply must fit in {self._limits.max_reply_bytes} bytes, got {num_rows} rows "
+                f"that may need {reply_bytes}. Split the request or lower top_k."
             )
         return reply_bytes
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_file
 from trainer.atomic import write_json, write_text
-from trainer.config import DistillConfig, RunConfig, to_yaml
+from trainer.config import DistillConfig, RunConfig
+from trainer.config_file import to_yaml
 from trainer.data.examples import Example, ExampleOptions, write_examples
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph

@@ -19,7 +19,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from protos import codec, teacher_pb2
 from teacher_server import certificates
 from teacher_server.compress import Cut, compress
-from teacher_server.directory import DirectoryServer, Lease
+from teacher_server.directory_server import DirectoryServer
+from teacher_server.leases import Lease
 from teacher_server.service import TeacherServer
 from tests.fake_teacher import FACTS, SUPPORT, VOCAB, FakeTeacher, rows_after
 from trainer.config import DistillConfig, TeachersConfig

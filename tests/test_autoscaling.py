@@ -15,7 +15,8 @@ from teacher_server.autoscaling import (
     autoscaling_config,
     replicas_wanted,
 )
-from teacher_server.directory import DirectoryServer, Lease
+from teacher_server.directory_server import DirectoryServer
+from teacher_server.leases import Lease
 from teacher_server.load import IDLE_S, QUEUE_S, LoadMeter
 
 

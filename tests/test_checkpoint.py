@@ -8,7 +8,8 @@ import pytest
 from trainer import checkpoint
 from trainer.atomic import write_text
 from trainer.checkpoint import RunOrigin
-from trainer.config import RunConfig, TrainConfig, to_yaml
+from trainer.config import RunConfig, TrainConfig
+from trainer.config_file import to_yaml
 
 
 def test_checkpoint_commit_names_the_newest_and_removes_the_one_before(tmp_path: Path) -> None:

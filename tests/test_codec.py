@@ -145,7 +145,7 @@ def test_unpack_ids_of_a_table_that_repeats_or_ends_too_early_is_refused() -> No
     counts_R = np.array([2])
     good = pack_ids(np.array([3, 8]), counts_R, 10)
     twice = PackedIds(SmallNumbers.of(np.array([3, 10])), good.gaps)
-    with pytest.raises(WireError, match="each id once"):
+    with pytest.raises(WireError, match="each id once, got 3 2 times"):
         unpack_ids(twice, counts_R, 10)
     beyond = PackedIds(good.table, SmallNumbers.of(np.array([0, 1])))
     with pytest.raises(WireError, match="ranks must be below 2, got 2"):
@@ -195,7 +195,7 @@ def test_codec_frame_that_claims_more_than_the_header_is_refused() -> None:
     block = codec.encode(rows_of([3, 7], seed=1))
     bomb = zstandard.ZstdCompressor().compress(b"\0" * (1 << 20))
     header = dataclasses.replace(codec.Header.of(block), index_frame_bytes=len(bomb))
-    with pytest.raises(WireError, match="claims 1048576"):
+    with pytest.raises(WireError, match=r"must claim .* bytes, got 1048576"):
         codec.decode(header.pack() + bomb, num_rows=2, vocab_size=VOCAB_SIZE)
 
 
@@ -216,18 +216,20 @@ def test_codec_float16_of_a_log_prob_beyond_its_range_stays_finite() -> None:
     assert np.exp(decoded.log_probs_E).tolist() == pytest.approx([1 - rows.tail_R[0], 0], abs=1e-3)
 
 
-def test_codec_rows_that_are_no_distribution_are_refused() -> None:
+def test_codec_rows_that_are_no_distribution_are_refused_with_rule_and_value() -> None:
     good = rows_of([2], seed=0)
-    for bad in (
-        {"ids_E": good.ids_E[::-1].copy()},
-        {"ids_E": np.array([1, VOCAB_SIZE], np.int32)},
-        {"tail_R": np.array([np.nan], np.float32)},
-        {"item_mass_R": np.array([1.5], np.float32)},
-        {"log_probs_E": np.array([-1.0, np.inf], np.float32)},
-        {"counts_R": np.array([3], np.int32)},
-        {"tail_R": np.zeros(1, np.float32)},
-        {"log_probs_E": np.zeros(2, np.float32)},
+    low, high = good.ids_E
+    for message, bad in (
+        (f"ascend within a row, got {low} after {high}", {"ids_E": good.ids_E[::-1].copy()}),
+        (r"ids must be in \[0, 1000\), got 1..1000", {"ids_E": np.array([1, 1000], np.int32)}),
+        (r"tail must be in \[0, 1\], got nan", {"tail_R": np.array([np.nan], np.float32)}),
+        ("item mass must be in .*, got 1.5", {"item_mass_R": np.array([1.5], np.float32)}),
+        ("item mass must have 1 rows, got 1 and 0", {"item_mass_R": np.zeros(0, np.float32)}),
+        ("finite and <= 0, got inf", {"log_probs_E": np.array([-1.0, np.inf], np.float32)}),
+        ("of the same entries, got 2, 2 and 3", {"counts_R": np.array([3], np.int32)}),
+        ("must make 1, got .* and 0.000", {"tail_R": np.zeros(1, np.float32)}),
+        ("must make 1, got 2.000", {"log_probs_E": np.zeros(2, np.float32)}),
     ):
         columns = {**vars(good), **bad}
-        with pytest.raises(ValueError, match="must"):
+        with pytest.raises(ValueError, match=message):
             codec.encode(TargetRows(**columns))

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tests.evaluation_fakes import write_tiny_data
-from trainer.config import DistillConfig, RunConfig, TrainConfig, load_config, to_yaml
+from trainer.config import DistillConfig, RunConfig, TrainConfig
+from trainer.config_file import load_config, to_yaml
 from trainer.export import with_steps
 from trainer.pretrain.classifier import ClassifierConfig
 from trainer.pretrain.recommendation import RecommendationConfig
@@ -38,6 +39,7 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
     [
         ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
         ("distill.gama=0", "unknown key distill.gama. Did you mean distill.gamma?"),
+        ("output.x=1", "output.x must name a setting in a group .*, got 'b' for output"),
         ("distill.gamma=1.5", r"distill.gamma must be in \[0, 1\], got 1.5"),
         ("distill.gate=fuzzy", "distill.gate: .*'hard' or 'soft', got 'fuzzy'"),
         ("distill.recommendation_top_p=0", r"recommendation_top_p must be in \(0, 1\], got 0"),

@@ -29,7 +29,9 @@ DOORS = {
         "teacher_server/directory.py",
         "teacher_server/main.py",
         "teacher_server/autoscaling.py",  # what Serve's controller runs
-        "teacher_server/fleet.py",  # the part of main.py that talks to Serve
+        "teacher_server/fleet.py",  # the parts of main.py that talk to Serve and to Ray
+        "teacher_server/fleet_status.py",
+        "teacher_server/ray_cluster.py",
         "cluster/",
     },
     "torch_geometric": {"trainer/models/rgcn.py", "trainer/models/word_conv.py"},
@@ -44,8 +46,8 @@ DOORS = {
         "trainer/teacher_streams.py",
         "trainer/channels.py",  # how students and our commands dial, TLS and token included
         "teacher_server/service.py",
-        "teacher_server/directory.py",
-        "teacher_server/rpc.py",  # what service.py and directory.py share
+        "teacher_server/directory_server.py",
+        "teacher_server/rpc.py",  # what service.py and directory_server.py share
         "cluster/bench/load.py",  # asks as fast as it is answered, without our client
         "teacher_server/security.py",
     },

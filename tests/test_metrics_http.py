@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from tests.scrapes import fetch_secured, scrape
 from tests.secure_fleet import OTHER_TOKEN, TOKEN, files, write_two_sets
-from trainer.credentials import NO_SECURITY, SecurityFiles
+from trainer import metrics_http
+from trainer.credentials import NO_SECURITY, SERVER_NAME, SecurityFiles
 from trainer.metrics_http import MetricsServer
 
 
@@ -23,9 +26,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def serve(host: str, security: SecurityFiles, port: int = 0) -> MetricsServer:
+def serve(host: str, security: SecurityFiles, port: int = 0, text: str = "of all") -> MetricsServer:
     registry = CollectorRegistry()
-    Gauge("answer", "of all", registry=registry).set(42)
+    Gauge("answer", text, registry=registry).set(42)
     return MetricsServer(registry, host=host, port=port, security=security, remedy="Mend it.")
 
 
@@ -68,6 +71,84 @@ def test_a_caller_who_says_nothing_holds_up_nobody(secured: MetricsServer, root:
     host, port = secured.address.split(":")
     with socket.create_connection((host, int(port)), 10):
         assert "answer" in fetch(secured.address, root, identity="ours", token=TOKEN)
+
+
+def is_cut_off(connection: socket.socket, part: bytes) -> bool:
+    """Whether the other side ends a connection within 20 s on which it is sent part after part."""
+    connection.settimeout(0.1)
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(TimeoutError):
+            try:
+                connection.sendall(part)
+                if not connection.recv(1):
+                    return True
+            except (ConnectionError, ssl.SSLError):
+                return True
+    return False
+
+
+def is_told_in_time(address: str) -> bool:
+    """Whether there is room for one more scrape before a single write would be given up (10 s)."""
+    until = time.monotonic() + 8
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            return scrape(address) == {("answer", frozenset()): 42.0}
+    return False
+
+
+def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_http, "PATIENCE_S", 0.5)
+    server = serve("127.0.0.1", NO_SECURITY)
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), 10) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+        assert is_cut_off(slow, b"x")
+    server.close()
+
+
+def test_a_request_over_tls_that_never_ends_is_cut_off(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_http, "PATIENCE_S", 0.5)
+    server = serve("127.0.0.1", files(root))
+    host, port = server.address.split(":")
+    context = ssl.create_default_context(cafile=str(root / "ours" / "ca.pem"))
+    context.load_cert_chain(root / "ours" / "client.pem", root / "ours" / "client.key")
+    with (
+        socket.create_connection((host, int(port)), 10) as plain,
+        context.wrap_socket(plain, server_hostname=SERVER_NAME) as slow,
+    ):
+        slow.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+        assert is_cut_off(slow, b"x")
+    server.close()
+
+
+def test_a_caller_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_http, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(metrics_http, "MAX_OPEN", 1)
+    # More than the buffers of both sockets hold.
+    server = serve("127.0.0.1", NO_SECURITY, text="x" * (1 << 24))
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), 10) as deaf:
+        deaf.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert is_told_in_time(server.address)
+    server.close()
+
+
+def test_connections_beyond_the_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_http, "MAX_OPEN", 2)
+    server = serve("127.0.0.1", NO_SECURITY)
+    host, port = server.address.split(":")
+    with contextlib.ExitStack() as held:
+        first, _ = (
+            held.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(2)
+        )
+        third = held.enter_context(socket.create_connection((host, int(port)), 10))
+        assert is_cut_off(third, b"")
+        first.close()
+        assert is_told_in_time(server.address)
+    server.close()
 
 
 def test_metrics_beyond_this_machine_without_protection_are_refused() -> None:

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from protos.teacher_pb2 import ReplicaStats
-from teacher_server.console import parse, status_page
-from teacher_server.directory import fetch_fleet
+from teacher_server.console import status_page
+from teacher_server.directory_server import fetch_fleet
+from teacher_server.options import parse
 from teacher_server.replica_rates import (
     Rates,
     as_fields,

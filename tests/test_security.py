@@ -12,7 +12,8 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from protos import teacher_pb2, teacher_pb2_grpc
-from teacher_server.directory import DirectoryServer, Lease, fetch_fleet
+from teacher_server.directory_server import DirectoryServer, fetch_fleet
+from teacher_server.leases import Lease
 from teacher_server.rpc import MAX_METADATA_BYTES, is_serving
 from teacher_server.service import TeacherServer
 from tests.fake_teacher import FakeTeacher

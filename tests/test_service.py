@@ -160,7 +160,7 @@ def test_check_request_beyond_its_limits_is_refused() -> None:
         check_request(request(1), FACTS, small)
     with pytest.raises(ValueError, match="at most 2 rows, got 3"):
         check_request(request(1), FACTS, RequestLimits(max_rows=2))
-    with pytest.raises(ValueError, match="reply must fit in 400 bytes, 3 rows may need 540"):
+    with pytest.raises(ValueError, match="in 400 bytes, got 3 rows that may need 540"):
         check_request(request(1), FACTS, RequestLimits(max_reply_bytes=400))
     assert check_request(request(1, top_k=8), FACTS, RequestLimits(max_reply_bytes=400))
 

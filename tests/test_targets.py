@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from protos.codec import WireError
 from tests.test_cached_answers import corrupt
 from tests.test_cached_client import fill
 from tests.test_teacher_client import World, world
+from trainer.config import MAX_CACHE_BYTES
 from trainer.target_cache import TargetCache
 from trainer.targets.__main__ import main
 
@@ -105,6 +107,27 @@ def test_import_of_a_file_with_any_byte_changed_takes_nothing(folder: Path, tmp_
         with pytest.raises(WireError):
             main(["import", str(broken), str(tmp_path / "other")])
     assert contents(tmp_path / "other") == {}
+
+
+def test_import_beyond_max_bytes_keeps_the_folder_under_it(folder: Path, tmp_path: Path) -> None:
+    main(["export", str(folder), str(tmp_path / "file")])
+    other = tmp_path / "other"
+    limit = 1 << 16
+    with pytest.raises(OSError, match=r"must take all targets, got no room .* Raise --max-bytes"):
+        main(["import", str(tmp_path / "file"), str(other), f"--max-bytes={limit}"])
+    assert (other / "data.mdb").stat().st_size <= limit
+    main(["import", str(tmp_path / "file"), str(other), f"--max-bytes={MAX_BYTES}"])
+    assert contents(other) == contents(folder)
+    for wrong in (0, MAX_CACHE_BYTES + 1):
+        with pytest.raises(ValueError, match=rf"--max-bytes must be in .* got {wrong}\."):
+            main(["import", str(tmp_path / "file"), str(other), f"--max-bytes={wrong}"])
+
+
+def test_import_of_another_file_with_a_digest_names_what_it_begins_with(tmp_path: Path) -> None:
+    content = b"PK34" + bytes(8)
+    (tmp_path / "file").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(WireError, match=r"must begin with b'CKT1', got b'PK34'"):
+        main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
 
 
 def test_commands_about_a_folder_that_is_none_say_so(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import torch
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.autoscaling import Bounds
 from teacher_server.compress import Cut
-from teacher_server.console import parse, parse_bounds
-from teacher_server.directory import DirectoryServer, DirectoryService, Lease, Leases, fetch_fleet
+from teacher_server.directory_server import DirectoryServer, DirectoryService, fetch_fleet
+from teacher_server.leases import Lease, Leases
 from teacher_server.local_cluster import (
     FleetState,
     check_port_free,
@@ -30,6 +30,7 @@ from teacher_server.local_cluster import (
     write_state,
 )
 from teacher_server.main import main
+from teacher_server.options import parse, parse_bounds
 from teacher_server.teachers import load_teacher
 from tests import tiny_teachers
 from tests.scrapes import fetch_secured

@@ -9,6 +9,7 @@ from trainer import train
 from trainer.checkpoint import RunOrigin
 from trainer.conkd import TeacherTargets
 from trainer.errors import TeacherUnavailable
+from trainer.lookahead import SubmittedStep
 
 
 class LosingPending:
@@ -47,7 +48,7 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
 
     monkeypatch.setattr(train, "raise_together", raise_alone)
     engine = FakeEngine(newest)
-    step = train.SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
+    step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
     with pytest.raises(type(error)):
         train._wait_for_targets(engine, step)  # type: ignore[arg-type]
     assert engine.saved == saved

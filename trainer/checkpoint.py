@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.atomic import write_json
-from trainer.config import RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
 
 POINTER_NAME = "newest.json"
 TAG_PREFIX = "step-"

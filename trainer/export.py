@@ -12,12 +12,13 @@ from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, on_all_ranks
+from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import LanguageModel, build_language_model, input_limits
 from trainer.models.student import Student
 from trainer.selection import Selection
-from trainer.train import Teachers, train
+from trainer.train import train
 
 
 @dataclass(frozen=True)

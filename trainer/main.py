@@ -15,11 +15,13 @@ from pathlib import Path
 
 from trainer.checkpoint import check_same_run
 from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
-from trainer.config import RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
 from trainer.credentials import read_credentials
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
+from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.language_model import knowledge_size
 from trainer.models.student_card import (
@@ -30,7 +32,6 @@ from trainer.models.student_card import (
 )
 from trainer.spans import Spans
 from trainer.teacher_client import TeacherClient
-from trainer.train import Teachers
 
 
 def main(argv: list[str]) -> None:

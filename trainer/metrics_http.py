@@ -1,11 +1,13 @@
 """Serves the metrics of one process to a Prometheus, under the rules of its other ports.
 
 Beyond this machine a port has TLS and asks for the token, or it is not opened; certificates are the
-server's of the same folder, and whoever scrapes shows one that its CA has signed.
+server's of the same folder, and whoever scrapes shows one that its CA has signed. A caller holds a
+thread for a while at most, and only some callers at a time: the process has other work.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
 import socket
@@ -13,6 +15,7 @@ import socketserver
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,10 @@ from trainer.credentials import CA_NAME, SecurityFiles, check_host, read_credent
 
 logger = logging.getLogger(__name__)
 
-# Of a whole connection: a caller who says nothing holds a thread for so long.
+# From accepting a connection to its end: handshake, request and answer, however slow the caller.
 PATIENCE_S = 10.0
+# Connections at a time; a Prometheus has one, and another in the seconds when it is replaced.
+MAX_OPEN = 16
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -82,6 +87,7 @@ class MetricsServer:
 
 
 class _Handler(WSGIRequestHandler):
+    # Of each read and write; it ends a silent connection of a server that is closed, too.
     timeout = PATIENCE_S
 
     def log_message(self, format: str, *args: object) -> None:
@@ -89,9 +95,15 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """A thread for each connection, MAX_OPEN at most, and none for longer than PATIENCE_S."""
+
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
+        # Each open connection and when its time is up. Under the lock they are closed and cut off:
+        # the number of a closed socket may be another one's already.
+        self._deadlines_s: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
@@ -100,6 +112,31 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # pyright: ignore
         self.setup_environ()
+
+    def verify_request(self, request: Any, client_address: object) -> bool:
+        """Whether there is room for a connection; the base class closes it if there is none."""
+        with self._lock:
+            if len(self._deadlines_s) >= MAX_OPEN:
+                logger.debug("%s refused: %d connections are open", client_address, MAX_OPEN)
+                return False
+            self._deadlines_s[request] = time.monotonic() + PATIENCE_S
+            return True
+
+    def close_request(self, request: Any) -> None:
+        """The base class ends every connection here, whatever became of it."""
+        with self._lock:
+            self._deadlines_s.pop(request, None)
+            super().close_request(request)
+
+    def service_actions(self) -> None:
+        """Cut off who takes too long; serve_forever calls this twice a second."""
+        now_s = time.monotonic()
+        with self._lock:
+            late = [it for it, deadline_s in self._deadlines_s.items() if deadline_s <= now_s]
+            for request in late:
+                with contextlib.suppress(OSError):
+                    # Not SSLSocket's own, which would have the thread go on in clear text.
+                    socket.socket.shutdown(request, socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         # A caller without a certificate, or one that went away: its doing, not ours.

@@ -112,7 +112,7 @@ class TargetCache:
         if not self.is_full and self.num_bytes + page * num_pages > self._max_bytes:
             self._stop_writing(
                 f"is full at {self.num_bytes:,} bytes: nothing more is kept. Raise "
-                "teachers.cache_bytes, or empty the folder"
+                "teachers.cache_bytes (of an import: --max-bytes), or empty the folder"
             )
         if self.is_full:
             return None

@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from trainer.atomic import write_json, write_text
 from trainer.checkpoint import CONFIG_NAME, flat_settings
 from trainer.cli import run_main
-from trainer.config import RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.evaluate import (

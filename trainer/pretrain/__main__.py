@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 from trainer.cli import run_main
-from trainer.config import RunConfig, load_config
+from trainer.config import RunConfig
+from trainer.config_file import load_config
 from trainer.pretrain.classifier import ClassifierConfig, fit_classifier
 from trainer.pretrain.dialogue import fit_dialogue
 from trainer.pretrain.recommendation import RecommendationConfig, fit_recommendation

@@ -4,7 +4,7 @@
     python -m trainer.targets verify DIR
     python -m trainer.targets stats DIR [--json]
     python -m trainer.targets export DIR FILE
-    python -m trainer.targets import FILE DIR
+    python -m trainer.targets import FILE DIR [--max-bytes N]
 
 `build` asks running teachers about whole splits, as a run of that config would; `export` writes one
 portable file (LMDB's own files depend on the machine).
@@ -27,7 +27,8 @@ from rich.table import Table
 
 from protos.codec import WireError
 from trainer.cli import run_main
-from trainer.config import RunConfig, TeachersConfig, load_config
+from trainer.config import MAX_CACHE_BYTES, RunConfig, TeachersConfig
+from trainer.config_file import load_config
 from trainer.data.raw_corpus import SPLITS
 from trainer.target_cache import TargetCache
 from trainer.targets.archive import export_file, import_file
@@ -67,7 +68,11 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
 def _import(arguments: argparse.Namespace, progress: Progress) -> None:
     if not arguments.file.is_file():
         raise FileNotFoundError(f"{arguments.file} must be an exported file, got nothing there.")
-    with _open(arguments.folder) as cache:
+    if not 1 <= arguments.max_bytes <= MAX_CACHE_BYTES:
+        raise ValueError(
+            f"--max-bytes must be in [1, {MAX_CACHE_BYTES}], got {arguments.max_bytes}."
+        )
+    with _open(arguments.folder, max_bytes=arguments.max_bytes) as cache:
         count = import_file(arguments.file, cache, progress)
     _say(f"{count:,} targets: {arguments.folder}")
 
@@ -93,8 +98,9 @@ def _verify(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 @contextlib.contextmanager
-def _open(folder: Path, *, must_exist: bool = False) -> Iterator[TargetCache]:
-    max_bytes = TeachersConfig().cache_bytes
+def _open(
+    folder: Path, *, max_bytes: int = TeachersConfig.cache_bytes, must_exist: bool = False
+) -> Iterator[TargetCache]:
     cache = TargetCache(folder, max_bytes=max_bytes, must_exist=must_exist)
     try:
         yield cache
@@ -164,6 +170,13 @@ def _build_parser() -> argparse.ArgumentParser:
     add.set_defaults(run=_import)
     add.add_argument("file", type=Path, metavar="FILE")
     add.add_argument("folder", type=Path, metavar="DIR")
+    add.add_argument(
+        "--max-bytes",
+        type=int,
+        default=TeachersConfig.cache_bytes,
+        metavar="N",
+        help="size of DIR at which no more is taken, as teachers.cache_bytes (default %(default)s)",
+    )
     return parser
 
 

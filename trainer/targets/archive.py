@@ -85,15 +85,19 @@ def import_file(path: Path, cache: TargetCache, progress: Progress) -> int:
     Raises:
         WireError: if the file is not what was exported; the cache may have taken some whole
             targets by then.
-        OSError: if the cache does not take them.
+        OSError: if the cache does not take them all; it keeps those that it took.
     """
     size = path.stat().st_size - DIGEST_BYTES
     with path.open("rb") as file:
         _check_digest(file, size, path)
         file.seek(0)
         reader = _Reader(file, size, path)
-        if reader.take(len(MAGIC)) != MAGIC:
-            raise WireError(f"{path} must begin with {MAGIC!r}: it is no exported file.")
+        magic = reader.take(len(MAGIC))
+        if magic != MAGIC:
+            raise WireError(
+                f"{path} must begin with {MAGIC!r}, got {magic!r}. Name a file that "
+                "`python -m trainer.targets export` has written."
+            )
         groups = dict(_read_groups(reader))
         (count,) = COUNT.unpack(reader.take(COUNT.size))
         batch: dict[bytes, bytes] = {}
@@ -142,7 +146,8 @@ def _put(cache: TargetCache, groups: dict[bytes, Group], batch: dict[bytes, byte
     group = groups[next(iter(batch))[:GROUP_BYTES]]
     if cache.put(group, batch, {}) is None:
         raise OSError(
-            f"{cache.folder} must take all targets, got no room. Make some and import again."
+            f"{cache.folder} must take all targets, got no room for more at {cache.num_bytes} "
+            "bytes. Raise --max-bytes, or make room on the disk, and import again."
         )
 
 
@@ -165,7 +170,9 @@ class _Reader:
         """The next part that names its length before it; WireError above max_bytes."""
         (num_bytes,) = LENGTH.unpack(self.take(LENGTH.size))
         if num_bytes > max_bytes:
-            raise WireError(f"{self._path}: a part must be at most {max_bytes} bytes, got more.")
+            raise WireError(
+                f"{self._path}: a part must be at most {max_bytes} bytes, got {num_bytes}."
+            )
         return self.take(num_bytes)
 
     def check_end(self) -> None:

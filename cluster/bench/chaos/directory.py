@@ -16,7 +16,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from teacher_server.directory import DirectoryServer, Lease
+from teacher_server.directory_server import DirectoryServer
+from teacher_server.leases import Lease
 from trainer.cli import run_main
 from trainer.credentials import SecurityFiles
 

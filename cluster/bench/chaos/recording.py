@@ -17,7 +17,8 @@ from protos.codec import TargetRows
 from teacher_server.compress import Cut
 from teacher_server.facts import Teacher
 from teacher_server.teachers import load_teacher
-from trainer.config import DistillConfig, RunConfig, load_config
+from trainer.config import DistillConfig, RunConfig
+from trainer.config_file import load_config
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, dialogue_input, recommendation_input

@@ -22,8 +22,9 @@ import torch
 from cluster.bench.chaos.directory import add_security, send
 from cluster.bench.chaos.faults import FaultyServer
 from cluster.bench.chaos.replay import PacedTeacher, ReplayTeacher, load_answers
-from teacher_server.directory import DRAIN_S, RENEW_S, Lease
+from teacher_server.directory import DRAIN_S
 from teacher_server.facts import Teacher
+from teacher_server.leases import RENEW_S, Lease
 from teacher_server.teachers import load_teacher
 from trainer.cli import run_main
 from trainer.credentials import SecurityFiles

@@ -21,13 +21,13 @@ from cluster.bench.chaos.evidence import print_of
 from trainer.cli import run_main
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
+from trainer.lookahead import PendingTargets
 from trainer.main import checked_input, run_student
 from trainer.teacher_client import TeacherClient
-from trainer.train import PendingTargets
 
 
 class Witness:
-    """The client's own interface (trainer.train.Teachers), and a record of what crosses it."""
+    """The client's own interface (trainer.lookahead.Teachers), and a record of what crosses it."""
 
     def __init__(self, client: TeacherClient, file: TextIO) -> None:
         self.counters = client.counters
