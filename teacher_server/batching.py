@@ -156,7 +156,8 @@ class Batcher(Generic[ResultT]):
         """
         if self._task is not None and self._task.done():
             raise RuntimeError("rounds must be run for work to be queued, got an ended batcher.")
-        await self._budget.take(work.num_bytes)
+        if not self._budget.try_take(work.num_bytes):
+            await self._budget.take(work.num_bytes)
         answer: asyncio.Future[Scored[ResultT]] = asyncio.get_running_loop().create_future()
         num_tokens = work.num_tokens
         waiting = _Waiting(work, answer, num_tokens, time.monotonic())

@@ -46,7 +46,7 @@ class RequestLimits:
     """Of the block before compression, with every row as long as the cut allows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Column:
     """What a teacher takes of one column of a request; longest 0: nothing."""
 
@@ -80,7 +80,7 @@ class RequestCheck:
                 f"{num_bytes}. Split it."
             )
         targets = _int32(
-            "target_lengths", request.target_lengths, self._limits.max_examples
+            "target", "lengths", request.target_lengths, self._limits.max_examples
         ).tolist()
         if not targets:
             raise ValueError("target_lengths must have at least one entry, got none.")
@@ -112,8 +112,8 @@ class RequestCheck:
         if not column.longest and not ids and not lengths:
             return NOTHING
         name = column.name
-        ids_N = _int32(f"{name}_ids", ids, self._limits.max_input_ids)
-        lengths_B = _int32(f"{name}_lengths", lengths, self._limits.max_examples).tolist()
+        ids_N = _int32(name, "ids", ids, self._limits.max_input_ids)
+        lengths_B = _int32(name, "lengths", lengths, self._limits.max_examples).tolist()
         expected = num_examples if column.longest else 0
         if len(lengths_B) != expected:
             raise ValueError(
@@ -131,8 +131,9 @@ class RequestCheck:
             raise ValueError(
                 f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {sum(lengths_B)}."
             )
-        # As unsigned numbers negative ids are the largest.
-        if len(ids_N) and np.maximum.reduce(ids_N.view(UINT32)) >= column.num_ids:
+        # As unsigned numbers negative ids are the largest; argmax takes a third of max's time.
+        unsigned_N = ids_N.view(UINT32)
+        if len(ids_N) and unsigned_N[unsigned_N.argmax()] >= column.num_ids:
             raise ValueError(
                 f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
             )
@@ -168,12 +169,13 @@ class RequestCheck:
         return reply_bytes
 
 
-def _int32(name: str, content: bytes, max_length: int) -> np.ndarray:
-    if len(content) % 4:
-        raise ValueError(f"{name} must be int32 (a multiple of 4 bytes), got {len(content)} bytes.")
-    if len(content) // 4 > max_length:
+def _int32(name: str, of: str, content: bytes, max_length: int) -> np.ndarray:
+    size = len(content)
+    if size % 4:
+        raise ValueError(f"{name}_{of} must be int32 (a multiple of 4 bytes), got {size} bytes.")
+    if size > 4 * max_length:
         raise ValueError(
-            f"{name} must have at most {max_length} entries, got {len(content) // 4}. "
+            f"{name}_{of} must have at most {max_length} entries, got {size // 4}. "
             "Split the request."
         )
     return np.frombuffer(content, INT32)

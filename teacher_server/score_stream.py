@@ -140,7 +140,8 @@ class ScoreStream:
             self._answered.put_nowait(exchange)
             return
         size = work.num_bytes + work.max_reply_bytes
-        await self._budget.take(size)
+        if not self._budget.try_take(size):
+            await self._budget.take(size)
         exchange.held, exchange.num_rows = size, work.num_rows
         exchange.answer = await self._pipeline.batcher.submit(work, self)
         exchange.answer.add_done_callback(lambda _: self._answered.put_nowait(exchange))

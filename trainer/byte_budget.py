@@ -19,11 +19,17 @@ class ByteBudget:
         self._door = asyncio.Lock()
         self._freed = asyncio.Event()
 
+    def try_take(self, num_bytes: int) -> bool:
+        """Hold so many bytes if there is room for them and nobody waits; whether they are held."""
+        # Counted, for the door is open for a moment between one who waited and the next.
+        is_free = not self._num_waiting and self._has_room(num_bytes)
+        if is_free:
+            self.held += num_bytes
+        return is_free
+
     async def take(self, num_bytes: int) -> None:
         """Hold so many bytes, once there is room for them."""
-        # Counted, for the door is open for a moment between one who waited and the next.
-        if not self._num_waiting and self._has_room(num_bytes):
-            self.held += num_bytes
+        if self.try_take(num_bytes):
             return
         self._num_waiting += 1
         try:
