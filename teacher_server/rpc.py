@@ -15,6 +15,8 @@ from trainer.credentials import NO_SECURITY, SecurityFiles
 
 # Of one connection.
 MAX_STREAMS = 256
+# Of all connections, the streams of students included; beyond it RESOURCE_EXHAUSTED.
+MAX_CALLS = 4096
 # Of one call's headers, token and digests included; ours take less than 1 KB.
 MAX_METADATA_BYTES = 8 << 10
 # A caller that connects and then says nothing is let go after so long.
@@ -25,6 +27,7 @@ def new_server(security: ServerSecurity) -> grpc.aio.Server:
     """A server with our limits that asks for the token, not yet bound; needs a running loop."""
     return grpc.aio.server(
         interceptors=security.interceptors,
+        maximum_concurrent_rpcs=MAX_CALLS,
         options=[
             # Nobody asks for more than half of it: what is refused for its size by name must come
             # in first, and is held while it does.

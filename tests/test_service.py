@@ -424,6 +424,29 @@ def test_server_answers_health_checks_until_it_drains() -> None:
     run(scenario)
 
 
+def test_calls_beyond_the_limit_are_refused_and_those_before_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("teacher_server.rpc.MAX_CALLS", 2)
+
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            calls = [stub.Score(metadata=METADATA) for _ in range(2)]
+            for number, call in enumerate(calls):
+                await call.write(request(number))
+                assert (await call.read()).request_id == number
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await score(stub, [request(9)])
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            await calls[0].done_writing()
+            assert not isinstance(await calls[0].read(), teacher_pb2.ScoreReply)
+            assert (await score(stub, [request(9)]))[9].WhichOneof("outcome") == "block"
+            await calls[1].write(request(5))
+            assert (await calls[1].read()).request_id == 5
+
+    run(scenario)
+
+
 def test_server_on_a_taken_port_is_refused() -> None:
     async def scenario() -> None:
         async with running(FakeTeacher()):
