@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -49,16 +50,43 @@ def ask(address: str, recording: Recording, load: Load) -> Answered:
     return asyncio.run(_ask(address, recording, load))
 
 
+def leave(address: str, recording: Recording, load: Load) -> None:
+    """Fill the window of every stream, and go without the answers."""
+    asyncio.run(_leave(address, recording, load))
+
+
+async def _leave(address: str, recording: Recording, load: Load) -> None:
+    channels = await _connect(address, load.num_streams)
+    calls = [_call(channel, recording) for channel in channels]
+    request = teacher_pb2.ScoreRequest.FromString(recording.requests[0])
+    for call in calls:
+        for number in range(load.window):
+            request.request_id = number
+            await call.write(request)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*(channel.close() for channel in channels))
+
+
+async def _connect(address: str, number: int) -> list[grpc.aio.Channel]:
+    # One channel per stream, as students have: they would share one connection otherwise.
+    options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(number)]
+    await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    return channels
+
+
+def _call(channel: grpc.aio.Channel, recording: Recording) -> Any:
+    metadata = (
+        ("conkd-vocabulary-digest", recording.facts.vocabulary_digest),
+        ("conkd-wire-version", str(codec.FORMAT_VERSION)),
+    )
+    return teacher_pb2_grpc.TeacherStub(channel).Score(metadata=metadata)
+
+
 async def _ask(address: str, recording: Recording, load: Load) -> Answered:
     answered = Answered(per_stream=[0] * load.num_streams)
-    # One channel per stream, as students have: they would share one connection otherwise.
-    channels = [
-        grpc.aio.insecure_channel(
-            address, options=[*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
-        )
-        for _ in range(load.num_streams)
-    ]
-    await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    channels = await _connect(address, load.num_streams)
     start_s = time.perf_counter()
     await asyncio.gather(
         *(
@@ -80,11 +108,7 @@ async def _stream(
     start_s: float,
 ) -> None:
     requests = [teacher_pb2.ScoreRequest.FromString(it) for it in recording.requests]
-    metadata = (
-        ("conkd-vocabulary-digest", recording.facts.vocabulary_digest),
-        ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-    )
-    call = teacher_pb2_grpc.TeacherStub(channel).Score(metadata=metadata)
+    call = _call(channel, recording)
     sent_s: dict[int, float] = {}
     share = load.num_requests // load.num_streams
     asked = 0
