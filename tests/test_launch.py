@@ -445,15 +445,6 @@ def test_demo_main_with_missing_data_says_so_in_one_line(tmp_path: Path) -> None
     assert ended.stderr.count("\n") == 1
 
 
-def test_bench_main_with_unknown_name_lists_the_names() -> None:
-    command = [sys.executable, "-m", "cluster.bench", "no-such"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert "NAME must be one of" in ended.stderr
-    assert "got 'no-such'" in ended.stderr
-    assert ended.stderr.count("\n") == 1
-
-
 def test_output_folder_records_its_source(tmp_path: Path) -> None:
     with output_folder(tmp_path / "out", tmp_path / "redial", resume=False):
         record = json.loads((tmp_path / "out" / "demo.json").read_text())

@@ -1,6 +1,8 @@
 """Benchmarks: measure, print a table or JSON, and keep the result in bench/results/NAME.json.
 
 python -m cluster.bench NAME|all [--data DIR] [--json]
+
+`teachers` fits the two that the others measure, once; `all` begins with it.
 """
 
 from __future__ import annotations
@@ -10,59 +12,61 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from cluster.bench.chaos.bench import bench_chaos
+from cluster.bench.corpus import DEFAULT_SOURCE, default_source
 from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.bench.service import bench_service
 from cluster.bench.step import bench_step
+from cluster.bench.teachers import bench_teachers
 from cluster.bench.wire import bench_wire
 from trainer.atomic import write_json
 from trainer.cli import run_main
 
 ALL = "all"
+BENCHMARKS: dict[str, Callable[[Path | None], BenchResult]] = {
+    "teachers": bench_teachers,
+    "step": bench_step,
+    "wire": bench_wire,
+    "service": bench_service,
+    "chaos": bench_chaos,
+}
+NAMES = ", ".join([*BENCHMARKS, ALL])
 
 
 def main(argv: list[str]) -> None:
     """Run the named benchmark, or all of them."""
-    benchmarks: dict[str, Callable[[Path | None], BenchResult]] = {
-        "step": bench_step,
-        "wire": bench_wire,
-        "service": bench_service,
-        "chaos": bench_chaos,
-    }
-    parser = argparse.ArgumentParser(prog="python -m cluster.bench")
-    parser.add_argument("name", metavar="NAME", help=f"one of {_names(benchmarks)}")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="ReDial's dialogues, as make demo takes them (default: the synthetic corpus)",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
-    arguments = parser.parse_args(argv)
-    if arguments.name not in (*benchmarks, ALL):
-        raise ValueError(f"NAME must be one of {_names(benchmarks)}, got {arguments.name!r}.")
-    for name in benchmarks if arguments.name == ALL else [arguments.name]:
-        result = benchmarks[name](arguments.data)
-        content = {
-            "benchmark": name,
-            "corpus": result.corpus,
-            "machine": machine(),
-            **result.figures,
-            **result.details,
-            "rows": result.rows,
-        }
+    arguments = _parse(argv)
+    source = arguments.data or default_source()
+    for name in BENCHMARKS if arguments.name == ALL else [arguments.name]:
+        result = BENCHMARKS[name](source)
+        content = to_json(name, source, result)
         write_json(RESULTS / f"{name}.json", content)
         if arguments.json:
             sys.stdout.write(json.dumps(content) + "\n")
+            sys.stdout.flush()
         else:
             Console().print(to_table(name, result.rows), to_table("", [dict(result.figures)]))
+
+
+def to_json(name: str, source: Path | None, result: BenchResult) -> dict[str, Any]:
+    """The object that a benchmark prints and keeps."""
+    return {
+        "benchmark": name,
+        "corpus": result.corpus,
+        "data": "synthetic" if source is None else str(source),
+        "machine": machine(),
+        **result.figures,
+        **result.details,
+        "rows": result.rows,
+    }
 
 
 def machine() -> dict[str, str | int]:
@@ -85,8 +89,23 @@ def to_table(title: str, rows: Sequence[Row]) -> Table:
     return table
 
 
-def _names(benchmarks: Iterable[str]) -> str:
-    return ", ".join([*benchmarks, ALL])
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cluster.bench")
+    parser.add_argument("name", metavar="NAME", help=f"one of {NAMES}")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help=f"ReDial's dialogues, as make demo takes them (default: {DEFAULT_SOURCE}, or the "
+        "synthetic corpus where there is no such folder)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
+    arguments = parser.parse_args(argv)
+    if arguments.name not in (*BENCHMARKS, ALL):
+        raise ValueError(f"NAME must be one of {NAMES}, got {arguments.name!r}.")
+    if arguments.data is not None and not arguments.data.is_dir():
+        raise FileNotFoundError(f"--data must be a folder with dialogues, got {arguments.data}.")
+    return arguments
 
 
 if __name__ == "__main__":

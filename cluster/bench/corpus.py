@@ -17,6 +17,8 @@ from trainer.data.prepare import MANIFEST_NAME
 from trainer.models.frozen import CARD_NAME
 
 FOLDER = Path("bench/teachers")
+DEFAULT_SOURCE = Path("../shared/redial-mini")
+KINDS = ("recommendation", "dialogue")
 # Requests as the recipes make them: 32 examples a step on two ranks.
 EXAMPLES_PER_REQUEST = 16
 
@@ -35,24 +37,54 @@ class Corpus:
         return read_examples(self.data / f"{split}.jsonl")
 
 
+def default_source() -> Path | None:
+    """The real dialogues beside the repository; None, and said on stderr, if they are not there."""
+    if DEFAULT_SOURCE.is_dir():
+        return DEFAULT_SOURCE
+    sys.stderr.write(
+        f"no --data, and no folder {DEFAULT_SOURCE}: measuring on the SYNTHETIC corpus.\n"
+    )
+    return None
+
+
 def fitted_corpus(source: Path | None) -> Corpus:
     """The dialogues at `source` (None: the synthetic ones), prepared, and both teachers fitted.
 
-    Kept in bench/teachers/, and used again while it is there: the fit takes minutes.
+    Kept in bench/teachers/ under the folder's name, and used again while they are there.
     """
-    recipe = Demo(source=source, output=FOLDER, machine=this_machine()).recipe
-    demo = Demo(source=source, output=FOLDER / recipe, machine=this_machine())
-    corpus = Corpus(
-        name=recipe,
+    demo = _demo(source)
+    if _missing_kinds(demo):
+        option = f" --data {source}" if source else ""
+        sys.stderr.write(
+            f"{demo.output} must hold fitted teachers, got none: fitting them first, which takes "
+            f"minutes. `python -m cluster.bench teachers{option}` does it once.\n"
+        )
+    return fit_teachers(source)
+
+
+def fit_teachers(source: Path | None) -> Corpus:
+    """The same without a word: prepare, and fit what is not there."""
+    demo = _demo(source)
+    if missing := _missing_kinds(demo):
+        with Launcher(demo.output / "logs", screen=sys.stderr) as launcher:
+            launcher.run([demo.prepare(), *(demo.pretrain(kind) for kind in missing)])
+    return Corpus(
+        name=demo.output.name,
         data=demo.output / "data",
         dialogue=demo.output / "dialogue",
         recommendation=demo.output / "recommendation",
     )
-    if not all((path / CARD_NAME).exists() for path in (corpus.dialogue, corpus.recommendation)):
-        with Launcher(demo.output / "logs", screen=sys.stderr) as launcher:
-            kinds = ("recommendation", "dialogue")
-            launcher.run([demo.prepare(), *(demo.pretrain(kind) for kind in kinds)])
-    return corpus
+
+
+def _demo(source: Path | None) -> Demo:
+    # Stages run in the repository's root, whatever the folder is relative to.
+    source = source.resolve() if source else None
+    name = source.name if source else "synthetic"
+    return Demo(source=source, output=FOLDER / name, machine=this_machine())
+
+
+def _missing_kinds(demo: Demo) -> list[str]:
+    return [kind for kind in KINDS if not (demo.output / kind / CARD_NAME).exists()]
 
 
 def first_examples(data: Path, number: int, output: Path) -> Path:

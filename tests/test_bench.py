@@ -1,0 +1,69 @@
+"""What a benchmark measures on, and how it tells."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.bench.__main__ import to_json
+from cluster.bench.corpus import DEFAULT_SOURCE, KINDS, default_source, fitted_corpus
+from cluster.bench.result import BenchResult
+from cluster.stages import ROOT
+from trainer.models.frozen import CARD_NAME
+
+
+def test_default_source_is_the_folder_beside_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "repository"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    assert default_source() is None
+    assert "SYNTHETIC" in capsys.readouterr().err
+    (root / DEFAULT_SOURCE).mkdir(parents=True)
+    assert default_source() == DEFAULT_SOURCE
+    assert capsys.readouterr().err == ""
+
+
+def test_json_names_the_data_also_where_it_is_synthetic() -> None:
+    result = BenchResult(figures={"x": 1.0}, rows=[{"y": 2}], corpus="synthetic")
+    content = json.loads(json.dumps(to_json("wire", None, result)))
+    assert (content["benchmark"], content["corpus"], content["data"]) == (
+        "wire",
+        *["synthetic"] * 2,
+    )
+    assert (content["x"], content["rows"]) == (1.0, [{"y": 2}])
+    assert to_json("wire", Path("../a"), result)["data"] == "../a"
+
+
+def test_fitted_teachers_are_found_by_their_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in KINDS:
+        card = Path("bench/teachers/mine") / kind / CARD_NAME
+        card.parent.mkdir(parents=True)
+        card.touch()
+    corpus = fitted_corpus(tmp_path / "mine")
+    assert corpus.name == "mine"
+    assert corpus.dialogue == Path("bench/teachers/mine/dialogue")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["no-such"], "NAME must be one of teachers, step, wire, service, chaos, all, got 'no-su"),
+        (["wire", "--data", "no-such"], "--data must be a folder with dialogues, got no-such"),
+    ],
+)
+def test_bench_with_a_wrong_argument_says_so_in_one_line(arguments: list[str], error: str) -> None:
+    command = [sys.executable, "-m", "cluster.bench", *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert error in ended.stderr
+    assert ended.stderr.count("\n") == 1
