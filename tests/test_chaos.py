@@ -35,7 +35,7 @@ from cluster.bench.chaos.replay import (
     record,
     save_answers,
 )
-from cluster.bench.chaos.scenarios import DIRECTORY, GARBAGE, KILL
+from cluster.bench.chaos.scenarios import DIRECTORY, GARBAGE, KILL, KILL_RECOMMENDATION
 from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
 from cluster.bench.result import Row
 from cluster.launch import Launcher
@@ -61,7 +61,9 @@ def witnessed(*batches: list[str], positions: int | None = None) -> Witnessed:
         for at_s, prints in enumerate(batches)
     ]
     rows = 2 * len(batches) if positions is None else positions
-    return Witnessed(asked=[["x", "y"], ["z"]], handed_out=hand_outs, positions=rows, resends=0)
+    return Witnessed(
+        asked=[["x", "y"], ["z"]], handed_out=hand_outs, positions=rows, resends=0, hedges=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_max_relative_difference_wants_curves_of_one_length() -> None:
 
 def test_figures_are_the_worst_of_all_scenarios_and_the_recovery_from_a_kill() -> None:
     def row(scenario: str, answers: str, difference: float, recovery: float) -> Row:
-        counts: Row = {"lost": 1, "duplicated": 0, "reordered": 2}
+        counts: Row = {"lost": 1, "duplicated": 0, "reordered": 2, "hedges": 4}
         name: Row = {"scenario": scenario, "answers": answers}
         return {**name, "loss_difference": difference, "recovery_s": recovery, **counts}
 
@@ -127,6 +129,7 @@ def test_figures_are_the_worst_of_all_scenarios_and_the_recovery_from_a_kill() -
         "lost": 3,
         "duplicated": 0,
         "reordered": 6,
+        "hedges": 12,
         "recovery_s": 2.0,
         "patience_exit_status": 2.0,
     }
@@ -202,11 +205,11 @@ def test_short_chaos_run_does_not_show_in_the_student(prepared_dir: Path, tmp_pa
             steps=32,
             fault_step=10,
         )
-        served = Served(folders=folders, answers=recording.tables)
+        served = Served(folders=folders, answers=recording.tables, num_recommendation=2)
         fleet = Fleet(launcher, served, tmp_path / "fleet", Place())
 
         async def trials() -> list[Trial]:
-            scenarios = (None, KILL, GARBAGE, DIRECTORY)
+            scenarios = (None, KILL, KILL_RECOMMENDATION, GARBAGE, DIRECTORY)
             return [await run_trial(subject, fleet, it, Place()) for it in scenarios]
 
         undisturbed, *hurt = asyncio.run(trials())

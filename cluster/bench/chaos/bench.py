@@ -1,10 +1,10 @@
 """Does trouble in the fleet show in the student? Real processes, hurt one way after another.
 
-Students train on fleets of a Directory, two dialogue teachers and one recommendation teacher. Two
-lanes run side by side, one with real scoring and one with recorded answers; in each an undisturbed
-run comes first, then one run per scenario, whose loss must be the undisturbed one's. A third lane,
-under TLS and a token, cuts a network between namespaces, and leaves a real two-rank run without
-teachers for too long.
+Students train on fleets of a Directory, two dialogue teachers, and one recommendation teacher or
+two. Two lanes run side by side, one with real scoring and one with recorded answers, whose students
+hedge; in each an undisturbed run comes first, then one run per scenario, whose loss must be the
+undisturbed one's. A third lane, under TLS and a token, cuts a network between namespaces, and
+leaves a real two-rank run without teachers for too long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import secrets
 import sys
 import tempfile
@@ -24,7 +25,14 @@ from cluster.bench.chaos.network import Network, missing_for_network, open_netwo
 from cluster.bench.chaos.patience import run_beyond_patience
 from cluster.bench.chaos.plot import draw_trials
 from cluster.bench.chaos.recording import Recording, record_answers
-from cluster.bench.chaos.scenarios import KILL, SCENARIOS, Scenario, network_cut
+from cluster.bench.chaos.scenarios import (
+    KILL,
+    KILL_RECOMMENDATION,
+    NO_RECOMMENDATION,
+    SCENARIOS,
+    Scenario,
+    network_cut,
+)
 from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
 from cluster.bench.result import BenchResult, Row
@@ -35,9 +43,34 @@ from trainer.credentials import SecurityFiles
 
 PLOT = Path("bench/results/chaos.png")
 LOGS = Path("bench/logs/chaos")
-NUM_EXAMPLES = 720
-"""So many that no trial meets one twice: 90 steps of 8."""
+NUM_EXAMPLES = 560
+"""So many that no trial meets one twice: 70 steps of 8."""
 LOCAL = Place()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """One fleet, and what is done to it in one run after another."""
+
+    answers: str
+    """scored or replayed."""
+    scenarios: tuple[Scenario, ...]
+    num_recommendation: int = 1
+    """Recommendation teachers of the fleet."""
+    hedge_percent: float = 0.0
+    """teachers.hedge_percent of the students."""
+
+
+LANES = (
+    Lane(answers="scored", scenarios=(*SCENARIOS, NO_RECOMMENDATION)),
+    # Replayed answers tell whose they are: one that hedging let in twice would be seen here.
+    Lane(
+        answers="replayed",
+        scenarios=(*SCENARIOS, KILL_RECOMMENDATION),
+        num_recommendation=2,
+        hedge_percent=10.0,
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +85,26 @@ class Setting:
     security: SecurityFiles
     """Of the fleets of the third lane."""
 
-    def subject(self, answers: str, lane: str) -> Subject:
-        """Students of one lane whose teachers score or replay."""
-        prints = self.recording.prints if answers == "replayed" else None
+    def subject(self, answers: str, name: str, hedge_percent: float = 0.0) -> Subject:
+        """Students whose teachers score or replay; their trials are in a folder of that name."""
         return Subject(
-            launcher=self.launcher, data=self.data, output=self.output / lane, prints=prints
+            launcher=self.launcher,
+            data=self.data,
+            output=self.output / name,
+            prints=self.recording.prints if answers == "replayed" else None,
+            hedge_percent=hedge_percent,
         )
 
-    def fleet(self, answers: str, lane: str, place: Place = LOCAL) -> Fleet:
-        """A fleet of one lane."""
-        tables = self.recording.tables if answers == "replayed" else {}
-        served = Served(folders=self.folders, answers=tables)
-        return Fleet(self.launcher, served, self.output / f"fleet-{lane}", place)
+    def fleet(
+        self, answers: str, name: str, place: Place = LOCAL, num_recommendation: int = 1
+    ) -> Fleet:
+        """A fleet that scores or replays."""
+        served = Served(
+            folders=self.folders,
+            answers=self.recording.tables if answers == "replayed" else {},
+            num_recommendation=num_recommendation,
+        )
+        return Fleet(self.launcher, served, self.output / f"fleet-{name}", place)
 
 
 def bench_chaos(source: Path | None) -> BenchResult:
@@ -124,17 +165,18 @@ def figures_of(rows: Sequence[Row], patience: Row) -> dict[str, float]:
         "max_loss_difference_replayed": max(differences["replayed"]),
         **{
             name: sum(int(row[name]) for row in rows)
-            for name in ("lost", "duplicated", "reordered")
+            for name in ("lost", "duplicated", "reordered", "hedges")
         },
         "recovery_s": max(float(row["recovery_s"]) for row in rows if row["scenario"] == KILL.name),
         "patience_exit_status": float(patience["exit_status"]),
     }
 
 
-async def run_lane(setting: Setting, answers: str, scenarios: Sequence[Scenario]) -> list[Trial]:
+async def run_lane(setting: Setting, lane: Lane) -> list[Trial]:
     """An undisturbed run and one per scenario, on one fleet."""
-    subject, fleet = setting.subject(answers, answers), setting.fleet(answers, answers)
-    trials = [await _told(run_trial(subject, fleet, it, LOCAL)) for it in (None, *scenarios)]
+    subject = setting.subject(lane.answers, lane.answers, lane.hedge_percent)
+    fleet = setting.fleet(lane.answers, lane.answers, num_recommendation=lane.num_recommendation)
+    trials = [await _told(run_trial(subject, fleet, it, LOCAL)) for it in (None, *lane.scenarios)]
     await fleet.stop()
     return trials
 
@@ -148,22 +190,21 @@ async def _told(trial: Awaitable[Trial]) -> Trial:
 
 
 async def _run_lanes(setting: Setting, network: Network | None) -> tuple[list[Trial], Row]:
-    scored, replayed, (cut, patience) = await asyncio.gather(
-        run_lane(setting, "scored", SCENARIOS),
-        run_lane(setting, "replayed", SCENARIOS),
+    lanes, (cut, patience) = await asyncio.gather(
+        asyncio.gather(*(run_lane(setting, lane) for lane in LANES)),
         _run_third_lane(setting, network),
     )
-    return [*scored, *replayed, *cut], patience
+    return [*itertools.chain(*lanes), *cut], patience
 
 
 async def _run_third_lane(setting: Setting, network: Network | None) -> tuple[list[Trial], Row]:
     trials = []
     for answers in ("scored", "replayed") if network else ():
         assert network is not None
-        lane = f"{answers}-net"
+        name = f"{answers}-net"
         place = dataclasses.replace(network.teachers, security=setting.security)
-        fleet = setting.fleet(answers, lane, place)
-        subject = setting.subject(answers, lane)
+        fleet = setting.fleet(answers, name, place)
+        subject = setting.subject(answers, name)
         trial = run_trial(subject, fleet, network_cut(network), network.student)
         trials.append(await _told(trial))
         await fleet.stop()

@@ -43,6 +43,7 @@ class Witnessed:
     positions: int
     """Rows that the client itself counted as answered."""
     resends: int
+    hedges: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def read_witness(path: Path) -> Witnessed:
         ],
         positions=ends[-1]["positions"] if ends else 0,
         resends=ends[-1]["resends"] if ends else 0,
+        hedges=ends[-1]["hedges"] if ends else 0,
     )
 
 

@@ -22,7 +22,6 @@ POLL_S = 0.02
 START_S = 60.0
 STOP_S = 20.0
 DIALOGUE, RECOMMENDATION = "dialogue", "recommendation"
-NUM_REPLICAS = {DIALOGUE: 2, RECOMMENDATION: 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,13 @@ class Served:
     """Tables of recorded answers; empty: real scoring."""
     seconds_per_row: float = 0.004
     """Of the dialogue teacher: two of them are faster than the student's step."""
+    num_recommendation: int = 1
+    """Recommendation teachers; dialogue teachers are two."""
+
+    @property
+    def num_replicas(self) -> dict[str, int]:
+        """Replicas of each kind in a whole fleet."""
+        return {DIALOGUE: 2, RECOMMENDATION: self.num_recommendation}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,7 @@ class ReplicaProcess:
 
 
 class Fleet:
-    """A Directory, two dialogue teachers and one recommendation teacher."""
+    """A Directory, two dialogue teachers, and one or more of recommendation."""
 
     def __init__(self, launcher: Launcher, served: Served, run: Path, place: Place) -> None:
         self._launcher = launcher
@@ -91,6 +97,11 @@ class Fleet:
         """The dialogue replicas, oldest first."""
         return [each for each in self._replicas if each.kind == DIALOGUE]
 
+    @property
+    def recommendation(self) -> list[ReplicaProcess]:
+        """The recommendation replicas, oldest first."""
+        return [each for each in self._replicas if each.kind == RECOMMENDATION]
+
     async def mend(self) -> None:
         """Start what is missing, and go on once every replica holds a lease."""
         for replica in self._replicas:
@@ -99,7 +110,7 @@ class Fleet:
         self._replicas = [it for it in self._replicas if it.child.process.poll() is None]
         if self._directory is None or self._directory.process.poll() is not None:
             self.start_directory()
-        for kind, number in NUM_REPLICAS.items():
+        for kind, number in self._served.num_replicas.items():
             for _ in range(number - sum(each.kind == kind for each in self._replicas)):
                 self._start_replica(kind)
         for replica in self._replicas:

@@ -20,7 +20,7 @@ from cluster.bench.result import Row
 from cluster.launch import Child, Command, free_port
 from cluster.stages import NUM_RANKS, ROOT
 
-STEPS = 40
+STEPS = 30
 GONE_AFTER_STEP = 12
 PATIENCE_S = 5
 
@@ -47,9 +47,9 @@ async def run_beyond_patience(subject: Subject, fleet: Fleet) -> Row:
 
 
 async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
-    """Kill all dialogue teachers in the middle, and see how the run ends."""
+    """Kill all teachers in the middle, and see how the run ends."""
     await wait_until(lambda: _steps_done(output) >= GONE_AFTER_STEP, child, STUDENT_START_S)
-    for replica in fleet.dialogue:
+    for replica in (*fleet.dialogue, *fleet.recommendation):
         await fleet.kill(replica)
     status = await ended(child, STUDENT_END_S)
     errors = [it for it in child.log.read_text().splitlines() if it.startswith("error: ")]

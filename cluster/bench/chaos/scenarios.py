@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.bench.chaos.faults import Fault
-from cluster.bench.chaos.fleet import Fleet
+from cluster.bench.chaos.fleet import Fleet, ReplicaProcess
 from cluster.bench.chaos.network import Network
 
 STOPPED_S = 8.0
 DIRECTORY_AWAY_S = 2.0
 OUTAGE_S = 20.0
+SHORT_OUTAGE_S = 5.0
+HELD_S = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,38 @@ async def restart_directory(fleet: Fleet) -> None:
 
 
 async def all_gone(fleet: Fleet) -> None:
-    """SIGKILL of both at once, and new ones later."""
-    for replica in fleet.dialogue:
+    """SIGKILL of every teacher of both kinds at once, and new ones later."""
+    for replica in (*fleet.dialogue, *fleet.recommendation):
         await fleet.kill(replica)
     await asyncio.sleep(OUTAGE_S)
     await fleet.mend()
+
+
+async def kill_one_recommendation(fleet: Fleet) -> None:
+    """SIGKILL of one of two recommendation teachers, with work in its hands."""
+    await _kill_at_work(fleet, fleet.recommendation[:1])
+
+
+async def recommendation_gone(fleet: Fleet) -> None:
+    """SIGKILL of the recommendation teachers, with work in their hands, and new ones later."""
+    await _kill_at_work(fleet, fleet.recommendation)
+    await asyncio.sleep(SHORT_OUTAGE_S)
+    await fleet.mend()
+
+
+async def _kill_at_work(fleet: Fleet, doomed: Sequence[ReplicaProcess]) -> None:
+    """SIGKILL of recommendation teachers that hold requests.
+
+    All of them are stopped before, so that requests pile up at each: a recommendation takes
+    milliseconds, and most kills would find nothing. Who is not killed wakes up.
+    """
+    for replica in fleet.recommendation:
+        replica.signal(signal.SIGSTOP)
+    await asyncio.sleep(HELD_S)
+    for replica in doomed:
+        await fleet.kill(replica)
+    for replica in fleet.recommendation:
+        replica.signal(signal.SIGCONT)
 
 
 def network_cut(network: Network) -> Scenario:
@@ -81,6 +110,12 @@ def spoil_one(fault: Fault) -> Callable[[Fleet], Awaitable[None]]:
 
 KILL = Scenario(name="kill one of two", inject=kill_one, survivors=0.5)
 DIRECTORY = Scenario(name="Directory restarted", inject=restart_directory, survivors=1.0)
+KILL_RECOMMENDATION = Scenario(
+    name="kill one of two recommendation", inject=kill_one_recommendation, survivors=1.0
+)
+NO_RECOMMENDATION = Scenario(
+    name="no recommendation for 5 s", inject=recommendation_gone, survivors=1.0
+)
 GARBAGE = Scenario(name="garbage", inject=spoil_one("garbage"), survivors=0.5)
 SCENARIOS = (
     KILL,

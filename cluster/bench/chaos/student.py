@@ -54,7 +54,14 @@ class Witness:
 
     def close(self) -> None:
         """Note the client's own counts, and close it."""
-        self.note({"positions": self.counters.positions, "resends": self.counters.resends})
+        counters = self.counters
+        self.note(
+            {
+                "positions": counters.positions,
+                "resends": counters.resends,
+                "hedges": counters.hedges,
+            }
+        )
         self._client.close()
 
     def note(self, entry: dict[str, object]) -> None:

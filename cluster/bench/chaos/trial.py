@@ -26,8 +26,8 @@ from cluster.bench.result import Row
 from cluster.launch import Command, Launcher
 from cluster.stages import ROOT, Machine
 
-STEPS = 90
-FAULT_STEP = 30
+STEPS = 70
+FAULT_STEP = 25
 WARM_UP_STEPS = 5
 STUDENT_END_S = 180.0
 CONFIG = "trainer/configs/synthetic.yaml"
@@ -54,6 +54,8 @@ class Subject:
     steps: int = STEPS
     fault_step: int = FAULT_STEP
     """The fault comes when so many batches were handed out."""
+    hedge_percent: float = 0.0
+    """teachers.hedge_percent of the students."""
 
     @property
     def answers(self) -> str:
@@ -131,6 +133,7 @@ def row_of(trial: Trial, undisturbed: Trial) -> Row:
         "duplicated": trial.counts.duplicated,
         "reordered": trial.counts.reordered,
         "resends": trial.witnessed.resends,
+        "hedges": trial.witnessed.hedges,
         "fault_lasted_s": trial.lifted_s - trial.fault_s,
         "recovery_s": recovery_s(hand_outs, trial.fault_s, expected),
         "longest_wait_s": longest_wait_s(hand_outs, trial.fault_s),
@@ -171,6 +174,7 @@ def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, place:
         *("--witness", str(witness), "--config", CONFIG),
         *(f"data={subject.data}", f"output={folder / 'run'}"),
         *(*fleet.settings, f"train.steps={subject.steps}", *SETTINGS),
+        f"teachers.hedge_percent={subject.hedge_percent}",
     )
     name = f"student {subject.answers} {folder.name}"
     return Command(name=name, argv=argv, env=environment(), cwd=ROOT)
