@@ -27,9 +27,11 @@ from teacher_server.service import TeacherService
 from teacher_server.stage import Stage
 from trainer.credentials import NO_SECURITY
 
-Arm = Literal["bare", "blocks", "rows"]
+Arm = Literal["bare", "blocks", "rows", "small"]
 """What answers: a bare grpc.aio handler; our service with recorded blocks; the same with recorded
-rows, which it encodes."""
+rows, which it encodes; with blocks, in the small rounds that BatchLimits has by default."""
+# As on a device that takes many requests at a time.
+LARGE_ROUNDS = BatchLimits(token_budget=1 << 17)
 START_S = 60.0
 # Recorded requests are told apart by their last ids: to look one up costs next to nothing.
 KEY_TOKENS = 32
@@ -101,7 +103,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     answers: dict[bytes, Any] = {}
     for request, block in zip(requests, blocks, strict=True):
         answers[request.token_ids[-KEY_BYTES:]] = (
-            block if arm == "blocks" else _rows(request, block, recording.facts.vocab_size)
+            _rows(request, block, recording.facts.vocab_size) if arm == "rows" else block
         )
     if len(answers) < len(requests):
         raise ValueError(f"requests must end differently, got {len(answers)} ends of them.")
@@ -109,8 +111,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     def replay(works: Sequence[ScoreWork], limits: BatchLimits) -> list[Any]:
         return [answers[work.columns.tokens.ids_N[-KEY_TOKENS:].tobytes()] for work in works]
 
-    # As on a device that takes many requests at a time.
-    batcher: Batcher[Any] = Batcher(replay, BatchLimits(token_budget=1 << 17))
+    batcher: Batcher[Any] = Batcher(replay, BatchLimits() if arm == "small" else LARGE_ROUNDS)
     batcher.start()
     return TeacherService(
         recording.facts,
