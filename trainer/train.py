@@ -41,7 +41,7 @@ from trainer.errors import TeacherUnavailable
 from trainer.exporter import RankProgress, watched
 from trainer.run_log import RunLog
 from trainer.selection import Selection, forget_best
-from trainer.sparse_ce import SoftTargets
+from trainer.soft_targets import SoftTargets
 from trainer.step_metrics import StepSums
 
 
