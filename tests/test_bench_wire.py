@@ -17,7 +17,8 @@ from cluster.bench.wire import wire_bytes
 from protos import teacher_pb2
 from teacher_server.compress import Cut, Support, compress
 from trainer.conkd import sparse_rows
-from trainer.sparse_ce import SoftTargets, TeacherTerm, sparse_cross_entropy_sum
+from trainer.soft_targets import SoftTargets, TeacherTerm
+from trainer.sparse_ce import sparse_cross_entropy_sum
 
 P, V, D = 5, 23, 4
 SUPPORT = Support(vocab_size=V, first_id=0, first_item_column=15, num_items=6)

@@ -13,7 +13,8 @@ from trainer import conkd
 from trainer.config import DistillConfig
 from trainer.conkd import TeacherTargets
 from trainer.data.loader import Positions
-from trainer.sparse_ce import SoftTargets, sparse_cross_entropy_sum
+from trainer.soft_targets import SoftTargets
+from trainer.sparse_ce import sparse_cross_entropy_sum
 
 V, ITEMS, D = 12, range(7, 11), 5
 LENGTHS = [2, 3]

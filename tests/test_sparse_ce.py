@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.sparse_ce import (
-    SoftTargets,
-    SparseCrossEntropy,
-    SparseRows,
-    TeacherTerm,
-    sparse_cross_entropy_sum,
-)
+from trainer.soft_targets import SoftTargets, SparseRows, TeacherTerm
+from trainer.sparse_ce import SparseCrossEntropy, sparse_cross_entropy_sum
 
 V, D, P, FIRST_ITEM, END_ITEM = 23, 6, 9, 10, 18
+TREATMENTS = ("bucket", "drop", "renormalise", "sampled")
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
+    ),
+]
 
 
 def random_term(generator: torch.Generator, support: tuple[int, int], top_k: int) -> TeacherTerm:
@@ -56,6 +63,45 @@ def random_targets(seed: int, top_k: int = 5) -> SoftTargets:
     )
 
 
+def treated(targets: SoftTargets, treatment: str) -> SoftTargets:
+    """The same targets as each treatment of docs/loss.md leaves them, by hand."""
+    terms = []
+    for term in targets.terms:
+        rows, probs_E = term.rows, term.rows.probs_E.clone()
+        for r in range(P):
+            row = slice(int(rows.offsets_R1[r]), int(rows.offsets_R1[r + 1]))
+            if treatment == "renormalise":
+                probs_E[row] /= rows.probs_E[row].sum()
+            elif treatment == "sampled":  # counts of draws over their number: multiples of 1/8
+                probs_E[row] = (8 * rows.probs_E[row]).ceil() / 8
+        tail_R = rows.tail_R if treatment == "bucket" else torch.zeros_like(rows.tail_R)
+        rows = dataclasses.replace(rows, probs_E=probs_E, tail_R=tail_R)
+        terms.append(dataclasses.replace(term, rows=rows))
+    return dataclasses.replace(targets, terms=tuple(terms))
+
+
+def moved(targets: SoftTargets, device: str, dtype: torch.dtype) -> SoftTargets:
+    """The targets as conkd.py hands them to a device: what slices stays on the CPU."""
+    terms = []
+    for term in targets.terms:
+        rows = dataclasses.replace(
+            term.rows,
+            ids_E=term.rows.ids_E.to(device),
+            probs_E=term.rows.probs_E.to(device, dtype),
+            tail_R=term.rows.tail_R.to(device, dtype),
+        )
+        terms.append(dataclasses.replace(term, rows=rows, weight_P=term.weight_P.to(dtype)))
+    return SoftTargets(
+        labels_P=targets.labels_P.to(device),
+        gold_P=targets.gold_P.to(device, dtype),
+        terms=tuple(terms),
+    )
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    return float((got.double().cpu() - want).norm() / want.norm())
+
+
 def dense_twin(hidden_PD: Tensor, weight_VD: Tensor, targets: SoftTargets) -> Tensor:
     """The definition, position by position, in plain differentiable torch."""
     log_q_PV = torch.log_softmax(hidden_PD @ weight_VD.T, dim=-1)
@@ -89,8 +135,25 @@ def test_sparse_ce_with_two_tails_matches_dense_twin(seed: int, chunk_size: int)
     torch.testing.assert_close(grads, expected_grads, rtol=1e-10, atol=1e-12)
 
 
-def test_sparse_ce_passes_gradcheck() -> None:
-    targets = random_targets(7)
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_sparse_ce_of_two_treated_teachers_matches_dense_twin(treatment: str) -> None:
+    targets = treated(random_targets(3), treatment)
+    hidden = torch.randn(P, D, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets, chunk_size=4)
+    expected = dense_twin(hidden, weight, targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, [hidden, weight]),
+        torch.autograd.grad(expected, [hidden, weight]),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_sparse_ce_passes_gradcheck(treatment: str) -> None:
+    targets = treated(random_targets(7), treatment)
     hidden = torch.randn(P, D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
 
@@ -98,6 +161,52 @@ def test_sparse_ce_passes_gradcheck() -> None:
         return sparse_cross_entropy_sum(h, w, targets, chunk_size=4)[0]
 
     assert torch.autograd.gradcheck(loss_of, (hidden, weight))
+
+
+def test_sparse_ce_gradients_of_a_retained_graph_are_the_same_again() -> None:
+    targets = random_targets(4)
+    hidden = torch.randn(P, D, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(V, D, dtype=torch.float64, requires_grad=True)
+    loss = 3.0 * sparse_cross_entropy_sum(hidden, weight, targets, chunk_size=4)[0]
+    first = torch.autograd.grad(loss, [hidden, weight], retain_graph=True)
+    again = torch.autograd.grad(loss, [hidden, weight])
+    expected = torch.autograd.grad(3.0 * dense_twin(hidden, weight, targets), [hidden, weight])
+    torch.testing.assert_close(first, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(again, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_sparse_ce_of_no_positions_is_zero() -> None:
+    hidden, weight = torch.zeros(0, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
+    targets = SoftTargets(labels_P=torch.zeros(0, dtype=torch.int64), gold_P=torch.zeros(0))
+    loss, nll_P = sparse_cross_entropy_sum(hidden, weight, targets)
+    loss.backward()
+    assert loss.item() == 0.0 and nll_P.shape == (0,)
+    assert weight.grad is not None and not weight.grad.any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+)
+def test_sparse_ce_of_any_dtype_and_device_is_near_float64_dense(
+    device: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    targets, generator = random_targets(6), torch.Generator().manual_seed(6)
+    hidden_PD, weight_VD = (torch.randn(n, D, generator=generator) for n in (P, V))
+    leaves = [hidden_PD.to(device, dtype), weight_VD.to(device, dtype)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    exact = [leaf.detach().double().cpu().requires_grad_() for leaf in leaves]
+    wide = torch.promote_types(dtype, torch.float32)
+    on_device = moved(targets, device, wide)
+    loss, _ = sparse_cross_entropy_sum(leaves[0], leaves[1], on_device, chunk_size=4)
+    expected = dense_twin(exact[0], exact[1], targets)
+    assert loss.dtype == wide
+    assert relative_error(loss.detach(), expected.detach()) < tolerance
+    grads = torch.autograd.grad(loss, leaves)
+    for got, want in zip(grads, torch.autograd.grad(expected, exact), strict=True):
+        assert got.dtype == dtype
+        assert relative_error(got, want) < tolerance
 
 
 def test_sparse_ce_without_terms_is_plain_cross_entropy() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from protos.codec import TargetRows
 from trainer.config import DistillConfig
 from trainer.data.loader import Positions
-from trainer.sparse_ce import SoftTargets, SparseRows, TeacherTerm
+from trainer.soft_targets import SoftTargets, SparseRows, TeacherTerm
 
 HISTOGRAM_BINS = 20
 # Kept entries may be quantised, the item mass is not.

@@ -32,7 +32,7 @@ from trainer.data.model_input import ModelInput
 from trainer.extension_lock import exclusive_build
 from trainer.host_memory import keep_freed_memory
 from trainer.models.language_model import LanguageModel, write_language_model
-from trainer.sparse_ce import SoftTargets
+from trainer.soft_targets import SoftTargets
 
 ResultT = TypeVar("ResultT")
 

@@ -34,7 +34,7 @@ from trainer.exporter import RankProgress, watched
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
 from trainer.run_log import RunLog
 from trainer.selection import Selection, forget_best
-from trainer.sparse_ce import SoftTargets
+from trainer.soft_targets import SoftTargets
 from trainer.step_metrics import StepSums
 
 

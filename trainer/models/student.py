@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from trainer.data.model_input import ModelInput
 from trainer.models.language_model import LanguageModel, output_head, response_states
-from trainer.sparse_ce import SoftTargets, SparseCrossEntropy
+from trainer.soft_targets import SoftTargets
+from trainer.sparse_ce import SparseCrossEntropy
 
 
 class Student(nn.Module):
