@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,10 @@ child = subprocess.Popen(
 open(sys.argv[1], "w").write(str(child.pid))
 """
 
-# Runs one command as the demo would, in a process that the test can signal.
+# Runs one command as the demo would, in a process that the test can signal; also where the tests
+# run under nohup or in the background, whose children are born deaf to SIGHUP or SIGINT.
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from cluster.launch import Command, Launcher
 from trainer.cli import run_main
@@ -51,6 +53,9 @@ def main(argv):
     with Launcher(Path(argv[0]), screen=sys.stdout, grace_s=float(argv[1])) as launcher:
         launcher.run([Command(name="stubborn", argv=tuple(argv[2:]))])
 
+for number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 run_main(main)
 """
 
@@ -219,14 +224,11 @@ def test_second_signal_cuts_the_grace_short(tmp_path: Path, stubborn: tuple[str,
     with open(pipe) as opened:
         pids = [int(pid) for pid in opened.read().split()]
     # As a person at the keyboard would: again, until it ends.
-    status = None
-    while status is None:
+    deadline_s = time.monotonic() + 60
+    while driver.poll() is None and time.monotonic() < deadline_s:
         driver.send_signal(signal.SIGINT)
-        try:
-            status = driver.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            continue
-    assert status == 130
+        time.sleep(0.5)
+    assert driver.poll() == 130
     assert not any(is_running(pid) for pid in pids)
 
 
