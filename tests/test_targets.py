@@ -11,9 +11,9 @@ import pytest
 
 from protos.codec import WireError
 from tests.test_cached_answers import corrupt
-from tests.test_cached_client import fill
-from tests.test_teacher_client import World, world
-from trainer.config import MAX_CACHE_BYTES
+from tests.test_cached_client import ask, client_of
+from tests.test_teacher_client import FakeTeacher, World, world
+from trainer.config import MAX_CACHE_BYTES, DistillConfig
 from trainer.target_cache import TargetCache
 from trainer.targets.__main__ import main
 
@@ -26,7 +26,14 @@ MAX_BYTES = 1 << 26
 def folder(world: World, tmp_path: Path) -> Iterator[Path]:
     """Three dialogue targets of 2, 3 and 4 rows; one recommendation target of all examples."""
     folder = tmp_path / "cache"
-    fill(world, folder, 2, 3, 4)
+    world.add("d", FakeTeacher("dialogue", kept_mass=0.75))
+    world.add("r", FakeTeacher("recommendation", kept_mass=0.5))
+    one_entry = DistillConfig(values="float32", top_k=1, recommendation_top_k=1)
+    client = client_of(world, folder, one_entry)
+    try:
+        ask(client, 2, 3, 4)
+    finally:
+        client.close()
     yield folder
 
 
@@ -55,10 +62,9 @@ def test_stats_counts_targets_by_teacher(folder: Path, capsys: pytest.CaptureFix
     assert (found["targets"], found["broken"]) == (4, 0)
     assert (dialogue["kind"], dialogue["targets"], dialogue["rows"]) == ("dialogue", 3, 9)
     assert dialogue["weights_digest"] == "weights-dialogue"
-    assert dialogue["cut"] == "top_k=64 top_p=1 float32"
+    assert dialogue["cut"] == "top_k=1 top_p=1 float32"
     assert (recommendation["targets"], recommendation["rows"]) == (1, 1)
-    # Half the mass of each of the fake teacher's rows is in its tail.
-    assert dialogue["mean_kept_mass"] == recommendation["mean_kept_mass"] == 0.5
+    assert (dialogue["mean_kept_mass"], recommendation["mean_kept_mass"]) == (0.75, 0.5)
     assert dialogue["bytes_per_row"] == dialogue["bytes"] / 9
     assert found["disk_bytes"] >= dialogue["bytes"] + recommendation["bytes"]
     main(["stats", str(folder)])

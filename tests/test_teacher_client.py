@@ -46,6 +46,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     longest: int = 64
     replica_id: str = ""
     weights_digest: str = ""
+    kept_mass: float = 1.0
     streams: int = 0
     most_streams: int = 0
     requests: int = 0
@@ -81,19 +82,19 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                 block = (
                     b"garbage"
                     if self.garbage
-                    else codec.encode(rows(num_rows), request.compression.values)
+                    else codec.encode(rows(num_rows, self.kept_mass), request.compression.values)
                 )
                 yield teacher_pb2.ScoreReply(request_id=request.request_id, block=block)
         finally:
             self.streams -= 1
 
 
-def rows(num_rows: int) -> TargetRows:
+def rows(num_rows: int, kept_mass: float = 1.0) -> TargetRows:
     return TargetRows(
         counts_R=np.ones(num_rows, np.int32),
         ids_E=np.arange(num_rows, dtype=np.int32),
-        log_probs_E=np.zeros(num_rows, np.float32),
-        tail_R=np.zeros(num_rows, np.float32),
+        log_probs_E=np.full(num_rows, np.log(kept_mass), np.float32),
+        tail_R=np.full(num_rows, 1.0 - kept_mass, np.float32),
         item_mass_R=np.zeros(num_rows, np.float32),
         vocab_size=VOCAB,
     )
