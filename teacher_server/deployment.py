@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 from collections.abc import Awaitable
@@ -94,6 +95,8 @@ class TeacherReplica:
         if self._renewal is not None:
             return
         host = local_host(self._options.host)
+        # What is loaded is there for good: no collection of garbage need walk it again.
+        gc.freeze()
         port = await self._server.start(host)
         if self._options.metrics_host:
             self._server.serve_metrics(local_host(self._options.metrics_host))

@@ -106,14 +106,15 @@ class ScoreStream:
             self._pipeline.batcher.forget(self)
 
     async def _read_all(self) -> None:
+        spans = self._pipeline.spans
         async for request in self._requests:
             # While there is no room the stream is not read, which holds its sender back.
             while len(self._open) >= MAX_IN_FLIGHT:
                 self._freed.clear()
                 await self._freed.wait()
             self._counters.requests += 1
-            values = request.compression.values
-            exchange = _Exchange(request.request_id, values, self._start_span(request))
+            span = self._start_span(request, spans) if spans else None
+            exchange = _Exchange(request.request_id, request.compression.values, span)
             self._open.add(exchange)
             try:
                 await self._accept(exchange, request)
@@ -121,10 +122,8 @@ class ScoreStream:
                 self._end(exchange, "abandoned")
                 raise
 
-    def _start_span(self, request: teacher_pb2.ScoreRequest) -> OpenSpan | None:
-        if self._pipeline.spans is None:
-            return None
-        return self._pipeline.spans.start(
+    def _start_span(self, request: teacher_pb2.ScoreRequest, spans: Spans) -> OpenSpan:
+        return spans.start(
             "score",
             kind=self._pipeline.kind,
             examples=len(request.target_lengths) // 4,
@@ -191,15 +190,13 @@ class ScoreStream:
     def _count(
         self, exchange: _Exchange, scored: Scored[Any], num_bytes: int, encode_s: float
     ) -> None:
-        """Count a reply block, and free what it does not take of the largest reply."""
+        """Count a reply block."""
         counters = self._counters
         counters.positions += exchange.num_rows
         counters.reply_bytes += num_bytes
         counters.encode_s.observe(encode_s)
         if exchange.span is not None:
             _add_parts(exchange.span, scored, encode_s)
-        self._budget.give(exchange.held - num_bytes)
-        exchange.held = num_bytes
 
     def _end(self, exchange: _Exchange, outcome: Outcome) -> None:
         """Free its room, and count it by how it ended, once."""

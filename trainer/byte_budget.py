@@ -22,10 +22,10 @@ class ByteBudget:
     def try_take(self, num_bytes: int) -> bool:
         """Hold so many bytes if there is room for them and nobody waits; whether they are held."""
         # Counted, for the door is open for a moment between one who waited and the next.
-        is_free = not self._num_waiting and self._has_room(num_bytes)
-        if is_free:
-            self.held += num_bytes
-        return is_free
+        if self._num_waiting or not self._has_room(num_bytes):
+            return False
+        self.held += num_bytes
+        return True
 
     async def take(self, num_bytes: int) -> None:
         """Hold so many bytes, once there is room for them."""
@@ -47,4 +47,5 @@ class ByteBudget:
     def give(self, num_bytes: int) -> None:
         """Hold so many bytes less."""
         self.held -= num_bytes
-        self._freed.set()
+        if self._num_waiting:
+            self._freed.set()

@@ -6,6 +6,7 @@ Each runs in a process of its own; the parent is told its port through a queue.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ async def _serve_until_killed(arm: Arm, recording: Recording, ports: Any) -> Non
     servicer = _Bare(recording) if arm == "bare" else _service(arm, recording)
     teacher_pb2_grpc.add_TeacherServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
+    # As a replica does (teacher_server/deployment.py).
+    gc.freeze()
     await server.start()
     ports.put(port)
     await server.wait_for_termination()
