@@ -13,7 +13,8 @@ import numpy as np
 MASS_TOLERANCE = 1e-3
 # Rounding of float16 and of sums over a whole vocabulary.
 ROW_MASS_TOLERANCE = 1e-2
-
+# Kept entries may be quantised, the item mass is not.
+ITEM_MASS_TOLERANCE = 0.1
 
 # In memory: id and log-prob of an entry; count, tail and item mass of a row.
 ENTRY_BYTES, ROW_BYTES = 8, 12
@@ -107,6 +108,27 @@ def row_sums(values_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
         # Of the rows that hold something: reduceat has no empty ones.
         sums_R[filled_R] = np.add.reduceat(values_E, starts_R[filled_R], dtype=np.float64)
     return sums_R
+
+
+def check_item_mass(rows: TargetRows, items: range) -> None:
+    """The gate's input must fit its row: the kept items' mass, and at most the tail more.
+
+    Not of drawn rows: a few draws may miss the items or hit them all, the mass is of the whole row.
+
+    Raises:
+        WireError: naming the mass that does not fit.
+    """
+    is_item_E = (rows.ids_E >= items.start) & (rows.ids_E < items.stop)
+    kept_R = row_sums(np.exp(rows.log_probs_E, dtype=np.float64) * is_item_E, rows.counts_R)
+    low_R, high_R = kept_R - ITEM_MASS_TOLERANCE, kept_R + rows.tail_R + ITEM_MASS_TOLERANCE
+    outside_R = np.flatnonzero((rows.item_mass_R < low_R) | (rows.item_mass_R > high_R))
+    if len(outside_R):
+        row = int(outside_R[0])
+        raise WireError(
+            f"item mass of a row must be in [{kept_R[row]:.3f}, "
+            f"{kept_R[row] + rows.tail_R[row]:.3f}], the kept items and the tail, got "
+            f"{rows.item_mass_R[row]:.3f}."
+        )
 
 
 def _check_mass(rows: TargetRows, mass_error_R: np.ndarray | float) -> None:

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
 
+# A round takes seconds; a device that is away for so long does not come back by itself.
+MAX_ROUND_S = 600.0
+
 
 # Not frozen, as it is made for every request: a frozen one's fields take 1 us to set.
 @dataclass(eq=False, slots=True)
@@ -67,6 +70,7 @@ class Batcher(Generic[ResultT]):
         self._budget = ByteBudget(limits.max_queue_bytes)
         self._joined: list[_Waiting[ResultT]] = []
         """On the device."""
+        self._round_since_s = 0.0
         self.device = DeviceHealth()
         """Told here of rounds that fail, and by whoever encodes the rows whether they are good."""
         self._load = LoadMeter()
@@ -94,6 +98,9 @@ class Batcher(Generic[ResultT]):
             return "rounds are not run yet"
         if self._task.done():
             return f"rounds are no longer run: {self._ended_by or 'closed'}"
+        round_s = time.monotonic() - self._round_since_s
+        if self._joined and round_s > MAX_ROUND_S:
+            return f"the device has not come back for {round_s:.0f} s"
         return self.device.problem
 
     @property
@@ -238,7 +245,7 @@ class Batcher(Generic[ResultT]):
 
     async def _score_round(self, joined: list[_Waiting[ResultT]]) -> None:
         works = [waiting.work for waiting in joined]
-        started_s = time.monotonic()
+        started_s = self._round_since_s = time.monotonic()
         try:
             results = await self._worker.run(
                 functools.partial(self._score_round_of, works, self.limits)

@@ -18,11 +18,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from protos import codec, teacher_pb2
 from teacher_server import certificates
-from teacher_server.compress import Cut, compress
+from teacher_server.compress import Cut, Support, compress
 from teacher_server.directory_server import DirectoryServer
 from teacher_server.leases import Lease
 from teacher_server.service import TeacherServer
-from tests.fake_teacher import FACTS, SUPPORT, VOCAB, FakeTeacher, rows_after
+from tests.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
 from trainer.config import DistillConfig, TeachersConfig
 from trainer.credentials import SecurityFiles
 from trainer.data.examples import Example
@@ -45,6 +45,10 @@ RECOMMENDATION = dataclasses.replace(
     num_entities=50,
     graph_digest=GRAPH,
     weights_digest="weights-r",
+)
+
+ITEMS = Support(
+    vocab_size=VOCAB, first_id=FACTS.first_item_id, first_item_column=0, num_items=FACTS.num_items
 )
 
 SERVICES = [
@@ -76,16 +80,16 @@ class FakeRecommender(FakeTeacher):
 
     def score(self, inputs: Any, cut: Cut) -> codec.TargetRows:
         ids = torch.tensor([len(each.entities) for each in inputs])
-        return compress(rows_after(ids), cut, support=SUPPORT)
+        items = slice(FACTS.first_item_id, FACTS.first_item_id + FACTS.num_items)
+        return compress(rows_after(ids)[:, items], cut, support=ITEMS)
 
 
 @dataclass(frozen=True)
 class SmallVocabulary:
     digest: str = FACTS.vocabulary_digest
     size: int = VOCAB
-    # The fake teacher of either kind scores every id.
-    num_items: int = VOCAB
-    first_item_id: int = 0
+    num_items: int = FACTS.num_items
+    first_item_id: int = FACTS.first_item_id
 
 
 def files(root: Path, name: str = "ours") -> SecurityFiles:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -234,6 +235,30 @@ def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:
             alone = FakeTeacher().score(work(length).inputs, CUT)
             assert_same_rows(result.rows, alone)
         assert not batcher.problem
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_batcher_whose_device_does_not_come_back_is_unhealthy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        teacher = FakeTeacher()
+        teacher.gate = threading.Event()
+        batcher = batcher_of(teacher, BatchLimits())
+        batcher.start()
+        answer = await batcher.submit(work(3))
+        await asyncio.to_thread(teacher.started.wait, 20)
+        assert not batcher.problem
+        with monkeypatch.context() as patch:
+            patch.setattr("teacher_server.batching.MAX_ROUND_S", 0.0)
+            assert batcher.problem.startswith("the device has not come back for ")
+            teacher.gate.set()
+            await answer
+            await asyncio.sleep(0.01)
+            # An idle device is not one that is away.
+            assert not batcher.problem
         await batcher.close()
 
     asyncio.run(scenario())

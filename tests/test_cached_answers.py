@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from trainer.cached_answers import CachedAnswers
 from trainer.client_counters import ClientCounters
 from trainer.data.model_input import ExampleInput
 from trainer.dispatch import KINDS
+from trainer.target_block import pack
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group, Question
 
@@ -96,22 +98,24 @@ class Asked:
 class Desk:
     """Cached answers in a folder, asked from a test."""
 
-    def __init__(self, folder: Path, max_bytes: int = 1 << 26) -> None:
+    def __init__(
+        self, folder: Path, max_bytes: int = 1 << 26, *, waits_for_room: bool = False
+    ) -> None:
         self.counters = ClientCounters()
         self.cache = TargetCache(folder, max_bytes=max_bytes)
-        self._answers = CachedAnswers(self.cache, self.counters)
+        self.answers = CachedAnswers(self.cache, self.counters, waits_for_room=waits_for_room)
 
     def ask(self, asked: Asked, *batches: Sequence[ExampleInput]) -> list[TargetRows]:
         """The answers to batches that are all asked for at once."""
 
         async def answers() -> list[TargetRows]:
-            pending = [self._answers.answer(asked.question, batch, asked) for batch in batches]
+            pending = [self.answers.answer(asked.question, batch, asked) for batch in batches]
             return await asyncio.gather(*pending)
 
         return asyncio.run(answers())
 
     def close(self) -> None:
-        self._answers.close()
+        self.answers.close()
 
 
 @pytest.fixture
@@ -239,15 +243,40 @@ def test_full_cache_goes_on_with_the_teachers_and_counts_what_is_not_kept(
     assert desk.counters.cache_written_bytes == 0
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["a run", "a build"])
 def test_queue_of_writing_is_bounded_in_bytes(
-    teachers: dict[str, Teacher], desk: Desk, monkeypatch: pytest.MonkeyPatch
+    waits: bool, teachers: dict[str, Teacher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.cached_answers.MAX_QUEUED_BYTES", 100)
+    writing, may_write = threading.Event(), threading.Event()
+
+    def pack_later(key: bytes, rows: TargetRows, values: int) -> bytes:
+        writing.set()
+        assert may_write.wait(20)
+        return pack(key, rows, values)
+
+    monkeypatch.setattr("trainer.cached_answers.pack", pack_later)
     asked, inputs = Asked(teachers["dialogue"], codec.UINT8), inputs_of("dialogue")
-    (rows,) = desk.ask(asked, inputs)
-    assert_same_bits(rows, asked.given[0])
-    assert desk.counters.cache_unwritten == NUM_EXAMPLES
-    assert num_entries(desk.cache) == 0
+    desk = Desk(tmp_path / "cache", waits_for_room=waits)
+
+    async def story() -> list[TargetRows]:
+        def ask(part: Sequence[ExampleInput]) -> asyncio.Task[TargetRows]:
+            return asyncio.create_task(desk.answers.answer(asked.question, part, asked))
+
+        # One batch alone may be larger than the bound; the next one finds no room.
+        first = ask(inputs[:4])
+        await asyncio.to_thread(writing.wait, 20)
+        second = ask(inputs[4:6])
+        done, _ = await asyncio.wait([second], timeout=0.5 if waits else 20)
+        assert bool(done) is not waits
+        may_write.set()
+        return [await first, await second]
+
+    rows = asyncio.run(story())
+    desk.close()
+    for mine, given in zip(rows, asked.given, strict=True):
+        assert_same_bits(mine, given)
+    assert desk.counters.cache_unwritten == (0 if waits else 2)
 
 
 def test_rows_that_cannot_be_packed_are_handed_out_unkept(

@@ -279,6 +279,96 @@ def test_dispatch_takes_an_answer_that_comes_after_its_deadline() -> None:
     run(story)
 
 
+def test_dispatch_gives_a_new_replica_what_is_overdue_at_one_that_was_alone() -> None:
+    async def story() -> None:
+        desk = Desk("a", deadline_s=0.3)
+        overdue = desk.ask(1)
+        while not desk.replicas["a"].stalled:
+            await asyncio.sleep(0.01)
+        fresh = desk.ask(2)
+        await turn()
+        assert desk.outstanding("a") == [1, 2]
+        desk.replicas["b"] = desk.add("b")
+        # The other one is not late yet.
+        assert (desk.outstanding("a"), desk.outstanding("b")) == ([2], [1])
+        desk.answer("b", 1)
+        assert await overdue is ROWS
+        fresh.cancel()
+
+    run(story)
+
+
+def failure(desk: Desk, name: str, request_id: int) -> None:
+    request = desk.dispatcher.take(desk.replicas[name], request_id)
+    assert request is not None
+    desk.dispatcher.on_failure(desk.replicas[name], request, "out of memory")
+
+
+def test_dispatch_asks_a_replica_that_failed_again_only_if_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.dispatch.RETRY_S", 0.05)
+
+    async def story() -> None:
+        desk = Desk("a", "b")
+        task = desk.ask(1)
+        await turn()
+        first, second = ("a", "b") if desk.outstanding("a") else ("b", "a")
+        failure(desk, first, 1)
+        assert (desk.outstanding(first), desk.outstanding(second)) == ([], [1])
+        for _ in range(3):
+            failure(desk, first if desk.outstanding(first) else second, 1)
+            assert desk.outstanding("a") == desk.outstanding("b") == []
+            while not (desk.outstanding("a") or desk.outstanding("b")):
+                await asyncio.sleep(0.01)
+        # As after a restart: it has not failed yet.
+        desk.replicas["c"] = desk.add("c")
+        failure(desk, first if desk.outstanding(first) else second, 1)
+        assert desk.outstanding("c") == [1]
+        desk.answer("c", 1)
+        assert await task is ROWS
+
+    run(story)
+
+
+def test_dispatch_request_that_fails_for_longer_than_patience_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.dispatch.RETRY_S", 0.01)
+
+    async def story() -> None:
+        desk = Desk("a", patience_s=0.2)
+        task = desk.ask(1)
+        while not task.done():
+            await asyncio.sleep(0.005)
+            if desk.outstanding("a"):
+                failure(desk, "a", 1)
+        rule = r"could answer a request of 1 rows for 0.2 s \(the last: host-a:1: out of memory\)"
+        with pytest.raises(TeacherUnavailable, match=rule):
+            await task
+
+    run(story)
+
+
+def test_dispatch_request_waits_once_although_two_holders_fail_it() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.05)
+        task = desk.ask(1)
+        first, second = await resent(desk)
+        late = desk.replicas[first]
+        desk.dispatcher.set_draining(late, True)
+        desk.dispatcher.remove_replica(desk.replicas[second], "killed")
+        request = desk.dispatcher.take(late, 1)
+        assert request is not None
+        desk.dispatcher.on_bad_answer(late, request, WireError("torn"))
+        desk.replicas["c"] = desk.add("c")
+        assert desk.replicas["c"].outbox.qsize() == 1
+        desk.answer("c", 1)
+        assert await task is ROWS
+
+    run(story)
+
+
 def test_dispatch_slow_replicas_finish_all_requests() -> None:
     """Every answer takes longer than the deadline, and the replicas answer one after the other."""
 

@@ -34,6 +34,7 @@ def expected(cut: Cut, support: Support = WORDS) -> ExpectedRows:
         vocab_size=VOCAB,
         first_id=support.first_id,
         num_ids=7 if support is ITEMS else VOCAB,
+        items=range(30, 37),
     )
 
 
@@ -53,6 +54,15 @@ def test_row_whose_other_ids_are_impossible_may_be_short() -> None:
     scores[0, [3, 8]] = 0.0
     short = codec.encode(compress(scores, TOP, support=WORDS), codec.UINT8)
     assert expected(TOP).decode(short, 1).counts_R.tolist() == [2]
+
+
+def test_item_mass_of_an_answer_must_fit_its_entries() -> None:
+    rows = expected(TOP).decode(block(TOP), 3)
+    # Above the kept items and the tail by more than any rounding.
+    mass_R = np.minimum(rows.item_mass_R + rows.tail_R + 0.2, 1.0)
+    wrong = codec.encode(dataclasses.replace(rows, item_mass_R=mass_R), codec.UINT8)
+    with pytest.raises(WireError, match=r"item mass of a row must be in \["):
+        expected(TOP).decode(wrong, 3)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.test_cached_client import ask, client_of
 from tests.test_teacher_client import FakeTeacher, World, world
 from trainer.config import MAX_CACHE_BYTES, DistillConfig
 from trainer.target_cache import TargetCache
+from trainer.target_keys import Group
 from trainer.targets.__main__ import main
 
 __all__ = ["world"]  # a fixture
@@ -113,6 +115,24 @@ def test_import_of_a_file_with_any_byte_changed_takes_nothing(folder: Path, tmp_
         with pytest.raises(WireError):
             main(["import", str(broken), str(tmp_path / "other")])
     assert contents(tmp_path / "other") == {}
+
+
+def test_import_writes_no_more_at_a_time_than_its_bytes_allow(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["export", str(folder), str(tmp_path / "file")])
+    monkeypatch.setattr("trainer.targets.archive.BYTES_PER_WRITE", 1)
+    written: list[int] = []
+    put = TargetCache.put
+
+    def counted(self: TargetCache, group: Group, values: dict[bytes, bytes], broken: Any) -> Any:
+        written.append(len(values))
+        return put(self, group, values, broken)
+
+    monkeypatch.setattr(TargetCache, "put", counted)
+    main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+    assert written == [1, 1, 1, 1]
+    assert contents(tmp_path / "other") == contents(folder)
 
 
 def test_import_beyond_max_bytes_keeps_the_folder_under_it(folder: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def rows(num_rows: int, kept_mass: float = 1.0) -> TargetRows:
         ids_E=np.arange(num_rows, dtype=np.int32),
         log_probs_E=np.full(num_rows, np.log(kept_mass), np.float32),
         tail_R=np.full(num_rows, 1.0 - kept_mass, np.float32),
-        item_mass_R=np.zeros(num_rows, np.float32),
+        item_mass_R=np.ones(num_rows, np.float32),
         vocab_size=VOCAB,
     )
 

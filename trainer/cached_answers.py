@@ -5,8 +5,8 @@ that is partly known only the rest is asked for. What was received is written BE
 out, and where another rank was faster its rows are handed out: so what a student trained on is
 what lies in the cache, bit for bit, although a teacher may round otherwise in another batch. This
 is no wait of the training thread: it asks `in_flight` steps ahead, and everything here runs beside
-it, reading and writing on threads of the cache's own. Where writing cannot follow, rows are handed
-out unwritten: the queue is bounded in bytes.
+it, reading and writing on threads of the cache's own. The queue of writing is bounded in bytes:
+where writing cannot follow, a run's rows are handed out unwritten, and a build's wait.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from protos import codec
 from protos.codec import TargetRows, WireError
+from trainer.byte_budget import ByteBudget
 from trainer.client_counters import ClientCounters
 from trainer.data.model_input import ExampleInput
 from trainer.target_block import pack, split_rows, unpack
@@ -46,13 +47,17 @@ class Found:
 class CachedAnswers:
     """Everything between a client's questions and a cache; lives on the client's event loop."""
 
-    def __init__(self, cache: TargetCache, counters: ClientCounters) -> None:
+    def __init__(
+        self, cache: TargetCache, counters: ClientCounters, *, waits_for_room: bool = False
+    ) -> None:
+        """Answers of a cache; `waits_for_room`: rather than that rows are not written."""
         self.cache = cache
+        self._waits_for_room = waits_for_room
         self._counters = counters
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="target-cache-read")
         # One: LMDB has one writer at a time anyhow.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="target-cache-write")
-        self._queued_bytes = 0
+        self._queued = ByteBudget(MAX_QUEUED_BYTES)
 
     async def answer(
         self, question: Question, inputs: Sequence[ExampleInput], ask: Ask
@@ -112,16 +117,18 @@ class CachedAnswers:
     ) -> dict[bytes, TargetRows]:
         """Write new rows; what lies in the cache of them, or the rows where that is nothing."""
         num_bytes = sum(rows.num_bytes for rows in new.values())
-        if self.cache.is_full or self._queued_bytes + num_bytes > MAX_QUEUED_BYTES:
+        has_room = not self.cache.is_full and self._queued.try_take(num_bytes)
+        if not has_room and (self.cache.is_full or not self._waits_for_room):
             self._counters.cache_unwritten += len(new)
             return new
-        self._queued_bytes += num_bytes
+        if not has_room:
+            await self._queued.take(num_bytes)
         try:
             kept, written = await asyncio.get_running_loop().run_in_executor(
                 self._writer, self._write, question, new, broken
             )
         finally:
-            self._queued_bytes -= num_bytes
+            self._queued.give(num_bytes)
         self._counters.cache_written_bytes += written.num_bytes
         self._counters.cache_unwritten += written.num_failed
         return kept

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
+from protos.target_rows import check_item_mass
 from trainer.config import DistillConfig
 from trainer.data.loader import Positions
 from trainer.soft_targets import SoftTargets, SparseRows, TeacherTerm
 
 HISTOGRAM_BINS = 20
-# Kept entries may be quantised, the item mass is not.
-ITEM_MASS_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,6 +81,7 @@ def mix_targets(
 
     Raises:
         ValueError: if the rows do not match the positions.
+        WireError: if the item mass of a dialogue row does not fit its entries.
     """
     num_positions, num_examples = len(positions.labels_P), int(positions.example_P[-1]) + 1
     if teachers.dialogue.num_rows != num_positions:
@@ -102,7 +102,7 @@ def mix_targets(
         )
     if config.tail != "sampled":
         # A few draws may miss the items or hit them all; the mass is of the whole row.
-        _check_item_mass(teachers.dialogue, items)
+        check_item_mass(teachers.dialogue, items)
     gate_P = gate(torch.from_numpy(teachers.dialogue.item_mass_R), config)
     weight_P = config.gamma * positions.weight_P
     dialogue = TeacherTerm(
@@ -122,23 +122,6 @@ def mix_targets(
         gold_P=((1.0 - config.gamma) * positions.weight_P).to(device),
         terms=(dialogue, recommendation),
     )
-
-
-def _check_item_mass(rows: TargetRows, items: range) -> None:
-    """The gate's input must fit its row: the kept items' mass, and at most the tail more."""
-    is_item_E = (rows.ids_E >= items.start) & (rows.ids_E < items.stop)
-    row_E = np.repeat(np.arange(rows.num_rows), rows.counts_R)
-    probs_E = np.exp(rows.log_probs_E.astype(np.float64)) * is_item_E
-    kept_R = np.bincount(row_E, weights=probs_E, minlength=rows.num_rows)
-    low_R, high_R = kept_R - ITEM_MASS_TOLERANCE, kept_R + rows.tail_R + ITEM_MASS_TOLERANCE
-    outside = np.flatnonzero((rows.item_mass_R < low_R) | (rows.item_mass_R > high_R))
-    if len(outside):
-        row = int(outside[0])
-        raise ValueError(
-            f"item mass of a dialogue row must be in [{kept_R[row]:.3f}, "
-            f"{kept_R[row] + rows.tail_R[row]:.3f}], the kept items and the tail, got "
-            f"{rows.item_mass_R[row]:.3f}."
-        )
 
 
 def sparse_rows(rows: TargetRows, tail: str, device: torch.device) -> SparseRows:

@@ -26,6 +26,8 @@ CHECK_S = 0.5
 MAX_BAD_ANSWERS = 2
 # One whose device computes nonsense answers at once, and as the least busy would draw all the work.
 AVOIDED_S = 30.0
+# A device that fails is restarted within seconds; where there is no other one it is asked so often.
+RETRY_S = 5.0
 # A request that was open at the death of so many replicas is likely to have killed them.
 MAX_DEATHS = 5
 # Deaths closer together are one: with a node go all of its replicas.
@@ -67,13 +69,13 @@ class Dispatcher:
     def add_replica(self, replica: Replica) -> None:
         """A stream opened: it gets work at once, first of all what had to wait."""
         self._live[replica.kind].add(replica)
-        self._assign_waiting(replica.kind)
+        self._on_open(replica.kind)
 
     def set_draining(self, replica: Replica, draining: bool) -> None:
         """The Directory lists the replica no longer, or again."""
         replica.draining = draining
         if not draining:
-            self._assign_waiting(replica.kind)
+            self._on_open(replica.kind)
 
     def remove_replica(self, replica: Replica, reason: str) -> None:
         """A stream ended: what it did not answer goes to others."""
@@ -147,16 +149,43 @@ class Dispatcher:
         request.answer.set_result(rows)
 
     def on_bad_answer(self, replica: Replica, request: Request, error: codec.WireError) -> None:
-        """Garbage or an internal error: once more elsewhere, then the run stops."""
+        """Garbage: once more elsewhere, then the run stops."""
         request.bad_answers += 1
-        request.failed_at.add(replica.replica_id)
-        replica.avoided_until_s = time.monotonic() + AVOIDED_S
+        self._avoid(replica, request)
         if request.bad_answers < MAX_BAD_ANSWERS or request.holders:
             # If another one has it still, that one's answer decides.
             self._resend(request, replica, str(error))
         elif not request.answer.done():
             text = f"{replica.address} answered badly, and so was the answer before: {error}"
             request.answer.set_exception(codec.WireError(text))
+
+    def on_failure(self, replica: Replica, request: Request, reason: str) -> None:
+        """The replica says that it failed: elsewhere, and where all did again and again.
+
+        Its device may get well or be restarted, so patience decides, as if it did not answer.
+        """
+        self.note_failure(request.kind, f"{replica.address}: {reason}")
+        self._avoid(replica, request)
+        now_s = time.monotonic()
+        request.failing_since_s = min(request.failing_since_s, now_s)
+        patience_s = self._config.patience_s
+        if any(other.replica_id not in request.failed_at for other in self._open(request.kind)):
+            self._resend(request, replica, reason)
+        elif now_s - request.failing_since_s <= patience_s:
+            later = asyncio.get_running_loop().call_later
+            later(RETRY_S, self._resend, request, replica, reason)
+        elif not request.holders and not request.answer.done():
+            request.answer.set_exception(
+                TeacherUnavailable(
+                    f"no {request.kind} teacher could answer a request of {request.num_rows} rows "
+                    f"for {patience_s:g} s (the last: {replica.address}: {reason}). Look at its "
+                    "log; the same command goes on from the last checkpoint."
+                )
+            )
+
+    def _avoid(self, replica: Replica, request: Request) -> None:
+        request.failed_at.add(replica.replica_id)
+        replica.avoided_until_s = time.monotonic() + AVOIDED_S
 
     def fail(self, error: Exception) -> None:
         """End the run: every request, now and later, gets this error."""
@@ -200,12 +229,18 @@ class Dispatcher:
     def _open(self, kind: str) -> list[Replica]:
         return [replica for replica in self._live[kind] if not replica.draining]
 
-    def _assign_waiting(self, kind: str) -> None:
+    def _on_open(self, kind: str) -> None:
+        """There is a replica more: it gets what waits, and what is overdue at one that stalled."""
         self.changed.set()
         waiting, self._waiting[kind] = self._waiting[kind], []
         for request in waiting:
             if not request.answer.done():
                 self._assign(request)
+        overdue_s = time.monotonic() - self._config.deadline_s
+        for replica in [it for it in self._live[kind] if it.stalled]:
+            for request in list(replica.outstanding.values()):
+                if request.asked_s <= overdue_s:
+                    self._on_deadline(replica, request)
 
     def _assign(self, request: Request) -> None:
         """Give a request to the least busy replica, or let it wait for one."""
@@ -257,7 +292,10 @@ class Dispatcher:
             self._send(request, min(others, key=lambda r: len(r.outstanding)))
 
     def _start_deadline(self, replica: Replica, request: Request) -> None:
-        replica.deadlines[request.message.request_id] = asyncio.get_running_loop().call_later(
+        request_id = request.message.request_id
+        if request_id in replica.deadlines:
+            replica.deadlines[request_id].cancel()
+        replica.deadlines[request_id] = asyncio.get_running_loop().call_later(
             self._config.deadline_s, self._on_deadline, replica, request
         )
 
@@ -278,8 +316,8 @@ class Dispatcher:
         self._resend(request, replica, f"no answer within {self._config.deadline_s:g} s")
 
     def _resend(self, request: Request, replica: Replica, reason: str) -> None:
-        # Another one has it as well: it was hedged.
-        if request.answer.done() or request.holders:
+        # Another one has it as well, for it was hedged; or it waits for one already.
+        if request.answer.done() or request.holders or request in self._waiting[request.kind]:
             return
         logger.warning(
             "%s request %d leaves %s: %s",

@@ -11,7 +11,7 @@ import numpy as np
 
 from protos import codec, teacher_pb2
 from protos.codec import BlockLimits, Header, TargetRows, WireError
-from protos.target_rows import MASS_TOLERANCE
+from protos.target_rows import MASS_TOLERANCE, check_item_mass
 from trainer.data.vocabulary import Vocabulary
 
 
@@ -24,6 +24,8 @@ class ExpectedRows:
     first_id: int
     num_ids: int
     """The support: rows hold ids in [first_id, first_id + num_ids)."""
+    items: range
+    """Ids of the items, whose mass each row names."""
 
     @classmethod
     def of(
@@ -38,6 +40,7 @@ class ExpectedRows:
             vocab_size=vocabulary.size,
             first_id=first_id,
             num_ids=num_ids,
+            items=range(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items),
         )
 
     @property
@@ -61,6 +64,8 @@ class ExpectedRows:
             )
         self._check_ids(rows)
         self._check_lengths(rows)
+        if not self.compression.samples:
+            check_item_mass(rows, self.items)
         return rows
 
     def _check_ids(self, rows: TargetRows) -> None:

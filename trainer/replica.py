@@ -26,7 +26,10 @@ class Request:
     """Times that a replica's stream ended while it had the request."""
     last_death_s: float = -math.inf
     failed_at: set[str] = field(default_factory=set)
-    """Replicas that stalled on it or answered garbage: asked again only if there is no other."""
+    """Replicas that stalled on it, failed or answered garbage: asked again only if there is no
+    other."""
+    failing_since_s: float = math.inf
+    """Monotonic time at which a replica first said that it failed."""
 
 
 @dataclass(eq=False)

@@ -80,10 +80,12 @@ class TeacherClient:
         vocabulary: Vocabulary,
         graph_digest: str,
         spans: Spans | None = None,
+        keeps_all: bool = False,
     ) -> None:
         """Connect and wait until both kinds have a replica of the right vocabulary and graph.
 
         `spans` gets one for each question to a kind, and is closed with the client.
+        `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory both, may be the one teacher of that kind whose targets are in the cache.
 
@@ -114,7 +116,7 @@ class TeacherClient:
         )
         self._thread.start()
         try:
-            cached = self._open_cache(config, graph_digest) if config.cache else {}
+            cached = self._open_cache(config, graph_digest, keeps_all) if config.cache else {}
             self._run(self._streams.start(cached))
             self._streams.dispatcher.may_rest.update(KINDS)
         except BaseException:
@@ -177,11 +179,11 @@ class TeacherClient:
         await asyncio.gather(*self._unfinished, return_exceptions=True)
 
     def _open_cache(
-        self, config: TeachersConfig, graph_digest: str
+        self, config: TeachersConfig, graph_digest: str, keeps_all: bool
     ) -> dict[str, teacher_pb2.Description]:
         """Open the cache; the teacher of each kind that its targets are of, if it is but one."""
         cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
-        self._cached = CachedAnswers(cache, self.counters)
+        self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
         digests = {"vocabulary": self._vocabulary.digest, "graph": graph_digest}
         cached = {}
         for kind, compression in self._asked.items():

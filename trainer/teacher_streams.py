@@ -286,7 +286,7 @@ class TeacherStreams:
         if reply.HasField("error") and error.code == teacher_pb2.ScoreError.INVALID_ARGUMENT:
             request.answer.set_exception(ValueError(f"{replica.address}: {error.message}"))
         elif reply.HasField("error"):
-            self.dispatcher.on_bad_answer(replica, request, codec.WireError(error.message))
+            self.dispatcher.on_failure(replica, request, error.message)
         else:
             try:
                 rows = await asyncio.to_thread(

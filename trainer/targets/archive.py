@@ -33,6 +33,7 @@ MAX_RECORD_BYTES = 1 << 16
 MAX_VALUE_BYTES = 1 << 28
 MAX_GROUPS = 1 << 16
 TARGETS_PER_WRITE = 1024
+BYTES_PER_WRITE = 64 << 20
 
 
 def export_file(cache: TargetCache, path: Path, progress: Progress) -> int:
@@ -101,13 +102,16 @@ def import_file(path: Path, cache: TargetCache, progress: Progress) -> int:
         groups = dict(_read_groups(reader))
         (count,) = COUNT.unpack(reader.take(COUNT.size))
         batch: dict[bytes, bytes] = {}
+        batch_bytes = 0
         for _ in progress.track(range(count), description="targets"):
             key = reader.take(KEY_BYTES)
             value = reader.take_sized(MAX_VALUE_BYTES)
             read_entry(groups, key, value)
-            if batch and (len(batch) >= TARGETS_PER_WRITE or not _same_group(batch, key)):
+            batch_bytes += len(value)
+            is_full = len(batch) >= TARGETS_PER_WRITE or batch_bytes > BYTES_PER_WRITE
+            if batch and (is_full or not _same_group(batch, key)):
                 _put(cache, groups, batch)
-                batch = {}
+                batch, batch_bytes = {}, len(value)
             batch[key] = value
         if batch:
             _put(cache, groups, batch)

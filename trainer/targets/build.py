@@ -33,6 +33,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        keeps_all=True,
     )
     try:
         _ask_all(client, examples, config, progress)
