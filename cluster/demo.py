@@ -145,7 +145,10 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     source = arguments.data.resolve() if arguments.data else None
     if source is not None and not source.is_dir():
-        raise FileNotFoundError(f"--data must be a folder with dialogues, got {arguments.data}.")
+        raise FileNotFoundError(
+            f"--data must be a folder with dialogues, got {arguments.data}. Leave it out for the "
+            "default."
+        )
     default = ROOT / "runs" / (f"demo-{source.name}" if source else "demo")
     demo = Demo(
         source=source,

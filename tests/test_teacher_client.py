@@ -47,6 +47,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     replica_id: str = ""
     weights_digest: str = ""
     kept_mass: float = 1.0
+    failures: int = 0
+    """So many requests from now on fail inside."""
     streams: int = 0
     most_streams: int = 0
     requests: int = 0
@@ -77,6 +79,12 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                 self.requests += 1
                 self.asked.append(request)
                 if self.silent:
+                    continue
+                if self.failures:
+                    self.failures -= 1
+                    code = teacher_pb2.ScoreError.INTERNAL
+                    error = teacher_pb2.ScoreError(code=code, message="out of memory")
+                    yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
                     continue
                 num_rows = int(np.frombuffer(request.target_lengths, "<i4").sum())
                 block = (
@@ -222,6 +230,20 @@ def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) 
     assert [each.dialogue.num_rows for each in received] == [5, 4, 3]
     assert [each.recommendation.num_rows for each in received] == [2, 1, 3]
     assert (client.counters.requests, client.counters.positions) == (6, 12)
+
+
+def test_client_outlives_failures_of_its_only_replica(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.dispatch.RETRY_S", 0.05)
+    world.add("d", FakeTeacher("dialogue", failures=3))
+    world.add("r", FakeTeacher("recommendation"))
+    client = world.client()
+    try:
+        assert client.submit(examples(2, 3)).result().dialogue.ids_E.tolist() == [0, 1, 2, 3, 4]
+    finally:
+        client.close()
+    assert client.counters.resends == 3
 
 
 def test_client_question_that_is_too_large_comes_back_whole(

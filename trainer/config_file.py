@@ -25,7 +25,10 @@ def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT
         ValueError: for anything wrong in it; the message names the key and the remedy.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a config file, got nothing there.")
+        raise FileNotFoundError(
+            f"{path} must be a config file, got nothing there. There are recipes in "
+            "trainer/configs/."
+        )
     try:
         settings = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:

@@ -57,7 +57,10 @@ class TargetCache:
             OSError: if the folder cannot be used.
         """
         if must_exist and not (folder / "data.mdb").is_file():
-            raise FileNotFoundError(f"{folder} must be a cache of targets, got no data.mdb there.")
+            raise FileNotFoundError(
+                f"{folder} must be a cache of targets, got no data.mdb there. Fill one with: "
+                "python -m trainer.targets build, or a run with teachers.cache"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.is_full = False

@@ -104,7 +104,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if arguments.name not in (*BENCHMARKS, ALL):
         raise ValueError(f"NAME must be one of {NAMES}, got {arguments.name!r}.")
     if arguments.data is not None and not arguments.data.is_dir():
-        raise FileNotFoundError(f"--data must be a folder with dialogues, got {arguments.data}.")
+        raise FileNotFoundError(
+            f"--data must be a folder with dialogues, got {arguments.data}. Leave it out for the "
+            "default."
+        )
     return arguments
 
 

@@ -67,7 +67,10 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _import(arguments: argparse.Namespace, progress: Progress) -> None:
     if not arguments.file.is_file():
-        raise FileNotFoundError(f"{arguments.file} must be an exported file, got nothing there.")
+        raise FileNotFoundError(
+            f"{arguments.file} must be an exported file, got nothing there. Make one with: "
+            "python -m trainer.targets export FOLDER FILE"
+        )
     if not 1 <= arguments.max_bytes <= MAX_CACHE_BYTES:
         raise ValueError(
             f"--max-bytes must be in [1, {MAX_CACHE_BYTES}], got {arguments.max_bytes}."
