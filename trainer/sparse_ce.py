@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from trainer.soft_targets import Entries, SoftTargets, Tail, cut
 
 DEFAULT_CHUNK_SIZE = 256
+CPU_TILE_SIZE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,8 @@ def _compute(
     for start in range(0, num_positions, chunk_size):
         chunk = slice(start, min(start + chunk_size, num_positions))
         hidden_CD = hidden_PD[chunk]
-        logits_CV = torch.mm(hidden_CD, weight_VD.T, out=buffer_CV[: len(hidden_CD)])
+        logits_CV = buffer_CV[: len(hidden_CD)]
+        _multiply(hidden_CD, weight_VD, logits_CV)
         scores_CV = logits_CV.to(accumulate)
         chunk_loss, nll_P[chunk] = _loss_and_gradient_(scores_CV, targets, chunk, needs_grad)
         loss += chunk_loss
@@ -148,6 +150,19 @@ def _compute(
             _add_outer_(grad_weight_VD, grad_CV, hidden_CD)
     gradients = (grad_hidden_PD, grad_weight_VD.to(weight_VD.dtype)) if needs_grad else None
     return _Computed(loss, nll_P, gradients)
+
+
+def _multiply(hidden_CD: Tensor, weight_VD: Tensor, logits_CV: Tensor) -> None:
+    """logits = hidden @ weight^T, on a CPU in tiles of the vocabulary.
+
+    There a product of few rows and very many columns leaves the caches: 2,048 positions in chunks
+    of 256 took 1.18 s whole and .90 s in tiles; all at once .85 s (57,184 x 768, two cores).
+    """
+    tile_size = CPU_TILE_SIZE if weight_VD.device.type == "cpu" else len(weight_VD)
+    for weight_TD, logits_CT in zip(
+        weight_VD.split(tile_size), logits_CV.split(tile_size, dim=1), strict=True
+    ):
+        torch.mm(hidden_CD, weight_TD.T, out=logits_CT)
 
 
 def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:

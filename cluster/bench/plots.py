@@ -38,6 +38,31 @@ def draw_wire(rows: Sequence[Row], path: Path) -> None:
     write_png(figure, path)
 
 
+def draw_loss(times: Sequence[Row], memory: Sequence[Row], path: Path) -> None:
+    """Microseconds per position of every arm, and by how much one call raises the memory."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    speed, growth = figure.subplots(1, 2)
+    for arm in dict.fromkeys(row["arm"] for row in times):
+        of_arm = [row for row in times if row["arm"] == arm]
+        xs = [float(row["positions"]) for row in of_arm]
+        ys = [1e6 * float(row["seconds"]) / x for row, x in zip(of_arm, xs, strict=True)]
+        speed.plot(xs, ys, marker="o", linewidth=3 if arm == "ours" else 1, label=str(arm))
+    speed.set_xscale("log", base=2)
+    speed.set_ylim(bottom=0)
+    speed.set_xlabel("positions")
+    speed.set_ylabel("forward and backward, us per position")
+    speed.grid(alpha=0.3)
+    speed.legend()
+    bars = growth.barh(
+        [f"{row['arm']}, {row['positions']}" for row in memory],
+        [float(row["growth_mb"]) for row in memory],
+    )
+    growth.bar_label(bars, fmt="%.0f", padding=3)
+    growth.invert_yaxis()
+    growth.set_xlabel("MB beyond states, weight and gradients")
+    write_png(figure, path)
+
+
 def write_png(figure: Figure, path: Path) -> None:
     """The figure as a file, whole or not at all."""
     buffer = io.BytesIO()
