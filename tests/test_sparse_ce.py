@@ -186,7 +186,13 @@ def test_sparse_ce_of_no_positions_is_zero() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+    ("dtype", "tolerance"),
+    [
+        (torch.float64, 1e-12),
+        (torch.float32, 1e-6),
+        (torch.bfloat16, 2e-2),
+        (torch.float16, 2e-3),
+    ],
 )
 def test_sparse_ce_of_any_dtype_and_device_is_near_float64_dense(
     device: str, dtype: torch.dtype, tolerance: float
@@ -207,6 +213,19 @@ def test_sparse_ce_of_any_dtype_and_device_is_near_float64_dense(
     for got, want in zip(grads, torch.autograd.grad(expected, exact), strict=True):
         assert got.dtype == dtype
         assert relative_error(got, want) < tolerance
+
+
+def test_sparse_ce_in_float16_keeps_gradients_that_float16_alone_would_lose() -> None:
+    # 4,096 ids, each 2.4e-4 likely, at a weight of 1e-4: gradients of 2.4e-8, less than 6e-8.
+    vocab_size, loss_scale = 4096, 4096.0
+    hidden = torch.ones(1, 2, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(vocab_size, 2, dtype=torch.float16, requires_grad=True)
+    targets = SoftTargets(labels_P=torch.tensor([0]), gold_P=torch.tensor([1e-4]))
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
+    (loss * loss_scale).backward()
+    assert weight.grad is not None
+    expected = torch.full((vocab_size - 1, 2), 1e-4 / vocab_size * loss_scale)
+    torch.testing.assert_close(weight.grad[1:].float(), expected, rtol=2e-2, atol=0.0)
 
 
 def test_sparse_ce_without_terms_is_plain_cross_entropy() -> None:

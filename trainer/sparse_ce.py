@@ -28,6 +28,10 @@ from trainer.soft_targets import Entries, SoftTargets, Tail, cut
 
 DEFAULT_CHUNK_SIZE = 256
 CPU_TILE_SIZE = 1024
+HALF_TILE_SIZE = 8192
+FLOAT16_GAIN = 64.0
+"""float16 has no number between 0 and 6e-8, where much of a softmax lies, and none above 65,504,
+which 256 times a loss's weight times a hidden state may reach."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,17 +112,21 @@ class _SparseCrossEntropy(torch.autograd.Function):
         # Handed over and scaled in place: a copy of the weight's gradient would be the largest
         # buffer of the step. A second walk through a retained graph computes them anew.
         gradients, ctx.gradients = ctx.gradients, None
+        hidden_PD, weight_VD = ctx.saved_tensors
         if gradients is None:
-            hidden_PD, weight_VD = ctx.saved_tensors
             gradients = _compute(hidden_PD, weight_VD, ctx.targets, ctx.chunk_size, True).gradients
         assert gradients is not None
-        grad_hidden_PD, grad_weight_VD = gradients
-        return grad_hidden_PD.mul_(grad_loss), grad_weight_VD.mul_(grad_loss), None, None
+        # Scaled before they are rounded: under fp16 grad_loss holds the loss scale.
+        grad_hidden_PD, grad_weight_VD = (gradient.mul_(grad_loss) for gradient in gradients)
+        return grad_hidden_PD.to(hidden_PD), grad_weight_VD.to(weight_VD), None, None
 
 
 @dataclass(frozen=True, eq=False)
 class _Computed:
-    """Loss sum, gold NLL [P], and the gradients of hidden states and weight if they were wanted."""
+    """Loss sum, gold NLL [P], and the gradients of hidden states and weight if they were wanted.
+
+    All of them float32 or wider.
+    """
 
     loss: Tensor
     nll_P: Tensor
@@ -145,11 +153,25 @@ def _compute(
         chunk_loss, nll_P[chunk] = _loss_and_gradient_(scores_CV, targets, chunk, needs_grad)
         loss += chunk_loss
         if needs_grad:
-            grad_CV = logits_CV.copy_(scores_CV)  # the same memory unless dtypes differ
+            grad_CV = _rounded_(scores_CV, logits_CV)
             torch.mm(grad_CV, weight_VD, out=grad_hidden_PD[chunk])
             _add_outer_(grad_weight_VD, grad_CV, hidden_CD)
-    gradients = (grad_hidden_PD, grad_weight_VD.to(weight_VD.dtype)) if needs_grad else None
-    return _Computed(loss, nll_P, gradients)
+    if not needs_grad:
+        return _Computed(loss, nll_P, None)
+    gain = _gain(grad_hidden_PD.dtype)
+    return _Computed(loss, nll_P, (grad_hidden_PD.to(accumulate).div_(gain), grad_weight_VD))
+
+
+def _gain(dtype: torch.dtype) -> float:
+    """By how much the scores' gradient is held larger than it is while it is in this dtype."""
+    return FLOAT16_GAIN if dtype == torch.float16 else 1.0
+
+
+def _rounded_(grad_CV: Tensor, buffer_CV: Tensor) -> Tensor:
+    """The gradient, times its gain, in the buffer: the same memory unless dtypes differ."""
+    if (gain := _gain(buffer_CV.dtype)) != 1.0:
+        grad_CV *= gain
+    return buffer_CV.copy_(grad_CV)
 
 
 def _multiply(hidden_CD: Tensor, weight_VD: Tensor, logits_CV: Tensor) -> None:
@@ -166,11 +188,14 @@ def _multiply(hidden_CD: Tensor, weight_VD: Tensor, logits_CV: Tensor) -> None:
 
 
 def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
-    """total += grad^T @ hidden, where the dtypes allow it without a second [V, D] buffer."""
+    """total += grad^T @ hidden, without a second [V, D] buffer; the gain of grad is taken out."""
     if grad_CV.dtype == total_VD.dtype:
         total_VD.addmm_(grad_CV.T, hidden_CD)
-    else:
-        total_VD += grad_CV.T @ hidden_CD
+        return
+    for total_TD, grad_CT in zip(
+        total_VD.split(HALF_TILE_SIZE), grad_CV.split(HALF_TILE_SIZE, dim=1), strict=True
+    ):
+        total_TD.add_(grad_CT.T @ hidden_CD, alpha=1.0 / _gain(grad_CV.dtype))
 
 
 def _loss_and_gradient_(
