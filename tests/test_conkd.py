@@ -55,7 +55,7 @@ class Case:
         )
 
     def loss(self, config: DistillConfig, keep: int = V) -> float:
-        mixed = conkd.mix_targets(self.positions, self.teachers(keep), config, ITEMS, CPU)
+        mixed = conkd.mix_targets(self.positions, self.teachers(keep), config, ITEMS)
         return float(self.loss_of(mixed))
 
     def loss_of(self, targets: SoftTargets) -> Tensor:
@@ -122,7 +122,7 @@ def test_conkd_with_one_hot_teachers_is_plain_nll(case: Case) -> None:
     phi[np.arange(P), case.positions.labels_P.numpy()] = 1.0
     config = DistillConfig(gate="hard", eta=1.0, gamma=0.7)
     one_hot = dataclasses.replace(case, phi_PV=phi * 0.999999)
-    nll = case.loss_of(conkd.hard_targets(case.positions, CPU))
+    nll = case.loss_of(conkd.hard_targets(case.positions))
     assert one_hot.loss(config) == pytest.approx(float(nll), rel=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_loss_and_gradient_on_truncated_rows_equal_the_treatment_by_hand(
 ) -> None:
     config = DistillConfig(gate="soft", gamma=0.6, tail=tail)
     leaves = [t.clone().requires_grad_() for t in (case.hidden_PD, case.weight_VD)]
-    mixed = conkd.mix_targets(case.positions, case.teachers(keep), config, ITEMS, CPU)
+    mixed = conkd.mix_targets(case.positions, case.teachers(keep), config, ITEMS)
     loss = sparse_cross_entropy_sum(leaves[0], leaves[1], mixed)[0]
     twins = [t.clone().requires_grad_() for t in (case.hidden_PD, case.weight_VD)]
     expected = treated_loss(case, config, keep, twins[0], twins[1])
@@ -194,14 +194,13 @@ def test_mix_targets_with_a_recommendation_outside_the_items_is_refused(case: Ca
             dataclasses.replace(teachers, recommendation=words),
             DistillConfig(),
             ITEMS,
-            CPU,
         )
 
 
 def test_sparse_rows_of_quantised_entries_sum_to_one_with_the_tail(case: Case) -> None:
     rows = case.teachers(keep=3).dialogue
     noisy = dataclasses.replace(rows, log_probs_E=rows.log_probs_E - 0.02)
-    sparse = conkd.sparse_rows(noisy, "bucket", CPU)
+    sparse = conkd.sparse_rows(noisy, "bucket")
     kept_R = sparse.probs_E.reshape(P, 3).sum(-1)
     torch.testing.assert_close(kept_R + sparse.tail_R, torch.ones(P))
 
@@ -216,7 +215,7 @@ def test_mix_targets_of_drawn_rows_takes_the_gate_from_the_whole_row(case: Case)
     )
     teachers = dataclasses.replace(case.teachers(keep=1), dialogue=one_draw)
     config = DistillConfig(gate="soft", gamma=0.6, tail="sampled")
-    mixed = conkd.mix_targets(case.positions, teachers, config, ITEMS, CPU)
+    mixed = conkd.mix_targets(case.positions, teachers, config, ITEMS)
     dialogue = mixed.terms[0]
     torch.testing.assert_close(
         dialogue.weight_P, 0.3 * case.positions.weight_P.to(dialogue.weight_P)
@@ -234,15 +233,15 @@ def test_mix_targets_with_a_missing_row_is_refused(case: Case) -> None:
             dataclasses.replace(teachers, dialogue=short),
             DistillConfig(),
             ITEMS,
-            CPU,
         )
 
 
 def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
-    dialogue = case.teachers(keep=V).dialogue
+    teachers = case.teachers(keep=V)
     mass = np.array([0.1, 0.8, 0.2, 0.6, 0.3], np.float32)
+    dialogue = dataclasses.replace(teachers.dialogue, item_mass_R=mass)
     statistics = conkd.gate_statistics(
-        case.positions, dataclasses.replace(dialogue, item_mass_R=mass)
+        case.positions, dataclasses.replace(teachers, dialogue=dialogue)
     )
     assert statistics.count.tolist() == [2, 3]
     assert statistics.item_mass == pytest.approx([1.4, 0.6])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.scrapes import Samples, scrape
 from tests.student_runs import ROOT, environment, error_lines, free_port, run_student
@@ -22,7 +23,7 @@ from trainer.step_metrics import SCALARS, StepSums
 
 
 def sums(tokens: int, wait_s: float) -> StepSums:
-    step = StepSums.zero()
+    step = StepSums.zero(torch.device("cpu"))
     step.scalars[SCALARS.index("tokens")] = tokens
     step.scalars[SCALARS.index("wait_s")] = wait_s
     return step
@@ -76,7 +77,9 @@ def test_rank_without_a_port_or_teachers_counts_nevertheless() -> None:
 
 
 def test_value_of_step_sums_is_the_scalar_of_that_name() -> None:
-    step = dataclasses.replace(StepSums.zero(), scalars=np.arange(len(SCALARS), dtype=float))
+    step = dataclasses.replace(
+        StepSums.zero(torch.device("cpu")), scalars=np.arange(len(SCALARS), dtype=float)
+    )
     assert [step.value(name) for name in SCALARS] == list(range(len(SCALARS)))
 
 

@@ -149,7 +149,7 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
     inputs = to_student_input(examples, data.vocabulary, InputLimits(), action_tokens=True)
     first = data.vocabulary.first_item_id
     items = range(first, first + data.vocabulary.num_items)
-    targets = conkd.mix_targets(inputs.positions, received, config, items, torch.device("cpu"))
+    targets = conkd.mix_targets(inputs.positions, received, config, items)
     loss, _ = student(inputs.model, targets)
     expected = dense_loss(student, inputs, examples, service, data, config)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -18,6 +18,7 @@ import pytest
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows, WireError
 from trainer.config import DistillConfig, TeachersConfig
+from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.errors import TeacherUnavailable
 from trainer.teacher_client import TeacherClient
@@ -262,6 +263,30 @@ def test_client_question_that_is_too_large_comes_back_whole(
     assert received.recommendation.num_rows == 6
 
 
+def test_client_prepares_answers_beside_the_training_thread(world: World) -> None:
+    world.add("d", FakeTeacher("dialogue"))
+    world.add("r", FakeTeacher("recommendation"))
+    client = world.client()
+    prepared_by: list[str] = []
+
+    def prepare(targets: TeacherTargets) -> int:
+        prepared_by.append(threading.current_thread().name)
+        if targets.dialogue.num_rows == 4:
+            raise ValueError("four rows are refused")
+        return targets.dialogue.num_rows
+
+    try:
+        pending = [client.submit(examples(length)).then(prepare) for length in (3, 4, 5)]
+        wait_for(lambda: len(prepared_by) == 3)  # before any of them is asked for
+        assert pending[0].result() == 3
+        with pytest.raises(ValueError, match="four rows are refused"):
+            pending[1].result()
+        assert pending[2].result() == 5
+    finally:
+        client.close()
+    assert threading.current_thread().name not in prepared_by
+
+
 def test_client_asks_no_further_ahead_than_its_bytes_allow(world: World) -> None:
     teacher = world.add("d", FakeTeacher("dialogue"))
     other = world.add("r", FakeTeacher("recommendation"))
@@ -280,7 +305,7 @@ def test_client_closes_while_batches_wait_for_room_that_nobody_makes(world: Worl
     teacher = world.add("d", FakeTeacher("dialogue"))
     world.add("r", FakeTeacher("recommendation"))
     client = world.client(max_bytes=1)
-    pending = [client.submit(examples(2)) for _ in range(3)]
+    pending = [client.submit(examples(2)).then(lambda targets: targets) for _ in range(3)]
     wait_for(lambda: teacher.requests == 1)
     client.close()
     for each in pending[1:]:

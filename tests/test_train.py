@@ -7,7 +7,7 @@ import pytest
 from protos.codec import WireError
 from trainer import train
 from trainer.checkpoint import RunOrigin
-from trainer.conkd import TeacherTargets
+from trainer.conkd import PreparedTargets
 from trainer.errors import TeacherUnavailable
 from trainer.lookahead import SubmittedStep
 
@@ -16,7 +16,7 @@ class LosingPending:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def result(self) -> TeacherTargets:
+    def result(self) -> PreparedTargets:
         raise self._error
 
 

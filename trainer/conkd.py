@@ -58,9 +58,9 @@ def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
     return soft_gate(item_mass_P)
 
 
-def hard_targets(positions: Positions, device: torch.device) -> SoftTargets:
-    """Plain cross entropy with the gold tokens (Eq. 5): gamma = 0."""
-    return SoftTargets(labels_P=positions.labels_P.to(device), gold_P=positions.weight_P.to(device))
+def hard_targets(positions: Positions) -> SoftTargets:
+    """Plain cross entropy with the gold tokens (Eq. 5): gamma = 0; on the CPU."""
+    return SoftTargets(labels_P=positions.labels_P, gold_P=positions.weight_P)
 
 
 def mix_targets(
@@ -68,16 +68,14 @@ def mix_targets(
     teachers: TeacherTargets,
     config: DistillConfig,
     items: range,
-    device: torch.device,
 ) -> SoftTargets:
-    """The sparse target distribution of every position (Eqs. 10-11).
+    """The sparse target distribution of every position (Eqs. 10-11), on the CPU.
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
         teachers: both teachers' rows; row counts must be P and B.
         config: gamma, gate and the treatment of dropped mass.
         items: the vocabulary ids of all items, on which P_psi lives.
-        device: where the loss is computed.
 
     Raises:
         ValueError: if the rows do not match the positions.
@@ -106,25 +104,25 @@ def mix_targets(
     gate_P = gate(torch.from_numpy(teachers.dialogue.item_mass_R), config)
     weight_P = config.gamma * positions.weight_P
     dialogue = TeacherTerm(
-        rows=sparse_rows(teachers.dialogue, config.tail, device),
+        rows=sparse_rows(teachers.dialogue, config.tail),
         row_P=torch.arange(num_positions),
         weight_P=weight_P * (1.0 - gate_P),
         support=(0, teachers.dialogue.vocab_size),
     )
     recommendation = TeacherTerm(
-        rows=sparse_rows(teachers.recommendation, config.tail, device),
+        rows=sparse_rows(teachers.recommendation, config.tail),
         row_P=positions.example_P,
         weight_P=weight_P * gate_P,
         support=(items.start, items.stop),
     )
     return SoftTargets(
-        labels_P=positions.labels_P.to(device),
-        gold_P=((1.0 - config.gamma) * positions.weight_P).to(device),
+        labels_P=positions.labels_P,
+        gold_P=(1.0 - config.gamma) * positions.weight_P,
         terms=(dialogue, recommendation),
     )
 
 
-def sparse_rows(rows: TargetRows, tail: str, device: torch.device) -> SparseRows:
+def sparse_rows(rows: TargetRows, tail: str) -> SparseRows:
     """Received rows as probabilities whose sum with the tail is exactly 1.
 
     The kept entries are scaled to 1 - tail: the tail is exact on the wire, the entries may be
@@ -140,9 +138,9 @@ def sparse_rows(rows: TargetRows, tail: str, device: torch.device) -> SparseRows
     tail_R = rows.tail_R if tail == "bucket" else np.zeros(rows.num_rows, np.float32)
     return SparseRows(
         offsets_R1=torch.from_numpy(offsets_R1),
-        ids_E=torch.from_numpy(rows.ids_E.astype(np.int64)).to(device),
-        probs_E=torch.from_numpy((probs_E * scale_R[row_E]).astype(np.float32)).to(device),
-        tail_R=torch.from_numpy(tail_R.astype(np.float32)).to(device),
+        ids_E=torch.from_numpy(rows.ids_E.astype(np.int64)),
+        probs_E=torch.from_numpy((probs_E * scale_R[row_E]).astype(np.float32)),
+        tail_R=torch.from_numpy(tail_R.astype(np.float32)),
     )
 
 
@@ -155,18 +153,38 @@ class GateStatistics:
         count: number of item steps and word steps, [2].
         histogram: counts of item mass over [0, 1] in 20 bins, [2, 20].
         kept_mass: sum over positions of the dialogue teacher's kept mass.
+        recommendation_kept_mass: mean of the recommendation rows', times positions.
     """
 
     item_mass: np.ndarray
     count: np.ndarray
     histogram: np.ndarray
     kept_mass: float
+    recommendation_kept_mass: float
 
 
-def gate_statistics(positions: Positions, dialogue: TargetRows) -> GateStatistics:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedTargets:
+    """What a step needs of one micro-batch's targets; statistics are None without teachers."""
+
+    soft: SoftTargets
+    statistics: GateStatistics | None
+
+
+def prepare_targets(
+    positions: Positions, teachers: TeacherTargets, config: DistillConfig, items: range
+) -> PreparedTargets:
+    """Mix received rows and count; runs beside the step, in the thread that waits for them."""
+    return PreparedTargets(
+        soft=mix_targets(positions, teachers, config, items),
+        statistics=gate_statistics(positions, teachers),
+    )
+
+
+def gate_statistics(positions: Positions, teachers: TeacherTargets) -> GateStatistics:
     """Item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
     masks = [positions.is_item_P.numpy(), ~positions.is_item_P.numpy()]
-    mass_P = dialogue.item_mass_R
+    mass_P = teachers.dialogue.item_mass_R
     histograms = [
         np.histogram(mass_P[mask], bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for mask in masks
     ]
@@ -174,5 +192,8 @@ def gate_statistics(positions: Positions, dialogue: TargetRows) -> GateStatistic
         item_mass=np.array([float(mass_P[mask].sum()) for mask in masks]),
         count=np.array([int(mask.sum()) for mask in masks]),
         histogram=np.stack(histograms),
-        kept_mass=float((1.0 - dialogue.tail_R).sum()),
+        kept_mass=float((1.0 - teachers.dialogue.tail_R).sum()),
+        recommendation_kept_mass=float(
+            (1.0 - teachers.recommendation.tail_R).mean() * len(positions.labels_P)
+        ),
     )

@@ -113,11 +113,13 @@ class Engine:
         )
         assert self._engine.device is not None
         self.device = torch.device(self._engine.device)
+        self.pins_memory = self.device.type == "cuda"
+        """Whether batches should wait in memory that the device can fetch by itself."""
         self._checkpoints = Path(config.output) / checkpoint.CHECKPOINTS_NAME
 
     def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor]:
         """The student's loss sum and gold NLL [P] of one micro-batch."""
-        return self._engine(inputs.to(self.device), targets)
+        return self._engine(inputs.to(self.device), targets.to(self.device))
 
     def evaluate(self, inputs: ModelInput, targets: SoftTargets) -> Tensor:
         """Gold NLL [P] without dropout and without gradient."""
@@ -157,9 +159,13 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return None if norm is None or not math.isfinite(norm) else float(norm)
 
-    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sum over all ranks, in float64."""
+    def sum_over_ranks(
+        self, values: Sequence[float], on_device: Tensor | None = None
+    ) -> list[float]:
+        """Element-wise sum over all ranks, in float64; first of those that lie on the device."""
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if on_device is not None:
+            total = torch.cat([on_device, total])
         comm.all_reduce(total)
         return total.tolist()
 

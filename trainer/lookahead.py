@@ -1,17 +1,22 @@
-"""Steps whose targets are asked for long before their turn, so that no step has to wait."""
+"""Steps whose targets are asked for long before their turn, so that no step has to wait.
+
+They are mixed as soon as they arrive, beside the steps before; on a GPU all that a step needs lies
+in pinned memory by then.
+"""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from trainer.config import RunConfig
-from trainer.conkd import TeacherTargets
+from trainer.conkd import PreparedTargets, TeacherTargets, prepare_targets
 from trainer.data.examples import Example
 from trainer.data.loader import (
     LoaderConfig,
+    Positions,
     StudentInput,
     batches,
     micro_batches,
@@ -22,12 +27,23 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.dispatch import ClientCounters
 from trainer.engine import Engine
 
+ResultT = TypeVar("ResultT", covariant=True)
+PreparedT = TypeVar("PreparedT")
+
+
+class Pending(Protocol[ResultT]):
+    """Something that will be there."""
+
+    def result(self) -> ResultT:
+        """Wait for it."""
+        ...
+
 
 class PendingTargets(Protocol):
     """Targets that were asked for."""
 
-    def result(self) -> TeacherTargets:
-        """Wait for them."""
+    def then(self, prepare: Callable[[TeacherTargets], PreparedT]) -> Pending[PreparedT]:
+        """What `prepare` makes of them, off the training thread where they come from elsewhere."""
         ...
 
 
@@ -57,11 +73,11 @@ class Teachers(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SubmittedStep:
-    """One step's micro-batches, whose targets are on their way (or None: no teacher)."""
+    """One step's micro-batches, and their mixed targets, on their way (or None: no teacher)."""
 
     step: int
     inputs: tuple[StudentInput, ...]
-    pending: tuple[PendingTargets | None, ...]
+    pending: tuple[Pending[PreparedTargets] | None, ...]
 
 
 def submitted_steps(
@@ -86,16 +102,34 @@ def submitted_steps(
         if batch.step >= config.train.num_steps:
             break
         micro = micro_batches(batch, config.train.micro_batch_size)
-        ahead.append(
-            SubmittedStep(
-                step=batch.step,
-                inputs=tuple(
-                    to_student_input(m, vocabulary, limits, action_tokens=config.action_tokens)
-                    for m in micro
-                ),
-                pending=tuple(teachers.submit(m) if teachers else None for m in micro),
-            )
+        inputs = tuple(
+            to_student_input(m, vocabulary, limits, action_tokens=config.action_tokens)
+            for m in micro
         )
+        pending: tuple[Pending[PreparedTargets] | None, ...] = (None,) * len(micro)
+        if teachers is not None:
+            pending = tuple(
+                teachers.submit(m).then(_preparing(config, engine, vocabulary, each.positions))
+                for m, each in zip(micro, inputs, strict=True)
+            )
+        if engine.pins_memory:
+            inputs = tuple(replace(each, model=each.model.pin_memory()) for each in inputs)
+        ahead.append(SubmittedStep(step=batch.step, inputs=inputs, pending=pending))
         if len(ahead) > config.teachers.in_flight:
             yield ahead.popleft()
     yield from ahead
+
+
+def _preparing(
+    config: RunConfig, engine: Engine, vocabulary: Vocabulary, positions: Positions
+) -> Callable[[TeacherTargets], PreparedTargets]:
+    """How the targets of one micro-batch are made ready for its step."""
+    items = range(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items)
+
+    def prepare(received: TeacherTargets) -> PreparedTargets:
+        prepared = prepare_targets(positions, received, config.distill, items)
+        if engine.pins_memory:
+            prepared = replace(prepared, soft=prepared.soft.pin_memory())
+        return prepared
+
+    return prepare

@@ -128,7 +128,7 @@ class Selection:
             input_limits(self._model),
             action_tokens=self._config.action_tokens,
         )
-        targets = conkd.hard_targets(inputs.positions, self._engine.device)
+        targets = conkd.hard_targets(inputs.positions)
         return self._engine.evaluate(inputs.model, targets)
 
 

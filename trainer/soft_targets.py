@@ -5,7 +5,8 @@ P positions, C positions of one chunk, R target rows, E entries: of all rows, or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +27,15 @@ class SparseRows:
     ids_E: Tensor
     probs_E: Tensor
     tail_R: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> SparseRows:
+        """The same with everything changed that goes to the device."""
+        return SparseRows(
+            offsets_R1=self.offsets_R1,
+            ids_E=change(self.ids_E),
+            probs_E=change(self.probs_E),
+            tail_R=change(self.tail_R),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +68,18 @@ class SoftTargets:
     labels_P: Tensor
     gold_P: Tensor
     terms: tuple[TeacherTerm, ...] = ()
+
+    def to(self, device: torch.device) -> SoftTargets:
+        """The same on a device; from pinned memory the copies run beside what comes next."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> SoftTargets:
+        """The same in memory that a CUDA device can fetch by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTargets:
+        terms = tuple(replace(term, rows=term.rows.map(change)) for term in self.terms)
+        return SoftTargets(labels_P=change(self.labels_P), gold_P=change(self.gold_P), terms=terms)
 
 
 @dataclass(frozen=True, eq=False)

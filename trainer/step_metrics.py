@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from trainer.client_counters import ClientCounters
-from trainer.conkd import HISTOGRAM_BINS, TeacherTargets, gate_statistics
+from trainer.conkd import HISTOGRAM_BINS, GateStatistics
 from trainer.data.loader import StudentInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine import Engine
@@ -27,19 +28,23 @@ class StepSums:
     """Sums of one step.
 
     Attributes:
-        scalars: float64 [9], see SCALARS.
+        losses_2: float64 [2] on the engine's device, loss and gold NLL: they are read once a step,
+            since every look waits for the device.
+        scalars: float64 [7], see SCALARS.
         item_mass: float64 [2], gate input summed over item steps and word steps.
         histogram: float64 [2, 20], counts of the gate input there.
     """
 
+    losses_2: Tensor
     scalars: np.ndarray
     item_mass: np.ndarray
     histogram: np.ndarray
 
     @classmethod
-    def zero(cls) -> StepSums:
+    def zero(cls, device: torch.device) -> StepSums:
         """Nothing counted yet."""
         return cls(
+            losses_2=torch.zeros(2, dtype=torch.float64, device=device),
             scalars=np.zeros(len(SCALARS)),
             item_mass=np.zeros(2),
             histogram=np.zeros((2, HISTOGRAM_BINS)),
@@ -49,7 +54,7 @@ class StepSums:
     def of_micro_batch(
         cls,
         inputs: StudentInput,
-        received: TeacherTargets | None,
+        statistics: GateStatistics | None,
         vocabulary: Vocabulary,
         *,
         loss_sum: Tensor,
@@ -57,23 +62,19 @@ class StepSums:
         wait_s: float,
     ) -> StepSums:
         """What one forward adds."""
-        sums = cls.zero()
+        losses_2 = torch.stack([loss_sum.detach().double(), nll_P.double().sum()])
+        sums = replace(cls.zero(loss_sum.device), losses_2=losses_2)
         is_item_P = inputs.positions.is_item_P
         values = {
-            "loss": float(loss_sum.detach()),
-            "nll": float(nll_P.sum()),
             "tokens": int((inputs.model.input_ids_BL != vocabulary.pad_id).sum()),
             "slots": inputs.model.input_ids_BL.numel(),
             "positions": len(is_item_P),
             "item_steps": int(is_item_P.sum()),
             "wait_s": wait_s,
         }
-        if received is not None:
-            statistics = gate_statistics(inputs.positions, received.dialogue)
+        if statistics is not None:
             values["kept_mass"] = statistics.kept_mass
-            values["recommendation_kept_mass"] = float(
-                (1.0 - received.recommendation.tail_R).mean() * len(is_item_P)
-            )
+            values["recommendation_kept_mass"] = statistics.recommendation_kept_mass
             sums.item_mass[:] = statistics.item_mass
             sums.histogram[:] = statistics.histogram
         for name, value in values.items():
@@ -82,6 +83,7 @@ class StepSums:
 
     def __add__(self, other: StepSums) -> StepSums:
         return StepSums(
+            losses_2=self.losses_2 + other.losses_2,
             scalars=self.scalars + other.scalars,
             item_mass=self.item_mass + other.item_mass,
             histogram=self.histogram + other.histogram,
@@ -97,12 +99,12 @@ class StepSums:
         if counted is not None:
             wire = list(dataclasses.asdict(counted).values())
         flat = np.concatenate([self.scalars, self.item_mass, self.histogram.ravel(), wire])
-        total = np.array(engine.sum_over_ranks(flat.tolist()))
-        scalars, item_mass, histogram, wire_total = np.split(
-            total, np.cumsum([len(SCALARS), 2, 2 * HISTOGRAM_BINS])
+        total = np.array(engine.sum_over_ranks(flat.tolist(), self.losses_2))
+        losses, scalars, item_mass, histogram, wire_total = np.split(
+            total, np.cumsum([len(LOSSES), len(SCALARS), 2, 2 * HISTOGRAM_BINS])
         )
         return GlobalSums(
-            values=dict(zip(SCALARS, scalars.tolist(), strict=True)),
+            values=dict(zip((*LOSSES, *SCALARS), [*losses, *scalars], strict=True)),
             item_mass=item_mass,
             histogram=histogram.reshape(2, HISTOGRAM_BINS).astype(int),
             wire=dict(zip(WIRE, wire_total.tolist(), strict=True)) if counted else None,
@@ -110,9 +112,8 @@ class StepSums:
         )
 
 
+LOSSES = ("loss", "nll")
 SCALARS = (
-    "loss",
-    "nll",
     "tokens",
     "slots",
     "positions",

@@ -5,8 +5,8 @@ replica; `dispatch` decides which of them gets a request. Scoring is a pure func
 so a request may be sent twice; its answer is taken once. Nothing here falls back: a request ends
 with the rows asked for or with an error.
 
-All gRPC runs on one event loop in a thread of its own; `submit` and `Pending.result` are called
-from the training thread.
+All gRPC runs on one event loop in a thread of its own, what is made of the answers (`Pending.then`)
+in another; `submit` and `Pending.result` are called from the training thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -45,28 +45,43 @@ from trainer.teacher_streams import TeacherStreams
 logger = logging.getLogger(__name__)
 
 ResultT = TypeVar("ResultT")
+PreparedT = TypeVar("PreparedT")
 
 
-class Pending:
-    """Targets that were asked for and may not have arrived yet."""
+class Pending(Generic[ResultT]):
+    """Targets that were asked for and may not have arrived yet, or what is made of them."""
 
     def __init__(
-        self, answer: concurrent.futures.Future[TeacherTargets], on_taken: Callable[[], None]
+        self,
+        answer: concurrent.futures.Future[ResultT],
+        worker: concurrent.futures.Executor,
+        on_taken: Callable[[], None],
     ) -> None:
         self._answer = answer
+        self._worker = worker
         self._on_taken = on_taken
 
-    def result(self) -> TeacherTargets:
-        """Wait for the targets, which are handed out once.
+    def then(self, prepare: Callable[[ResultT], PreparedT]) -> Pending[PreparedT]:
+        """What `prepare` makes of them on a thread of the client's, as soon as they are there.
+
+        Its errors are raised by `result`. It is to be called in the order of the results: the
+        thread waits for one after another.
+        """
+        answer = self._answer
+        prepared = self._worker.submit(lambda: prepare(answer.result()))
+        return Pending(prepared, self._worker, self._on_taken)
+
+    def result(self) -> ResultT:
+        """Wait for them; they are handed out once.
 
         Raises:
             TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`.
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request, or serves another vocabulary.
         """
-        targets = self._answer.result()
+        taken = self._answer.result()
         self._on_taken()
-        return targets
+        return taken
 
 
 class TeacherClient:
@@ -110,6 +125,7 @@ class TeacherClient:
         self._streams = TeacherStreams(
             config, vocabulary, graph_digest, self._expected, self.counters
         )
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="targets")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="teacher-client", daemon=True
@@ -134,7 +150,7 @@ class TeacherClient:
         """Longest input of one example that the dialogue teacher takes."""
         return self._streams.input_limits["dialogue"].max_tokens
 
-    def submit(self, examples: Sequence[Example]) -> Pending:
+    def submit(self, examples: Sequence[Example]) -> Pending[TeacherTargets]:
         """Ask both teachers about a micro-batch; returns at once.
 
         A question that is more than a server takes at a time is asked in parts: whole rows of a
@@ -150,7 +166,7 @@ class TeacherClient:
         parts = {kind: self._split(kind, of_kind) for kind, of_kind in inputs.items()}
         num_bytes = self._most_bytes(examples)
         answer = asyncio.run_coroutine_threadsafe(self._answer_both(parts, num_bytes), self._loop)
-        return Pending(answer, functools.partial(self._on_taken, num_bytes))
+        return Pending(answer, self._worker, functools.partial(self._on_taken, num_bytes))
 
     def _split(self, kind: str, inputs: Sequence[ExampleInput]) -> list[list[ExampleInput]]:
         if samples := self._asked[kind].samples:
@@ -163,6 +179,7 @@ class TeacherClient:
         """End all streams and the client's thread."""
         if self._thread.is_alive():
             self._run(self._stop())
+            self._worker.shutdown()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()

@@ -23,9 +23,8 @@ from trainer.checkpoint import CONFIG_NAME, RunOrigin, check_same_origin, write_
 from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig
 from trainer.config_file import to_yaml
-from trainer.conkd import TeacherTargets
+from trainer.conkd import PreparedTargets
 from trainer.data.examples import Example, digest_examples
-from trainer.data.loader import StudentInput
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine import Engine, on_all_ranks, raise_together
@@ -34,7 +33,6 @@ from trainer.exporter import RankProgress, watched
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
 from trainer.run_log import RunLog
 from trainer.selection import Selection, forget_best
-from trainer.soft_targets import SoftTargets
 from trainer.step_metrics import StepSums
 
 
@@ -196,35 +194,36 @@ def train_step(
     """One optimiser step; what this rank counted in it."""
     # Dropout of a step depends on (seed, step, rank) alone: a resumed run repeats it exactly.
     torch.manual_seed(hash((config.seed, submitted.step, engine.rank)) % (1 << 63))
-    sums = StepSums.zero()
+    sums = StepSums.zero(engine.device)
     started = time.perf_counter()
-    received_by_micro_batch = _wait_for_targets(engine, submitted)
+    targets = _wait_for_targets(engine, submitted)
     wait_s = time.perf_counter() - started
-    for inputs, received in zip(submitted.inputs, received_by_micro_batch, strict=True):
-        targets = _targets(config, engine, vocabulary, inputs, received)
-        loss_sum, nll_P = engine.forward(inputs.model, targets)
+    for inputs, prepared in zip(submitted.inputs, targets, strict=True):
+        loss_sum, nll_P = engine.forward(inputs.model, prepared.soft)
         # Every response counts alike (Eq. 5's 1/T is in the targets' weights), and every global
         # batch has batch_size of them.
         engine.backward(loss_sum, config.train.batch_size)
         sums += StepSums.of_micro_batch(
-            inputs, received, vocabulary, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
+            inputs, prepared.statistics, vocabulary, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
         )
         wait_s = 0.0
     return sums
 
 
-def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[TeacherTargets | None]:
+def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[PreparedTargets]:
     """The targets of all micro-batches, before any forward.
 
     If a rank's targets will not come (teachers gone for good, two broken answers, a teacher that
     was exchanged meanwhile), all ranks checkpoint the steps done and leave.
     """
-    if all(pending is None for pending in submitted.pending):
-        return [None] * len(submitted.pending)
-    received: list[TeacherTargets | None] = []
+    asked = [pending for pending in submitted.pending if pending is not None]
+    if not asked:
+        gold = [conkd.hard_targets(inputs.positions) for inputs in submitted.inputs]
+        return [PreparedTargets(soft=soft, statistics=None) for soft in gold]
+    prepared: list[PreparedTargets] = []
     problem = None
     try:
-        received = [pending.result() if pending else None for pending in submitted.pending]
+        prepared = [pending.result() for pending in asked]
     except (TeacherUnavailable, WireError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
@@ -232,18 +231,4 @@ def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[TeacherT
         engine.save_checkpoint(submitted.step)
     if num_failed:
         raise_together(problem)
-    return received
-
-
-def _targets(
-    config: RunConfig,
-    engine: Engine,
-    vocabulary: Vocabulary,
-    inputs: StudentInput,
-    received: TeacherTargets | None,
-) -> SoftTargets:
-    """What each position of a micro-batch should learn."""
-    if received is None:
-        return conkd.hard_targets(inputs.positions, engine.device)
-    items = range(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items)
-    return conkd.mix_targets(inputs.positions, received, config.distill, items, engine.device)
+    return prepared

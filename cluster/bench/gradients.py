@@ -54,7 +54,7 @@ def dense_gradient(student: Student, teacher_PV: Tensor) -> Tensor:
 
 def truncated_gradient(student: Student, rows: TargetRows, tail: str) -> Tensor:
     """dL/dlogits of the cross entropy with truncated rows over all V, [P, V]; docs/loss.md."""
-    targets = sparse_rows(rows, tail, torch.device("cpu"))
+    targets = sparse_rows(rows, tail)
     row_E = torch.repeat_interleave(
         torch.arange(rows.num_rows), torch.from_numpy(rows.counts_R.astype(np.int64))
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 
@@ -17,17 +19,23 @@ from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.model_input import dialogue_input, recommendation_input
 
+ResultT = TypeVar("ResultT")
+PreparedT = TypeVar("PreparedT")
+
 
 @dataclass(frozen=True)
-class PendingInProcess:
+class PendingInProcess(Generic[ResultT]):
     """Scored when the step asks for it: nothing overlaps in one process."""
 
-    teachers: InProcessTeachers
-    examples: tuple[Example, ...]
+    score: Callable[[], ResultT]
 
-    def result(self) -> TeacherTargets:
+    def then(self, prepare: Callable[[ResultT], PreparedT]) -> PendingInProcess[PreparedT]:
+        """The same, with more to be done then."""
+        return PendingInProcess(lambda: prepare(self.score()))
+
+    def result(self) -> ResultT:
         """Score now."""
-        return self.teachers.score(self.examples)
+        return self.score()
 
 
 class InProcessTeachers:
@@ -56,9 +64,9 @@ class InProcessTeachers:
         """Longest input of one example that the dialogue teacher takes."""
         return self._dialogue.facts.limits.max_tokens
 
-    def submit(self, examples: Sequence[Example]) -> PendingInProcess:
+    def submit(self, examples: Sequence[Example]) -> PendingInProcess[TeacherTargets]:
         """Remember the question."""
-        return PendingInProcess(self, tuple(examples))
+        return PendingInProcess(functools.partial(self.score, tuple(examples)))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -44,10 +44,9 @@ def ours(problem: Problem) -> Arm:
 
     def compute() -> Computed:
         hidden_PD = problem.hidden_PD
-        targets = mix_targets(
-            problem.positions, problem.teachers, DISTILL, problem.items, hidden_PD.device
-        )
-        return _with_gradients(loss_module(hidden_PD, targets)[0], problem)
+        targets = mix_targets(problem.positions, problem.teachers, DISTILL, problem.items)
+        loss = loss_module(hidden_PD, targets.to(hidden_PD.device))[0]
+        return _with_gradients(loss, problem)
 
     return compute
 

@@ -1,90 +1,180 @@
-"""What do teachers cost the student? Tokens/s with none, with served ones, with both in-process.
+"""What do teachers cost the student? Tokens/s with none, with served, cached and in-process ones.
 
-Three arms of the same run on two ranks, one after another: distill.gamma = 0; teachers behind Ray
-and gRPC; both teachers computed inside every rank, as users do today. Where teachers and students
-share the same cores, the served arm pays for the teachers' forward passes too: its ratio says what
-the machine can do, not what the wire costs.
+Two ranks train one student of DialoGPT-small's shape, and its steps take turns: without a teacher
+(distill.gamma = 0); with teachers behind gRPC, whose scoring is replaced by replay, as if they had
+devices of their own; with their targets in the cache and no fleet; and with both teachers computed
+in every rank, as users do today. A ratio is of two blocks of the same turn, on the same batches.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
 import json
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from cluster.bench.result import BenchResult, Row
-from cluster.demo import serve_teachers
-from cluster.launch import Command, Launcher
-from cluster.stages import Demo, this_machine
+import torch
 
-STEPS = 40
-WARM_UP_STEPS = 10
-RUN_LENGTH = (f"train.steps={STEPS}", f"train.checkpoint_every={STEPS}")
-ARMS = ("no teacher", "served", "in process")
+from cluster.bench.chaos.fleet import Fleet, Place, Served
+from cluster.bench.chaos.recording import record_kind
+from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
+from cluster.bench.result import BenchResult, Row
+from cluster.bench.step_ranks import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.launch import Command, Launcher, free_port
+from cluster.stages import ROOT, this_machine
+from trainer.config import RunConfig
+from trainer.config_file import load_config
+from trainer.data.prepare import load_prepared
+from trainer.models.language_model import build_language_model, write_language_model
+from trainer.models.language_model_config import LanguageModelConfig
+from trainer.pretrain.dialogue import write_dialogue_card
+
+LOGS = Path("bench/logs/step")
+CONFIG = "trainer/configs/redial-mini.yaml"
+NUM_EXAMPLES = 640
+BATCH_SIZE = 16
+DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
+SIZES = ("num_layers", "hidden_size", "num_heads")
 
 
 def bench_step(source: Path | None) -> BenchResult:
-    """Run the three arms; median tokens/s over the steps after warm-up."""
-    with tempfile.TemporaryDirectory(prefix="conkd-bench-") as temporary:
-        demo = Demo(source=source, output=Path(temporary), machine=this_machine())
-        with Launcher(demo.output / "logs", screen=sys.stderr) as launcher:
-            # Quickly fitted teachers: their speed counts here, not their quality.
-            quick = {"recommendation": "epochs=1", "classifier": "epochs=1"}
-            launcher.run(
-                [
-                    demo.prepare(),
-                    *(_extended(demo.pretrain(kind), it) for kind, it in quick.items()),
-                    _extended(demo.pretrain("dialogue"), "train.steps=2"),
-                    demo.train_student("no teacher", "distill.gamma=0", *RUN_LENGTH),
-                    _in_process(demo),
-                ]
-            )
-            with serve_teachers(demo, launcher) as directory:
-                served = (f"teachers.directory={directory}", *RUN_LENGTH)
-                launcher.run([demo.train_student("served", *served)])
-        rows = [_row(arm, demo.output / arm) for arm in ARMS]
-    speed = {str(row["arm"]): float(row["tokens_per_s"]) for row in rows}
+    """Record, fill the cache, and let the arms take turns."""
+    corpus = fitted_corpus(source)
+    with (
+        tempfile.TemporaryDirectory(prefix="conkd-step-") as temporary,
+        Launcher(LOGS, screen=sys.stderr) as launcher,
+    ):
+        rows = asyncio.run(_measure(launcher, corpus, Path(temporary)))
     return BenchResult(
-        figures={
-            "served_to_no_teacher": speed["served"] / speed["no teacher"],
-            "in_process_to_no_teacher": speed["in process"] / speed["no teacher"],
-            "exposed_wait_fraction": float(rows[1]["wait_fraction"]),
-        },
-        rows=rows,
-        corpus=demo.recipe,
+        figures=figures_of(rows),
+        rows=arm_rows(rows),
+        corpus=corpus.name,
+        details={"blocks": rows},
     )
 
 
-def _extended(command: Command, *arguments: str) -> Command:
-    return dataclasses.replace(command, argv=(*command.argv, *arguments))
-
-
-def _in_process(demo: Demo) -> Command:
-    """The student's command with another script and the teachers' folders."""
-    command = demo.train_student("in process", *RUN_LENGTH)
-    script = command.argv.index("trainer/main.py")
-    folders = (
-        *("--dialogue", str(demo.output / "dialogue")),
-        *("--recommendation", str(demo.output / "recommendation")),
+async def _measure(launcher: Launcher, corpus: Corpus, output: Path) -> list[Row]:
+    data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
+    folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
+    answers = _record(data, folders, output)
+    dialogue = _random_dialogue_teacher(data, output / "dialogue")
+    served = Served(folders=folders, answers=answers, seconds_per_row=0.0)
+    fleet = Fleet(launcher, served, output / "fleet", Place())
+    await fleet.mend()
+    settings = (
+        *(f"data={data}", f"output={output / 'run'}", "item_vectors=null"),
+        *(f"student.{name}={getattr(DIALOGPT_SMALL, name)}" for name in SIZES),
+        *(f"train.batch_size={BATCH_SIZE}", *fleet.settings),
     )
-    worker = ("cluster/bench/in_process_student.py", *folders)
-    argv = (*command.argv[:script], *worker, *command.argv[script + 1 :])
-    return dataclasses.replace(command, argv=argv)
+    cache, result = output / "cache", output / "rows.json"
+    launcher.run(
+        [
+            _fill_cache(cache, settings),
+            _ranks(dialogue, corpus.recommendation, cache, result, settings),
+        ]
+    )
+    await fleet.stop()
+    return json.loads(result.read_text())
 
 
-def _row(arm: str, output: Path) -> Row:
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    steps = [entry for entry in map(json.loads, lines) if "event" not in entry][WARM_UP_STEPS:]
-    speeds = sorted(entry["tokens_per_s"] for entry in steps)
-    wait_s = sum(entry["teacher_wait_s"] or 0.0 for entry in steps)
-    return {
-        "arm": arm,
-        "tokens_per_s": statistics.median(speeds),
-        "tokens_per_s_p10": speeds[len(speeds) // 10],
-        "tokens_per_s_p90": speeds[len(speeds) * 9 // 10],
-        "wait_fraction": wait_s / sum(entry["step_s"] for entry in steps),
-        "steps": len(steps),
+def _record(data: Path, folders: dict[str, Path], output: Path) -> dict[str, Path]:
+    """What the fitted teachers answer to every example, cut as the recipe asks for it."""
+    examples = load_prepared(data).examples("train")
+    distill = load_config(RunConfig, ROOT / CONFIG, []).distill
+    tables = {kind: output / f"{kind}.npz" for kind in folders}
+    for kind, folder in folders.items():
+        record_kind(kind, folder, examples, distill, tables[kind])
+    return tables
+
+
+def _random_dialogue_teacher(data: Path, folder: Path) -> Path:
+    """A frozen one of the student's shape, with random weights: for its speed."""
+    prepared = load_prepared(data)
+    torch.manual_seed(0)
+    model = build_language_model(DIALOGPT_SMALL, prepared.vocabulary)
+    write_language_model(folder, model)
+    prepared.vocabulary.save(folder)
+    write_dialogue_card(folder, model, prepared)
+    return folder
+
+
+def _fill_cache(cache: Path, settings: tuple[str, ...]) -> Command:
+    machine = this_machine()
+    argv = (str(machine.python), "-m", "trainer.targets", "build", "--config", CONFIG)
+    return Command(
+        name="targets",
+        argv=(*argv, "--output", str(cache), *settings),
+        env=machine.environment(machine.num_ranks),
+        cwd=ROOT,
+    )
+
+
+def _ranks(
+    dialogue: Path, recommendation: Path, cache: Path, result: Path, settings: tuple[str, ...]
+) -> Command:
+    machine = this_machine()
+    return Command(
+        name="ranks",
+        argv=(
+            *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
+            *("--master_port", str(free_port()), "cluster/bench/step_ranks.py"),
+            *("--dialogue", str(dialogue), "--recommendation", str(recommendation)),
+            *("--cache", str(cache), "--result", str(result)),
+            *("--config", CONFIG, *settings),
+        ),
+        env=machine.environment(machine.num_ranks),
+        cwd=ROOT,
+    )
+
+
+def figures_of(rows: list[Row]) -> dict[str, float]:
+    """Medians over turns of each arm's tokens/s beside no teacher's, and what else is asked for."""
+    turns: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if row["turn"]:
+            turns.setdefault(int(row["turn"]), {})[str(row["arm"])] = _speed(row)
+    ratios = {
+        arm: [of_turn[arm] / of_turn[NO_TEACHER] for of_turn in turns.values()]
+        for arm in (SERVED, CACHED, IN_PROCESS)
     }
+    served = [row for row in rows if row["turn"] and row["arm"] == SERVED]
+    peak_mb = {str(row["arm"]): float(row["peak_mb"]) for row in rows if not row["turn"]}
+    figures = {"turns": float(len(turns))}
+    for arm, of_arm in ratios.items():
+        name = f"{arm.replace(' ', '_')}_to_no_teacher"
+        figures |= {name: statistics.median(of_arm)}
+        figures |= {f"{name}_min": min(of_arm), f"{name}_max": max(of_arm)}
+    return {
+        **figures,
+        "exposed_wait_fraction": sum(float(row["wait_s"]) for row in served)
+        / sum(float(row["seconds"]) for row in served),
+        "peak_mb_no_teacher": peak_mb[NO_TEACHER],
+        "peak_mb_cached": peak_mb[CACHED],
+        "peak_mb_in_process": peak_mb[IN_PROCESS],
+    }
+
+
+def arm_rows(rows: list[Row]) -> list[Row]:
+    """Median, least and largest tokens/s of every arm."""
+    table: list[Row] = []
+    for arm in (NO_TEACHER, SERVED, CACHED, IN_PROCESS):
+        blocks = [row for row in rows if row["turn"] and row["arm"] == arm]
+        speeds = [_speed(row) for row in blocks]
+        seconds = sum(float(row["seconds"]) for row in blocks)
+        table.append(
+            {
+                "arm": arm,
+                "tokens_per_s": statistics.median(speeds),
+                "tokens_per_s_min": min(speeds),
+                "tokens_per_s_max": max(speeds),
+                "wait_fraction": sum(float(row["wait_s"]) for row in blocks) / seconds,
+                "blocks": len(blocks),
+            }
+        )
+    return table
+
+
+def _speed(row: Row) -> float:
+    return float(row["tokens"]) / float(row["seconds"])

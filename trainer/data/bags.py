@@ -5,7 +5,7 @@ B examples, E ids of all of them, S ids of the longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,8 @@ class Bags:
                 f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
                 f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
             )
-        if int(self.lengths_B.sum()) != len(self.ids_E):
+        # On a GPU a look would wait for all that it has to do; what is there came from a CPU.
+        if self.lengths_B.device.type == "cpu" and int(self.lengths_B.sum()) != len(self.ids_E):
             raise ValueError(
                 f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
                 f"{int(self.lengths_B.sum())}."
@@ -45,9 +46,13 @@ class Bags:
             torch.tensor([len(row) for row in rows], device=device),
         )
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Bags:
+        """The same bags of changed tensors: on a device, or in pinned memory."""
+        return Bags(change(self.ids_E), change(self.lengths_B))
+
     def to(self, device: torch.device) -> Bags:
         """The same on a device."""
-        return Bags(self.ids_E.to(device), self.lengths_B.to(device))
+        return self.map(lambda tensor: tensor.to(device))
 
     def select(self, rows_B: Tensor) -> Bags:
         """The bags of the given examples, in their order."""

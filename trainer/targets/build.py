@@ -10,9 +10,13 @@ from rich.progress import Progress, TaskID
 
 from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig
+from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.prepare import load_prepared
 from trainer.teacher_client import Pending, TeacherClient
+
+Ahead = collections.deque[tuple[int, Pending[TeacherTargets]]]
+"""Examples of a question, and its answer on the way."""
 
 
 def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> ClientCounters:
@@ -53,7 +57,7 @@ def _ask_all(
 ) -> None:
     size = config.train.micro_batch_size or config.train.batch_size
     task = progress.add_task("targets", total=len(examples))
-    ahead: collections.deque[tuple[int, Pending]] = collections.deque()
+    ahead: Ahead = collections.deque()
     for start in range(0, len(examples), size):
         batch = examples[start : start + size]
         ahead.append((len(batch), client.submit(batch)))
@@ -63,7 +67,9 @@ def _ask_all(
         _take(ahead, progress, task)
 
 
-def _take(ahead: collections.deque[tuple[int, Pending]], progress: Progress, task: TaskID) -> None:
+def _take(
+    ahead: collections.deque[tuple[int, Pending[TeacherTargets]]], progress: Progress, task: TaskID
+) -> None:
     count, pending = ahead.popleft()
     pending.result()
     progress.advance(task, count)

@@ -46,17 +46,25 @@ def record_answers(data: Path, folders: dict[str, Path], output: Path) -> Record
     output.mkdir(parents=True, exist_ok=True)
     tables, rows, questions = {}, [], []
     for kind, folder in folders.items():
-        teacher = load_teacher(kind, folder, torch.device("cpu"))
-        inputs = _inputs(teacher, examples)
-        answers = record(teacher, inputs, _cut(kind, distill))
         tables[kind] = output / f"{kind}.npz"
-        save_answers(tables[kind], answers)
-        questions.append([key_of(each) for each in inputs])
-        rows.append([over_the_wire(answers[key], distill.value_format) for key in questions[-1]])
+        keys, answers = record_kind(kind, folder, examples, distill, tables[kind])
+        questions.append(keys)
+        rows.append([over_the_wire(answers[key], distill.value_format) for key in keys])
     prints = _prints(examples, *rows)
     if len(set(prints.values())) != len(set(zip(*questions, strict=True))):
         raise ValueError("every question must have answers of its own, got two that share theirs.")
     return Recording(tables=tables, prints=prints)
+
+
+def record_kind(
+    kind: str, folder: Path, examples: Sequence[Example], distill: DistillConfig, table: Path
+) -> tuple[list[str], dict[str, TargetRows]]:
+    """Score examples into a table; the key of every example, and all rows by key."""
+    teacher = load_teacher(kind, folder, torch.device("cpu"))
+    inputs = _inputs(teacher, examples)
+    answers = record(teacher, inputs, _cut(kind, distill))
+    save_answers(table, answers)
+    return [key_of(each) for each in inputs], answers
 
 
 def _inputs(teacher: Teacher, examples: Sequence[Example]) -> list[ExampleInput]:

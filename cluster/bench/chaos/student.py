@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Generic, TextIO, TypeVar
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from cluster.bench.chaos.evidence import print_of
 from trainer.cli import run_main
 from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
-from trainer.lookahead import PendingTargets
 from trainer.main import checked_input, run_student
-from trainer.teacher_client import TeacherClient
+from trainer.teacher_client import Pending, TeacherClient
+
+ResultT = TypeVar("ResultT")
+PreparedT = TypeVar("PreparedT")
 
 
 class Witness:
@@ -45,12 +47,14 @@ class Witness:
         """The client's."""
         return self._client.max_tokens
 
-    def submit(self, examples: Sequence[Example]) -> WitnessedPending:
+    def submit(self, examples: Sequence[Example]) -> WitnessedPending[TeacherTargets]:
         """Note what is asked, and ask."""
         batch, self._submitted = self._submitted, self._submitted + 1
         self.note({"asked": batch, "examples": [example.example_id for example in examples]})
         lengths = [len(example.response_ids) for example in examples]
-        return WitnessedPending(self._client.submit(examples), self, batch, lengths)
+        # The rows come through beside whatever is made of them.
+        both = self._client.submit(examples).then(lambda targets: (targets, targets))
+        return WitnessedPending(both, self, batch, lengths)
 
     def close(self) -> None:
         """Note the client's own counts, and close it."""
@@ -70,28 +74,38 @@ class Witness:
         self._file.flush()
 
 
-class WitnessedPending:
+class WitnessedPending(Generic[ResultT]):
     """Targets on their way; handing them out is noted with a print per example."""
 
     def __init__(
-        self, pending: PendingTargets, witness: Witness, batch: int, lengths: list[int]
+        self,
+        pending: Pending[tuple[TeacherTargets, ResultT]],
+        witness: Witness,
+        batch: int,
+        lengths: list[int],
     ) -> None:
         self._pending = pending
         self._witness = witness
         self._batch = batch
-        self._ends = np.cumsum(lengths)
+        self._lengths = lengths
 
-    def result(self) -> TeacherTargets:
+    def then(self, prepare: Callable[[ResultT], PreparedT]) -> WitnessedPending[PreparedT]:
+        """As the client does."""
+        pending = self._pending.then(lambda both: (both[0], prepare(both[1])))
+        return WitnessedPending(pending, self._witness, self._batch, self._lengths)
+
+    def result(self) -> ResultT:
         """Wait as the client does."""
-        targets = self._pending.result()
-        starts = [0, *self._ends[:-1]]
+        targets, taken = self._pending.result()
+        ends = np.cumsum(self._lengths)
+        starts = [0, *ends[:-1]]
         prints = [
             print_of(targets, range(start, end), example)
-            for example, (start, end) in enumerate(zip(starts, self._ends, strict=True))
+            for example, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
         rows = targets.dialogue.num_rows
         self._witness.note({"handed_out": self._batch, "rows": rows, "prints": prints})
-        return targets
+        return taken
 
 
 def main(argv: list[str]) -> None:

@@ -1,0 +1,185 @@
+"""The ranks of the benchmark `step`: one student, whose steps take turns in having teachers.
+
+deepspeed cluster/bench/step_ranks.py --dialogue DIR --recommendation DIR --cache DIR
+    --result FILE --config FILE [key=value ...]
+
+All arms train the same model on the same batches with the trainer's own step. A block of an arm is
+`BLOCK_STEPS` steps from the first question to the last update: all that its teachers' answers cost
+a rank is inside, also the wait for the first of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cluster.bench.in_process import InProcessTeachers
+from cluster.bench.loss_memory import peak_bytes
+from cluster.bench.result import Row
+from trainer.atomic import write_json
+from trainer.cli import run_main
+from trainer.config import RunConfig
+from trainer.data.examples import Example
+from trainer.data.prepare import PreparedData
+from trainer.engine import Engine, raise_together, start_distributed, stop_distributed
+from trainer.lookahead import Teachers, submitted_steps
+from trainer.main import checked_input
+from trainer.models.language_model import build_language_model, input_limits
+from trainer.models.student import Student
+from trainer.teacher_client import TeacherClient
+from trainer.train import train_step
+
+NO_TEACHER, SERVED, CACHED, IN_PROCESS = "no teacher", "served", "cached", "in process"
+BLOCK_STEPS = 5
+WARM_UP_STEPS = 2
+BUDGET_S = 360.0
+MIN_TURNS, MAX_TURNS = 3, 15
+# Nothing listens there: what is not in the cache is not to be had.
+NOWHERE = "127.0.0.1:9"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Where a step's targets come from, and the settings that say so."""
+
+    config: RunConfig
+    teachers: Teachers | None
+
+
+class Ranks:
+    """This rank's student and its arms."""
+
+    def __init__(self, config: RunConfig, data: PreparedData, rank: int, world_size: int) -> None:
+        torch.manual_seed(config.seed)
+        model = build_language_model(config.student, data.vocabulary)
+        student = Student(model, loss_chunk_size=config.train.loss_chunk_size)
+        self.engine = Engine(student, config, rank, world_size)
+        self._limits = input_limits(model)
+        self._vocabulary = data.vocabulary
+        self._examples: list[Example] = data.examples("train")
+
+    def block(self, arm: Arm, first_step: int, num_steps: int) -> dict[str, float]:
+        """Seconds, tokens over all ranks, and the mean rank's wait of so many steps."""
+        train = dataclasses.replace(arm.config.train, steps=first_step + num_steps)
+        config = dataclasses.replace(arm.config, train=train)
+        tokens = wait_s = 0.0
+        self.engine.sum_over_ranks([0.0])  # begin together
+        start = time.perf_counter()
+        for submitted in submitted_steps(
+            config,
+            self.engine,
+            vocabulary=self._vocabulary,
+            examples=self._examples,
+            limits=self._limits,
+            teachers=arm.teachers,
+            first_step=first_step,
+        ):
+            sums = train_step(config, self.engine, submitted, vocabulary=self._vocabulary)
+            total = sums.over_ranks(self.engine, arm.teachers.counters if arm.teachers else None)
+            raise_together(total.find_problem(submitted.step) or self.engine.find_problem())
+            tokens += total.values["tokens"]
+            wait_s += total.values["wait_s"] / total.world_size
+        return {"seconds": time.perf_counter() - start, "tokens": tokens, "wait_s": wait_s}
+
+    def peak_mb(self) -> float:
+        """The most that all ranks together ever held."""
+        return self.engine.sum_over_ranks([peak_bytes(self.engine.device) / 1e6])[0]
+
+
+def measure(ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Arm]) -> list[Row]:
+    """A row per block: warm-ups, in which each arm is built, are turn 0."""
+    rows: list[Row] = []
+    arms: dict[str, Arm] = {}
+
+    def run(turn: int, name: str, first_step: int, num_steps: int) -> None:
+        figures = ranks.block(arms[name], first_step, num_steps)
+        if ranks.engine.rank == 0:
+            speed = figures["tokens"] / figures["seconds"]
+            step_s = figures["seconds"] / num_steps
+            sys.stderr.write(f"turn {turn} {name}: {speed:.0f} tokens/s, {step_s:.2f} s a step\n")
+        rows.append({"turn": turn, "arm": name, **figures, "peak_mb": ranks.peak_mb()})
+
+    for name, build in builders.items():
+        arms[name] = build()
+        close.append(arms[name])
+        run(0, name, 0, WARM_UP_STEPS)
+    names, started = list(arms), time.monotonic()
+    for turn in range(1, MAX_TURNS + 1):
+        # Every arm comes first in its time, and all have the same batches.
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            run(turn, name, turn * BLOCK_STEPS, BLOCK_STEPS)
+        # As rank 0 sees it: all ranks must stop together.
+        mine_s = time.monotonic() - started if ranks.engine.rank == 0 else 0.0
+        (elapsed_s,) = ranks.engine.sum_over_ranks([mine_s])
+        if turn >= MIN_TURNS and elapsed_s * (turn + 1) / turn > BUDGET_S:
+            break
+    return rows
+
+
+def builders_of(
+    config: RunConfig, data: PreparedData, arguments: argparse.Namespace
+) -> dict[str, Callable[[], Arm]]:
+    """The arms, in the order in which they are built: those that need most memory last."""
+
+    def client(settings: RunConfig) -> Arm:
+        teachers = TeacherClient(
+            settings.teachers,
+            settings.distill,
+            vocabulary=data.vocabulary,
+            graph_digest=data.graphs_digest,
+        )
+        return Arm(config=settings, teachers=teachers)
+
+    def none() -> Arm:
+        distill = dataclasses.replace(config.distill, gamma=0.0)
+        return Arm(config=dataclasses.replace(config, distill=distill), teachers=None)
+
+    def cached() -> Arm:
+        teachers = dataclasses.replace(
+            config.teachers, cache=str(arguments.cache), directory=NOWHERE, connect_s=0.5
+        )
+        return client(dataclasses.replace(config, teachers=teachers))
+
+    def in_process() -> Arm:
+        folders = (arguments.dialogue, arguments.recommendation)
+        return Arm(config=config, teachers=InProcessTeachers(*folders, config.distill))
+
+    return {
+        NO_TEACHER: none,
+        SERVED: lambda: client(config),
+        CACHED: cached,
+        IN_PROCESS: in_process,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Take our options, and give the rest to the trainer's own parser."""
+    parser = argparse.ArgumentParser()
+    for name in ("dialogue", "recommendation", "cache", "result"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments, rest = parser.parse_known_args(argv)
+    config, data = checked_input(rest)
+    rank, world_size = start_distributed()
+    built: list[Arm] = []
+    try:
+        ranks = Ranks(config, data, rank, world_size)
+        rows = measure(ranks, builders_of(config, data, arguments), built)
+        if rank == 0:
+            write_json(arguments.result, rows)
+    finally:
+        for arm in built:
+            if arm.teachers is not None:
+                arm.teachers.close()
+        stop_distributed()
+
+
+if __name__ == "__main__":
+    run_main(main)
