@@ -24,6 +24,7 @@ from tests.student_runs import (
     student_command,
 )
 from tests.tiny_teachers import tiny_vocabulary, write_recommendation_teacher
+from trainer.checkpoint import WholeCheckpoint, newest_whole
 from trainer.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.cluster
@@ -70,7 +71,7 @@ def test_student_killed_in_the_middle_resumes_exactly(
 
 def wait_for_checkpoint(output: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
-    while not (output / "checkpoints" / "newest.json").exists():
+    while newest_whole(output / "checkpoints") is None:
         assert process.poll() is None, "the run ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -113,7 +114,8 @@ def test_run_directory_holds_config_metrics_events_and_checkpoint(stage_1_run: P
     assert lines[-1]["event"] == "end"
     assert lines[-1]["steps"] == STEPS
     assert lines[-1]["teacher_requests"] == 0
-    assert [p.name for p in (stage_1_run / "checkpoints").glob("step-*")] == ["step-00000020"]
+    kept = sorted(path.name for path in (stage_1_run / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000020"]
 
 
 @pytest.mark.parametrize(
@@ -176,10 +178,6 @@ def test_student_with_fewer_steps_than_its_checkpoint_is_refused(
     assert result.returncode != 0
     (line,) = error_lines(result)
     assert "train.steps must be at least 20" in line
-    result = run_student(prepared_dir, output, *settings, f"train.steps={STEPS}", ranks=1)
-    assert result.returncode != 0
-    (line,) = error_lines(result)
-    assert "ranks must be 2 to go on with the run" in line
 
 
 def test_student_too_short_for_the_data_is_told_once(prepared_dir: Path, tmp_path: Path) -> None:
@@ -199,6 +197,5 @@ def test_student_that_starts_over_forgets_the_checkpoints_of_the_run_before(
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
     assert [entry["step"] for entry in step_lines(output)] == [1, 2]
-    pointer = json.loads((output / "checkpoints" / "newest.json").read_text())
-    assert pointer["step"] == 2
-    assert len(list((output / "checkpoints").glob("step-*"))) == 1
+    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=2, ranks=2)
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step-00000002"]

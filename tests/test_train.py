@@ -6,10 +6,10 @@ import pytest
 
 from protos.codec import WireError
 from trainer import train
-from trainer.checkpoint import RunOrigin
 from trainer.conkd import PreparedTargets
 from trainer.errors import TeacherUnavailable
 from trainer.lookahead import SubmittedStep
+from trainer.run_origin import RunOrigin
 
 
 class LosingPending:
@@ -74,7 +74,7 @@ def test_ranks_that_would_learn_from_different_teachers_leave(
     raised: list[Exception | None] = []
     monkeypatch.setattr(train, "raise_together", raised.append)
     teachers = {"dialogue": "weights-a at temperature 1"}
-    origin = RunOrigin(ranks=2, vocabulary="v", examples="e", teachers=teachers)
+    origin = RunOrigin(vocabulary="v", examples="e", teachers=teachers)
     ranks = FakeRanks(other=1.0)
     train._check_same_teachers(ranks, origin)  # type: ignore[arg-type]
     train._check_same_teachers(FakeRanks(other=ranks.own), origin)  # type: ignore[arg-type]

@@ -1,56 +1,32 @@
-"""Which checkpoint is the newest whole one.
+"""Which checkpoints are whole, and which of them is the newest.
 
-DeepSpeed writes a checkpoint as a folder of files, one or more per rank; a crash can leave it
-torn. So `newest.json` names the newest checkpoint and is replaced atomically, after all ranks have
-written theirs: what it does not name is never loaded.
+DeepSpeed writes a checkpoint as a folder of files, one or more per rank; a crash can leave it torn.
+So after all ranks have written theirs, the folder gets a list of its files and their sizes, by one
+rename: a folder without that list, or with less in it than the list says, is never loaded.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trainer.atomic import write_json
-from trainer.config import RunConfig
-from trainer.config_file import load_config
 
-POINTER_NAME = "newest.json"
 TAG_PREFIX = "step-"
-CONFIG_NAME = "config.yaml"
-ORIGIN_NAME = "origin.json"
+WHOLE_NAME = "whole.json"
 CHECKPOINTS_NAME = "checkpoints"
-MAY_CHANGE = (
-    *("output", "classifier", "teachers.", "watch."),
-    *("train.steps", "train.epochs", "train.checkpoint_every"),
-    *("train.resume", "train.loss_chunk_size"),
-)
-"""Settings that a resumed run may have otherwise: they change no loss of a step done before."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointPointer:
-    """The newest whole checkpoint of a run."""
+class WholeCheckpoint:
+    """A checkpoint that can be loaded."""
 
-    tag: str
-    """Folder below checkpoints/."""
     step: int
     """Optimiser steps done; the data goes on from here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOrigin:
-    """What a run learns from, beyond its settings; a resumed run must find it again."""
-
     ranks: int
-    vocabulary: str
-    examples: str
-    """Digest of the training examples, in their order."""
-    teachers: dict[str, str]
-    """Kind -> weights digest and temperature; empty without teachers."""
+    """How many wrote it."""
 
 
 def tag_of(step: int) -> str:
@@ -58,91 +34,82 @@ def tag_of(step: int) -> str:
     return f"{TAG_PREFIX}{step:08d}"
 
 
-def read_pointer(folder: Path) -> CheckpointPointer | None:
-    """The newest whole checkpoint below `folder`, or None if there is none yet.
+def newest_whole(folder: Path) -> WholeCheckpoint | None:
+    """The newest whole checkpoint below `folder`, or None if no checkpoint was ever finished.
 
     Raises:
-        FileNotFoundError: if the folder that it names is gone.
+        FileNotFoundError: if there were some, and all of them are damaged.
     """
-    path = folder / POINTER_NAME
-    if not path.is_file():
-        return None
-    try:
-        pointer = CheckpointPointer(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} must name a checkpoint, got: {error}.") from error
-    if not (folder / pointer.tag).is_dir():
+    problems = []
+    for path in _newest_first(folder):
+        problem = find_damage(path)
+        if problem is None:
+            listed = json.loads((path / WHOLE_NAME).read_text())
+            return WholeCheckpoint(step=listed["step"], ranks=listed["ranks"])
+        if (path / WHOLE_NAME).exists():
+            problems.append(f"{path.name}: {problem}")
+    if problems:
         raise FileNotFoundError(
-            f"{folder / pointer.tag} must be the newest checkpoint, got nothing there. "
-            f"Restore it, or remove {path} to start from the beginning."
+            f"one checkpoint in {folder} must be whole, got {'; '.join(problems)}. Restore one, or "
+            "start over with train.resume=false."
         )
-    return pointer
+    return None
 
 
-def commit(folder: Path, step: int) -> None:
-    """Name the checkpoint of `step` as the newest and remove all others, torn ones too.
+def damaged(folder: Path) -> list[tuple[Path, str]]:
+    """Checkpoints that cannot be loaded, each with what it lacks."""
+    found = [(path, find_damage(path)) for path in _newest_first(folder)]
+    return [(path, problem) for path, problem in found if problem is not None]
+
+
+def find_damage(path: Path) -> str | None:
+    """What a checkpoint's folder lacks, or None: it is whole."""
+    if not (path / WHOLE_NAME).is_file():
+        return "it was not finished"
+    try:
+        files = json.loads((path / WHOLE_NAME).read_text())["files"].items()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return f"{WHOLE_NAME} lists nothing: {error!r}"
+    for name, size in files:
+        file = path / name
+        got = file.stat().st_size if file.is_file() else None
+        if got != size:
+            return f"{name} must have {size} bytes, got {'no file' if got is None else got}"
+    return None
+
+
+def commit(folder: Path, step: int, *, ranks: int, keep: int) -> None:
+    """Make the checkpoint of `step` whole, and remove all but the newest `keep` whole ones.
 
     To be called on one rank, after every rank has written its files.
     """
-    write_json(folder / POINTER_NAME, {"tag": tag_of(step), "step": step})
-    for other in folder.glob(f"{TAG_PREFIX}*"):
-        if other.name != tag_of(step):
-            shutil.rmtree(other)
+    path = folder / tag_of(step)
+    files = {
+        str(file.relative_to(path)): file.stat().st_size
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != WHOLE_NAME
+    }
+    write_json(path / WHOLE_NAME, {"step": step, "ranks": ranks, "files": files})
+    whole = [each for each in _newest_first(folder) if find_damage(each) is None]
+    for other in folder.iterdir():
+        if other.is_dir() and other not in whole[:keep]:
+            remove(other)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint's folder, its list first: a crash in between leaves nothing whole."""
+    (path / WHOLE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def forget(folder: Path) -> None:
-    """Remove all checkpoints, the pointer first: a crash in between leaves none that is named."""
-    (folder / POINTER_NAME).unlink(missing_ok=True)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-
-
-def check_same_run(output: Path, config: RunConfig) -> None:
-    """Raise ValueError if the run to resume was started with settings that make it another run."""
-    if read_pointer(output / CHECKPOINTS_NAME) is None:
+    """Remove all checkpoints; none of them is whole once the first is touched."""
+    if not folder.is_dir():
         return
-    before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
-    for key, value in flat_settings(config).items():
-        if before.get(key) != value and not key.startswith(MAY_CHANGE):
-            raise ValueError(
-                f"{key} must be {before.get(key)} to go on with the run in {output}, got {value}. "
-                "Name another output, or start over with train.resume=false."
-            )
+    for path in _newest_first(folder):
+        (path / WHOLE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
-def check_same_origin(output: Path, origin: RunOrigin) -> None:
-    """Raise ValueError if the run to resume has learnt from others than it would go on with."""
-    path = output / ORIGIN_NAME
-    if read_pointer(output / CHECKPOINTS_NAME) is None:
-        return
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} must tell what the checkpoint was learnt from, got no file. "
-            "Start over with train.resume=false."
-        )
-    before = _flat(json.loads(path.read_text()))
-    after = _flat(dataclasses.asdict(origin))
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            raise ValueError(
-                f"{key} must be {before.get(key)} to go on with the run in {output}, got "
-                f"{after.get(key)}. Bring it back, or start over with train.resume=false."
-            )
-
-
-def write_origin(output: Path, origin: RunOrigin) -> None:
-    """Write origin.json, which `check_same_origin` compares with."""
-    write_json(output / ORIGIN_NAME, dataclasses.asdict(origin))
-
-
-def flat_settings(config: RunConfig) -> dict[str, Any]:
-    """All settings by their dotted keys."""
-    return _flat(dataclasses.asdict(config))
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{TAG_PREFIX}*"), reverse=True)

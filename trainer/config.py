@@ -186,6 +186,8 @@ class TrainConfig:
     """Examples per forward on one rank; None: the rank's whole share at once."""
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: int = 2
+    """The newest so many stay: if one is damaged, the run goes on from the one before it."""
     select: Literal["last", "best"] = "last"
     """Which weights are exported: the last ones, or those of the checkpoint with the lowest loss
     of gold tokens on valid."""
@@ -202,6 +204,7 @@ class TrainConfig:
         for name, value in (
             ("batch_size", self.batch_size),
             ("checkpoint_every", self.checkpoint_every),
+            ("keep_checkpoints", self.keep_checkpoints),
             ("loss_chunk_size", self.loss_chunk_size),
         ):
             if value < 1:

@@ -6,12 +6,15 @@ checkpoints, and does not know the ZeRO stage.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
+import io
 import json
 import logging
 import math
 import os
+import shutil
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ import deepspeed
 import torch
 from deepspeed import comm
 from deepspeed.accelerator import get_accelerator
+from deepspeed.checkpoint import ds_to_universal
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -36,6 +40,9 @@ from trainer.soft_targets import SoftTargets
 
 ResultT = TypeVar("ResultT")
 
+logger = logging.getLogger(__name__)
+
+UNIVERSAL_PREFIX = "universal-"
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 # A rank that has its targets waits in a collective for one that bears with its teachers.
 GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
@@ -103,19 +110,27 @@ class Engine:
         self.world_size = world_size
         self.learning_rate = 0.0
         """The rate of the last step; 0 before the first."""
+        accelerator = get_accelerator()
+        assert accelerator is not None
+        self.device = torch.device(accelerator.current_device_name())
+        self._checkpoints = Path(config.output) / checkpoint.CHECKPOINTS_NAME
+        self._keep_checkpoints = config.train.keep_checkpoints
+        settings = deepspeed_config(config, world_size)
+        self._is_sharded = settings["zero_optimization"]["stage"] > 0
+        if config.train.resume and self._needs_universal():
+            settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
         optimiser = _optimiser(module, config.optimiser)
         self._engine, _, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimiser,
             # LRScheduler is what torch calls _LRScheduler today; DeepSpeed's hint has the old name.
             lr_scheduler=_schedule(optimiser, config.optimiser, config.train.num_steps),  # type: ignore[arg-type]
-            config=deepspeed_config(config, world_size),
+            config=settings,
         )
-        assert self._engine.device is not None
-        self.device = torch.device(self._engine.device)
+        self._write_problems: list[Exception] = []
+        self._watch_writes()
         self.pins_memory = self.device.type == "cuda"
         """Whether batches should wait in memory that the device can fetch by itself."""
-        self._checkpoints = Path(config.output) / checkpoint.CHECKPOINTS_NAME
 
     def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor]:
         """The student's loss sum and gold NLL [P] of one micro-batch."""
@@ -174,17 +189,59 @@ class Engine:
 
         Raises:
             ValueError: if a weight is not finite: the checkpoint before it is kept.
+            OSError: if a rank could not write: so, too.
         """
         self._check_weights(step)
-        self._engine.save_checkpoint(
-            str(self._checkpoints), tag=checkpoint.tag_of(step), save_latest=False
-        )
+        path = self._checkpoints / checkpoint.tag_of(step)
+        self._on_first_rank(lambda: path.mkdir(parents=True, exist_ok=True))
+        self._engine.save_checkpoint(str(self._checkpoints), tag=path.name, save_latest=False)
         # DeepSpeed leaves its files to the page cache; what is named must survive a power cut.
         os.sync()
-        comm.barrier()
-        if self.rank == 0:
-            checkpoint.commit(self._checkpoints, step)
-        comm.barrier()
+        self._check_written(step, path)
+        self._on_first_rank(
+            lambda: checkpoint.commit(
+                self._checkpoints, step, ranks=self.world_size, keep=self._keep_checkpoints
+            )
+        )
+
+    def _watch_writes(self) -> None:
+        """Keep errors of writing until all ranks have tried.
+
+        DeepSpeed lets them out of one rank while the others wait for it in a barrier, for ever.
+        Its checkpoint_engine has no hook for that, so its `save` is wrapped here;
+        tests/test_resume.py sees to it that a full disk is still noticed.
+        """
+        writer = self._engine.checkpoint_engine
+        assert writer is not None
+        save = writer.save
+
+        def try_to_save(state_dict: dict[str, Any], path: str) -> None:
+            try:
+                save(state_dict, path)
+            except (OSError, RuntimeError) as error:
+                self._write_problems.append(error)
+
+        writer.save = try_to_save
+
+    def _check_written(self, step: int, path: Path) -> None:
+        """Leave on all ranks if one could not write; nothing of this checkpoint is left behind."""
+        (num_failed,) = self.sum_over_ranks([len(self._write_problems)])
+        if not num_failed:
+            return
+        self._on_first_rank(lambda: checkpoint.remove(path))
+        before = self.newest_checkpoint()
+        problem = None
+        if self._write_problems:
+            first = str(self._write_problems[0]).strip().splitlines()[0]
+            problem = OSError(
+                f"the checkpoint of step {step} must be written to {path}, got: {first}. Make "
+                f"room and start the same command again: it goes on from step {before}."
+            )
+        raise_together(problem)
+
+    def _on_first_rank(self, action: Callable[[], None]) -> None:
+        """Do something on rank 0 while the others wait; all leave if it fails."""
+        on_all_ranks(lambda: action() if self.rank == 0 else None)
 
     def _check_weights(self, step: int) -> None:
         # Stage 0 takes the step of a gradient that is not finite.
@@ -197,27 +254,38 @@ class Engine:
 
     def forget_checkpoints(self) -> None:
         """Remove what an earlier run left, so that none of it is ever taken for this run's."""
-        if self.rank == 0:
-            checkpoint.forget(self._checkpoints)
-        comm.barrier()
+        self._on_first_rank(lambda: checkpoint.forget(self._checkpoints))
 
     def newest_checkpoint(self) -> int:
-        """The step of the newest whole checkpoint, 0 if there is none; to be called on all ranks.
+        """The step of the newest whole checkpoint, 0: none; to be called on all ranks."""
+        return self._newest()[0]
+
+    def _newest(self) -> tuple[int, int]:
+        """Step and ranks of the newest whole checkpoint, as all ranks know them.
 
         Rank 0 looks for all: ranks that saw different folders would wait for each other for ever.
         """
-        pointer = on_all_ranks(
-            lambda: checkpoint.read_pointer(self._checkpoints) if self.rank == 0 else None
+        found = on_all_ranks(
+            lambda: checkpoint.newest_whole(self._checkpoints) if self.rank == 0 else None
         )
-        (step,) = self.sum_over_ranks([0 if pointer is None else pointer.step])
-        return int(step)
+        step, ranks = self.sum_over_ranks([0, 0] if found is None else [found.step, found.ranks])
+        return int(step), int(ranks)
+
+    def _needs_universal(self) -> bool:
+        """Whether the newest checkpoint is in as many shards as there were other ranks."""
+        step, ranks = self._newest()
+        return self._is_sharded and bool(step) and ranks != self.world_size
 
     def load_newest_checkpoint(self) -> int:
         """Go back to the newest whole checkpoint; the number of steps done, 0 if there is none."""
         step = self.newest_checkpoint()
+        self._on_first_rank(self._clear_damaged)
         if step == 0:
             return 0
         tag = checkpoint.tag_of(step)
+        if self._needs_universal():
+            tag = f"{UNIVERSAL_PREFIX}{tag}"
+            self._on_first_rank(lambda: self._make_universal(checkpoint.tag_of(step), tag))
         loaded, _ = self._engine.load_checkpoint(str(self._checkpoints), tag=tag)
         if loaded is None:
             raise ValueError(
@@ -225,6 +293,33 @@ class Engine:
                 "got one that it refused. Start over with train.resume=false."
             )
         return step
+
+    def _clear_damaged(self) -> None:
+        """Say which checkpoints are no good, and make room for those that will be written anew."""
+        for path, problem in checkpoint.damaged(self._checkpoints):
+            logger.warning("checkpoint %s is not used and removed: %s", path, problem)
+            checkpoint.remove(path)
+
+    def _make_universal(self, tag: str, universal_tag: str) -> None:
+        """Put a checkpoint's shards together per parameter, for any number of ranks to load."""
+        universal = self._checkpoints / universal_tag
+        if universal.is_dir():
+            return
+        unfinished = universal.with_name(f".{universal_tag}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        settings = argparse.Namespace(
+            input_folder=str(self._checkpoints / tag),
+            output_folder=str(unfinished),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+        logger.warning("rearranging %s for %d ranks", self._checkpoints / tag, self.world_size)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ds_to_universal.main(settings)
+        unfinished.rename(universal)
 
     def export(self, model: LanguageModel, folder: Path) -> None:
         """Write the language model from whole parameters, on rank 0."""

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoint import check_same_run
 from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
 from trainer.config import RunConfig
 from trainer.config_file import load_config
@@ -30,6 +29,7 @@ from trainer.models.student_card import (
     remove_student_card,
     write_student_card,
 )
+from trainer.run_origin import check_same_run
 from trainer.spans import Spans
 from trainer.teacher_client import TeacherClient
 

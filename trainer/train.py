@@ -19,7 +19,6 @@ from protos.codec import WireError
 from protos.fingerprint import digest_strings
 from trainer import conkd
 from trainer.atomic import write_text
-from trainer.checkpoint import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
 from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig
 from trainer.config_file import to_yaml
@@ -32,6 +31,7 @@ from trainer.errors import TeacherUnavailable
 from trainer.exporter import RankProgress, watched
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
 from trainer.run_log import RunLog
+from trainer.run_origin import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
 from trainer.selection import Selection, forget_best
 from trainer.step_metrics import StepSums
 
@@ -57,7 +57,6 @@ def train(
     """
     output = Path(config.output)
     origin = RunOrigin(
-        ranks=engine.world_size,
         vocabulary=vocabulary.digest,
         examples=digest_examples(examples),
         teachers=teachers.identity if teachers is not None else {},
@@ -119,7 +118,6 @@ def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
     if not config.train.resume:
         forget_best(output, engine.rank)
         engine.forget_checkpoints()
-    # Before DeepSpeed looks: it has no words for another number of ranks.
     on_all_ranks(lambda: check_same_origin(output, origin) if engine.rank == 0 else None)
     first_step = engine.load_newest_checkpoint()
     if first_step > config.train.num_steps:

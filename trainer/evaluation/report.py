@@ -23,7 +23,6 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.atomic import write_json, write_text
-from trainer.checkpoint import CONFIG_NAME, flat_settings
 from trainer.cli import run_main
 from trainer.config import RunConfig
 from trainer.config_file import load_config
@@ -40,6 +39,7 @@ from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
 from trainer.evaluation.speaker import check_vocabulary, read_speaker_card, resolve_classifier
 from trainer.evaluation.views import baseline_views
+from trainer.run_origin import CONFIG_NAME, flat_settings
 
 NUM_SAMPLES = 6
 SAME_SETTINGS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cluster.bench.chaos.evidence import max_relative_difference
@@ -19,6 +18,7 @@ from cluster.bench.chaos.trial import (
 from cluster.bench.result import Row
 from cluster.launch import Child, Command, free_port
 from cluster.stages import NUM_RANKS, ROOT
+from trainer.checkpoint import CHECKPOINTS_NAME, newest_whole
 
 STEPS = 30
 GONE_AFTER_STEP = 12
@@ -53,8 +53,8 @@ async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
         await fleet.kill(replica)
     status = await ended(child, STUDENT_END_S)
     errors = [it for it in child.log.read_text().splitlines() if it.startswith("error: ")]
-    pointer = output / "checkpoints" / "newest.json"
-    checkpoint = json.loads(pointer.read_text())["step"] if pointer.is_file() else 0
+    newest = newest_whole(output / CHECKPOINTS_NAME)
+    checkpoint = 0 if newest is None else newest.step
     if status == 0 or len(errors) != 1 or checkpoint != _steps_done(output):
         raise ChildProcessError(
             "a deserted run must exit with one error and a checkpoint of its last step, got "

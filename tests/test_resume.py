@@ -1,0 +1,126 @@
+"""Runs that go on: at every ZeRO stage, on other numbers of ranks, after a torn or failed write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.student_runs import (
+    ROOT,
+    environment,
+    error_lines,
+    loss_curve,
+    run_student,
+    step_lines,
+    student_command,
+)
+from trainer.checkpoint import WholeCheckpoint, newest_whole
+
+STEPS = 12
+SETTINGS = ("distill.gamma=0", "train.checkpoint_every=6")
+
+pytestmark = [pytest.mark.slow]
+
+
+@pytest.mark.parametrize(("stage", "other_ranks"), [(0, 1), (1, 4), (2, 1), (3, 4), (3, 1)])
+def test_run_goes_on_from_the_checkpoint_before_a_damaged_one_on_any_number_of_ranks(
+    stage: int, other_ranks: int, prepared_dir: Path, tmp_path: Path
+) -> None:
+    output, settings = tmp_path / "run", (*SETTINGS, f"zero_stage={stage}", f"train.steps={STEPS}")
+    result = run_student(prepared_dir, output, *settings)
+    assert result.returncode == 0, result.stderr
+    undisturbed = loss_curve(output)
+    # What a crash of the machine may leave: a file that was named and is short.
+    damaged = next((output / "checkpoints" / "step-00000012").glob("*rank*.pt"))
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(output, elsewhere)
+
+    result = run_student(prepared_dir, output, *settings)
+    assert result.returncode == 0, result.stderr
+    assert f"{damaged.name} must have" in result.stderr
+    assert [entry["step"] for entry in step_lines(output)] == list(range(1, STEPS + 1))
+    assert loss_curve(output) == pytest.approx(undisturbed, rel=1e-6)
+
+    result = run_student(prepared_dir, elsewhere, *settings, ranks=other_ranks)
+    assert result.returncode == 0, result.stderr
+    assert loss_curve(elsewhere) == pytest.approx(undisturbed, rel=1e-4)
+    newest = newest_whole(elsewhere / "checkpoints")
+    assert newest == WholeCheckpoint(step=STEPS, ranks=other_ranks)
+
+
+def start(data: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
+    """A run whose first checkpoint, at step 100, is seconds away."""
+    settings = ("distill.gamma=0", "train.checkpoint_every=100", "train.steps=200")
+    with log.open("w") as file:
+        return subprocess.Popen(
+            student_command(data, output, *settings),
+            cwd=ROOT,
+            env=environment(),
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def wait_for(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert run.poll() is None, "the run ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_full_disk_at_a_checkpoint_is_one_error_and_leaves_the_last_good_one(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    output, settings = tmp_path / "run", (*SETTINGS, "train.steps=6")
+    result = run_student(prepared_dir, output, *settings)
+    assert result.returncode == 0, result.stderr
+    run = start(prepared_dir, output, tmp_path / "log")
+    wait_for(lambda: len(step_lines(output)) > 6, run)
+    # The kernel's own full disk, for one rank of two: every write to it fails with ENOSPC.
+    torn = output / "checkpoints" / "step-00000100"
+    torn.mkdir()
+    (torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt").symlink_to("/dev/full")
+    assert run.wait(timeout=60) != 0
+    log = (tmp_path / "log").read_text()
+    (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert "the checkpoint of step 100 must be written to" in line
+    assert "it goes on from step 6" in line
+    assert not torn.exists()
+    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=6, ranks=2)
+
+
+def test_rank_killed_in_the_middle_of_a_write_leaves_the_checkpoint_before(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    output, settings = tmp_path / "run", (*SETTINGS, "train.steps=6")
+    result = run_student(prepared_dir, output, *settings)
+    assert result.returncode == 0, result.stderr
+    run = start(prepared_dir, output, tmp_path / "log")
+    wait_for(lambda: len(step_lines(output)) > 6, run)
+    # A pipe that nobody reads holds rank 1 in its write, while rank 0 has written all of its own.
+    torn = output / "checkpoints" / "step-00000100"
+    torn.mkdir()
+    os.mkfifo(torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    wait_for((torn / "zero_pp_rank_0_mp_rank_00_optim_states.pt").exists, run)
+    for process in psutil.Process(run.pid).children(recursive=True):
+        if any("trainer/main.py" in part for part in process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+    assert run.wait(timeout=60) != 0
+    assert torn.exists()
+    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=6, ranks=2)
+    result = run_student(prepared_dir, output, *SETTINGS, "train.steps=8")
+    assert result.returncode == 0, result.stderr
+    assert "step-00000100 is not used and removed: it was not finished" in result.stderr
+    assert error_lines(result) == []
+    assert [entry["step"] for entry in step_lines(output)] == list(range(1, 9))
