@@ -67,6 +67,18 @@ def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
     )
 
 
+def no_rows(vocab_size: int) -> TargetRows:
+    """Of a teacher that was not asked."""
+    return TargetRows(
+        counts_R=np.empty(0, np.int32),
+        ids_E=np.empty(0, np.int32),
+        log_probs_E=np.empty(0, np.float32),
+        tail_R=np.empty(0, np.float32),
+        item_mass_R=np.empty(0, np.float32),
+        vocab_size=vocab_size,
+    )
+
+
 def check_rows(rows: TargetRows, mass_error_R: np.ndarray | float = 0.0) -> None:
     """Raise WireError unless the columns agree with each other and hold distributions.
 

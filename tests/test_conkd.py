@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
+from protos.target_rows import no_rows
 from trainer import conkd
 from trainer.config import DistillConfig
 from trainer.conkd import TeacherTargets
@@ -90,7 +92,8 @@ def paper_loss(case: Case, config: DistillConfig) -> float:
     for p in range(P):
         example = int(case.positions.example_P[p])
         mass = case.phi_PV[p, ITEMS.start : ITEMS.stop].sum()
-        lam = float(mass >= config.eta) if config.gate == "hard" else mass
+        gates = {"hard": float(mass >= config.eta), "soft": mass, "fixed": config.fixed_lambda}
+        lam = gates[config.gate]
         nll = -log_q_PV[p, int(case.positions.labels_P[p])]
         dial_kd = -(case.phi_PV[p] * log_q_PV[p]).sum()
         rec_kd = -(case.psi_BV[example] * log_q_PV[p]).sum()
@@ -105,6 +108,30 @@ def paper_loss(case: Case, config: DistillConfig) -> float:
 def test_conkd_loss_with_whole_rows_is_the_papers(case: Case, gate: str, gamma: float) -> None:
     config = DistillConfig(gate="hard" if gate == "hard" else "soft", gamma=gamma, eta=0.3)
     assert case.loss(config) == pytest.approx(paper_loss(case, config), rel=1e-6)
+
+
+@pytest.mark.parametrize("fixed_lambda", [0.0, 0.5, 1.0])
+def test_conkd_loss_with_a_fixed_lambda_is_the_papers_ablation(
+    case: Case, fixed_lambda: float
+) -> None:
+    config = DistillConfig(gate="fixed", fixed_lambda=fixed_lambda, gamma=0.4)
+    assert case.loss(config) == pytest.approx(paper_loss(case, config), rel=1e-6)
+
+
+@pytest.mark.parametrize(("fixed_lambda", "unasked"), [(0.0, "recommendation"), (1.0, "dialogue")])
+def test_conkd_with_one_teacher_needs_no_row_of_the_other(
+    case: Case, fixed_lambda: float, unasked: str
+) -> None:
+    config = DistillConfig(gate="fixed", fixed_lambda=fixed_lambda, gamma=0.4)
+    assert unasked not in config.kinds
+    teachers = dataclasses.replace(case.teachers(keep=V), **{unasked: no_rows(V)})
+    prepared = conkd.prepare_targets(case.positions, teachers, config, ITEMS)
+    assert float(case.loss_of(prepared.soft)) == pytest.approx(paper_loss(case, config), rel=1e-6)
+    assert prepared.statistics is not None
+    assert prepared.statistics.num_recommended == P * fixed_lambda
+    asked = dataclasses.replace(case.teachers(keep=V), **{config.kinds[0]: no_rows(V)})
+    with pytest.raises(ValueError, match=f"{config.kinds[0]} rows must be"):
+        conkd.mix_targets(case.positions, asked, config, ITEMS)
 
 
 def test_hard_gate_at_eta_speaks_for_the_recommender() -> None:
@@ -241,9 +268,20 @@ def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
     mass = np.array([0.1, 0.8, 0.2, 0.6, 0.3], np.float32)
     dialogue = dataclasses.replace(teachers.dialogue, item_mass_R=mass)
     statistics = conkd.gate_statistics(
-        case.positions, dataclasses.replace(teachers, dialogue=dialogue)
+        case.positions, dataclasses.replace(teachers, dialogue=dialogue), DistillConfig(eta=0.6)
     )
     assert statistics.count.tolist() == [2, 3]
     assert statistics.item_mass == pytest.approx([1.4, 0.6])
     assert statistics.histogram.sum(axis=1).tolist() == [2, 3]
     assert statistics.kept_mass == pytest.approx(5.0)
+    assert statistics.gate.tolist() == [2.0, 0.0]
+    assert statistics.num_recommended == 2
+
+
+@pytest.mark.parametrize("keep", [1, 3, V])
+def test_entropy_of_a_row_takes_its_tail_as_one_class(case: Case, keep: int) -> None:
+    rows = case.teachers(keep).dialogue
+    for got, probs_V in zip(conkd.entropy(rows), case.phi_PV, strict=True):
+        kept = sorted(probs_V, reverse=True)[:keep]
+        classes = [*kept, 1.0 - sum(kept)] if keep < V else kept
+        assert got == pytest.approx(-sum(p * math.log(p) for p in classes if p > 0), rel=1e-5)

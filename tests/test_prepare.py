@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_loader import padding
 from trainer.data.__main__ import main
 from trainer.data.prepare import load_prepared, movie_titles
 from trainer.data.redial import Dialogue
@@ -203,6 +204,9 @@ def test_prepare_of_real_dialogues_gives_known_counts(
         ("test", (542, 463, 621, 1_228)),
     ):
         assert dataclasses.astuple(prepared.manifest.splits[split].as_kgsf) == expected
+    examples = prepared.examples("train")
+    for batch_size, world_size, micro in ((32, 1, None), (32, 2, 4), (64, 2, 8), (256, 2, None)):
+        assert padding(examples, batch_size, world_size, micro) < 0.10
 
 
 def _slow_counts(path: Path) -> tuple[int, int, int]:

@@ -186,10 +186,10 @@ class World:
     def kill(self, name: str) -> None:
         self.run(self._servers.pop(name).stop(None))
 
-    def client(self, **settings: float) -> TeacherClient:
+    def client(self, distill: DistillConfig | None = None, **settings: float) -> TeacherClient:
         config = TeachersConfig(directory=self.address, **settings)  # type: ignore[arg-type]
         vocabulary: Any = SmallVocabulary()
-        return TeacherClient(config, CONFIG, vocabulary=vocabulary, graph_digest=GRAPH)
+        return TeacherClient(config, distill or CONFIG, vocabulary=vocabulary, graph_digest=GRAPH)
 
     def close(self) -> None:
         for name in list(self._servers):
@@ -261,6 +261,24 @@ def test_client_question_that_is_too_large_comes_back_whole(
     assert [teacher.requests for teacher in teachers] == [3, 2]
     assert received.dialogue.ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
     assert received.recommendation.num_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("fixed_lambda", "kind", "rows"), [(0.0, "dialogue", [5, 0]), (1.0, "recommendation", [0, 2])]
+)
+def test_client_with_one_teacher_needs_no_other(
+    world: World, fixed_lambda: float, kind: str, rows: list[int]
+) -> None:
+    world.add(kind[0], FakeTeacher(kind))
+    distill = DistillConfig(gate="fixed", fixed_lambda=fixed_lambda)
+    client = world.client(distill=distill)
+    try:
+        received = client.submit(examples(2, 3)).result()
+    finally:
+        client.close()
+    assert [received.dialogue.num_rows, received.recommendation.num_rows] == rows
+    assert list(client.identity) == [kind]
+    assert (client.max_tokens is None) == (kind == "recommendation")
 
 
 def test_client_prepares_answers_beside_the_training_thread(world: World) -> None:

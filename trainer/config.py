@@ -25,8 +25,11 @@ class DistillConfig:
 
     gamma: float = 0.4
     """Weight of the teachers against the gold token (Eq. 10); 0 trains without any teacher."""
-    gate: Literal["hard", "soft"] = "hard"
-    """Eq. 6 or Eq. 7."""
+    gate: Literal["hard", "soft", "fixed"] = "hard"
+    """Eq. 6, Eq. 7, or `fixed_lambda` at every step (the ablations of the paper's section 4.7)."""
+    fixed_lambda: float | None = None
+    """With gate fixed: 0 learns from the dialogue teacher alone, 1 from the recommendation teacher
+    alone, and the other one is not asked."""
     eta: float = 0.6
     """Threshold of the hard gate on the dialogue teacher's item mass."""
     top_k: int = 64
@@ -48,6 +51,13 @@ class DistillConfig:
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"distill.{name} must be in [0, 1], got {value}.")
+        if (self.gate == "fixed") != (self.fixed_lambda is not None):
+            raise ValueError(
+                "distill.fixed_lambda must be given with distill.gate fixed, and only then, got "
+                f"{self.fixed_lambda} and {self.gate}."
+            )
+        if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
+            raise ValueError(f"distill.fixed_lambda must be in [0, 1], got {self.fixed_lambda}.")
         if not 0.0 < self.recommendation_top_p <= 1.0:
             raise ValueError(
                 f"distill.recommendation_top_p must be in (0, 1], got {self.recommendation_top_p}."
@@ -64,6 +74,15 @@ class DistillConfig:
                 f"sampled, which draws so many entries, got {self.top_k} and "
                 f"{self.recommendation_top_k}."
             )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of teachers that are asked."""
+        if self.gamma == 0.0:
+            return ()
+        if self.fixed_lambda == 0.0:
+            return ("dialogue",)
+        return ("recommendation",) if self.fixed_lambda == 1.0 else ("dialogue", "recommendation")
 
     @property
     def value_format(self) -> int:

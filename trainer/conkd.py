@@ -29,7 +29,7 @@ HISTOGRAM_BINS = 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TeacherTargets:
-    """What the two teachers said about one micro-batch.
+    """What the teachers said about one micro-batch; no rows of one that was not asked.
 
     Attributes:
         dialogue: one row per response position, examples end to end.
@@ -53,6 +53,8 @@ def soft_gate(item_mass_P: Tensor) -> Tensor:
 def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
     """lambda_t of the configured kind; no gradient flows through it."""
     item_mass_P = item_mass_P.detach()
+    if config.fixed_lambda is not None:
+        return torch.full_like(item_mass_P, config.fixed_lambda)
     if config.gate == "hard":
         return hard_gate(item_mass_P, config.eta)
     return soft_gate(item_mass_P)
@@ -81,13 +83,47 @@ def mix_targets(
         ValueError: if the rows do not match the positions.
         WireError: if the item mass of a dialogue row does not fit its entries.
     """
+    _check_rows(positions, teachers, config, items)
+    gate_P = gate_of_rows(positions, teachers, config)
+    weight_P = config.gamma * positions.weight_P
+    terms = {
+        "dialogue": TeacherTerm(
+            rows=sparse_rows(teachers.dialogue, config.tail),
+            row_P=torch.arange(len(positions.labels_P)),
+            weight_P=weight_P * (1.0 - gate_P),
+            support=(0, teachers.dialogue.vocab_size),
+        ),
+        "recommendation": TeacherTerm(
+            rows=sparse_rows(teachers.recommendation, config.tail),
+            row_P=positions.example_P,
+            weight_P=weight_P * gate_P,
+            support=(items.start, items.stop),
+        ),
+    }
+    return SoftTargets(
+        labels_P=positions.labels_P,
+        gold_P=(1.0 - config.gamma) * positions.weight_P,
+        terms=tuple(terms[kind] for kind in config.kinds),
+    )
+
+
+def gate_of_rows(positions: Positions, teachers: TeacherTargets, config: DistillConfig) -> Tensor:
+    """lambda_t at every position, float32 [P]; it needs no dialogue row if it is 1 throughout."""
+    if "dialogue" not in config.kinds:
+        return torch.ones(len(positions.labels_P))
+    return gate(torch.from_numpy(teachers.dialogue.item_mass_R), config)
+
+
+def _check_rows(
+    positions: Positions, teachers: TeacherTargets, config: DistillConfig, items: range
+) -> None:
     num_positions, num_examples = len(positions.labels_P), int(positions.example_P[-1]) + 1
-    if teachers.dialogue.num_rows != num_positions:
+    if "dialogue" in config.kinds and teachers.dialogue.num_rows != num_positions:
         raise ValueError(
             f"dialogue rows must be {num_positions}, one per position, "
             f"got {teachers.dialogue.num_rows}."
         )
-    if teachers.recommendation.num_rows != num_examples:
+    if "recommendation" in config.kinds and teachers.recommendation.num_rows != num_examples:
         raise ValueError(
             f"recommendation rows must be {num_examples}, one per example, "
             f"got {teachers.recommendation.num_rows}."
@@ -101,25 +137,6 @@ def mix_targets(
     if config.tail != "sampled":
         # A few draws may miss the items or hit them all; the mass is of the whole row.
         check_item_mass(teachers.dialogue, items)
-    gate_P = gate(torch.from_numpy(teachers.dialogue.item_mass_R), config)
-    weight_P = config.gamma * positions.weight_P
-    dialogue = TeacherTerm(
-        rows=sparse_rows(teachers.dialogue, config.tail),
-        row_P=torch.arange(num_positions),
-        weight_P=weight_P * (1.0 - gate_P),
-        support=(0, teachers.dialogue.vocab_size),
-    )
-    recommendation = TeacherTerm(
-        rows=sparse_rows(teachers.recommendation, config.tail),
-        row_P=positions.example_P,
-        weight_P=weight_P * gate_P,
-        support=(items.start, items.stop),
-    )
-    return SoftTargets(
-        labels_P=positions.labels_P,
-        gold_P=(1.0 - config.gamma) * positions.weight_P,
-        terms=(dialogue, recommendation),
-    )
 
 
 def sparse_rows(rows: TargetRows, tail: str) -> SparseRows:
@@ -146,9 +163,14 @@ def sparse_rows(rows: TargetRows, tail: str) -> SparseRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateStatistics:
-    """Sums over one batch, so that ranks and steps can be added up.
+    """Sums over one batch, so that ranks and steps can be added up; 0 of a teacher not asked.
 
     Attributes:
+        gate: sum of lambda_t at item steps and at word steps, [2].
+        num_recommended: positions at which lambda_t is 1.
+        dialogue_entropy: sum over positions of the dialogue rows', in nats, the tail as one class:
+            a lower bound of the whole row's.
+        recommendation_entropy: mean of the recommendation rows', likewise, times positions.
         item_mass: sum of the gate's input at item steps and at word steps, [2].
         count: number of item steps and word steps, [2].
         histogram: counts of item mass over [0, 1] in 20 bins, [2, 20].
@@ -156,6 +178,10 @@ class GateStatistics:
         recommendation_kept_mass: mean of the recommendation rows', times positions.
     """
 
+    gate: np.ndarray
+    num_recommended: int
+    dialogue_entropy: float
+    recommendation_entropy: float
     item_mass: np.ndarray
     count: np.ndarray
     histogram: np.ndarray
@@ -177,23 +203,40 @@ def prepare_targets(
     """Mix received rows and count; runs beside the step, in the thread that waits for them."""
     return PreparedTargets(
         soft=mix_targets(positions, teachers, config, items),
-        statistics=gate_statistics(positions, teachers),
+        statistics=gate_statistics(positions, teachers, config),
     )
 
 
-def gate_statistics(positions: Positions, teachers: TeacherTargets) -> GateStatistics:
-    """Item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
+def gate_statistics(
+    positions: Positions, teachers: TeacherTargets, config: DistillConfig
+) -> GateStatistics:
+    """Gate and item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
     masks = [positions.is_item_P.numpy(), ~positions.is_item_P.numpy()]
-    mass_P = teachers.dialogue.item_mass_R
-    histograms = [
-        np.histogram(mass_P[mask], bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for mask in masks
-    ]
+    gate_P = gate_of_rows(positions, teachers, config).numpy()
+    num_positions, mass_R = len(gate_P), teachers.dialogue.item_mass_R
+    masses = [mass_R[mask] if len(mass_R) else mass_R for mask in masks]
+    histograms = [np.histogram(it, bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for it in masses]
     return GateStatistics(
-        item_mass=np.array([float(mass_P[mask].sum()) for mask in masks]),
+        gate=np.array([float(gate_P[mask].sum()) for mask in masks]),
+        num_recommended=int((gate_P == 1.0).sum()),
+        dialogue_entropy=float(entropy(teachers.dialogue).sum()),
+        recommendation_entropy=_mean(entropy(teachers.recommendation)) * num_positions,
+        item_mass=np.array([float(mass.sum()) for mass in masses]),
         count=np.array([int(mask.sum()) for mask in masks]),
         histogram=np.stack(histograms),
         kept_mass=float((1.0 - teachers.dialogue.tail_R).sum()),
-        recommendation_kept_mass=float(
-            (1.0 - teachers.recommendation.tail_R).mean() * len(positions.labels_P)
-        ),
+        recommendation_kept_mass=_mean(1.0 - teachers.recommendation.tail_R) * num_positions,
     )
+
+
+def entropy(rows: TargetRows) -> np.ndarray:
+    """Entropy of every row in nats, its tail taken as one class; float64 [R]."""
+    row_E = np.repeat(np.arange(rows.num_rows), rows.counts_R)
+    log_probs_E = rows.log_probs_E.astype(np.float64)
+    kept_R = np.bincount(row_E, weights=-np.exp(log_probs_E) * log_probs_E, minlength=rows.num_rows)
+    tail_R = rows.tail_R.astype(np.float64)
+    return kept_R - tail_R * np.log(tail_R, out=np.zeros_like(tail_R), where=tail_R > 0)
+
+
+def _mean(values_R: np.ndarray) -> float:
+    return float(values_R.mean()) if len(values_R) else 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from protos import codec, teacher_pb2
 from trainer.client_counters import ClientCounters
@@ -18,9 +19,9 @@ from trainer.errors import TeacherUnavailable
 from trainer.hedging import Hedging
 from trainer.replica import Replica, Request
 
+KINDS = ("dialogue", "recommendation")
 logger = logging.getLogger(__name__)
 
-KINDS = ("dialogue", "recommendation")
 CHECK_S = 0.5
 # A bad answer is asked for once more elsewhere; a second one means that the fault is not chance.
 MAX_BAD_ANSWERS = 2
@@ -37,7 +38,12 @@ DEATHS_APART_S = 2.0
 class Dispatcher:
     """The live replicas and the requests between them."""
 
-    def __init__(self, config: TeachersConfig, counters: ClientCounters) -> None:
+    def __init__(
+        self,
+        config: TeachersConfig,
+        counters: ClientCounters,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
         self.fatal: Exception | None = None
         """The error that ends the run: every caller gets it, now and later."""
         self.changed = asyncio.Event()
@@ -47,12 +53,12 @@ class Dispatcher:
         were met and may be scaled to zero meanwhile."""
         self._config = config
         self._counters = counters
-        self._live: dict[str, set[Replica]] = {kind: set() for kind in KINDS}
-        self._waiting: dict[str, list[Request]] = {kind: [] for kind in KINDS}
+        self._live: dict[str, set[Replica]] = {kind: set() for kind in kinds}
+        self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
         self._unanswered: dict[int, Request] = {}
         self._alone_since: dict[str, float] = {}
         self._hedging = Hedging(config.hedge_percent)
-        self._last_reason: dict[str, str] = dict.fromkeys(KINDS, "the Directory lists none")
+        self._last_reason: dict[str, str] = dict.fromkeys(kinds, "the Directory lists none")
 
     def note_failure(self, kind: str, reason: str) -> None:
         """Why the last try to reach a replica failed: told when no other is left."""
@@ -60,11 +66,11 @@ class Dispatcher:
 
     def is_complete(self) -> bool:
         """Whether every kind has a live replica or may rest."""
-        return all(self._open(kind) or kind in self.may_rest for kind in KINDS)
+        return all(self._open(kind) or kind in self.may_rest for kind in self._live)
 
     def missing(self) -> list[str]:
         """Kinds that are needed now and have no replica to ask."""
-        return [kind for kind in KINDS if not self._open(kind) and not self._rests(kind)]
+        return [kind for kind in self._live if not self._open(kind) and not self._rests(kind)]
 
     def add_replica(self, replica: Replica) -> None:
         """A stream opened: it gets work at once, first of all what had to wait."""
@@ -198,7 +204,7 @@ class Dispatcher:
     async def guard_patience(self) -> None:
         """Fail when a kind has had no live replica for longer than `teachers.patience_s`."""
         while self.fatal is None:
-            for kind in KINDS:
+            for kind in self._live:
                 self._check_patience(kind, time.monotonic())
             await asyncio.sleep(CHECK_S)
 

@@ -90,7 +90,7 @@ def _build(
     )
     examples = data.examples("train")
     _check_length(config, input_limits(language_model).max_tokens, examples)
-    if teachers is not None:
+    if teachers is not None and teachers.max_tokens is not None:
         _check_teacher(teachers.max_tokens, examples)
     return language_model, examples, valid_examples(config, data)
 

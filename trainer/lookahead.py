@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig
 from trainer.conkd import PreparedTargets, TeacherTargets, prepare_targets
 from trainer.data.examples import Example
@@ -24,7 +25,6 @@ from trainer.data.loader import (
 )
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import ClientCounters
 from trainer.engine import Engine
 
 ResultT = TypeVar("ResultT", covariant=True)
@@ -58,8 +58,8 @@ class Teachers(Protocol):
         ...
 
     @property
-    def max_tokens(self) -> int:
-        """Longest input of one example that the dialogue teacher takes."""
+    def max_tokens(self) -> int | None:
+        """Longest input of one example that the dialogue teacher takes; None: it is not asked."""
         ...
 
     def submit(self, examples: Sequence[Example]) -> PendingTargets:

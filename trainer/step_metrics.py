@@ -30,7 +30,7 @@ class StepSums:
     Attributes:
         losses_2: float64 [2] on the engine's device, loss and gold NLL: they are read once a step,
             since every look waits for the device.
-        scalars: float64 [7], see SCALARS.
+        scalars: float64, see SCALARS.
         item_mass: float64 [2], gate input summed over item steps and word steps.
         histogram: float64 [2, 20], counts of the gate input there.
     """
@@ -73,8 +73,8 @@ class StepSums:
             "wait_s": wait_s,
         }
         if statistics is not None:
-            values["kept_mass"] = statistics.kept_mass
-            values["recommendation_kept_mass"] = statistics.recommendation_kept_mass
+            values |= {name: getattr(statistics, name) for name in STATISTICS}
+            values["gate_item"], values["gate_word"] = statistics.gate
             sums.item_mass[:] = statistics.item_mass
             sums.histogram[:] = statistics.histogram
         for name, value in values.items():
@@ -113,14 +113,22 @@ class StepSums:
 
 
 LOSSES = ("loss", "nll")
+STATISTICS = (
+    "num_recommended",
+    "kept_mass",
+    "recommendation_kept_mass",
+    "dialogue_entropy",
+    "recommendation_entropy",
+)
 SCALARS = (
     "tokens",
     "slots",
     "positions",
     "item_steps",
     "wait_s",
-    "kept_mass",
-    "recommendation_kept_mass",
+    "gate_item",
+    "gate_word",
+    *STATISTICS,
 )
 WIRE = tuple(each.name for each in dataclasses.fields(ClientCounters))
 CACHE = tuple(name for name in WIRE if name.startswith("cache_"))
@@ -180,7 +188,10 @@ class GlobalSums:
         values, wire = self.values, self.wire
         if wire is None:
             return {"teacher_wait_s": None}
-        counts = [values["item_steps"], values["positions"] - values["item_steps"]]
+        positions = values["positions"]
+        counts = [values["item_steps"], positions - values["item_steps"]]
+        # None of a dialogue teacher that is not asked.
+        masses = self.histogram.sum(axis=1).tolist()
         return {
             "teacher_wait_s": values["wait_s"] / self.world_size,
             "teacher_requests": int(wire["requests"]),
@@ -190,12 +201,14 @@ class GlobalSums:
             "wire_bytes": int(wire["wire_bytes"]),
             "wire_positions": int(wire["positions"]),
             **{name: int(wire[name]) for name in CACHE},
-            "kept_mass": values["kept_mass"] / values["positions"],
-            "recommendation_kept_mass": values["recommendation_kept_mass"] / values["positions"],
+            **{name: values[name] / positions for name in STATISTICS if name != "num_recommended"},
+            "recommended_share": values["num_recommended"] / positions,
+            "lambda_item_steps": _mean(values["gate_item"], counts[ITEM]),
+            "lambda_word_steps": _mean(values["gate_word"], counts[WORD]),
             "num_item_steps": int(counts[ITEM]),
             "num_word_steps": int(counts[WORD]),
-            "gate_item_steps": _mean(self.item_mass[ITEM], counts[ITEM]),
-            "gate_word_steps": _mean(self.item_mass[WORD], counts[WORD]),
+            "gate_item_steps": _mean(self.item_mass[ITEM], masses[ITEM]),
+            "gate_word_steps": _mean(self.item_mass[WORD], masses[WORD]),
             "gate_histogram_item_steps": self.histogram[ITEM].tolist(),
             "gate_histogram_word_steps": self.histogram[WORD].tolist(),
         }

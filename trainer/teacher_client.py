@@ -25,7 +25,7 @@ import numpy as np
 
 from protos import codec, teacher_pb2
 from protos.limits import MAX_DRAWS, MAX_REPLY_ENTRIES
-from protos.target_rows import ENTRY_BYTES, ROW_BYTES
+from protos.target_rows import ENTRY_BYTES, ROW_BYTES, no_rows
 from trainer.byte_budget import ByteBudget
 from trainer.cached_answers import CachedAnswers
 from trainer.client_counters import ClientCounters
@@ -34,7 +34,6 @@ from trainer.conkd import TeacherTargets
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, recommendation_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import KINDS
 from trainer.expected_rows import ExpectedRows
 from trainer.question_parts import split_question
 from trainer.spans import Spans
@@ -44,6 +43,7 @@ from trainer.teacher_streams import TeacherStreams
 
 logger = logging.getLogger(__name__)
 
+TO_INPUT = {"dialogue": dialogue_input, "recommendation": recommendation_input}
 ResultT = TypeVar("ResultT")
 PreparedT = TypeVar("PreparedT")
 
@@ -97,7 +97,7 @@ class TeacherClient:
         spans: Spans | None = None,
         keeps_all: bool = False,
     ) -> None:
-        """Connect and wait until both kinds have a replica of the right vocabulary and graph.
+        """Connect and wait until each kind that is asked has a replica of the right data.
 
         `spans` gets one for each question to a kind, and is closed with the client.
         `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
@@ -134,7 +134,7 @@ class TeacherClient:
         try:
             cached = self._open_cache(config, graph_digest, keeps_all) if config.cache else {}
             self._run(self._streams.start(cached))
-            self._streams.dispatcher.may_rest.update(KINDS)
+            self._streams.dispatcher.may_rest.update(self._asked)
         except BaseException:
             self.close()
             raise
@@ -146,24 +146,21 @@ class TeacherClient:
         return {kind: f"{digest} at temperature {t:g}" for kind, (digest, t) in known.items()}
 
     @property
-    def max_tokens(self) -> int:
-        """Longest input of one example that the dialogue teacher takes."""
-        return self._streams.input_limits["dialogue"].max_tokens
+    def max_tokens(self) -> int | None:
+        """Longest input of one example that the dialogue teacher takes; None: it is not asked."""
+        limits = self._streams.input_limits.get("dialogue")
+        return None if limits is None else limits.max_tokens
 
     def submit(self, examples: Sequence[Example]) -> Pending[TeacherTargets]:
-        """Ask both teachers about a micro-batch; returns at once.
+        """Ask the teachers that are needed about a micro-batch; returns at once.
 
         A question that is more than a server takes at a time is asked in parts: whole rows of a
         large vocabulary are 0.5 MB each.
         """
-        limits = self._streams.input_limits
-        inputs = {
-            "dialogue": [dialogue_input(it, limits["dialogue"]) for it in examples],
-            "recommendation": [
-                recommendation_input(it, limits["recommendation"]) for it in examples
-            ],
+        parts = {
+            kind: self._split(kind, [TO_INPUT[kind](it, limits) for it in examples])
+            for kind, limits in self._streams.input_limits.items()
         }
-        parts = {kind: self._split(kind, of_kind) for kind, of_kind in inputs.items()}
         num_bytes = self._most_bytes(examples)
         answer = asyncio.run_coroutine_threadsafe(self._answer_both(parts, num_bytes), self._loop)
         return Pending(answer, self._worker, functools.partial(self._on_taken, num_bytes))
@@ -231,13 +228,17 @@ class TeacherClient:
         finally:
             self._without_room.discard(task)
         try:
-            dialogue, recommendation = await asyncio.gather(
-                *(self._answer_parts(kind, parts[kind]) for kind in KINDS)
+            answers = await asyncio.gather(
+                *(self._answer_parts(kind, of_kind) for kind, of_kind in parts.items())
             )
         except BaseException:
             self._budget.give(num_bytes)
             raise
-        return TeacherTargets(dialogue=dialogue, recommendation=recommendation)
+        rows = dict(zip(parts, answers, strict=True))
+        none = no_rows(self._vocabulary.size)
+        return TeacherTargets(
+            dialogue=rows.get("dialogue", none), recommendation=rows.get("recommendation", none)
+        )
 
     async def _answer_parts(
         self, kind: str, parts: Sequence[Sequence[ExampleInput]]
@@ -247,10 +248,14 @@ class TeacherClient:
 
     def _most_bytes(self, examples: Sequence[Example]) -> int:
         """Of the targets in memory, every row as long as its cut allows."""
-        num_rows = sum(len(example.response_ids) for example in examples)
-        entries = num_rows * self._expected["dialogue"].max_entries
-        entries += len(examples) * self._expected["recommendation"].max_entries
-        return ENTRY_BYTES * entries + ROW_BYTES * (num_rows + len(examples))
+        num_rows = {
+            "dialogue": sum(len(example.response_ids) for example in examples),
+            "recommendation": len(examples),
+        }
+        return sum(
+            num_rows[kind] * (ENTRY_BYTES * expected.max_entries + ROW_BYTES)
+            for kind, expected in self._expected.items()
+        )
 
     def _on_taken(self, num_bytes: int) -> None:
         if not self._loop.is_closed():
@@ -310,15 +315,17 @@ class TeacherClient:
 
 
 def _compressions(distill: DistillConfig) -> dict[str, teacher_pb2.Compression]:
-    """How the rows of each kind are to be cut, or drawn."""
+    """How the rows of each kind that is asked are to be cut, or drawn."""
     values: Any = teacher_pb2.ValueFormat.Name(distill.value_format)  # type: ignore[arg-type]
     top_k, top_p = distill.recommendation_top_k, distill.recommendation_top_p
     if distill.tail == "sampled":
-        return {
+        asked = {
             "dialogue": teacher_pb2.Compression(samples=distill.top_k, values=values),
             "recommendation": teacher_pb2.Compression(samples=top_k, values=values),
         }
-    return {
-        "dialogue": teacher_pb2.Compression(top_k=distill.top_k, top_p=1.0, values=values),
-        "recommendation": teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values),
-    }
+    else:
+        asked = {
+            "dialogue": teacher_pb2.Compression(top_k=distill.top_k, top_p=1.0, values=values),
+            "recommendation": teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values),
+        }
+    return {kind: asked[kind] for kind in distill.kinds}

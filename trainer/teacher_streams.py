@@ -19,7 +19,7 @@ from trainer.client_counters import ClientCounters
 from trainer.config import TeachersConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.dispatch import KINDS, Dispatcher
+from trainer.dispatch import Dispatcher
 from trainer.errors import TeacherUnavailable
 from trainer.expected_rows import ExpectedRows
 from trainer.replica import Replica
@@ -49,7 +49,8 @@ class TeacherStreams:
         expected: Mapping[str, ExpectedRows],
         counters: ClientCounters,
     ) -> None:
-        self.dispatcher = Dispatcher(config, counters)
+        self._kinds = tuple(expected)
+        self.dispatcher = Dispatcher(config, counters, self._kinds)
         self._config = config
         self._dialer = Dialer(config)
         self._vocabulary = vocabulary
@@ -84,13 +85,13 @@ class TeacherStreams:
                 f"no Directory answers at {self._config.directory} within "
                 f"{self._config.connect_s:g} s: {self._directory_problem}"
             )
-            if set(KINDS) - cached.keys():
+            if set(self._kinds) - cached.keys():
                 raise TeacherUnavailable(
                     f"{reason}. Start the teachers (python -m teacher_server up --dialogue DIR "
                     "--recommendation DIR), set teachers.directory=HOST:PORT, or teachers.tls and "
                     "teachers.token_file as theirs."
                 ) from None
-            for kind in KINDS:
+            for kind in self._kinds:
                 self.dispatcher.note_failure(kind, reason)
         self._spawn(self.dispatcher.guard_patience())
         self._rely_on(cached)
@@ -162,7 +163,7 @@ class TeacherStreams:
                 logger.debug("the Directory was not told what is missing: %s", error.details())
 
     def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
-        listed = {e.replica_id: e for e in fleet.endpoints if e.kind in KINDS}
+        listed = {e.replica_id: e for e in fleet.endpoints if e.kind in self._kinds}
         self._listed = listed
         for replica in list(self._replicas.values()):
             self.dispatcher.set_draining(replica, replica.replica_id not in listed)

@@ -7,8 +7,11 @@ of every slot, and a rank owns a run of slots. So
 - a rank sees the same examples in every epoch,
 - the order is a pure function of (seed, step): the resume state is the step alone.
 
-Within a slot the order is shuffled anew each epoch; then windows of it are sorted by length, all
-slots alike, so the examples that meet in a batch are of similar length and padding is small.
+Padding is small because examples of similar length meet. The examples are dealt to the slots in the
+order of their lengths, so that all slots have as many of every length; each slot's examples, by
+length, are cut in `NUM_BUCKETS` buckets, and shuffled within their bucket anew each epoch: a batch
+takes one of each slot from the same bucket, and the batches of all buckets come in random order. So
+an example may meet the 1 / NUM_BUCKETS of all examples that are nearest to it in length.
 
 What is lost: an epoch has floor(n / batch_size) batches, so up to batch_size - 1 examples are left
 out of it; which ones changes with the epoch.
@@ -29,7 +32,7 @@ from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits, ModelInput, collate, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 
-LENGTH_WINDOW = 128
+NUM_BUCKETS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,7 @@ def batches(
             f"got {len(examples)}. Use a smaller batch or more data."
         )
     lengths = np.array([len(e.context_ids) + len(e.response_ids) for e in examples])
-    slots = assign_slots(len(examples), config.batch_size, config.seed)
+    slots = assign_slots(lengths, config.batch_size, config.seed)
     epoch_steps = len(examples) // config.batch_size
     share = config.batch_size // config.world_size
     epoch, order = -1, np.empty((0, 0), np.int64)
@@ -112,10 +115,18 @@ def batches(
         step += 1
 
 
-def assign_slots(num_examples: int, batch_size: int, seed: int) -> list[np.ndarray]:
-    """Example indices of every slot; a function of the seed alone, the same in every epoch."""
-    order = np.random.default_rng([seed, 0]).permutation(num_examples)
-    return [order[slot::batch_size] for slot in range(batch_size)]
+def assign_slots(lengths: np.ndarray, batch_size: int, seed: int) -> list[np.ndarray]:
+    """Example indices of every slot, dealt by length; the same in every epoch."""
+    rng = np.random.default_rng([seed, 0])
+    shuffled = rng.permutation(len(lengths))
+    by_length = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    slots: list[list[int]] = [[] for _ in range(batch_size)]
+    for start in range(0, len(by_length), batch_size):
+        # The last deal may not reach all slots: which of them have one more is random, too.
+        dealt = by_length[start : start + batch_size]
+        for slot, index in zip(rng.permutation(batch_size), dealt, strict=False):
+            slots[slot].append(int(index))
+    return [np.array(slot, np.int64) for slot in slots]
 
 
 def epoch_order(
@@ -123,18 +134,17 @@ def epoch_order(
 ) -> np.ndarray:
     """Example index at [step of the epoch, slot], int64."""
     rng = np.random.default_rng([seed, 1, epoch])
-    # The same windows of steps for every slot, in random order: the k-th shortest meet at a step.
-    step_order = rng.permutation(epoch_steps)
+    # At least two to a bucket, or the same examples would meet in every epoch.
+    num_buckets = max(1, min(NUM_BUCKETS, epoch_steps // 2))
     columns = []
     for slot in slots:
-        shuffled = rng.permutation(slot)[:epoch_steps]
-        column = np.empty(epoch_steps, np.int64)
-        for start in range(0, epoch_steps, LENGTH_WINDOW):
-            window = slice(start, start + LENGTH_WINDOW)
-            members = shuffled[window]
-            column[step_order[window]] = members[np.argsort(lengths[members], kind="stable")]
+        # Who is left out of this epoch, and who comes first of those of one length, is random.
+        taken = rng.permutation(slot)[:epoch_steps]
+        column = taken[np.argsort(lengths[taken], kind="stable")]
+        for bucket in np.array_split(column, num_buckets):
+            rng.shuffle(bucket)  # a view
         columns.append(column)
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=1)[rng.permutation(epoch_steps)]
 
 
 def to_student_input(

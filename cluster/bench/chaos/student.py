@@ -43,7 +43,7 @@ class Witness:
         return self._client.identity
 
     @property
-    def max_tokens(self) -> int:
+    def max_tokens(self) -> int | None:
         """The client's."""
         return self._client.max_tokens
 
