@@ -65,8 +65,8 @@ def test_large_with_dialogpts_own_tokens_has_774_million_parameters() -> None:
 def test_saved_bytes_of_a_shape_are_those_of_a_real_forward(dropout: float) -> None:
     config = GPT2Config(
         vocab_size=60,
-        n_positions=32,
-        n_embd=16,
+        n_positions=128,
+        n_embd=256,
         n_layer=2,
         n_head=2,
         resid_pdrop=dropout,
@@ -81,18 +81,18 @@ def test_saved_bytes_of_a_shape_are_those_of_a_real_forward(dropout: float) -> N
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        states = hidden_states(model, torch.ones(3, 20, dtype=torch.int64))
+        states = hidden_states(model, torch.ones(3, 100, dtype=torch.int64))
     assert states.requires_grad
     own = {it.untyped_storage().data_ptr() for it in model.parameters()}
     wanted = sum(
         it.untyped_storage().nbytes() for key, it in held_by_pointer.items() if key not in own
     )
-    size = student_size(config, length=20, dtype=torch.float32)
-    # Of three examples; what does not depend on their number is counted once. Real kernels round
-    # small buffers up.
+    size = student_size(config, length=100, dtype=torch.float32)
+    # Of three examples; what does not depend on their number is counted once. transformers takes
+    # fake tensors for a trace and writes out the causal mask: one row of L floats per position.
     planned = size.activations + 2 * size.activations_per_example
     assert planned == pytest.approx(wanted, rel=0.03)
-    assert saved_bytes(model, (3, 20)) == wanted
+    assert saved_bytes(model, (3, 100)) == wanted
 
 
 def test_checkpointing_keeps_one_input_per_layer() -> None:

@@ -147,7 +147,7 @@ def _table(arguments: argparse.Namespace, size: StudentSize, found: list[Line]) 
         title=f"{arguments.student}: {size.num_parameters / 1e6:,.0f} M parameters on "
         f"{arguments.gpus} x {arguments.gpu_memory / GIB:.4g} GiB\n"
         f"{arguments.micro_batch} examples of {arguments.length} tokens at a time, "
-        f"{arguments.precision}; GiB per rank at its largest moment"
+        f"{arguments.precision}; GiB per rank"
     )
     table.add_column("ZeRO stage", no_wrap=True)
     for line in found:
@@ -164,7 +164,7 @@ def _table(arguments: argparse.Namespace, size: StudentSize, found: list[Line]) 
     table.add_row("total", *totals)
     table.add_row("fits", *fits)
     table.add_row("largest batch", *(str(line.largest or "-") for line in found))
-    table.add_row("at its", *(line.plan.moment for line in found))
+    table.add_row("largest at", *(line.plan.moment for line in found))
     table.add_row("on the host", *(_gib(line.plan.host) for line in found))
     return table
 

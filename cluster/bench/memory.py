@@ -123,7 +123,7 @@ def run_arm(arm: Arm, demo: Demo, launcher: Launcher) -> tuple[StagePlan, RankMe
 
 def plan_arm(arm: Arm, data: Path) -> StagePlan:
     """What the plan says of the arm's largest micro batch."""
-    vocab_size, shape = _largest_shape(arm, data)
+    vocab_size, shape = largest_shape(arm, data)
     size = student_size(
         student_config(arm.student, vocab_size), length=shape.length, dtype=DTYPES[arm.precision]
     )
@@ -159,7 +159,7 @@ def command(arm: Arm, machine: Machine, data: Path, output: Path, recipe: str) -
     )
 
 
-def _largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
+def largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
     """The vocabulary's size, and the largest micro batch of both ranks' steps."""
     prepared = load_prepared(data)
     inputs: list[StudentInput] = []
