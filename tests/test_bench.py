@@ -57,7 +57,7 @@ def test_fitted_teachers_are_found_by_their_folders_name(
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["no-such"], "NAME must be one of teachers, step, wire, service, chaos, all, got 'no-su"),
+        (["no-such"], "NAME must be one of teachers, loss, step, memory, wire, service, chaos, a"),
         (["wire", "--data", "no-such"], "--data must be a folder with dialogues, got no-such"),
     ],
 )

@@ -34,7 +34,7 @@ from trainer.cli import EXIT_ERROR, USER_ERRORS
 from trainer.config import MAX_PATIENCE_S, OptimiserConfig, RunConfig
 from trainer.data.model_input import ModelInput
 from trainer.extension_lock import exclusive_build
-from trainer.host_memory import keep_freed_memory
+from trainer.host_memory import keep_freed_memory, return_freed_memory
 from trainer.models.language_model import LanguageModel, write_language_model
 from trainer.soft_targets import SoftTargets
 
@@ -48,10 +48,13 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
 
 
-def start_distributed() -> tuple[int, int]:
-    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world)."""
+def start_distributed(*, keep_freed: bool = True) -> tuple[int, int]:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world).
+
+    `keep_freed` is `train.keep_freed_memory`.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    keep_freed_memory()
+    _ = keep_freed_memory() if keep_freed else return_freed_memory()
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
@@ -323,15 +326,30 @@ class Engine:
 
     def export(self, model: LanguageModel, folder: Path) -> None:
         """Write the language model from whole parameters, on rank 0."""
-        with self._whole_parameters(model):
-            if self.rank == 0:
-                write_language_model(folder, model)
+        state = self._whole_state(model)
+        if self.rank == 0:
+            write_language_model(folder, model, state)
         comm.barrier()
 
-    def _whole_parameters(self, model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    def _whole_state(self, model: LanguageModel) -> dict[str, Tensor] | None:
+        """Rank 0: the state dict with whole parameters; others: None.
+
+        Gathered one by one and kept on one rank alone: all at once on all ranks, as one context
+        of GatheredParameters has them, is a whole model more in each rank's memory.
+        """
         if self._engine.zero_optimization_stage() < 3:
-            return contextlib.nullcontext()
-        return deepspeed.zero.GatheredParameters(list(model.parameters()))
+            return model.state_dict() if self.rank == 0 else None
+        whole: dict[int, Tensor] = {}
+        for parameter in model.parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if self.rank == 0:
+                    whole[id(parameter)] = parameter.detach().to("cpu", copy=True)
+        if self.rank != 0:
+            return None
+        # keep_vars: the parameters themselves, by which the whole ones are found.
+        state: dict[str, Any] = model.state_dict(keep_vars=True)
+        state.update((name, whole[id(it)]) for name, it in state.items() if id(it) in whole)
+        return state
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rich.table import Table
 from cluster.bench.chaos.bench import bench_chaos
 from cluster.bench.corpus import DEFAULT_SOURCE, default_source
 from cluster.bench.loss import bench_loss
+from cluster.bench.memory import bench_memory
 from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.bench.service import bench_service
 from cluster.bench.step import bench_step
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Path | None], BenchResult]] = {
     "teachers": bench_teachers,
     "loss": bench_loss,
     "step": bench_step,
+    "memory": bench_memory,
     "wire": bench_wire,
     "service": bench_service,
     "chaos": bench_chaos,

@@ -107,12 +107,18 @@ def knowledge_size(model: LanguageModel) -> tuple[int, int]:
     return model.shape.num_entities, model.shape.num_words
 
 
-def write_language_model(folder: Path, model: LanguageModel) -> None:
-    """Write config.json and model.safetensors; a causal LM's folder is Hugging Face's."""
+def write_language_model(
+    folder: Path, model: LanguageModel, whole: dict[str, Tensor] | None = None
+) -> None:
+    """Write config.json and model.safetensors; a causal LM's folder is Hugging Face's.
+
+    `whole` is the model's state dict where its own parameters are cut up among ranks.
+    """
+    whole = model.state_dict() if whole is None else whole
     if not isinstance(model, KgTransformer):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=whole)
         return
-    state = {k: t.contiguous().cpu() for k, t in model.state_dict().items() if k != TIED}
+    state = {k: t.contiguous().cpu() for k, t in whole.items() if k != TIED}
     write_bytes(folder / WEIGHTS_NAME, save(state))
     write_shape(folder, "kg-transformer", dataclasses.asdict(model.shape))
 
