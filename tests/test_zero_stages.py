@@ -80,7 +80,11 @@ def test_loss_curve_of_two_launchers_as_on_two_machines_is_that_of_one(
             nodes.append(
                 subprocess.Popen(argv, cwd=ROOT, env=environment(), stdout=log, stderr=log)
             )
-    codes = [node.wait(timeout=240) for node in nodes]
+    try:
+        codes = [node.wait(timeout=120) for node in nodes]
+    finally:
+        for node in nodes:
+            node.terminate()
     assert codes == [0, 0], (tmp_path / "log0").read_text()
     assert loss_curve(tmp_path / "run") == pytest.approx(stage_1_curve, rel=1e-3)
 

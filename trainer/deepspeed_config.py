@@ -38,8 +38,8 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 
 def offloads_optimiser(settings: dict[str, Any]) -> bool:
-    """Whether the optimiser's states live outside the device, with these DeepSpeed settings."""
-    block = settings.get("zero_optimization", {}).get("offload_optimizer", {})
+    """Whether `deepspeed_config` put the optimiser's states outside the device."""
+    block = settings["zero_optimization"].get("offload_optimizer") or {}
     return block.get("device", "none") != "none"
 
 
@@ -82,12 +82,12 @@ def _precision(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     if name == "float32":
         return {each: {"enabled": False} for each in ("bf16", "fp16")}
     other = "fp16" if name == "bf16" else "bf16"
-    return {name: {**settings.get(name, {}), "enabled": True}, other: {"enabled": False}}
+    return {name: {**(settings.get(name) or {}), "enabled": True}, other: {"enabled": False}}
 
 
 def _zero_optimization(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     # Pinned memory is what makes copies to a GPU asynchronous; a CPU's DeepSpeed ignores it.
-    block, cpu = settings.get("zero_optimization", {}), {"device": "cpu", "pin_memory": True}
+    block, cpu = settings.get("zero_optimization") or {}, {"device": "cpu", "pin_memory": True}
     if config.offload != "none":
         block = {**block, "offload_optimizer": cpu}
     if config.offload == "all":

@@ -28,6 +28,7 @@ UNSUPPORTED_BLOCKS = {
     "data_efficiency": "The order of data is the run's own (docs/training.md).",
     "compression_training": "Compress the exported student.",
     "eigenvalue": "It serves compression_training alone.",
+    "sparse_gradients": "The gradient of an output weight is dense.",
     "compile": "A student is not compiled.",
 }
 # Of zero_optimization: parts of DeepSpeed that bring their own optimiser or their own model init.
@@ -128,6 +129,8 @@ def _check_partition(path: Path, zero: dict[str, Any], world_size: int) -> None:
         if zero.get(name) and stage < 3:
             raise _needs_stage(path, f"zero_optimization.{name}", 3, stage)
     size = zero.get("zero_hpz_partition_size", 1)
+    if not isinstance(size, int):
+        raise _wrong(path, "zero_optimization.zero_hpz_partition_size", "a whole number", size)
     if size > 1 and stage < 3:
         raise _needs_stage(path, "zero_optimization.zero_hpz_partition_size", 3, stage)
     if size > 1 and world_size % size:
