@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tests.student_runs import (
     ROOT,
     environment,
-    error_lines,
     free_port,
     loss_curve,
     run_student,
-    step_lines,
     student_command,
 )
 from trainer.data.vocabulary import Vocabulary
@@ -92,11 +89,10 @@ def test_loss_curve_of_two_launchers_as_on_two_machines_is_that_of_one(
 def test_bf16_learns_at_stage_3(
     prepared_dir: Path, stage_1_curve: list[float], tmp_path: Path
 ) -> None:
-    settings = ("zero_stage=3", "train.precision=bf16")
-    result = run_student(prepared_dir, tmp_path / "run", *PLAIN, *settings)
+    settings = ("distill.gamma=0", "train.steps=20", "zero_stage=3", "train.precision=bf16")
+    result = run_student(prepared_dir, tmp_path / "run", *settings)
     assert result.returncode == 0, result.stderr
-    curve = loss_curve(tmp_path / "run")
-    assert curve[-1] == pytest.approx(stage_1_curve[-1], rel=0.03)
+    assert loss_curve(tmp_path / "run") == pytest.approx(stage_1_curve[:20], rel=0.02)
 
 
 def test_untied_llama_learns_and_is_exported_at_stage_3(prepared_dir: Path, tmp_path: Path) -> None:
@@ -123,29 +119,3 @@ def test_untied_llama_learns_and_is_exported_at_stage_3(prepared_dir: Path, tmp_
     curve = loss_curve(output)
     assert curve[-1] < 0.98 * curve[0]
     assert load_causal_lm(output / "model", vocabulary).config.model_type == "llama"
-
-
-def test_fp16_trains_or_is_refused_where_the_device_cannot(
-    prepared_dir: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    settings = ("distill.gamma=0", "train.steps=8", "train.precision=fp16")
-    result = run_student(prepared_dir, output, *settings)
-    # What DeepSpeed asks before it allows fp16 on a CPU; torch has no public name for it.
-    if torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        assert result.returncode == 0, result.stderr
-        assert all(each["loss_scale"] > 0 for each in step_lines(output))
-        return
-    assert result.returncode != 0
-    (line,) = error_lines(result)
-    assert "train.precision must be float32 or bf16 on this cpu" in line
-
-
-def test_file_of_another_stage_is_one_error_line(prepared_dir: Path, tmp_path: Path) -> None:
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
-    settings = ("distill.gamma=0", f"deepspeed={path}")
-    result = run_student(prepared_dir, tmp_path / "run", *settings)
-    assert result.returncode != 0
-    (line,) = error_lines(result)
-    assert "zero_stage must be the stage in" in line
