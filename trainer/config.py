@@ -272,6 +272,12 @@ class RunConfig:
                 f"zero_stage must be at least {lowest} with offload {self.offload}, got "
                 f"{self.zero_stage}. Raise it, or offload less."
             )
+        if self.train.precision == "fp16" and self.zero_stage == 0:
+            # There no gradient overflowed at a loss scale of 2^28, as one must: not to be trusted.
+            raise ValueError(
+                "zero_stage must be at least 1 with train.precision fp16, got 0. Raise it: on one "
+                "rank stage 1 costs no traffic."
+            )
         if self.offload != "none" and self.deepspeed is not None:
             raise ValueError(
                 f"offload must be none beside deepspeed, got {self.offload} and {self.deepspeed}. "

@@ -163,9 +163,6 @@ class Engine:
         if not self._engine.fp16_enabled():
             return None
         optimiser: Any = self._engine.optimizer
-        # DeepSpeed's own way to it is private; a test holds us to its two places.
-        if self._engine.zero_optimization_stage() == 0:
-            return float(optimiser.loss_scale_config.cur_scale)
         return float(optimiser.cur_scale)
 
     @property
