@@ -1,5 +1,6 @@
 """Language models over words and items: which rows are kept, and how new ones start."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,19 @@ def test_model_without_a_number_of_positions_is_refused() -> None:
     config = BloomConfig(vocab_size=40, hidden_size=16, n_layer=1, n_head=2)
     with pytest.raises(ValueError, match="must give max_position_embeddings, got None"):
         max_input_length(BloomForCausalLM(config))
+
+
+def test_item_rows_from_titles_differ_as_the_means_of_their_titles_tokens(
+    vocabulary: Vocabulary,
+) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SHAPE, new_rows="titles")
+    rows = output_weight(build_causal_lm(config, vocabulary)).detach()
+    items = rows[vocabulary.first_item_id : vocabulary.rec_id]
+    means = []
+    for title in vocabulary.titles:
+        ids = vocabulary.tokenizer(" " + title.rsplit(" (", 1)[0])["input_ids"]
+        means.append(sum(rows[each] for each in ids) / len(ids))
+    expected = torch.stack(means) - torch.stack(means).mean(0)
+    expected = expected / (8 * expected.square().mean().sqrt())
+    assert torch.allclose(items - items.mean(0), expected, rtol=0.02, atol=1e-3)

@@ -68,6 +68,12 @@ def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: st
         load_config(RunConfig, path, [override])
 
 
+def test_config_of_fp16_at_stage_0_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: a\noutput: b\ntrain: {precision: fp16}\n")
+    with pytest.raises(ValueError, match=r"zero_stage must be at least 1 with .* fp16, got 0"):
+        load_config(RunConfig, path, ["zero_stage=0"])
+
+
 def test_config_of_steps_beside_epochs_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "data: a\noutput: b\ntrain: {epochs: 2}\n")
     with pytest.raises(ValueError, match=r"train\.steps must be null beside .*, got 9"):

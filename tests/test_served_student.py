@@ -76,12 +76,11 @@ def test_served_student_has_the_loss_curve_of_in_process_teachers(
     assert loss_curve(served_run) == pytest.approx(loss_curve(tmp_path / "run"), rel=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_served_student_loss_curve_is_the_same_at_every_zero_stage(
-    stage: int, service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
+def test_served_student_loss_curve_is_the_same_at_stage_3(
+    service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
     settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}")
-    result = run_student(prepared_dir, tmp_path / "run", *EXACT, *settings, f"zero_stage={stage}")
+    result = run_student(prepared_dir, tmp_path / "run", *EXACT, *settings, "zero_stage=3")
     assert result.returncode == 0, result.stderr
     curve, expected = loss_curve(tmp_path / "run"), loss_curve(served_run)
     assert len(curve) == STEPS

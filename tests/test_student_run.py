@@ -41,15 +41,6 @@ def stage_1_run(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return output
 
 
-def test_student_on_one_rank_in_micro_batches_has_the_loss_curve_of_two(
-    prepared_dir: Path, stage_1_run: Path, tmp_path: Path
-) -> None:
-    settings = ("distill.gamma=0", f"train.steps={STEPS}", "train.micro_batch_size=8")
-    result = run_student(prepared_dir, tmp_path / "run", *settings, ranks=1)
-    assert result.returncode == 0, result.stderr
-    assert loss_curve(tmp_path / "run") == pytest.approx(loss_curve(stage_1_run), rel=1e-3)
-
-
 def test_student_killed_in_the_middle_resumes_exactly(
     prepared_dir: Path, stage_1_run: Path, tmp_path: Path
 ) -> None:

@@ -212,8 +212,9 @@ class TrainConfig:
     of gold tokens on valid."""
     patience: int | None = None
     """With select best: checkpoints without a better loss after which the run ends."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of weights and activations; the optimiser's and the loss are float32 always."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Of weights and activations; the optimiser's and the loss are float32 always. fp16 has a
+    dynamic loss scale, and the steps that it skips count as steps."""
     resume: bool = True
     """Go on from the newest whole checkpoint in the run directory, if there is one."""
     loss_chunk_size: int = 256
@@ -267,8 +268,11 @@ class RunConfig:
     seed: int = 0
     zero_stage: Literal[0, 1, 2, 3] = 1
     """Picks trainer/configs/zero{0,1,2,3}.json, unless `deepspeed` names a file."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lies in the host's memory and not on the GPU: the optimiser's states, or parameters
+    too (stage 3)."""
     deepspeed: str | None = None
-    """A DeepSpeed config of your own; batch sizes and clipping come from here nevertheless."""
+    """A DeepSpeed config of your own, which must not disagree with this one."""
     action_tokens: bool = True
     """The student's response starts with [REC] or [GEN] (paper section 3.4)."""
     classifier: str | None = None
@@ -287,6 +291,23 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
+        lowest = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
+        if self.zero_stage < lowest:
+            raise ValueError(
+                f"zero_stage must be at least {lowest} with offload {self.offload}, got "
+                f"{self.zero_stage}. Raise it, or offload less."
+            )
+        if self.train.precision == "fp16" and self.zero_stage == 0:
+            # There no gradient overflowed at a loss scale of 2^28, as one must: not to be trusted.
+            raise ValueError(
+                "zero_stage must be at least 1 with train.precision fp16, got 0. Raise it: on one "
+                "rank stage 1 costs no traffic."
+            )
+        if self.offload != "none" and self.deepspeed is not None:
+            raise ValueError(
+                f"offload must be none beside deepspeed, got {self.offload} and {self.deepspeed}. "
+                "Say it in that file's zero_optimization."
+            )
         if self.watch.metrics_port is not None:
             host = self.watch.metrics_host
             check_host("watch.metrics_host", host, self.teachers, remedy=STUDENT_REMEDY)

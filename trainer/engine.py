@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import datetime
 import io
-import json
 import logging
 import math
 import os
@@ -25,17 +24,21 @@ import torch
 from deepspeed import comm
 from deepspeed.accelerator import get_accelerator
 from deepspeed.checkpoint import ds_to_universal
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from trainer import checkpoint
+from trainer.checkpoint_writes import CheckpointWrites
 from trainer.cli import EXIT_ERROR, USER_ERRORS
 from trainer.config import MAX_PATIENCE_S, OptimiserConfig, RunConfig
 from trainer.data.model_input import ModelInput
+from trainer.deepspeed_config import deepspeed_config, offloads_optimiser
 from trainer.extension_lock import exclusive_build
 from trainer.host_memory import keep_freed_memory, return_freed_memory
+from trainer.loss_scale import SkippedSteps
 from trainer.models.language_model import LanguageModel, write_language_model
+from trainer.schedule import make_schedule
 from trainer.soft_targets import SoftTargets
 
 ResultT = TypeVar("ResultT")
@@ -43,7 +46,8 @@ ResultT = TypeVar("ResultT")
 logger = logging.getLogger(__name__)
 
 UNIVERSAL_PREFIX = "universal-"
-CONFIG_FOLDER = Path(__file__).parent / "configs"
+# DeepSpeedCPUAdam builds the extension of this name.
+CPU_ADAM = "cpu_adam"
 # A rank that has its targets waits in a collective for one that bears with its teachers.
 GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
 
@@ -113,6 +117,7 @@ class Engine:
         self.world_size = world_size
         self.learning_rate = 0.0
         """The rate of the last step; 0 before the first."""
+        on_all_ranks(lambda: _check_precision(config))
         accelerator = get_accelerator()
         assert accelerator is not None
         self.device = torch.device(accelerator.current_device_name())
@@ -122,16 +127,16 @@ class Engine:
         self._is_sharded = settings["zero_optimization"]["stage"] > 0
         if config.train.resume and self._needs_universal():
             settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
-        optimiser = _optimiser(module, config.optimiser)
+        optimiser = _optimiser(module, config.optimiser, on_host=offloads_optimiser(settings))
         self._engine, _, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimiser,
             # LRScheduler is what torch calls _LRScheduler today; DeepSpeed's hint has the old name.
-            lr_scheduler=_schedule(optimiser, config.optimiser, config.train.num_steps),  # type: ignore[arg-type]
+            lr_scheduler=make_schedule(optimiser, config.optimiser, config.train.num_steps),  # type: ignore[arg-type]
             config=settings,
         )
-        self._write_problems: list[Exception] = []
-        self._watch_writes()
+        self._skips = SkippedSteps(settings)
+        self._writes = CheckpointWrites(self._engine.checkpoint_engine)
         self.pins_memory = self.device.type == "cuda"
         """Whether batches should wait in memory that the device can fetch by itself."""
 
@@ -162,14 +167,22 @@ class Engine:
         """The error to leave with, alike on every rank, if the last step was not taken.
 
         DeepSpeed skips the step of a gradient that is not finite without a word. Under fp16 that is
-        how the loss scale is found, so there it is no error.
+        how the loss scale is found, so there it is no error until it cannot end.
         """
-        if self._engine.was_step_applied() or self._engine.fp16_enabled():
+        return self._skips.find_problem(self.was_skipped, self.loss_scale)
+
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the last step left the weights as they were, alike on every rank."""
+        return not self._engine.was_step_applied()
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What the loss of the next step is multiplied with under fp16; None without."""
+        if not self._engine.fp16_enabled():
             return None
-        return ValueError(
-            "the gradient must be finite, got one that is not, and the step was not taken. Start "
-            "over with train.resume=false and a lower optimiser.learning_rate."
-        )
+        optimiser: Any = self._engine.optimizer
+        return float(optimiser.cur_scale)
 
     @property
     def grad_norm(self) -> float | None:
@@ -207,40 +220,13 @@ class Engine:
             )
         )
 
-    def _watch_writes(self) -> None:
-        """Keep errors of writing until all ranks have tried.
-
-        DeepSpeed lets them out of one rank while the others wait for it in a barrier, for ever.
-        Its checkpoint_engine has no hook for that, so its `save` is wrapped here;
-        tests/test_resume.py sees to it that a full disk is still noticed.
-        """
-        writer = self._engine.checkpoint_engine
-        assert writer is not None
-        save = writer.save
-
-        def try_to_save(state_dict: dict[str, Any], path: str) -> None:
-            try:
-                save(state_dict, path)
-            except (OSError, RuntimeError) as error:
-                self._write_problems.append(error)
-
-        writer.save = try_to_save
-
     def _check_written(self, step: int, path: Path) -> None:
         """Leave on all ranks if one could not write; nothing of this checkpoint is left behind."""
-        (num_failed,) = self.sum_over_ranks([len(self._write_problems)])
+        (num_failed,) = self.sum_over_ranks([len(self._writes.problems)])
         if not num_failed:
             return
         self._on_first_rank(lambda: checkpoint.remove(path))
-        before = self.newest_checkpoint()
-        problem = None
-        if self._write_problems:
-            first = str(self._write_problems[0]).strip().splitlines()[0]
-            problem = OSError(
-                f"the checkpoint of step {step} must be written to {path}, got: {first}. Make "
-                f"room and start the same command again: it goes on from step {before}."
-            )
-        raise_together(problem)
+        raise_together(self._writes.error(step, path, self.newest_checkpoint()))
 
     def _on_first_rank(self, action: Callable[[], None]) -> None:
         """Do something on rank 0 while the others wait; all leave if it fails."""
@@ -352,58 +338,36 @@ class Engine:
         return state
 
 
-def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own config: the user's file, with batch sizes and clipping from ours."""
-    path = Path(config.deepspeed or CONFIG_FOLDER / f"zero{config.zero_stage}.json")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a DeepSpeed config file, got nothing there.")
-    if config.train.batch_size % world_size:
+def _check_precision(config: RunConfig) -> None:
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    # It gives None for no on some CPUs.
+    if config.train.precision == "fp16" and not accelerator.is_fp16_supported():
         raise ValueError(
-            "train.batch_size must be divisible by the number of ranks, got "
-            f"{config.train.batch_size} and {world_size}. Change one of them."
+            f"train.precision must be float32 or bf16 on this {accelerator.device_name()}, which "
+            "cannot compute in it, got fp16. Take bf16."
         )
-    share = config.train.batch_size // world_size
-    micro = config.train.micro_batch_size or share
-    if share % micro:
-        raise ValueError(
-            f"train.micro_batch_size must divide a rank's share of {share} examples, got {micro}. "
-            "Change it, train.batch_size or the number of ranks."
-        )
-    try:
-        settings = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON, got: {error}.") from error
-    is_bf16 = config.train.precision == "bf16"
-    return {
-        **settings,
-        "train_batch_size": config.train.batch_size,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": share // micro,
-        "gradient_clipping": config.optimiser.clip_norm,
-        "steps_per_print": 1 << 40,
-        **({"bf16": {**settings.get("bf16", {}), "enabled": True}} if is_bf16 else {}),
-    }
 
 
-def _optimiser(module: nn.Module, config: OptimiserConfig) -> Optimizer:
+def _optimiser(module: nn.Module, config: OptimiserConfig, *, on_host: bool) -> Optimizer:
+    betas = (config.beta1, config.beta2)
+    if on_host:
+        # What DeepSpeed asks for beside offload: the same AdamW, fast on a CPU.
+        with exclusive_build(CPU_ADAM):
+            return DeepSpeedCPUAdam(
+                module.parameters(),
+                lr=config.learning_rate,
+                betas=betas,
+                weight_decay=config.weight_decay,  # type: ignore[arg-type]  # its hint says int
+                adamw_mode=True,
+            )
     return AdamW(
         module.parameters(),
         lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
+        betas=betas,
         weight_decay=config.weight_decay,
         fused=True,
     )
-
-
-def _schedule(optimiser: Optimizer, config: OptimiserConfig, steps: int) -> LRScheduler:
-    def factor(step: int) -> float:
-        if step < config.warmup_steps:
-            return (step + 1) / (config.warmup_steps + 1)
-        if config.schedule == "constant":
-            return 1.0
-        return max(0.0, (steps - step) / max(1, steps - config.warmup_steps))
-
-    return LambdaLR(optimiser, factor)
 
 
 def _build_cpu_extension() -> None:

@@ -18,7 +18,8 @@ from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.credentials import read_credentials
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.engine import deepspeed_config, on_all_ranks, start_distributed, stop_distributed
+from trainer.deepspeed_config import deepspeed_config
+from trainer.engine import on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen

@@ -76,6 +76,9 @@ class RunLog:
                 self._events.add_scalar(key, value, step)
         summary = summarise(metrics)
         self._progress.update(self._task, completed=step, summary=summary)
+        if metrics["skipped_steps"]:
+            told = f"step {step} skipped, loss scale now {metrics['loss_scale']:g}"
+            self._console.print(told, highlight=False)
         if not self._console.is_terminal and (step % PLAIN_EVERY_STEPS == 0 or step == 1):
             left_s = float(metrics["step_s"]) * (self._total_steps - step)
             self._console.print(

@@ -135,7 +135,7 @@ CACHE = tuple(name for name in WIRE if name.startswith("cache_"))
 SUMMED = (
     *("step_s", "tokens", "teacher_wait_s", "teacher_requests", "teacher_resends"),
     *("wire_bytes", "wire_positions", "num_item_steps", "num_word_steps", *CACHE),
-    *("mass_item", "mass_word"),
+    *("mass_item", "mass_word", "skipped_steps"),
 )
 
 
@@ -167,6 +167,8 @@ class GlobalSums:
         num_examples: int,
         learning_rate: float,
         grad_norm: float | None,
+        loss_scale: float | None,
+        was_skipped: bool,
     ) -> dict[str, Any]:
         """The step's object in metrics.jsonl; keys are documented in docs/training.md."""
         values = self.values
@@ -177,6 +179,8 @@ class GlobalSums:
             "nll": values["nll"] / positions,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
+            "loss_scale": loss_scale,
+            "skipped_steps": int(was_skipped),
             "step_s": step_s,
             "tokens_per_s": values["tokens"] / step_s,
             "positions": int(positions),
@@ -227,6 +231,8 @@ class RunTotals:
         added = {
             "step_s": metrics["step_s"],
             "tokens": metrics["tokens_per_s"] * metrics["step_s"],
+            # Runs of before there was a loss scale do not have it.
+            "skipped_steps": metrics.get("skipped_steps", 0),
         }
         if metrics["teacher_wait_s"] is not None:
             added |= {name: metrics[name] for name in SUMMED if name in metrics}
@@ -241,6 +247,7 @@ class RunTotals:
         sums = self._sums
         return {
             "steps": self._last_step,
+            "skipped_steps": int(sums["skipped_steps"]),
             "seconds": sums["step_s"],
             "tokens_per_s": _mean(sums["tokens"], sums["step_s"]),
             "teacher_requests": int(sums["teacher_requests"]),

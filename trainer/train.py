@@ -166,6 +166,8 @@ def _run_steps(
                     num_examples=config.train.batch_size,
                     learning_rate=engine.learning_rate,
                     grad_norm=engine.grad_norm,
+                    loss_scale=engine.loss_scale,
+                    was_skipped=engine.was_skipped,
                 )
             )
         done = submitted.step + 1

@@ -6,7 +6,9 @@ B examples, L input positions, V vocabulary, I items, D hidden, K of the items' 
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from trainer.models.language_model_config import LanguageModelConfig
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
 PRETRAINED_WIDTH = 0.1
+YEAR = re.compile(r"\s*\(\d{4}\)$")
 
 
 def build_causal_lm(
@@ -39,7 +42,7 @@ def build_causal_lm(
     if config.pretrained is None:
         model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
         nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
-        draw_new_rows_(output_weight(model), vocabulary, item_vectors_IK, width=1.0)
+        _draw_new_rows_of_(model, config, vocabulary, item_vectors_IK, width=1.0)
     else:
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         _check_base_size(model, config.pretrained, vocabulary)
@@ -47,7 +50,7 @@ def build_causal_lm(
             # mean_resizing=False: the new rows are ours to draw.
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
             width = PRETRAINED_WIDTH
-            draw_new_rows_(output_weight(model), vocabulary, item_vectors_IK, width=width)
+            _draw_new_rows_of_(model, config, vocabulary, item_vectors_IK, width=width)
         elif item_vectors_IK is not None:
             raise ValueError(
                 "item_vectors must be null for a student whose model has the items' rows already, "
@@ -58,9 +61,31 @@ def build_causal_lm(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
     )
     check_head(model)
+    if config.activation_checkpointing:
+        # Not reentrant: what DeepSpeed's hooks at ZeRO-3 and inputs without gradient ask for.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     # from_pretrained leaves a model without its dropout.
     nn.Module.train(model)
     return model
+
+
+def _draw_new_rows_of_(
+    model: PreTrainedModel,
+    config: LanguageModelConfig,
+    vocabulary: Vocabulary,
+    item_vectors_IK: Tensor | None,
+    *,
+    width: float,
+) -> None:
+    weights = [output_weight(model)]
+    embedding = model.get_input_embeddings().weight
+    if embedding is not weights[0]:
+        assert isinstance(embedding, Tensor)
+        weights.append(embedding)
+    for weight_VD in weights:
+        draw_new_rows_(
+            weight_VD, vocabulary, item_vectors_IK, width=width, new_rows=config.new_rows
+        )
 
 
 @torch.no_grad()
@@ -70,6 +95,7 @@ def draw_new_rows_(
     item_vectors_IK: Tensor | None = None,
     *,
     width: float,
+    new_rows: Literal["random", "titles"] = "random",
 ) -> None:
     """Draw the rows after the base tokens around their mean, `width` times as wide as they are.
 
@@ -82,16 +108,20 @@ def draw_new_rows_(
 
     Args:
         item_vectors_IK: float [I, K], the items' own part up to a turn and the width, so that films
-            which are close there are close here; None: random.
+            which are close there are close here; None: as new_rows says.
+        new_rows: without vectors, the items' own part: random, or how the mean row of a title's
+            tokens differs from other titles', up to the width.
     """
     base_VD = weight_VD[: vocabulary.base_size]
     mean_D = base_VD.mean(0)
     std = width * float((base_VD - mean_D).square().mean().sqrt())
     items_ID = weight_VD[vocabulary.first_item_id : vocabulary.rec_id]
-    if item_vectors_IK is None:
-        items_ID.normal_(std=std)
-    else:
+    if item_vectors_IK is not None:
         items_ID.copy_(_turned(item_vectors_IK, weight_VD.shape[1], std))
+    elif new_rows == "titles":
+        items_ID.copy_(_scaled(title_means(base_VD, vocabulary), std))
+    else:
+        items_ID.normal_(std=std)
     items_ID.add_(mean_D + torch.randn_like(mean_D) * std)
     weight_VD[vocabulary.rec_id :].normal_(std=std).add_(mean_D)
 
@@ -102,14 +132,28 @@ def _turned(vectors_IK: Tensor, hidden_size: int, std: float) -> Tensor:
     Inner products keep their proportions if D >= K, and do on average if not.
     """
     basis_KD = nn.init.orthogonal_(torch.empty(vectors_IK.shape[1], hidden_size))
-    turned_ID = (vectors_IK - vectors_IK.mean(0)) @ basis_KD
-    width = float(turned_ID.square().mean().sqrt())
+    return _scaled((vectors_IK - vectors_IK.mean(0)) @ basis_KD, std)
+
+
+def title_means(base_VD: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """The mean base row of each item's title without its year, float [I, D]."""
+    # As in the middle of a sentence, where films are named: with a space before.
+    titles = [" " + YEAR.sub("", title) for title in vocabulary.titles]
+    rows = vocabulary.tokenizer(titles, add_special_tokens=False)["input_ids"]
+    # A tokenizer may have no token for a title; then it is like any other.
+    return torch.stack([base_VD[ids or slice(None)].mean(0) for ids in rows])
+
+
+def _scaled(vectors_ID: Tensor, std: float) -> Tensor:
+    """The vectors about their mean, elements of this width."""
+    vectors_ID = vectors_ID - vectors_ID.mean(0)
+    width = float(vectors_ID.square().mean().sqrt())
     if not (math.isfinite(width) and width > 0):
         raise ValueError(
             f"item vectors must be finite and differ from each other, got a width of {width}. Fit "
             "the recommendation teacher again."
         )
-    return turned_ID * (std / width)
+    return vectors_ID * (std / width)
 
 
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:

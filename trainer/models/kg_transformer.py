@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from trainer.data.bags import Bags
 from trainer.data.model_input import ModelInput
@@ -187,6 +188,7 @@ class KgTransformer(nn.Module):
     Args:
         entities_NK, words_WK: float32 vectors of a frozen recommender; None with knowledge_size 0.
         dropout: on embeddings, residuals and inside feed-forward layers; none on attention (KGSF).
+        activation_checkpointing: in training, layers compute their inner values again in backward.
     """
 
     entities_NK: Tensor
@@ -199,9 +201,11 @@ class KgTransformer(nn.Module):
         entities_NK: Tensor | None = None,
         words_WK: Tensor | None = None,
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.activation_checkpointing = activation_checkpointing
         size, knowledge_size = shape.hidden_size, shape.knowledge_size
         self.tokens = nn.Embedding(shape.vocab_size, size)
         nn.init.normal_(self.tokens.weight, std=size**-0.5)
@@ -242,7 +246,7 @@ class KgTransformer(nn.Module):
         is_context_BS = column_S < start_B[:, None]
         states_BSD = self._embed(inputs.input_ids_BL[:, : len(column_S)], is_context_BS)
         for layer in self.encoder:
-            states_BSD = layer(states_BSD, is_context_BS)
+            states_BSD = self._run(layer, states_BSD, is_context_BS)
         sources = [(states_BSD, is_context_BS)]
         if self.shape.knowledge_size:
             entities = _look_up(self.entities_NK, self.entity_projection, inputs.entities)
@@ -258,8 +262,15 @@ class KgTransformer(nn.Module):
         """Last hidden states of a response so far, right-padded, float [B, T, D]."""
         states_BTD = self._embed(ids_BT, mask_BT)
         for layer, memories_of_layer in zip(self.decoder, memories, strict=True):
-            states_BTD = layer(states_BTD, mask_BT, memories_of_layer)
+            states_BTD = self._run(layer, states_BTD, mask_BT, memories_of_layer)
         return states_BTD
+
+    def _run(self, layer: nn.Module, *inputs: object) -> Tensor:
+        """One layer; its inner values are not kept if activations are checkpointed."""
+        if self.activation_checkpointing and self.training:
+            # Not reentrant: the keys and values inside `inputs` need gradients too.
+            return checkpoint(layer, *inputs, use_reentrant=False)  # type: ignore[return-value]
+        return layer(*inputs)
 
     def _embed(self, ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
         size = self.shape.hidden_size

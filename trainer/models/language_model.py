@@ -46,8 +46,14 @@ def build_language_model(
         knowledge: whose entities and words KGSF's transformer attends to; None: it does not.
 
     Raises:
-        ValueError: if knowledge is given to another architecture, or has no words.
+        ValueError: if knowledge is given to another architecture, or has no words, or if
+            the films' rows shall start from two things at once.
     """
+    if config.new_rows == "titles" and item_vectors_IK is not None:
+        raise ValueError(
+            "student.new_rows must be random beside item_vectors, got titles. Films' rows start "
+            "from one of them: leave the other out."
+        )
     if config.architecture == "gpt2":
         if knowledge is not None:
             raise ValueError(
@@ -65,8 +71,11 @@ def build_language_model(
         entities_NK=None if knowledge is None else knowledge.entities_ND.clone(),
         words_WK=None if knowledge is None else knowledge.words_WD.clone(),
         dropout=config.dropout,
+        activation_checkpointing=config.activation_checkpointing,
     )
-    draw_new_rows_(model.head.weight, vocabulary, item_vectors_IK, width=1.0)
+    draw_new_rows_(
+        model.head.weight, vocabulary, item_vectors_IK, width=1.0, new_rows=config.new_rows
+    )
     return model
 
 

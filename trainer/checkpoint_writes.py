@@ -1,0 +1,37 @@
+"""What went wrong while a checkpoint was written, told when all ranks have tried.
+
+DeepSpeed lets the error of a write out of one rank while the others wait for it in a barrier, for
+ever. What writes its files is an object with a method `save`, and there is no hook for errors: so
+that method is wrapped. tests/test_resume.py sees to it that a full disk is still noticed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class CheckpointWrites:
+    """Keeps the errors of a DeepSpeed engine's `checkpoint_engine`."""
+
+    def __init__(self, writer: Any) -> None:
+        self.problems: list[Exception] = []
+        save = writer.save
+
+        def try_to_save(state: dict[str, Any], path: str) -> None:
+            try:
+                save(state, path)
+            except (OSError, RuntimeError) as error:
+                self.problems.append(error)
+
+        writer.save = try_to_save
+
+    def error(self, step: int, path: Path, before: int) -> OSError | None:
+        """What this rank has to say; `before`: the step of the newest whole checkpoint."""
+        if not self.problems:
+            return None
+        first = str(self.problems[0]).strip().splitlines()[0]
+        return OSError(
+            f"the checkpoint of step {step} must be written to {path}, got: {first}. Make room and "
+            f"start the same command again: it goes on from step {before}."
+        )
