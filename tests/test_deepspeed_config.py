@@ -32,7 +32,7 @@ def with_file(folder: Path, settings: object, stage: Stage = 1) -> RunConfig:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_the_runs_batch_sizes_and_clipping(stage: Stage) -> None:
     settings = deepspeed_config(run_config(stage=stage), 2)
-    assert settings["zero_optimization"] == {"stage": stage}
+    assert settings["zero_optimization"]["stage"] == stage
     assert settings["train_batch_size"] == 32
     assert settings["train_micro_batch_size_per_gpu"] == 4
     assert settings["gradient_accumulation_steps"] == 4
@@ -60,14 +60,12 @@ def test_offload_puts_the_optimiser_or_everything_on_the_host() -> None:
     half = RunConfig(data="", output="", zero_stage=2, offload="optimizer")
     cpu = {"device": "cpu", "pin_memory": True}
     settings = deepspeed_config(half, 1)
-    assert settings["zero_optimization"] == {"stage": 2, "offload_optimizer": cpu}
+    assert settings["zero_optimization"]["offload_optimizer"] == cpu
+    assert "offload_param" not in settings["zero_optimization"]
     assert offloads_optimiser(settings)
     whole = RunConfig(data="", output="", zero_stage=3, offload="all")
-    assert deepspeed_config(whole, 1)["zero_optimization"] == {
-        "stage": 3,
-        "offload_optimizer": cpu,
-        "offload_param": cpu,
-    }
+    zero = deepspeed_config(whole, 1)["zero_optimization"]
+    assert (zero["stage"], zero["offload_optimizer"], zero["offload_param"]) == (3, cpu, cpu)
 
 
 @pytest.mark.parametrize(
