@@ -18,9 +18,10 @@ class CheckpointWrites:
         self.problems: list[Exception] = []
         save = writer.save
 
-        def try_to_save(state: dict[str, Any], path: str) -> None:
+        # DeepSpeed names its arguments.
+        def try_to_save(state_dict: dict[str, Any], path: str) -> None:
             try:
-                save(state, path)
+                save(state_dict, path)
             except (OSError, RuntimeError) as error:
                 self.problems.append(error)
 
