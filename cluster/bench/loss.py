@@ -29,13 +29,15 @@ SHORT, LONG = Shape(positions=512), Shape(positions=8_192)
 BUDGET_S = {SHORT: 25.0, SHAPE: 110.0, LONG: 100.0}
 MIN_TURNS, MAX_TURNS = 2, 15
 
-OURS, HARD_CE, DENSE = "ours", "hard CE", "dense"
+OURS, HARD_CE = "ours", "hard CE"
+DENSE, DENSE_AS_PRINTED = "dense", "dense, as printed"
 MATMULS, MATMULS_KEPT = "three matmuls", "three matmuls, kept buffer"
 COMPILED, LIGER = "hard CE, compiled", "hard CE, Liger"
 ARMS: dict[str, Callable[[Problem], Arm]] = {
     OURS: ours,
     HARD_CE: loss_arms.hard_ce,
     DENSE: loss_arms.dense,
+    DENSE_AS_PRINTED: loss_arms.dense_as_printed,
     MATMULS: loss_arms.three_matmuls,
     MATMULS_KEPT: loss_arms.three_matmuls_kept,
     COMPILED: loss_arms.compiled_hard_ce,
@@ -44,7 +46,15 @@ ARMS: dict[str, Callable[[Problem], Arm]] = {
 # Others' kernels may lack their compiler or their device, and are tried before anything is timed.
 OTHERS = (COMPILED, LIGER)
 # float32 arrays of [positions, vocabulary] that an arm may hold at once.
-NUM_ARRAYS = {HARD_CE: 4, DENSE: 6, MATMULS: 1, MATMULS_KEPT: 1, COMPILED: 4, LIGER: 1}
+NUM_ARRAYS = {
+    HARD_CE: 4,
+    DENSE: 6,
+    DENSE_AS_PRINTED: 6,
+    MATMULS: 1,
+    MATMULS_KEPT: 1,
+    COMPILED: 4,
+    LIGER: 1,
+}
 
 
 def bench_loss(_source: Path | None) -> BenchResult:
