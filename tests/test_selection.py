@@ -47,6 +47,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return write_tiny_data(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.selection.on_all_ranks", lambda action: action())
+
+
 def make_selection(data: PreparedData, output: Path, examples: list[Example]) -> Selection:
     model = tiny_model(data.vocabulary, seed=4)
     train = TrainConfig(batch_size=4, select="best", patience=2)
@@ -93,11 +98,41 @@ def test_selection_restored_from_its_history_is_where_it_was(
     data: PreparedData, tmp_path: Path
 ) -> None:
     selection = make_selection(data, tmp_path, data.examples("test"))
+    (tmp_path / "best" / "step-00000010").mkdir(parents=True)
     selection.restore([{"step": 10, "nll": 2.0}, {"step": 20, "nll": 2.5}])
     assert (selection.best_step, selection.best_nll, selection.misses) == (10, 2.0, 1)
     fresh = make_selection(data, tmp_path, data.examples("test"))
     fresh.restore([])
     assert (fresh.best_step, fresh.best_nll, fresh.misses) == (0, math.inf, 0)
+
+
+def test_every_kept_checkpoint_finds_the_best_model_of_its_time(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selection = make_selection(data, tmp_path, data.examples("test"))
+    nll_of = {10: 3.0, 20: 2.0, 30: 2.5, 40: 1.0}
+    losses = iter(nll_of.values())
+    monkeypatch.setattr(selection, "_mean_nll", lambda: next(losses))
+    for step in nll_of:
+        selection.validate(step)
+        selection.forget_others()
+    # Two checkpoints are kept: the run may go back to step 30, whose best is 20.
+    names = sorted(folder.name for folder in (tmp_path / "best").iterdir())
+    assert names == ["step-00000020", "step-00000040"]
+    history = [{"step": step, "nll": nll} for step, nll in nll_of.items()]
+    older = make_selection(data, tmp_path, data.examples("test"))
+    older.restore(history[:3])
+    assert older.folder.name == "step-00000020"
+    older.forget_others()
+    assert older.folder.is_dir()
+
+
+def test_a_best_model_that_is_gone_is_told_before_the_first_step(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    selection = make_selection(data, tmp_path, data.examples("test"))
+    with pytest.raises(FileNotFoundError, match="step-00000010 must hold the best model"):
+        selection.restore([{"step": 10, "nll": 2.0}])
 
 
 def test_selection_without_valid_examples_is_refused(

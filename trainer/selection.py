@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine import Engine, raise_together
+from trainer.engine import Engine, on_all_ranks, raise_together
 from trainer.models.language_model import LanguageModel, input_limits
 
 FOLDER_NAME = "best"
@@ -46,11 +47,15 @@ class Selection:
         self._vocabulary = vocabulary
         self._examples = sorted(examples, key=lambda e: len(e.context_ids) + len(e.response_ids))
         self._root = Path(config.output) / FOLDER_NAME
+        # A run may go back to any checkpoint that is kept, and then needs the best one of its time.
+        self._best_steps: collections.deque[int] = collections.deque(
+            maxlen=config.train.keep_checkpoints
+        )
 
     @property
     def folder(self) -> Path:
         """Where the best model is."""
-        return self._root / f"step-{self.best_step:08d}"
+        return self._folder_of(self.best_step)
 
     @property
     def is_over(self) -> bool:
@@ -59,13 +64,18 @@ class Selection:
         return patience is not None and self.misses >= patience
 
     def restore(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Take up the losses that rank 0 has noted until its checkpoint; for all ranks."""
+        """Take up the losses that rank 0 has noted until its checkpoint; for all ranks.
+
+        Raises:
+            FileNotFoundError: on every rank, if the best model until there is gone.
+        """
         for entry in history:
             self._judge(int(entry["step"]), float(entry["nll"]))
         known = [self.best_step, self.best_nll, self.misses] if history else [0.0, 0.0, 0.0]
         step, nll, misses = self._engine.sum_over_ranks(known)
         if step:
             self.best_step, self.best_nll, self.misses = int(step), nll, int(misses)
+            on_all_ranks(lambda: self._check_folder() if self._engine.rank == 0 else None)
 
     def validate(self, step: int) -> float:
         """The loss on valid after `step`; exports the model if it is the lowest so far."""
@@ -83,27 +93,36 @@ class Selection:
 
     def copy_best(self, folder: Path) -> None:
         """Copy the best model into a folder; FileNotFoundError if it is gone."""
+        self._check_folder()
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+    def _check_folder(self) -> None:
         if not self.folder.is_dir():
             raise FileNotFoundError(
                 f"{self.folder} must hold the best model of the run, got no folder. Start over "
                 "with train.resume=false."
             )
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     def forget_others(self) -> None:
-        """Remove older exports; to be called once the checkpoint of the best one is whole."""
+        """Remove exports that no kept checkpoint needs; to be called once the newest is whole."""
+        kept = {self._folder_of(step) for step in self._best_steps}
         if self._engine.rank == 0:
             for other in self._root.glob("step-*"):
-                if other != self.folder:
+                if other not in kept:
                     shutil.rmtree(other)
 
     def _judge(self, step: int, nll: float) -> bool:
         """Count a loss; whether it is the lowest so far."""
-        if nll < self.best_nll:
+        is_best = nll < self.best_nll
+        if is_best:
             self.best_step, self.best_nll, self.misses = step, nll, 0
-            return True
-        self.misses += 1
-        return False
+        else:
+            self.misses += 1
+        self._best_steps.append(self.best_step)
+        return is_best
+
+    def _folder_of(self, step: int) -> Path:
+        return self._root / f"step-{step:08d}"
 
     def _mean_nll(self) -> float:
         """Over all tokens of valid's responses; every rank scores its share."""
