@@ -39,7 +39,7 @@ def test_truncated_gradient_is_the_one_that_the_kernel_trains_with(tail: str) ->
     uniforms_PN = np.random.default_rng(2).random((P, 6))
     cut = Cut(samples=6) if tail == "sampled" else Cut(top_k=6)
     rows = compress(logits_PV, cut, support=SUPPORT, uniforms_TN=uniforms_PN)
-    term = TeacherTerm(
+    term = TeacherTerm.of(
         rows=sparse_rows(rows, tail),
         row_P=torch.arange(P),
         weight_P=torch.ones(P),

@@ -278,6 +278,16 @@ def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
     assert statistics.num_recommended == 2
 
 
+def test_item_mass_that_rounding_leaves_above_one_is_counted(case: Case) -> None:
+    teachers = case.teachers(keep=V)
+    mass = np.array([1.0005, 0.8, 0.2, 0.6, 0.3], np.float32)
+    dialogue = dataclasses.replace(teachers.dialogue, item_mass_R=mass)
+    statistics = conkd.gate_statistics(
+        case.positions, dataclasses.replace(teachers, dialogue=dialogue), DistillConfig()
+    )
+    assert statistics.histogram.sum() == 5
+
+
 @pytest.mark.parametrize("keep", [1, 3, V])
 def test_entropy_of_a_row_takes_its_tail_as_one_class(case: Case, keep: int) -> None:
     rows = case.teachers(keep).dialogue

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer import sparse_ce
 from trainer.soft_targets import SoftTargets, SparseRows, TeacherTerm
 from trainer.sparse_ce import SparseCrossEntropy, sparse_cross_entropy_sum
 
@@ -38,7 +39,7 @@ def random_term(generator: torch.Generator, support: tuple[int, int], top_k: int
         tails.append(0.0 if whole else 1.0 - float(dense_PS[row, kept].sum()))
     weight_P = torch.rand(P, generator=generator, dtype=torch.float64)
     weight_P[0] = 0.0
-    return TeacherTerm(
+    return TeacherTerm.of(
         rows=SparseRows(
             offsets_R1=torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
             ids_E=torch.cat(ids),
@@ -81,20 +82,15 @@ def treated(targets: SoftTargets, treatment: str) -> SoftTargets:
 
 
 def moved(targets: SoftTargets, device: str, dtype: torch.dtype) -> SoftTargets:
-    """The targets as conkd.py hands them to a device: what slices stays on the CPU."""
-    terms = []
-    for term in targets.terms:
-        rows = dataclasses.replace(
-            term.rows,
-            ids_E=term.rows.ids_E.to(device),
-            probs_E=term.rows.probs_E.to(device, dtype),
-            tail_R=term.rows.tail_R.to(device, dtype),
-        )
-        terms.append(dataclasses.replace(term, rows=rows, weight_P=term.weight_P.to(dtype)))
+    """The targets as conkd.py hands them to a device, in float32 or what the loss is summed in."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
     return SoftTargets(
-        labels_P=targets.labels_P.to(device),
-        gold_P=targets.gold_P.to(device, dtype),
-        terms=tuple(terms),
+        labels_P=move(targets.labels_P),
+        gold_P=move(targets.gold_P),
+        terms=tuple(term.map(move) for term in targets.terms),
     )
 
 
@@ -228,6 +224,40 @@ def test_sparse_ce_in_float16_keeps_gradients_that_float16_alone_would_lose() ->
     torch.testing.assert_close(weight.grad[1:].float(), expected, rtol=2e-2, atol=0.0)
 
 
+def test_sparse_ce_in_float16_has_room_for_many_positions_that_pull_alike() -> None:
+    # 85 responses of three tokens, one hidden state of 100: a gradient of about 33 for id 0, and 64
+    # times as much is held meanwhile.
+    num_positions = 256
+    hidden = torch.full((num_positions, 2), 100.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(50, 2, dtype=torch.float16, requires_grad=True)
+    targets = SoftTargets(
+        labels_P=torch.zeros(num_positions, dtype=torch.int64),
+        gold_P=torch.full((num_positions,), 1.0 / 3.0),
+    )
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
+    (loss / 85.0).backward()
+    assert weight.grad is not None
+    expected = num_positions / 3.0 / 85.0 * 100.0 * 0.98  # q of id 0 is 1 in 50
+    torch.testing.assert_close(
+        weight.grad[0].float(), torch.full((2,), -expected), rtol=2e-3, atol=0.0
+    )
+
+
+def test_sparse_ce_computes_no_gradient_where_none_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise AssertionError("a gradient was computed")
+
+    monkeypatch.setattr(sparse_ce, "_add_outer_", refuse)
+    hidden, weight = torch.randn(P, D), nn.Parameter(torch.randn(V, D))
+    targets = random_targets(7)
+    with torch.no_grad():
+        loss, _ = sparse_cross_entropy_sum(hidden, weight, moved(targets, "cpu", torch.float32))
+    expected = dense_twin(hidden.double(), weight.detach().double(), targets)
+    assert relative_error(loss, expected) < 1e-6
+
+
 def test_sparse_ce_without_terms_is_plain_cross_entropy() -> None:
     labels = torch.randint(0, V, (P,))
     hidden, weight = torch.randn(P, D), torch.randn(V, D)
@@ -246,7 +276,7 @@ def test_sparse_ce_with_one_kept_entry_matches_hand_value() -> None:
     rows = SparseRows(
         offsets_R1=torch.tensor([0, 1]), ids_E=torch.tensor([0]), probs_E=half, tail_R=half
     )
-    term = TeacherTerm(
+    term = TeacherTerm.of(
         rows=rows,
         row_P=torch.tensor([0]),
         weight_P=torch.ones(1, dtype=torch.float64),
@@ -270,7 +300,9 @@ def test_sparse_ce_of_confident_student_keeps_a_finite_tail() -> None:
         probs_E=torch.tensor([0.9]),
         tail_R=torch.tensor([0.1]),
     )
-    term = TeacherTerm(rows=rows, row_P=torch.tensor([0]), weight_P=torch.ones(1), support=(0, 3))
+    term = TeacherTerm.of(
+        rows=rows, row_P=torch.tensor([0]), weight_P=torch.ones(1), support=(0, 3)
+    )
     targets = SoftTargets(labels_P=torch.tensor([0]), gold_P=torch.zeros(1), terms=(term,))
     loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
     # - 0.1 * log(2 e^-60)

@@ -87,13 +87,13 @@ def mix_targets(
     gate_P = gate_of_rows(positions, teachers, config)
     weight_P = config.gamma * positions.weight_P
     terms = {
-        "dialogue": TeacherTerm(
+        "dialogue": lambda: TeacherTerm.of(
             rows=sparse_rows(teachers.dialogue, config.tail),
             row_P=torch.arange(len(positions.labels_P)),
             weight_P=weight_P * (1.0 - gate_P),
             support=(0, teachers.dialogue.vocab_size),
         ),
-        "recommendation": TeacherTerm(
+        "recommendation": lambda: TeacherTerm.of(
             rows=sparse_rows(teachers.recommendation, config.tail),
             row_P=positions.example_P,
             weight_P=weight_P * gate_P,
@@ -103,7 +103,7 @@ def mix_targets(
     return SoftTargets(
         labels_P=positions.labels_P,
         gold_P=(1.0 - config.gamma) * positions.weight_P,
-        terms=tuple(terms[kind] for kind in config.kinds),
+        terms=tuple(terms[kind]() for kind in config.kinds),
     )
 
 
@@ -215,7 +215,10 @@ def gate_statistics(
     gate_P = gate_of_rows(positions, teachers, config).numpy()
     num_positions, mass_R = len(gate_P), teachers.dialogue.item_mass_R
     masses = [mass_R[mask] if len(mass_R) else mass_R for mask in masks]
-    histograms = [np.histogram(it, bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for it in masses]
+    # Rounding may leave a little more than 1, which counts as 1.
+    histograms = [
+        np.histogram(it.clip(0.0, 1.0), bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for it in masses
+    ]
     return GateStatistics(
         gate=np.array([float(gate_P[mask].sum()) for mask in masks]),
         num_recommended=int((gate_P == 1.0).sum()),

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+# In memory: id and probability of an entry; what a row and a position that learns from it take.
+ENTRY_BYTES, ROW_BYTES = 12, 44
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseRows:
     """Ragged rows of one teacher: row r holds the entries offsets_R1[r] to offsets_R1[r + 1].
 
     Attributes:
-        offsets_R1: int64 [R + 1], on the CPU (they slice).
+        offsets_R1: int64 [R + 1].
         ids_E: int64 [E], no id twice within a row.
         probs_E: float [E], probabilities, not logs.
         tail_R: float [R], mass of the support that was not sent.
@@ -29,13 +32,8 @@ class SparseRows:
     tail_R: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> SparseRows:
-        """The same with everything changed that goes to the device."""
-        return SparseRows(
-            offsets_R1=self.offsets_R1,
-            ids_E=change(self.ids_E),
-            probs_E=change(self.probs_E),
-            tail_R=change(self.tail_R),
-        )
+        """The same with every tensor changed."""
+        return SparseRows(**{name: change(tensor) for name, tensor in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,15 +42,40 @@ class TeacherTerm:
 
     Attributes:
         rows: the teacher's rows.
-        row_P: int64 [P] on the CPU, the row that position p learns from.
-        weight_P: float [P] on the CPU, how much of it; 0 switches the teacher off there.
+        row_P: int64 [P], the row that position p learns from.
+        weight_P: float [P], how much of it; 0 switches the teacher off there.
         support: first id and end of the ids that the tail mass is spread over.
+        num_entries_P: int64 [P], entries that the position takes; stays on the CPU, so that the
+            size of a chunk's arrays is known without waiting for a device.
     """
 
     rows: SparseRows
     row_P: Tensor
     weight_P: Tensor
     support: tuple[int, int]
+    num_entries_P: Tensor
+
+    @classmethod
+    def of(
+        cls, rows: SparseRows, row_P: Tensor, weight_P: Tensor, support: tuple[int, int]
+    ) -> TeacherTerm:
+        """From tensors on the CPU, which know how many entries every position takes."""
+        return cls(
+            rows=rows,
+            row_P=row_P,
+            weight_P=weight_P,
+            support=support,
+            num_entries_P=_entries_of(rows, row_P, weight_P)[1],
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TeacherTerm:
+        """The same with everything changed that goes to the device."""
+        return replace(
+            self,
+            rows=self.rows.map(change),
+            row_P=change(self.row_P),
+            weight_P=change(self.weight_P),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +101,7 @@ class SoftTargets:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTargets:
-        terms = tuple(replace(term, rows=term.rows.map(change)) for term in self.terms)
+        terms = tuple(term.map(change) for term in self.terms)
         return SoftTargets(labels_P=change(self.labels_P), gold_P=change(self.gold_P), terms=terms)
 
 
@@ -113,24 +136,37 @@ class Tail:
 
 
 def cut(targets: SoftTargets, chunk: slice, like: Tensor) -> tuple[Entries, list[Tail]]:
-    """The chunk's entries and buckets, in the dtype and on the device of `like`."""
+    """The chunk's entries and buckets, in the dtype and on the device of `like`, as targets are.
+
+    Nothing here waits for the device or is copied to it.
+    """
     labels_C = targets.labels_P[chunk]
     rows_E = [torch.arange(len(labels_C), device=like.device)]
     ids_E, weights_E = [labels_C], [targets.gold_P[chunk].to(like)]
     tails, end = [], len(labels_C)
     for term in targets.terms:
-        rows, row_C, weight_C = term.rows, term.row_P[chunk], term.weight_P[chunk]
-        starts_C = rows.offsets_R1[row_C]
-        # A position that does not listen to this teacher costs nothing, not even its entries.
-        counts_C = torch.where(weight_C > 0, rows.offsets_R1[row_C + 1] - starts_C, 0)
-        row_E = torch.repeat_interleave(counts_C)
-        within_E = torch.arange(len(row_E)) - (counts_C.cumsum(0) - counts_C)[row_E]
-        entry_E = (starts_C[row_E] + within_E).to(like.device)
-        row_E, weight_C = row_E.to(like.device), weight_C.to(like)
+        rows, row_C, weight_C = term.rows, term.row_P[chunk], term.weight_P[chunk].to(like)
+        num_entries = int(term.num_entries_P[chunk].sum())
+        starts_C, counts_C = _entries_of(rows, row_C, weight_C)
+        row_E = torch.repeat_interleave(counts_C, output_size=num_entries)
+        within_E = torch.arange(num_entries, device=like.device)
+        entry_E = within_E + (starts_C - counts_C.cumsum(0) + counts_C)[row_E]
         rows_E.append(row_E)
         ids_E.append(rows.ids_E[entry_E])
         weights_E.append(weight_C[row_E] * rows.probs_E[entry_E].to(like))
-        tail_C = weight_C * rows.tail_R[row_C.to(like.device)].to(like)
-        tails.append(Tail(tail_C, term.support, slice(end, end + len(row_E))))
-        end += len(row_E)
+        tails.append(
+            Tail(
+                weight_C * rows.tail_R[row_C].to(like), term.support, slice(end, end + num_entries)
+            )
+        )
+        end += num_entries
     return Entries(torch.cat(rows_E), torch.cat(ids_E), torch.cat(weights_E)), tails
+
+
+def _entries_of(rows: SparseRows, row_P: Tensor, weight_P: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every position: where its row's entries begin, and how many of them it takes.
+
+    A position that does not listen to this teacher costs nothing, not even its entries.
+    """
+    starts_P = rows.offsets_R1[row_P]
+    return starts_P, torch.where(weight_P > 0, rows.offsets_R1[row_P + 1] - starts_P, 0)

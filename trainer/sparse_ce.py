@@ -88,6 +88,9 @@ def sparse_cross_entropy_sum(
 
     Source: paper Eqs. 8-11 merged into one cross entropy; the gradient is in the module docstring.
     """
+    if not torch.is_grad_enabled():
+        # A Function is told that parameters need gradients, also where nobody can ask for them.
+        hidden_PD, weight_VD = hidden_PD.detach(), weight_VD.detach()
     device_type = hidden_PD.device.type
     if torch.is_autocast_enabled(device_type):
         # Once for all chunks, and before the graph of the loss: autocast knows no `out=`.
@@ -192,10 +195,16 @@ def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     if grad_CV.dtype == total_VD.dtype:
         total_VD.addmm_(grad_CV.T, hidden_CD)
         return
+    # A product is rounded to the dtype of its factors, and float16 ends at 65,504. Of hidden states
+    # of at most 1 no sum over a chunk comes near it; a power of two costs no digit.
+    largest = hidden_CD.abs().amax().float().clamp_min(1.0).log2().ceil().exp2()
+    unit_CD = hidden_CD / largest
     for total_TD, grad_CT in zip(
         total_VD.split(HALF_TILE_SIZE), grad_CV.split(HALF_TILE_SIZE, dim=1), strict=True
     ):
-        total_TD.add_(grad_CT.T @ hidden_CD, alpha=1.0 / _gain(grad_CV.dtype))
+        total_TD.addcmul_(
+            (grad_CT.T @ unit_CD).to(total_TD), largest, value=1.0 / _gain(grad_CV.dtype)
+        )
 
 
 def _loss_and_gradient_(

@@ -25,7 +25,7 @@ import numpy as np
 
 from protos import codec, teacher_pb2
 from protos.limits import MAX_DRAWS, MAX_REPLY_ENTRIES
-from protos.target_rows import ENTRY_BYTES, ROW_BYTES, no_rows
+from protos.target_rows import no_rows
 from trainer.byte_budget import ByteBudget
 from trainer.cached_answers import CachedAnswers
 from trainer.client_counters import ClientCounters
@@ -36,6 +36,7 @@ from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, 
 from trainer.data.vocabulary import Vocabulary
 from trainer.expected_rows import ExpectedRows
 from trainer.question_parts import split_question
+from trainer.soft_targets import ENTRY_BYTES, ROW_BYTES
 from trainer.spans import Spans
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group, Question, input_limits, sent_columns
@@ -247,7 +248,7 @@ class TeacherClient:
         return codec.concat_rows(answers)
 
     def _most_bytes(self, examples: Sequence[Example]) -> int:
-        """Of the targets in memory, every row as long as its cut allows."""
+        """Of the targets in memory, prepared, and every row as long as its cut allows."""
         num_rows = {
             "dialogue": sum(len(example.response_ids) for example in examples),
             "recommendation": len(examples),
