@@ -70,6 +70,18 @@ def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path)
         checkpoint.newest_whole(tmp_path)
 
 
+def test_checkpoints_of_an_earlier_version_are_an_error_and_stay(tmp_path: Path) -> None:
+    file = tmp_path / "step-00000010" / "rank-0.pt"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    (tmp_path / "newest.json").write_text('{"tag": "step-00000010", "step": 10}')
+    with pytest.raises(ValueError, match=r"must have been written by this version"):
+        checkpoint.newest_whole(tmp_path)
+    assert file.is_file()
+    checkpoint.forget(tmp_path)
+    assert not tmp_path.exists()
+
+
 def test_removal_that_is_cut_short_leaves_nothing_that_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,13 @@ def test_file_that_says_the_same_or_auto_is_taken_as_it_is(tmp_path: Path) -> No
     assert settings["flops_profiler"] == {"enabled": False}
 
 
+@pytest.mark.parametrize("block", [{}, {"zero_optimization": None}, {"zero_optimization": {}}])
+def test_file_without_a_stage_has_the_runs(block: dict[str, object], tmp_path: Path) -> None:
+    assert deepspeed_config(with_file(tmp_path, block, stage=0), 2)["zero_optimization"] == {
+        "stage": 0
+    }
+
+
 @pytest.mark.parametrize(
     ("world_size", "message"),
     [

@@ -16,6 +16,7 @@ from trainer.atomic import write_json
 
 TAG_PREFIX = "step-"
 WHOLE_NAME = "whole.json"
+EARLIER_LIST_NAME = "newest.json"
 CHECKPOINTS_NAME = "checkpoints"
 
 
@@ -39,7 +40,13 @@ def newest_whole(folder: Path) -> WholeCheckpoint | None:
 
     Raises:
         FileNotFoundError: if there were some, and all of them are damaged.
+        ValueError: if an earlier version wrote them: it had another list, and drew other batches.
     """
+    if (folder / EARLIER_LIST_NAME).exists():
+        raise ValueError(
+            f"checkpoints in {folder} must have been written by this version, got those of an "
+            "earlier one. Finish the run with that version, or start over with train.resume=false."
+        )
     problems = []
     for path in _newest_first(folder):
         problem = find_damage(path)

@@ -87,7 +87,9 @@ def _precision(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
 
 def _zero_optimization(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     # Pinned memory is what makes copies to a GPU asynchronous; a CPU's DeepSpeed ignores it.
-    block, cpu = settings.get("zero_optimization") or {}, {"device": "cpu", "pin_memory": True}
+    cpu = {"device": "cpu", "pin_memory": True}
+    # A file may leave the block or the stage out; where it has one, it is the run's.
+    block = {**(settings.get("zero_optimization") or {}), "stage": config.zero_stage}
     if config.offload != "none":
         block = {**block, "offload_optimizer": cpu}
     if config.offload == "all":

@@ -124,9 +124,9 @@ class Engine:
         self._checkpoints = Path(config.output) / checkpoint.CHECKPOINTS_NAME
         self._keep_checkpoints = config.train.keep_checkpoints
         settings = deepspeed_config(config, world_size)
-        self._is_sharded = settings["zero_optimization"]["stage"] > 0
+        self._is_sharded = config.zero_stage > 0
         if config.train.resume and self._needs_universal():
-            settings["checkpoint"] = {**settings.get("checkpoint", {}), "load_universal": True}
+            settings["checkpoint"] = {**(settings.get("checkpoint") or {}), "load_universal": True}
         optimiser = _optimiser(module, config.optimiser, on_host=offloads_optimiser(settings))
         self._engine, _, _, _ = deepspeed.initialize(
             model=module,
