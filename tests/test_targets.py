@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import Progress
 
 from protos.codec import WireError
 from tests.test_cached_answers import corrupt
 from tests.test_cached_client import ask, client_of
 from tests.test_teacher_client import FakeTeacher, World, world
-from trainer.config import MAX_CACHE_BYTES, DistillConfig
+from trainer.config import MAX_CACHE_BYTES, DistillConfig, RunConfig, TeachersConfig
 from trainer.target_cache import TargetCache
 from trainer.target_keys import Group
 from trainer.targets.__main__ import main
+from trainer.targets.build import build
 
 __all__ = ["world"]  # a fixture
 
@@ -154,6 +156,14 @@ def test_import_of_another_file_with_a_digest_names_what_it_begins_with(tmp_path
     (tmp_path / "file").write_bytes(content + hashlib.sha256(content).digest())
     with pytest.raises(WireError, match=r"must begin with b'CKT1', got b'PK34'"):
         main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+
+
+def test_build_of_a_config_that_asks_no_teacher_is_refused(tmp_path: Path) -> None:
+    config = RunConfig(
+        data="", output="", teachers=TeachersConfig(), distill=DistillConfig(gamma=0.0)
+    )
+    with pytest.raises(ValueError, match="gamma must be above 0 to build a cache"):
+        build(config, ["train"], Progress(disable=True))
 
 
 def test_commands_about_a_folder_that_is_none_say_so(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ CACHE = tuple(name for name in WIRE if name.startswith("cache_"))
 SUMMED = (
     *("step_s", "tokens", "teacher_wait_s", "teacher_requests", "teacher_resends"),
     *("wire_bytes", "wire_positions", "num_item_steps", "num_word_steps", *CACHE),
-    *("mass_item", "mass_word", "skipped_steps"),
+    *("mass_item", "mass_word", "massed_item", "massed_word", "skipped_steps"),
 )
 
 
@@ -237,8 +237,9 @@ class RunTotals:
         if metrics["teacher_wait_s"] is not None:
             added |= {name: metrics[name] for name in SUMMED if name in metrics}
             for kind in ("item", "word"):
-                mean = metrics[f"gate_{kind}_steps"] or 0.0
-                added[f"mass_{kind}"] = mean * metrics[f"num_{kind}_steps"]
+                mean = metrics[f"gate_{kind}_steps"]
+                massed = 0 if mean is None else metrics[f"num_{kind}_steps"]
+                added |= {f"massed_{kind}": massed, f"mass_{kind}": (mean or 0.0) * massed}
         for name, value in added.items():
             self._sums[name] += value
 
@@ -255,8 +256,8 @@ class RunTotals:
             **{name: int(sums[name]) for name in CACHE},
             "teacher_wait_fraction": _mean(sums["teacher_wait_s"], sums["step_s"]),
             "wire_bytes_per_position": _mean(sums["wire_bytes"], sums["wire_positions"]),
-            "gate_mean_item_steps": _mean(sums["mass_item"], sums["num_item_steps"]),
-            "gate_mean_word_steps": _mean(sums["mass_word"], sums["num_word_steps"]),
+            "gate_mean_item_steps": _mean(sums["mass_item"], sums["massed_item"]),
+            "gate_mean_word_steps": _mean(sums["mass_word"], sums["massed_word"]),
         }
 
 

@@ -129,7 +129,7 @@ def _what_was_run(report: dict[str, Any]) -> str:
                  f"{report['student']['num_responses']} responses"),
         ("vocabulary digest", f"`{report['data']['vocabulary_digest']}`"),
         ("graph digest", f"`{report['data']['graph_digest']}`"),
-        ("loss", f"gamma {distill['gamma']}, {distill['gate']} gate, eta {distill['eta']}, "
+        ("loss", f"gamma {distill['gamma']}, {_gate_text(distill)}, "
                  f"top {distill['top_k']} entries, tail {distill['tail']}"),
         ("item rows", _item_rows(report)),
         ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),
@@ -139,6 +139,12 @@ def _what_was_run(report: dict[str, Any]) -> str:
         ("evaluation", f"{report['seconds']['total']:.0f} s"),
     ]  # fmt: skip
     return _table(["what", "which"], [[name, value] for name, value in rows], numbers=False)
+
+
+def _gate_text(distill: dict[str, Any]) -> str:
+    gate = f"{distill['gate']} gate"
+    details = {"hard": f", eta {distill['eta']}", "fixed": f", lambda {distill['fixed_lambda']}"}
+    return gate + details.get(distill["gate"], "")
 
 
 def _item_rows(report: dict[str, Any]) -> str:
@@ -184,7 +190,7 @@ def _ratio_text(report: dict[str, Any]) -> str:
 
 def _teacher_text(report: dict[str, Any]) -> str:
     gate, teacher = report["gate"], report["teacher"]
-    if gate["mean_item_steps"] is None:
+    if report["config"]["distill"]["gamma"] == 0:
         return "No teacher was asked in this run (gamma 0)."
     rows = [
         ["mean item mass at item steps", _cell(gate["mean_item_steps"])],

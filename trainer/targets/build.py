@@ -25,9 +25,14 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
     What is there already is not asked for again, so a build that was stopped goes on.
 
     Raises:
-        TeacherUnavailable, WireError, ValueError: as a client's.
+        TeacherUnavailable, WireError, ValueError: as a client's; ValueError if nobody is asked.
         OSError: if an answer could not be kept.
     """
+    if not config.distill.kinds:
+        raise ValueError(
+            f"distill.gamma must be above 0 to build a cache, got {config.distill.gamma}: no "
+            "teacher is asked. Name the config of the runs that will read it."
+        )
     data = load_prepared(Path(config.data))
     examples = [example for split in splits for example in data.examples(split)]
     # Of similar length together: little padding on the teachers' side.
