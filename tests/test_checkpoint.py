@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,22 @@ def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path)
     (write(tmp_path, 10) / "rank-0.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"must be whole, got step-00000010: rank-0\.pt"):
         checkpoint.newest_whole(tmp_path)
+
+
+def test_what_else_lies_beside_the_checkpoints_is_neither_read_nor_removed(tmp_path: Path) -> None:
+    write(tmp_path, 10)
+    for name in ("step-00000020.bak", "mine"):
+        shutil.copytree(tmp_path / "step-00000010", tmp_path / name)
+    for name in ("universal-step-00000010", ".universal-step-00000010"):
+        (tmp_path / name).mkdir()
+    assert checkpoint.newest_whole(tmp_path) == WholeCheckpoint(step=10, ranks=2)
+    checkpoint.clear_unfinished(tmp_path)
+    assert not (tmp_path / ".universal-step-00000010").exists()
+    write(tmp_path, 20)
+    write(tmp_path, 30)
+    whole = ["step-00000020", "step-00000030"]
+    assert names(tmp_path) == sorted([*whole, "step-00000020.bak", "mine"])
+    assert checkpoint.oldest_whole(tmp_path) == 20
 
 
 def test_checkpoints_of_an_earlier_version_are_an_error_and_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from tests.student_runs import (
     ROOT,
@@ -55,6 +57,36 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one_on_any_number_of_r
     assert loss_curve(elsewhere) == pytest.approx(undisturbed, rel=1e-4)
     newest = newest_whole(elsewhere / "checkpoints")
     assert newest == WholeCheckpoint(step=STEPS, ranks=other_ranks)
+
+
+@pytest.mark.parametrize("offload", ["none", "all"])
+def test_adam_counts_every_step_once_on_another_number_of_ranks(
+    offload: str, prepared_dir: Path, tmp_path: Path
+) -> None:
+    # Parts so small that a rank has several of them, as a large student has with the usual ones.
+    zero: dict[str, object] = {"stage": 3, "sub_group_size": 2000}
+    if offload == "all":
+        zero |= {name: {"device": "cpu"} for name in ("offload_optimizer", "offload_param")}
+    file = tmp_path / "deepspeed.json"
+    file.write_text(json.dumps({"zero_optimization": zero}))
+    output, settings = tmp_path / "run", (*SETTINGS, "zero_stage=3", f"deepspeed={file}")
+    result = run_student(prepared_dir, output, *settings, "train.steps=6")
+    assert result.returncode == 0, result.stderr
+    for ranks, steps in ((1, 9), (2, STEPS)):
+        result = run_student(prepared_dir, output, *settings, f"train.steps={steps}", ranks=ranks)
+        assert result.returncode == 0, result.stderr
+    path = next((output / "checkpoints" / "step-00000012").glob("*rank_0*optim_states.pt"))
+    saved = torch.load(path, map_location="cpu", weights_only=False)["optimizer_state_dict"]
+    states = saved["optimizer_state_dict"]["state"].values()
+    assert len(states) > 2
+    assert {float(state["step"]) for state in states} == {STEPS}
+    undisturbed = tmp_path / "undisturbed"
+    result = run_student(prepared_dir, undisturbed, *settings, f"train.steps={STEPS}")
+    assert result.returncode == 0, result.stderr
+    assert loss_curve(output) == pytest.approx(loss_curve(undisturbed), rel=1e-4)
+    # What DeepSpeed would copy beside the checkpoints is not there.
+    names = {path.name for path in (output / "checkpoints").iterdir()}
+    assert names == {"step-00000009", "step-00000012", "latest_universal"}
 
 
 def start(data: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -8,13 +8,17 @@ rename: a folder without that list, or with less in it than the list says, is ne
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.atomic import write_json
 
-TAG_PREFIX = "step-"
+TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
+# What else lies in the folder is not ours to read or to remove.
+TAG = re.compile(rf"{TAG_PREFIX}\d{{8}}")
+UNIVERSAL_TAG = re.compile(rf"\.?{UNIVERSAL_PREFIX}{TAG.pattern}")
 WHOLE_NAME = "whole.json"
 EARLIER_LIST_NAME = "newest.json"
 CHECKPOINTS_NAME = "checkpoints"
@@ -33,6 +37,11 @@ class WholeCheckpoint:
 def tag_of(step: int) -> str:
     """Folder name of the checkpoint after `step` optimiser steps."""
     return f"{TAG_PREFIX}{step:08d}"
+
+
+def universal_tag_of(step: int) -> str:
+    """Folder name of the same rearranged for any number of ranks; with a dot while unfinished."""
+    return f"{UNIVERSAL_PREFIX}{tag_of(step)}"
 
 
 def newest_whole(folder: Path) -> WholeCheckpoint | None:
@@ -97,10 +106,23 @@ def commit(folder: Path, step: int, *, ranks: int, keep: int) -> None:
         if file.is_file() and file.name != WHOLE_NAME
     }
     write_json(path / WHOLE_NAME, {"step": step, "ranks": ranks, "files": files})
-    whole = [each for each in _newest_first(folder) if find_damage(each) is None]
-    for other in folder.iterdir():
-        if other.is_dir() and other not in whole[:keep]:
+    kept = _whole(folder)[:keep]
+    for other in (*_newest_first(folder), *_universal(folder)):
+        if other not in kept:
             remove(other)
+
+
+def oldest_whole(folder: Path) -> int:
+    """The step of the oldest whole checkpoint; 0: there is none."""
+    whole = _whole(folder)
+    return int(whole[-1].name.removeprefix(TAG_PREFIX)) if whole else 0
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a crash has left of rearranging a checkpoint."""
+    for path in _universal(folder):
+        if path.name.startswith("."):
+            shutil.rmtree(path)
 
 
 def remove(path: Path) -> None:
@@ -118,5 +140,19 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def _whole(folder: Path) -> list[Path]:
+    return [each for each in _newest_first(folder) if find_damage(each) is None]
+
+
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{TAG_PREFIX}*"), reverse=True)
+    return sorted(_named(folder, TAG), reverse=True)
+
+
+def _universal(folder: Path) -> list[Path]:
+    return _named(folder, UNIVERSAL_TAG)
+
+
+def _named(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if name.fullmatch(path.name)]

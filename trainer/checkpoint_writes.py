@@ -2,7 +2,9 @@
 
 DeepSpeed lets the error of a write out of one rank while the others wait for it in a barrier, for
 ever. What writes its files is an object with a method `save`, and there is no hook for errors: so
-that method is wrapped. tests/test_resume.py sees to it that a full disk is still noticed.
+that method is wrapped. Two scripts that rank 0 copies beside the files, which nobody here needs,
+would not go through it: their method does nothing. tests/test_resume.py sees to it that a full disk
+is still noticed, and that there are no scripts.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ from typing import Any
 
 
 class CheckpointWrites:
-    """Keeps the errors of a DeepSpeed engine's `checkpoint_engine`."""
+    """Keeps the errors of what writes a DeepSpeed engine's checkpoints."""
 
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, engine: Any) -> None:
         self.problems: list[Exception] = []
+        writer = engine.checkpoint_engine
         save = writer.save
 
         # DeepSpeed names its arguments.
@@ -26,6 +29,7 @@ class CheckpointWrites:
                 self.problems.append(error)
 
         writer.save = try_to_save
+        engine._copy_recovery_script = lambda _folder: None
 
     def error(self, step: int, path: Path, before: int) -> OSError | None:
         """What this rank has to say; `before`: the step of the newest whole checkpoint."""

@@ -6,14 +6,10 @@ checkpoints, and does not know the ZeRO stage.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import datetime
-import io
 import logging
 import math
 import os
-import shutil
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,12 +36,12 @@ from trainer.loss_scale import SkippedSteps
 from trainer.models.language_model import LanguageModel, write_language_model
 from trainer.schedule import make_schedule
 from trainer.soft_targets import SoftTargets
+from trainer.universal_checkpoint import make_universal, separate_steps
 
 ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger(__name__)
 
-UNIVERSAL_PREFIX = "universal-"
 # DeepSpeedCPUAdam builds the extension of this name.
 CPU_ADAM = "cpu_adam"
 # A rank that has its targets waits in a collective for one that bears with its teachers.
@@ -136,7 +132,7 @@ class Engine:
             config=settings,
         )
         self._skips = SkippedSteps(settings)
-        self._writes = CheckpointWrites(self._engine.checkpoint_engine)
+        self._writes = CheckpointWrites(self._engine)
         self.pins_memory = self.device.type == "cuda"
         """Whether batches should wait in memory that the device can fetch by itself."""
 
@@ -271,16 +267,21 @@ class Engine:
         self._on_first_rank(self._clear_damaged)
         if step == 0:
             return 0
-        tag = checkpoint.tag_of(step)
-        if self._needs_universal():
-            tag = f"{UNIVERSAL_PREFIX}{tag}"
-            self._on_first_rank(lambda: self._make_universal(checkpoint.tag_of(step), tag))
+        tag, is_universal = checkpoint.tag_of(step), self._needs_universal()
+        if is_universal:
+            tag = checkpoint.universal_tag_of(step)
+            self._on_first_rank(
+                lambda: make_universal(self._checkpoints, step, ds_to_universal.main)
+            )
         loaded, _ = self._engine.load_checkpoint(str(self._checkpoints), tag=tag)
         if loaded is None:
             raise ValueError(
                 f"{self._checkpoints / tag} must be a checkpoint that DeepSpeed can load, "
                 "got one that it refused. Start over with train.resume=false."
             )
+        if is_universal:
+            optimiser: Any = self._engine.optimizer
+            separate_steps(optimiser.optimizer)
         return step
 
     def _clear_damaged(self) -> None:
@@ -288,34 +289,12 @@ class Engine:
         for path, problem in checkpoint.damaged(self._checkpoints):
             logger.warning("checkpoint %s is not used and removed: %s", path, problem)
             checkpoint.remove(path)
-
-    def _make_universal(self, tag: str, universal_tag: str) -> None:
-        """Put a checkpoint's shards together per parameter, for any number of ranks to load."""
-        universal = self._checkpoints / universal_tag
-        if universal.is_dir():
-            return
-        unfinished = universal.with_name(f".{universal_tag}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        settings = argparse.Namespace(
-            input_folder=str(self._checkpoints / tag),
-            output_folder=str(unfinished),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-        logger.warning("rearranging %s for %d ranks", self._checkpoints / tag, self.world_size)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            ds_to_universal.main(settings)
-        unfinished.rename(universal)
+        checkpoint.clear_unfinished(self._checkpoints)
 
     def export(self, model: LanguageModel, folder: Path) -> None:
         """Write the language model from whole parameters, on rank 0."""
         state = self._whole_state(model)
-        if self.rank == 0:
-            write_language_model(folder, model, state)
-        comm.barrier()
+        self._on_first_rank(lambda: write_language_model(folder, model, state))
 
     def _whole_state(self, model: LanguageModel) -> dict[str, Tensor] | None:
         """Rank 0: the state dict with whole parameters; others: None.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import collections
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer import conkd
+from trainer.checkpoint import CHECKPOINTS_NAME, TAG_PREFIX, oldest_whole, tag_of
 from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
@@ -47,10 +47,7 @@ class Selection:
         self._vocabulary = vocabulary
         self._examples = sorted(examples, key=lambda e: len(e.context_ids) + len(e.response_ids))
         self._root = Path(config.output) / FOLDER_NAME
-        # A run may go back to any checkpoint that is kept, and then needs the best one of its time.
-        self._best_steps: collections.deque[int] = collections.deque(
-            maxlen=config.train.keep_checkpoints
-        )
+        self._checkpoints = Path(config.output) / CHECKPOINTS_NAME
 
     @property
     def folder(self) -> Path:
@@ -69,8 +66,11 @@ class Selection:
         Raises:
             FileNotFoundError: on every rank, if the best model until there is gone.
         """
+        bests = set()
         for entry in history:
             self._judge(int(entry["step"]), float(entry["nll"]))
+            bests.add(self.best_step)
+        on_all_ranks(lambda: self._remove(lambda step: step not in bests))
         known = [self.best_step, self.best_nll, self.misses] if history else [0.0, 0.0, 0.0]
         step, nll, misses = self._engine.sum_over_ranks(known)
         if step:
@@ -105,24 +105,31 @@ class Selection:
 
     def forget_others(self) -> None:
         """Remove exports that no kept checkpoint needs; to be called once the newest is whole."""
-        kept = {self._folder_of(step) for step in self._best_steps}
-        if self._engine.rank == 0:
-            for other in self._root.glob("step-*"):
-                if other not in kept:
-                    shutil.rmtree(other)
+        # The run may go back to any of them. There is an export for each lowest loss so far, so
+        # the oldest one's best is the last that is not after it.
+        oldest = oldest_whole(self._checkpoints)
+        needed = max((step for step in self._exported() if step <= oldest), default=0)
+        on_all_ranks(lambda: self._remove(lambda step: step < needed))
 
     def _judge(self, step: int, nll: float) -> bool:
         """Count a loss; whether it is the lowest so far."""
-        is_best = nll < self.best_nll
-        if is_best:
+        if nll < self.best_nll:
             self.best_step, self.best_nll, self.misses = step, nll, 0
-        else:
-            self.misses += 1
-        self._best_steps.append(self.best_step)
-        return is_best
+            return True
+        self.misses += 1
+        return False
 
     def _folder_of(self, step: int) -> Path:
-        return self._root / f"step-{step:08d}"
+        return self._root / tag_of(step)
+
+    def _exported(self) -> list[int]:
+        return [int(it.name.removeprefix(TAG_PREFIX)) for it in self._root.glob(f"{TAG_PREFIX}*")]
+
+    def _remove(self, is_old: Callable[[int], bool]) -> None:
+        """Remove exports by their steps; rank 0 does it."""
+        if self._engine.rank == 0:
+            for step in filter(is_old, self._exported()):
+                shutil.rmtree(self._folder_of(step))
 
     def _mean_nll(self) -> float:
         """Over all tokens of valid's responses; every rank scores its share."""

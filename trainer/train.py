@@ -55,7 +55,6 @@ def train(
         WireError, ValueError: after a checkpoint, if answers are broken or a teacher was exchanged;
             ValueError without one if the loss is not finite.
     """
-    output = Path(config.output)
     origin = RunOrigin(
         vocabulary=vocabulary.digest,
         examples=digest_examples(examples),
@@ -63,12 +62,7 @@ def train(
     )
     _check_same_teachers(engine, origin)
     first_step = _first_step(config, engine, origin)
-    log = None
-    if engine.rank == 0:
-        write_text(output / CONFIG_NAME, to_yaml(config))
-        write_origin(output, origin)
-        log = RunLog(output, total_steps=config.train.num_steps, first_step=first_step)
-        log.start({"world_size": engine.world_size, "first_step": first_step})
+    log = on_all_ranks(lambda: _open_log(config, engine, origin, first_step))
     if selection is not None:
         selection.restore([] if log is None else log.valid_history)
     try:
@@ -98,6 +92,20 @@ def train(
             log.close()
 
 
+def _open_log(
+    config: RunConfig, engine: Engine, origin: RunOrigin, first_step: int
+) -> RunLog | None:
+    """Rank 0: note what the run is, and open what it will tell of itself."""
+    if engine.rank != 0:
+        return None
+    output = Path(config.output)
+    write_text(output / CONFIG_NAME, to_yaml(config))
+    write_origin(output, origin)
+    log = RunLog(output, total_steps=config.train.num_steps, first_step=first_step)
+    log.start({"world_size": engine.world_size, "first_step": first_step})
+    return log
+
+
 def _check_same_teachers(engine: Engine, origin: RunOrigin) -> None:
     """Leave if a rank would learn from others: one met new teachers, one has but its cache's."""
     digest = digest_strings([f"{kind} {who}" for kind, who in sorted(origin.teachers.items())])
@@ -116,8 +124,9 @@ def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
     """Go back to the newest checkpoint, if there is one and it is this run's."""
     output = Path(config.output)
     if not config.train.resume:
-        forget_best(output, engine.rank)
+        # In this order: a checkpoint without its best model could not be gone on from.
         engine.forget_checkpoints()
+        forget_best(output, engine.rank)
     on_all_ranks(lambda: check_same_origin(output, origin) if engine.rank == 0 else None)
     first_step = engine.load_newest_checkpoint()
     if first_step > config.train.num_steps:
