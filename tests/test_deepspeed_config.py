@@ -155,6 +155,15 @@ ZERO_1 = {"zero_optimization": {"stage": 1}}
         ),
         ({**ZERO_1, "torch_autocast": {"enabled": True}}, "torch_autocast must be left out of"),
         ({**ZERO_1, "tensor_parallel": {"autotp_size": 2}}, "tensor_parallel must be left out"),
+        (
+            {**ZERO_1, "checkpoint": {"writer": {"decoupled": True}}},
+            r"checkpoint\.writer must be left out of .* when the step goes on",
+        ),
+        (
+            {**ZERO_1, "checkpoint": {"load_universal": True}},
+            r"checkpoint\.load_universal must be left out",
+        ),
+        ({**ZERO_1, "datastates_ckpt": {"host_cache_size": 16}}, "datastates_ckpt must be left"),
         ({**ZERO_1, "gradient_allreduce_op": "sum"}, "gradient_allreduce_op must be mean in"),
         ({**ZERO_1, "managed_gradient_accumulation": False}, "managed_.* must be true in"),
     ],

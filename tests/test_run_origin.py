@@ -9,6 +9,7 @@ from trainer import checkpoint, run_origin
 from trainer.atomic import write_text
 from trainer.config import RunConfig, TrainConfig
 from trainer.config_file import to_yaml
+from trainer.models.language_model_config import LanguageModelConfig
 from trainer.run_origin import RunOrigin
 
 ORIGIN = RunOrigin(vocabulary="v", examples="e", teachers={"dialogue": "d at 1"})
@@ -29,6 +30,14 @@ def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) ->
     run_origin.check_same_run(run, RunConfig(data="d", output="o"))
     longer = RunConfig(data="d", output="elsewhere", train=TrainConfig(steps=77))
     run_origin.check_same_run(run, longer)
+    # What docs/training.md tells somebody whose memory is not enough.
+    leaner = RunConfig(
+        data="d",
+        output="o",
+        train=TrainConfig(keep_freed_memory=False),
+        student=LanguageModelConfig(activation_checkpointing=True),
+    )
+    run_origin.check_same_run(run, leaner)
     with pytest.raises(ValueError, match=r"^seed must be 0 to go on .*, got 3"):
         run_origin.check_same_run(run, RunConfig(data="d", output="o", seed=3))
     with pytest.raises(ValueError, match=r"^train\.batch_size must be"):

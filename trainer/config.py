@@ -298,7 +298,8 @@ class RunConfig:
                 f"{self.zero_stage}. Raise it, or offload less."
             )
         if self.train.precision == "fp16" and self.zero_stage == 0:
-            # There no gradient overflowed at a loss scale of 2^28, as one must: not to be trusted.
+            # There DeepSpeed 0.19 divides gradients by a scale that no loss was multiplied with:
+            # its engine scales the loss for the optimisers of ZeRO alone.
             raise ValueError(
                 "zero_stage must be at least 1 with train.precision fp16, got 0. Raise it: on one "
                 "rank stage 1 costs no traffic."

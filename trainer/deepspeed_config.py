@@ -82,7 +82,9 @@ def _precision(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     if name == "float32":
         return {each: {"enabled": False} for each in ("bf16", "fp16")}
     other = "fp16" if name == "bf16" else "bf16"
-    return {name: {**(settings.get(name) or {}), "enabled": True}, other: {"enabled": False}}
+    # DeepSpeed, too, takes "auto" for left out.
+    said = {key: value for key, value in (settings.get(name) or {}).items() if value != "auto"}
+    return {name: {**said, "enabled": True}, other: {"enabled": False}}
 
 
 def _zero_optimization(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:

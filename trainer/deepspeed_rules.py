@@ -28,6 +28,7 @@ UNSUPPORTED_BLOCKS = {
     "data_efficiency": "The order of data is the run's own (docs/training.md).",
     "compression_training": "Compress the exported student.",
     "eigenvalue": "It serves compression_training alone.",
+    "datastates_ckpt": "Checkpoints must be written when the step goes on.",
     "sparse_gradients": "The gradient of an output weight is dense.",
     "compile": "A student is not compiled.",
 }
@@ -39,6 +40,12 @@ UNSUPPORTED_ZERO = {
     "cpu_offload": "Use offload=optimizer, or offload_optimizer in the file.",
     "cpu_offload_params": "Use offload=all, or offload_param in the file.",
     "cpu_offload_param": "Use offload=all, or offload_param in the file.",
+}
+# Of checkpoint: other ways to write, which the list of a whole checkpoint's files knows nothing of.
+UNSUPPORTED_CHECKPOINT = {
+    "writer": "Checkpoints must be written when the step goes on.",
+    "load_universal": "A run finds out by itself whether it needs one.",
+    "use_node_local_storage": "All nodes share the run's output folder.",
 }
 # Zero++ and offloaded parameters do their work where parameters are partitioned.
 STAGE_3_ONLY = ("zero_quantized_weights", "zero_quantized_gradients")
@@ -79,7 +86,9 @@ def check_supported(path: Path, settings: dict[str, Any], world_size: int) -> No
     for key, remedy in UNSUPPORTED_BLOCKS.items():
         block = settings.get(key)
         # Many files carry blocks that are turned off.
-        is_off = isinstance(block, dict) and block.get("enabled") is False
+        is_off = isinstance(block, dict) and (
+            block.get("enabled") is False or not any(block.values())
+        )
         if block and not is_off:
             raise ValueError(f"{key} must be left out of {path}, got {block}. {remedy}")
     if settings.get("gradient_allreduce_op", "mean") != "mean":
@@ -87,16 +96,26 @@ def check_supported(path: Path, settings: dict[str, Any], world_size: int) -> No
     if settings.get("managed_gradient_accumulation", True) is not True:
         raise _wrong(path, "managed_gradient_accumulation", "true", "false")
     zero = _block(path, settings, "zero_optimization")
-    for key, remedy in UNSUPPORTED_ZERO.items():
-        if zero.get(key):
-            raise ValueError(
-                f"zero_optimization.{key} must be left out of {path}, got {zero[key]}. {remedy}"
-            )
+    # MiCS says -1 for off.
+    _refuse(path, "zero_optimization", zero, UNSUPPORTED_ZERO, off=(None, False, 0, -1))
+    _refuse(path, "checkpoint", _block(path, settings, "checkpoint"), UNSUPPORTED_CHECKPOINT)
     if zero.get("compute_grad_norm", True) is not True:
         # The norm is what clipping needs, and optimiser.clip_norm is never off.
         raise _wrong(path, "zero_optimization.compute_grad_norm", "true", "false")
     _check_offload(path, zero)
     _check_partition(path, zero, world_size)
+
+
+def _refuse(
+    path: Path,
+    name: str,
+    block: dict[str, Any],
+    unsupported: dict[str, str],
+    off: tuple[object, ...] = (None, False),
+) -> None:
+    for key, remedy in unsupported.items():
+        if block.get(key) not in off:
+            raise ValueError(f"{name}.{key} must be left out of {path}, got {block[key]}. {remedy}")
 
 
 def _check_offload(path: Path, zero: dict[str, Any]) -> None:
