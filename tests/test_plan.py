@@ -137,6 +137,15 @@ def test_zero3_gathers_the_output_weight_or_what_may_be_live() -> None:
     assert all_of_it.parts["gathered"] == 4 * 1000
 
 
+def test_zero3_brings_the_whole_model_to_a_gpu_before_it_is_cut_up() -> None:
+    many = dataclasses.replace(SETTING, ranks=1000, offload="all")
+    student = dataclasses.replace(SIZE, num_parameters=1_000_000)
+    plan_of = plan_stage(3, student, many, BUCKETS, micro_batch=1)
+    assert (plan_of.moment, plan_of.total) == ("start", 4 * 1_001_000 + GPU_OVERHEAD)
+    half = dataclasses.replace(many, precision="bf16")
+    assert plan_stage(3, student, half, BUCKETS, micro_batch=1).parts["parameters"] == 2 * 1_001_000
+
+
 def test_offload_moves_to_the_host_what_a_cpu_still_counts() -> None:
     offloaded = {
         2: dataclasses.replace(SETTING, offload="optimizer"),
@@ -166,6 +175,9 @@ def test_lines_read_the_buckets_of_the_configs_that_a_run_takes() -> None:
     found = lines(SIZE, SETTING, micro_batch=1, limit=GPU_OVERHEAD)
     assert [line.name for line in found] == ["0", "1", "2", "3", "2 offload", "3 offload"]
     assert not any(line.fits or line.largest for line in found)
+    half = dataclasses.replace(SETTING, precision="fp16")
+    found = lines(SIZE, half, micro_batch=1, limit=GPU_OVERHEAD)
+    assert [line.name for line in found] == ["1", "2", "3", "2 offload", "3 offload"]
 
 
 def test_memory_is_read_with_its_unit() -> None:
@@ -199,6 +211,7 @@ def test_command_prints_a_table_and_with_json_one_object() -> None:
     [
         (("--student", "nobody/nothing"), "--student must be small, medium, large, microsoft/"),
         (("--student", "small", "--length", "2000"), "--length must be at most the student's 1024"),
+        (("--student", "small", "--response", "300"), "--response must be at most --length, 256"),
         (("--student", "small", "--micro-batch", "0"), "--micro-batch must be at least 1, got 0"),
     ],
 )

@@ -68,7 +68,9 @@ def main(argv: list[str]) -> None:
 
 def lines(size: StudentSize, setting: Setting, *, micro_batch: int, limit: int) -> list[Line]:
     """Stages 0 to 3, and two ways to offload: the optimiser alone at 2, everything at 3."""
-    choices = [(str(stage), stage, "none") for stage in range(4)]
+    # fp16 begins at stage 1 (trainer/config.py).
+    first = 1 if setting.precision == "fp16" else 0
+    choices = [(str(stage), stage, "none") for stage in range(first, 4)]
     choices += [("2 offload", 2, "optimizer"), ("3 offload", 3, "all")]
     found = []
     for name, stage, offload in choices:
@@ -215,6 +217,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         value = vars(arguments)[key]
         if value < 1:
             raise ValueError(f"--{key.replace('_', '-')} must be at least 1, got {value}.")
+    if arguments.response > arguments.length:
+        raise ValueError(
+            f"--response must be at most --length, {arguments.length}, got {arguments.response}."
+        )
     return arguments
 
 

@@ -3,7 +3,7 @@
 Some parts are held all the time (parameters, optimiser), others come and go within a step. A step
 has four moments that may be its largest; the plan is the largest of them:
 
-    start   the whole model in float32, while it is cut up among the ranks
+    start   the whole model, while it is cut up among the ranks; on a CPU in float32
     loss    all activations, a chunk of logits, the gradient of the output weight
     reduce  the end of the backward pass: all gradients, and the buckets of their exchange
     step    gradients once more in float32, for the optimiser
@@ -111,7 +111,7 @@ def plan_stage(
         "step": _at_step(stage, size, setting, buckets),
     }
     candidates = {name: _add(always, parts) for name, parts in moments.items()}
-    if setting.on_cpu:
+    if setting.on_cpu or stage == 3:
         candidates["start"] = _at_start(stage, size, setting)
     moment = max(candidates, key=lambda name: sum(candidates[name].values()))
     return StagePlan(stage=stage, moment=moment, parts=candidates[moment], host=host)
@@ -163,8 +163,12 @@ def held(stage: int, size: StudentSize, setting: Setting, buckets: Buckets) -> t
 
 
 def _at_start(stage: int, size: StudentSize, setting: Setting) -> Parts:
-    whole = size.num_parameters * FLOAT32
     share = _share(size.num_parameters, setting.ranks)
+    if not setting.on_cpu:
+        # Brought there whole, and each rank's share is copied before the rest goes.
+        b = setting.weight_bytes
+        return {"parameters": (size.num_parameters + share) * b, "fixed": GPU_OVERHEAD}
+    whole = size.num_parameters * FLOAT32
     copies = share * (setting.weight_bytes + FLOAT32) if stage == 3 else whole if stage else 0
     return {"parameters": whole + copies, "fixed": CPU_OVERHEAD}
 

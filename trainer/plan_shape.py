@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 
-from trainer.models.causal_lm import hidden_states, output_weight
+from trainer.models.causal_lm import enable_checkpointing, hidden_states, output_weight
 
 # DialoGPT's three sizes: layers, hidden size, heads.
 SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20)}
@@ -99,7 +99,7 @@ def student_size(
         whole = [saved_bytes(model, (num, length)) for num in (1, 2)]
         kept = whole
         if checkpointing:
-            model.activation_checkpointing_enable()
+            enable_checkpointing(model)
             kept = [saved_bytes(model, (num, length)) for num in (1, 2)]
         weight = output_weight(model)
         return StudentSize(

@@ -62,11 +62,18 @@ def build_causal_lm(
     )
     check_head(model)
     if config.activation_checkpointing:
-        # Not reentrant: what DeepSpeed's hooks at ZeRO-3 and inputs without gradient ask for.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model)
     # from_pretrained leaves a model without its dropout.
     nn.Module.train(model)
     return model
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Let layers keep their inputs alone."""
+    # Renamed within transformers 5: where there is a new name, the old one warns.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    # Not reentrant: what DeepSpeed's hooks at ZeRO-3 and inputs without gradient ask for.
+    enable({"use_reentrant": False})
 
 
 def _draw_new_rows_of_(
