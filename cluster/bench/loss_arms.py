@@ -20,7 +20,6 @@ from torch.nn import functional
 from cluster.bench.loss_problem import Problem, entries, whole_rows
 from trainer.config import DistillConfig, TrainConfig
 from trainer.conkd import mix_targets
-from trainer.data.loader import Positions
 from trainer.sparse_ce import SparseCrossEntropy
 
 # Soft: both teachers weigh at every position, which is the dearest case.
@@ -91,54 +90,25 @@ def _hard_ce(problem: Problem, loss_of: Callable[[Tensor, Tensor, Tensor], Tenso
 
 
 def dense(problem: Problem) -> Arm:
-    """The two-teacher loss on whole rows: all logits, and one target that all teachers share."""
-    dialogue_PV, recommendation_BN, gate_P = _whole(problem)
-    positions, first_item = _on_device(problem), problem.items.start
-    position_P = torch.arange(len(gate_P), device=gate_P.device)
+    """The two-teacher loss on whole rows (paper Eqs. 7-11): all logits, all teachers' numbers."""
+    device = problem.hidden_PD.device
+    dialogue_PV = whole_rows(problem.teachers.dialogue, range(problem.items.stop), device)
+    recommendation_BN = whole_rows(problem.teachers.recommendation, problem.items, device)
+    positions, first_item = problem.positions, problem.items.start
+    gate_P = torch.from_numpy(problem.teachers.dialogue.item_mass_R).to(device)
+    weight_P, labels_P = positions.weight_P.to(device), positions.labels_P.to(device)
+    example_P = positions.example_P.to(device)
+    position_P = torch.arange(len(labels_P), device=device)
 
     def compute() -> Computed:
-        target_PV = dialogue_PV * (DISTILL.gamma * (1.0 - gate_P) * positions.weight_P)[:, None]
-        recommended_P = DISTILL.gamma * gate_P * positions.weight_P
-        target_PV[:, first_item:] += recommended_P[:, None] * recommendation_BN[positions.example_P]
-        target_PV[position_P, positions.labels_P] += (1.0 - DISTILL.gamma) * positions.weight_P
+        target_PV = dialogue_PV * (DISTILL.gamma * (1.0 - gate_P) * weight_P)[:, None]
+        recommended_P = DISTILL.gamma * gate_P * weight_P
+        target_PV[:, first_item:] += recommended_P[:, None] * recommendation_BN[example_P]
+        target_PV[position_P, labels_P] += (1.0 - DISTILL.gamma) * weight_P
         log_q_PV = (problem.hidden_PD @ problem.head.weight.T).log_softmax(-1)
         return _with_gradients(-(target_PV * log_q_PV).sum(), problem)
 
     return compute
-
-
-def dense_as_printed(problem: Problem) -> Arm:
-    """The same with a sum over all ids for each teacher, as Eqs. 7-11 of the paper are printed."""
-    dialogue_PV, recommendation_BN, gate_P = _whole(problem)
-    positions, first_item = _on_device(problem), problem.items.start
-    gamma = DISTILL.gamma
-
-    def compute() -> Computed:
-        log_q_PV = (problem.hidden_PD @ problem.head.weight.T).log_softmax(-1)
-        nll_P = -log_q_PV.gather(1, positions.labels_P[:, None]).squeeze(1)
-        dialogue_P = -(dialogue_PV * log_q_PV).sum(-1)
-        recommendation_PN = recommendation_BN[positions.example_P]
-        recommendation_P = -(recommendation_PN * log_q_PV[:, first_item:]).sum(-1)
-        taught_P = (1.0 - gate_P) * dialogue_P + gate_P * recommendation_P
-        loss_P = (1.0 - gamma) * nll_P + gamma * taught_P
-        return _with_gradients((positions.weight_P * loss_P).sum(), problem)
-
-    return compute
-
-
-def _on_device(problem: Problem) -> Positions:
-    tensors = vars(problem.positions).items()
-    return Positions(**{name: each.to(problem.hidden_PD.device) for name, each in tensors})
-
-
-def _whole(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole rows of both teachers, [P, V] and [B, N], and the soft gate [P], on the device."""
-    device, teachers = problem.hidden_PD.device, problem.teachers
-    return (
-        whole_rows(teachers.dialogue, range(problem.items.stop), device),
-        whole_rows(teachers.recommendation, problem.items, device),
-        torch.from_numpy(teachers.dialogue.item_mass_R).to(device),
-    )
 
 
 def three_matmuls(problem: Problem) -> Arm:
