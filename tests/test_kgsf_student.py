@@ -47,7 +47,8 @@ def service(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def student(service: Service, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("student") / "run"
     teachers = (f"teachers.directory={service.directory}", f"knowledge={service.recommendation}")
-    settings = (*EXACT, *KGSF, *teachers, f"train.steps={STEPS}", "zero_stage=3")
+    lean = ("zero_stage=3", "student.activation_checkpointing=true")
+    settings = (*EXACT, *KGSF, *teachers, f"train.steps={STEPS}", *lean)
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
     return output
@@ -60,7 +61,7 @@ def test_kgsf_teacher_card_says_what_it_reads(service: Service, prepared_dir: Pa
     assert card.graph_digest == data.graphs_digest
 
 
-def test_kgsf_student_at_zero_3_has_the_loss_curve_of_in_process_teachers_at_zero_1(
+def test_lean_kgsf_student_at_zero_3_has_the_loss_curve_of_in_process_teachers_at_zero_1(
     service: Service, student: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
     settings = (*EXACT, *KGSF, f"knowledge={service.recommendation}", f"train.steps={STEPS}")
