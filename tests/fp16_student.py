@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 
-from trainer.cli import run_main
+from trainer.cli import run_rank
 from trainer.main import main
 
 if __name__ == "__main__":
     CPU_Accelerator.is_fp16_supported = lambda self: True
-    run_main(main)
+    run_rank(main)

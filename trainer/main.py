@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.cli import EXIT_ERROR, USER_ERRORS, run_main
+from trainer.cli import EXIT_ERROR, USER_ERRORS, run_rank
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.credentials import read_credentials
@@ -127,4 +127,4 @@ def parse(argv: list[str]) -> RunConfig:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

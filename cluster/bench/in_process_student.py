@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from cluster.bench.in_process import InProcessTeachers
-from trainer.cli import run_main
+from trainer.cli import run_rank
 from trainer.main import checked_input, run_student
 
 
@@ -26,4 +26,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

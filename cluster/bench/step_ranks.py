@@ -24,7 +24,7 @@ from cluster.bench.in_process import InProcessTeachers
 from cluster.bench.loss_memory import peak_bytes
 from cluster.bench.result import Row
 from trainer.atomic import write_json
-from trainer.cli import run_main
+from trainer.cli import run_rank
 from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
@@ -182,4 +182,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)

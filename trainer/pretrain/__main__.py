@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.cli import run_main
+from trainer.cli import run_rank
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.pretrain.classifier import ClassifierConfig, fit_classifier
@@ -37,4 +37,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_rank(main)
