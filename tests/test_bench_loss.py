@@ -119,3 +119,5 @@ def test_memory_figures_are_ratios_of_growth() -> None:
         "memory_to_dense_with_gradients": pytest.approx(240 / 2_000),
         "memory_8192_to_512": 1.5,
     }
+    # Where the dense form did not fit, nothing is said of it.
+    assert loss.memory_figures(memory[:3]) == {"memory_8192_to_512": 1.5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,35 @@ def test_file_without_a_stage_has_the_runs(block: dict[str, object], tmp_path: P
     assert deepspeed_config(with_file(tmp_path, block, stage=0), 2)["zero_optimization"] == {
         "stage": 0
     }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_optimization": {"stage": 3, "mics_shard_size": -1}},
+        {
+            "zero_optimization": {"stage": 3},
+            "activation_checkpointing": {
+                "partition_activations": False,
+                "cpu_checkpointing": False,
+            },
+        },
+        {"zero_optimization": {"stage": 3}, "checkpoint": None},
+        {"zero_optimization": {"stage": 3}, "checkpoint": {"tag_validation": "Fail"}},
+    ],
+)
+def test_block_that_turns_everything_off_is_no_reason_to_refuse(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    taken = deepspeed_config(with_file(tmp_path, settings, stage=3), 2)
+    assert taken["zero_optimization"] == settings["zero_optimization"]
+
+
+def test_auto_in_the_block_of_the_precision_says_nothing(tmp_path: Path) -> None:
+    fp16 = {"enabled": "auto", "min_loss_scale": "auto", "hysteresis": 1}
+    config = with_file(tmp_path, {"zero_optimization": {"stage": 1}, "fp16": fp16})
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp16"))
+    assert deepspeed_config(config, 2)["fp16"] == {"enabled": True, "hysteresis": 1}
 
 
 @pytest.mark.parametrize(
