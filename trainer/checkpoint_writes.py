@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import first_line
+
 
 class CheckpointWrites:
     """Keeps the errors of what writes a DeepSpeed engine's checkpoints."""
@@ -35,7 +37,7 @@ class CheckpointWrites:
         """What this rank has to say; `before`: the step of the newest whole checkpoint."""
         if not self.problems:
             return None
-        first = str(self.problems[0]).strip().splitlines()[0]
+        first = first_line(self.problems[0])
         return OSError(
             f"the checkpoint of step {step} must be written to {path}, got: {first}. Make room and "
             f"start the same command again: it goes on from step {before}."

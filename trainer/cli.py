@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -13,6 +14,14 @@ from trainer.errors import TeacherUnavailable
 USER_ERRORS = (ValueError, OSError, TeacherUnavailable, WireError)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+TELLER_S = 60.0
+
+
+class ToldElsewhere(SystemExit):
+    """Raised on a rank that leaves because of an error that another rank tells."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_ERROR)
 
 
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
@@ -38,8 +47,17 @@ def run_rank(main: Callable[[list[str]], None]) -> NoReturn:
     was done and written.
     """
     try:
-        run_main(main)
+        run_main(lambda argv: _let_the_other_tell(main, argv))
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else EXIT_ERROR)
+
+
+def _let_the_other_tell(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """The launcher ends every rank as soon as one has failed: the one that tells must be first."""
+    try:
+        main(argv)
+    except ToldElsewhere:
+        time.sleep(TELLER_S)
+        raise

@@ -26,7 +26,7 @@ from torch.optim import AdamW, Optimizer
 
 from trainer import checkpoint
 from trainer.checkpoint_writes import CheckpointWrites
-from trainer.cli import EXIT_ERROR, USER_ERRORS
+from trainer.cli import USER_ERRORS, ToldElsewhere
 from trainer.config import MAX_PATIENCE_S, OptimiserConfig, RunConfig
 from trainer.data.model_input import ModelInput
 from trainer.deepspeed_config import deepspeed_config, offloads_optimiser
@@ -90,7 +90,7 @@ def raise_together(error: Exception | None) -> None:
         return
     if error is not None and int(failed.nonzero()[0]) == comm.get_rank():
         raise error
-    raise SystemExit(EXIT_ERROR)
+    raise ToldElsewhere
 
 
 def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.cli import EXIT_ERROR, USER_ERRORS, run_rank
+from trainer.cli import USER_ERRORS, ToldElsewhere, run_rank
 from trainer.config import RunConfig
 from trainer.config_file import load_config
 from trainer.credentials import read_credentials
@@ -111,7 +111,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     except USER_ERRORS:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             raise
-        raise SystemExit(EXIT_ERROR) from None
+        raise ToldElsewhere from None
 
 
 def parse(argv: list[str]) -> RunConfig:

@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from trainer.checkpoint import tag_of, universal_tag_of
+from trainer.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,9 @@ def make_universal(folder: Path, step: int, convert: Callable[[argparse.Namespac
     # torch tells of a full disk with a RuntimeError.
     except (OSError, RuntimeError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        first = str(error).strip().splitlines()[0]
         raise OSError(
-            f"{path} must be rearranged for this number of ranks, got: {first}. Make room for "
-            "twice its size, or go on with as many ranks as wrote it."
+            f"{path} must be rearranged for this number of ranks, got: {first_line(error)}. Make "
+            "room for twice its size, or go on with as many ranks as wrote it."
         ) from error
     # What bears the name must survive a power cut.
     os.sync()

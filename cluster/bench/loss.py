@@ -22,6 +22,7 @@ from cluster.bench.loss_memory import available_bytes, memory_row
 from cluster.bench.loss_problem import Problem, Shape, make_problem
 from cluster.bench.plots import draw_loss
 from cluster.bench.result import RESULTS, BenchResult, Row
+from trainer.errors import first_line
 
 SHAPE = Shape(positions=2_048)
 SHORT, LONG = Shape(positions=512), Shape(positions=8_192)
@@ -106,7 +107,7 @@ def _running(problem: Problem, shape: Shape) -> tuple[dict[str, Arm], list[Row]]
             except (ImportError, RuntimeError) as error:
                 if name not in OTHERS:
                     raise
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
         left_out.append({"arm": name, "positions": shape.positions, "reason": reason})
     return arms, left_out
 

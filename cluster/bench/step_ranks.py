@@ -37,9 +37,9 @@ from trainer.teacher_client import TeacherClient
 from trainer.train import train_step
 
 NO_TEACHER, SERVED, CACHED, IN_PROCESS = "no teacher", "served", "cached", "in process"
-BLOCK_STEPS = 3
+BLOCK_STEPS = 2
 WARM_UP_STEPS = 2
-BUDGET_S = 400.0
+BUDGET_S = 330.0
 MIN_TURNS, MAX_TURNS = 3, 15
 # Nothing listens there: what is not in the cache is not to be had.
 NOWHERE = "127.0.0.1:9"
