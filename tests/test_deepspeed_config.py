@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from deepspeed.runtime.config import DeepSpeedConfig
 
 from trainer.config import RunConfig, TrainConfig
 from trainer.deepspeed_config import deepspeed_config, offloads_optimiser
+from trainer.deepspeed_rules import (
+    UNSUPPORTED_BLOCKS,
+    UNSUPPORTED_CHECKPOINT,
+    UNSUPPORTED_ZERO,
+)
 from trainer.loss_scale import MAX_SKIPS_IN_A_ROW, SkippedSteps
 
 Stage = Literal[0, 1, 2, 3]
@@ -111,26 +117,35 @@ def test_file_without_a_stage_has_the_runs(block: dict[str, object], tmp_path: P
     }
 
 
+@pytest.mark.parametrize("off", [{"enabled": False}, {"some": False, "more": None}, {}, None])
+def test_what_is_turned_off_is_no_reason_to_refuse_and_is_kept_from_deepspeed(
+    off: object, tmp_path: Path
+) -> None:
+    settings = {
+        **dict.fromkeys(UNSUPPORTED_BLOCKS, off),
+        "zero_optimization": {"stage": 3, **dict.fromkeys(UNSUPPORTED_ZERO, off)},
+        "checkpoint": {"tag_validation": "Fail", **dict.fromkeys(UNSUPPORTED_CHECKPOINT, off)},
+    }
+    taken = deepspeed_config(with_file(tmp_path, settings, stage=3), 1)
+    assert taken["zero_optimization"] == {"stage": 3}
+    assert taken["checkpoint"] == {"tag_validation": "Fail"}
+    assert not UNSUPPORTED_BLOCKS.keys() & taken.keys()
+    # DeepSpeed refuses what it has given up whatever it says, and takes {} for asynchronous files.
+    assert not DeepSpeedConfig(taken).datastates_config.enabled
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"zero_optimization": {"stage": 3, "mics_shard_size": -1}},
-        {
-            "zero_optimization": {"stage": 3},
-            "activation_checkpointing": {
-                "partition_activations": False,
-                "cpu_checkpointing": False,
-            },
-        },
-        {"zero_optimization": {"stage": 3}, "checkpoint": None},
-        {"zero_optimization": {"stage": 3}, "checkpoint": {"tag_validation": "Fail"}},
+        {"zero_optimization": {"stage": 3, "cpu_offload": False, "legacy_stage1": 0}},
+        {"zero_optimization": {"stage": 3}, "sparse_gradients": False, "checkpoint": None},
     ],
 )
-def test_block_that_turns_everything_off_is_no_reason_to_refuse(
-    settings: dict[str, object], tmp_path: Path
-) -> None:
-    taken = deepspeed_config(with_file(tmp_path, settings, stage=3), 2)
-    assert taken["zero_optimization"] == settings["zero_optimization"]
+def test_other_ways_to_say_off_are_understood(settings: dict[str, object], tmp_path: Path) -> None:
+    taken = deepspeed_config(with_file(tmp_path, settings, stage=3), 1)
+    assert taken["zero_optimization"] == {"stage": 3}
+    assert DeepSpeedConfig(taken).zero_config.stage == 3
 
 
 def test_auto_in_the_block_of_the_precision_says_nothing(tmp_path: Path) -> None:

@@ -31,10 +31,15 @@ UNSUPPORTED_BLOCKS = {
     "datastates_ckpt": "Checkpoints must be written when the step goes on.",
     "sparse_gradients": "The gradient of an output weight is dense.",
     "compile": "A student is not compiled.",
+    "graph_harvesting": "DeepSpeed has it no more.",
+    "quantize_training": "DeepSpeed has it no more.",
+    "nebula": "Checkpoints must be written when the step goes on.",
 }
 # Of zero_optimization: parts of DeepSpeed that bring their own optimiser or their own model init.
 UNSUPPORTED_ZERO = {
-    "mics_shard_size": "MiCS must build the model; use zero_hpz_partition_size.",
+    "mics_shard_size": "DeepSpeed has MiCS no more; use zero_hpz_partition_size.",
+    "mics_hierarchical_params_gather": "DeepSpeed has MiCS no more.",
+    "zeropp_loco_param": "DeepSpeed has it no more.",
     "zenflow": "It brings its own optimiser; use offload_optimizer alone.",
     "legacy_stage1": "DeepSpeed has no such stage any more.",
     "cpu_offload": "Use offload=optimizer, or offload_optimizer in the file.",
@@ -49,6 +54,31 @@ UNSUPPORTED_CHECKPOINT = {
 }
 # Zero++ and offloaded parameters do their work where parameters are partitioned.
 STAGE_3_ONLY = ("zero_quantized_weights", "zero_quantized_gradients")
+
+
+def without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file without nulls, and without what is unsupported but turned off.
+
+    Many files carry such blocks. DeepSpeed does not read them as meant: it refuses names that it
+    has given up whatever they say, and `"datastates_ckpt": {"enabled": false}` turns it on.
+    """
+    kept = {key: value for key, value in settings.items() if value is not None}
+    parts = {"zero_optimization": UNSUPPORTED_ZERO, "checkpoint": UNSUPPORTED_CHECKPOINT}
+    for name, unsupported in parts.items():
+        if isinstance(block := kept.get(name), dict):
+            kept[name] = _without(block, unsupported)
+    return _without(kept, UNSUPPORTED_BLOCKS)
+
+
+def _without(block: dict[str, Any], unsupported: dict[str, str]) -> dict[str, Any]:
+    return {k: value for k, value in block.items() if k not in unsupported or not _is_off(value)}
+
+
+def _is_off(value: object) -> bool:
+    if isinstance(value, dict):
+        return value.get("enabled") is False or not any(value.values())
+    # MiCS said -1.
+    return not value or value == -1
 
 
 def check_agreement(
@@ -82,23 +112,18 @@ def check_agreement(
 
 
 def check_supported(path: Path, settings: dict[str, Any], world_size: int) -> None:
-    """Refuse what cannot work with this trainer, at this stage, or on so many ranks."""
-    for key, remedy in UNSUPPORTED_BLOCKS.items():
-        block = settings.get(key)
-        # Many files carry blocks that are turned off.
-        is_off = isinstance(block, dict) and (
-            block.get("enabled") is False or not any(block.values())
-        )
-        if block and not is_off:
-            raise ValueError(f"{key} must be left out of {path}, got {block}. {remedy}")
+    """Refuse what cannot work with this trainer, at this stage, or on so many ranks.
+
+    `settings` are `without_what_is_off`.
+    """
+    _refuse(path, "", settings, UNSUPPORTED_BLOCKS)
     if settings.get("gradient_allreduce_op", "mean") != "mean":
         raise _wrong(path, "gradient_allreduce_op", "mean", settings["gradient_allreduce_op"])
     if settings.get("managed_gradient_accumulation", True) is not True:
         raise _wrong(path, "managed_gradient_accumulation", "true", "false")
     zero = _block(path, settings, "zero_optimization")
-    # MiCS says -1 for off.
-    _refuse(path, "zero_optimization", zero, UNSUPPORTED_ZERO, off=(None, False, 0, -1))
-    _refuse(path, "checkpoint", _block(path, settings, "checkpoint"), UNSUPPORTED_CHECKPOINT)
+    _refuse(path, "zero_optimization.", zero, UNSUPPORTED_ZERO)
+    _refuse(path, "checkpoint.", _block(path, settings, "checkpoint"), UNSUPPORTED_CHECKPOINT)
     if zero.get("compute_grad_norm", True) is not True:
         # The norm is what clipping needs, and optimiser.clip_norm is never off.
         raise _wrong(path, "zero_optimization.compute_grad_norm", "true", "false")
@@ -106,16 +131,11 @@ def check_supported(path: Path, settings: dict[str, Any], world_size: int) -> No
     _check_partition(path, zero, world_size)
 
 
-def _refuse(
-    path: Path,
-    name: str,
-    block: dict[str, Any],
-    unsupported: dict[str, str],
-    off: tuple[object, ...] = (None, False),
-) -> None:
+def _refuse(path: Path, prefix: str, block: dict[str, Any], unsupported: dict[str, str]) -> None:
     for key, remedy in unsupported.items():
-        if block.get(key) not in off:
-            raise ValueError(f"{name}.{key} must be left out of {path}, got {block[key]}. {remedy}")
+        if key in block:
+            got = block[key]
+            raise ValueError(f"{prefix}{key} must be left out of {path}, got {got}. {remedy}")
 
 
 def _check_offload(path: Path, zero: dict[str, Any]) -> None:
