@@ -224,23 +224,41 @@ def test_sparse_ce_in_float16_keeps_gradients_that_float16_alone_would_lose() ->
     torch.testing.assert_close(weight.grad[1:].float(), expected, rtol=2e-2, atol=0.0)
 
 
-def test_sparse_ce_in_float16_has_room_for_many_positions_that_pull_alike() -> None:
+@pytest.mark.parametrize(("num_positions", "state"), [(256, 100.0), (4096, 100.0), (64, 6e4)])
+def test_sparse_ce_in_float16_has_room_for_many_positions_that_pull_alike(
+    num_positions: int, state: float
+) -> None:
     # 85 responses of three tokens, one hidden state of 100: a gradient of about 33 for id 0, and 64
     # times as much is held meanwhile.
-    num_positions = 256
-    hidden = torch.full((num_positions, 2), 100.0, dtype=torch.float16, requires_grad=True)
+    hidden = torch.full((num_positions, 2), state, dtype=torch.float16, requires_grad=True)
     weight = torch.zeros(50, 2, dtype=torch.float16, requires_grad=True)
     targets = SoftTargets(
         labels_P=torch.zeros(num_positions, dtype=torch.int64),
         gold_P=torch.full((num_positions,), 1.0 / 3.0),
     )
-    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
-    (loss / 85.0).backward()
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets, chunk_size=num_positions)
+    (loss / num_positions).backward()
     assert weight.grad is not None
-    expected = num_positions / 3.0 / 85.0 * 100.0 * 0.98  # q of id 0 is 1 in 50
+    expected = state / 3.0 * 0.98  # q of id 0 is 1 in 50
     torch.testing.assert_close(
         weight.grad[0].float(), torch.full((2,), -expected), rtol=2e-3, atol=0.0
     )
+
+
+def test_sparse_ce_in_float16_loses_no_dimension_beside_one_that_is_much_larger() -> None:
+    torch.manual_seed(0)
+    states = torch.rand(16, 4) + 0.5
+    states[:, 0] *= 300.0
+    hidden = states.half().requires_grad_()
+    weight = torch.zeros(30_000, 4, dtype=torch.float16, requires_grad=True)
+    labels = torch.zeros(16, dtype=torch.int64)
+    targets = SoftTargets(labels_P=labels, gold_P=torch.full((16,), 1e-3))
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
+    (loss * 4096.0).backward()
+    assert weight.grad is not None
+    expected = states.half().double().sum(0) * 1e-3 / 30_000 * 4096.0
+    got = weight.grad[1:].double()
+    torch.testing.assert_close(got, expected.expand_as(got), rtol=2e-2, atol=0.0)
 
 
 def test_sparse_ce_computes_no_gradient_where_none_can_be_asked_for(

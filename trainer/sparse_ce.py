@@ -30,8 +30,11 @@ DEFAULT_CHUNK_SIZE = 256
 CPU_TILE_SIZE = 1024
 HALF_TILE_SIZE = 8192
 FLOAT16_GAIN = 64.0
-"""float16 has no number between 0 and 6e-8, where much of a softmax lies, and none above 65,504,
-which 256 times a loss's weight times a hidden state may reach."""
+"""float16 has no number between 0 and 6e-8, where much of a softmax lies."""
+FLOAT16_ROWS = 256
+FLOAT16_HIDDEN = 2.0**15
+"""Nor has it one above 65,504: a sum over so many positions, each of a gradient of at most 1 times
+its gain and of a hidden state of at most 65,504 over this one, is less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,16 +198,17 @@ def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     if grad_CV.dtype == total_VD.dtype:
         total_VD.addmm_(grad_CV.T, hidden_CD)
         return
-    # A product is rounded to the dtype of its factors, and float16 ends at 65,504. Of hidden states
-    # of at most 1 no sum over a chunk comes near it; a power of two costs no digit.
-    largest = hidden_CD.abs().amax().float().clamp_min(1.0).log2().ceil().exp2()
-    unit_CD = hidden_CD / largest
-    for total_TD, grad_CT in zip(
-        total_VD.split(HALF_TILE_SIZE), grad_CV.split(HALF_TILE_SIZE, dim=1), strict=True
-    ):
-        total_TD.addcmul_(
-            (grad_CT.T @ unit_CD).to(total_TD), largest, value=1.0 / _gain(grad_CV.dtype)
-        )
+    # A product is rounded to the dtype of its factors; hidden states are kept near 1 by powers of
+    # two, which cost no digit, each dimension by its own.
+    largest_D = hidden_CD.abs().amax(0).float().clamp(1.0, FLOAT16_HIDDEN).log2().ceil().exp2()
+    unit_CD = hidden_CD / largest_D.to(hidden_CD.dtype)
+    num_rows = FLOAT16_ROWS if grad_CV.dtype == torch.float16 else len(grad_CV)
+    for grad_RV, unit_RD in zip(grad_CV.split(num_rows), unit_CD.split(num_rows), strict=True):
+        for total_TD, grad_RT in zip(
+            total_VD.split(HALF_TILE_SIZE), grad_RV.split(HALF_TILE_SIZE, dim=1), strict=True
+        ):
+            product_TD = (grad_RT.T @ unit_RD).to(total_TD)
+            total_TD.addcmul_(product_TD, largest_D, value=1.0 / _gain(grad_CV.dtype))
 
 
 def _loss_and_gradient_(
