@@ -21,6 +21,7 @@ from trainer.plan_memory import (
     GPU_OVERHEAD,
     Buckets,
     Setting,
+    _at_start,
     held,
     largest_micro_batch,
     plan_stage,
@@ -141,9 +142,11 @@ def test_zero3_brings_the_whole_model_to_a_gpu_before_it_is_cut_up() -> None:
     many = dataclasses.replace(SETTING, ranks=1000, offload="all")
     student = dataclasses.replace(SIZE, num_parameters=1_000_000)
     plan_of = plan_stage(3, student, many, BUCKETS, micro_batch=1)
-    assert (plan_of.moment, plan_of.total) == ("start", 4 * 1_001_000 + GPU_OVERHEAD)
-    half = dataclasses.replace(many, precision="bf16")
-    assert plan_stage(3, student, half, BUCKETS, micro_batch=1).parts["parameters"] == 2 * 1_001_000
+    assert (plan_of.moment, plan_of.total) == ("start", 4 * 1_000_000 + GPU_OVERHEAD)
+    # A tensor of 500 is the largest of which a rank's share lies beside it.
+    half = dataclasses.replace(many, precision="bf16", ranks=2, offload="optimizer")
+    at_start = _at_start(3, student, half)
+    assert at_start["parameters"] == 2 * (1_000_000 + 250)
 
 
 def test_offload_moves_to_the_host_what_a_cpu_still_counts() -> None:

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 
 def lines(size: StudentSize, setting: Setting, *, micro_batch: int, limit: int) -> list[Line]:
-    """Stages 0 to 3, and two ways to offload: the optimiser alone at 2, everything at 3."""
+    """Stages 0 (fp16: 1) to 3, and two ways to offload: the optimiser at 2, everything at 3."""
     # fp16 begins at stage 1 (trainer/config.py).
     first = 1 if setting.precision == "fp16" else 0
     choices = [(str(stage), stage, "none") for stage in range(first, 4)]

@@ -163,11 +163,15 @@ def held(stage: int, size: StudentSize, setting: Setting, buckets: Buckets) -> t
 
 
 def _at_start(stage: int, size: StudentSize, setting: Setting) -> Parts:
-    share = _share(size.num_parameters, setting.ranks)
     if not setting.on_cpu:
-        # Brought there whole, and each rank's share is copied before the rest goes.
-        b = setting.weight_bytes
-        return {"parameters": (size.num_parameters + share) * b, "fixed": GPU_OVERHEAD}
+        # Brought there whole, then cut up one by one: of each its share, on the host if parameters
+        # are offloaded, is copied before the rest of it goes.
+        cut = 0 if setting.offload == "all" else _share(size.output_weight, setting.ranks)
+        return {
+            "parameters": (size.num_parameters + cut) * setting.weight_bytes,
+            "fixed": GPU_OVERHEAD,
+        }
+    share = _share(size.num_parameters, setting.ranks)
     whole = size.num_parameters * FLOAT32
     copies = share * (setting.weight_bytes + FLOAT32) if stage == 3 else whole if stage else 0
     return {"parameters": whole + copies, "fixed": CPU_OVERHEAD}
