@@ -27,6 +27,8 @@ def main(argv):
         ("raise ValueError('x must be 1, got 2.')", 2, "error: x must be 1, got 2.\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
         ("raise SystemExit(2)", 2, ""),
+        ("raise SystemExit", 0, ""),
+        ("raise SystemExit('no such thing')", 1, "no such thing\n"),
     ],
 )
 @pytest.mark.parametrize(("run", "said"), [("run_main", "donetaken down\n"), ("run_rank", "done")])

@@ -28,7 +28,10 @@ def test_rearranged_checkpoint_has_its_name_once_it_is_whole_and_is_made_once(
     make_universal(tmp_path, 10, refuse)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("No space left\n")])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left"), RuntimeError("No space left\n"), ValueError("No space left")],
+)
 def test_rearranging_on_a_full_disk_leaves_nothing_and_says_what_to_do(
     error: Exception, tmp_path: Path
 ) -> None:
@@ -36,7 +39,7 @@ def test_rearranging_on_a_full_disk_leaves_nothing_and_says_what_to_do(
         write_files(settings)
         raise error
 
-    with pytest.raises(OSError, match=r"must be rearranged .*No space left\. Make room for twice"):
+    with pytest.raises(OSError, match=r"must be rearranged .*No space left\. If the disk is full"):
         make_universal(tmp_path, 10, fill)
     assert list(tmp_path.iterdir()) == []
 

@@ -46,12 +46,18 @@ def run_rank(main: Callable[[list[str]], None]) -> NoReturn:
     without an active exception"): once in some hundred runs on a busy machine, and when everything
     was done and written.
     """
+    code: object = 0
     try:
         run_main(lambda argv: _let_the_other_tell(main, argv))
     except SystemExit as end:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else EXIT_ERROR)
+        code = end.code or 0
+    if not isinstance(code, int):
+        # Python's own way with other than a number.
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _let_the_other_tell(main: Callable[[list[str]], None], argv: list[str]) -> None:
