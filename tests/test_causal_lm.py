@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from tests.geometry import assert_same_geometry
+from tests.little_room import little_room
 from tests.tiny_teachers import tiny_vocabulary
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import (
@@ -24,6 +25,7 @@ from trainer.models.causal_lm import (
     max_input_length,
     output_weight,
 )
+from trainer.models.language_model import write_language_model
 
 SHAPE = LanguageModelConfig(num_layers=1, hidden_size=64, num_heads=2, max_positions=16)
 
@@ -186,3 +188,12 @@ def test_item_rows_from_titles_differ_as_the_means_of_their_titles_tokens(
     expected = torch.stack(means) - torch.stack(means).mean(0)
     expected = expected / (8 * expected.square().mean().sqrt())
     assert torch.allclose(items - items.mean(0), expected, rtol=0.02, atol=1e-3)
+
+
+def test_model_that_finds_no_room_is_an_error_that_a_user_can_mend(
+    vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    model = build_causal_lm(SHAPE, vocabulary)
+    message = f"{tmp_path} must take the model, got: .* Make room"
+    with little_room(4096), pytest.raises(OSError, match=message):
+        write_language_model(tmp_path, model)

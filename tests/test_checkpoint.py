@@ -96,7 +96,7 @@ def test_checkpoints_of_an_earlier_version_are_an_error_and_stay(tmp_path: Path)
         checkpoint.newest_whole(tmp_path)
     assert file.is_file()
     checkpoint.forget(tmp_path)
-    assert not tmp_path.exists()
+    assert names(tmp_path) == []
 
 
 def test_removal_that_is_cut_short_leaves_nothing_that_is_whole(
@@ -119,7 +119,12 @@ def test_removal_that_is_cut_short_leaves_nothing_that_is_whole(
 
 def test_checkpoints_that_are_forgotten_are_never_found_again(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
+    checkpoint.forget(folder)
     write(folder, 10)
+    for name in ("universal-step-00000010", "step-00000010.bak", "mine"):
+        (folder / name).mkdir()
+    (folder / "latest_universal").write_text("universal-step-00000010")
     checkpoint.forget(folder)
-    assert not folder.exists()
-    checkpoint.forget(folder)
+    assert checkpoint.newest_whole(folder) is None
+    # What is not a run's stays.
+    assert names(folder) == ["mine", "step-00000010.bak"]

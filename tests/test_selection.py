@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from trainer.evaluation.evaluate import gold_likelihood
 from trainer.evaluation.speaker import load_speaker
 from trainer.export import valid_examples
 from trainer.models.language_model import LanguageModel, output_head, response_states
-from trainer.selection import Selection
+from trainer.selection import Selection, forget_best
 
 
 class FakeEngine:
@@ -39,6 +40,9 @@ class FakeEngine:
             scores = output_head(self._model)(response_states(self._model, inputs))
         return torch.nn.functional.cross_entropy(scores, targets.labels_P, reduction="none")
 
+    def on_first_rank(self, action: Callable[[], None]) -> None:
+        action()
+
     def export(self, model: LanguageModel, folder: Path) -> None:
         folder.mkdir(parents=True)
 
@@ -46,11 +50,6 @@ class FakeEngine:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return write_tiny_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.selection.on_all_ranks", lambda action: action())
 
 
 def make_selection(data: PreparedData, output: Path, examples: list[Example]) -> Selection:
@@ -111,10 +110,10 @@ def test_selection_restored_from_its_history_is_where_it_was(
 ) -> None:
     selection = make_selection(data, tmp_path, data.examples("test"))
     (tmp_path / "best" / "step-00000010").mkdir(parents=True)
-    selection.restore([{"step": 10, "nll": 2.0}, {"step": 20, "nll": 2.5}])
+    selection.restore([{"step": 10, "nll": 2.0}, {"step": 20, "nll": 2.5}], 20)
     assert (selection.best_step, selection.best_nll, selection.misses) == (10, 2.0, 1)
     fresh = make_selection(data, tmp_path, data.examples("test"))
-    fresh.restore([])
+    fresh.restore([], 0)
     assert (fresh.best_step, fresh.best_nll, fresh.misses) == (0, math.inf, 0)
 
 
@@ -133,7 +132,7 @@ def test_every_kept_checkpoint_finds_the_best_model_of_its_time(
     assert exported(tmp_path) == ["step-00000020", "step-00000040"]
     history = [{"step": step, "nll": nll} for step, nll in nll_of.items()]
     older = make_selection(data, tmp_path, data.examples("test"))
-    older.restore(history[:3])
+    older.restore(history[:3], 30)
     assert older.folder.name == "step-00000020"
     # The one of a step that will be done again is not taken for one of before.
     assert exported(tmp_path) == ["step-00000020"]
@@ -144,7 +143,35 @@ def test_a_best_model_that_is_gone_is_told_before_the_first_step(
 ) -> None:
     selection = make_selection(data, tmp_path, data.examples("test"))
     with pytest.raises(FileNotFoundError, match="step-00000010 must hold the best model"):
-        selection.restore([{"step": 10, "nll": 2.0}])
+        selection.restore([{"step": 10, "nll": 2.0}], 10)
+
+
+def test_best_models_whose_losses_are_gone_are_told_of_and_stay(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    for step in (10, 30):
+        (tmp_path / "best" / checkpoint.tag_of(step)).mkdir(parents=True)
+    selection = make_selection(data, tmp_path, data.examples("test"))
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl must tell .* until step 20"):
+        selection.restore([], 20)
+    assert exported(tmp_path) == ["step-00000010", "step-00000030"]
+    # Before the first best model there is nothing to lose; what is later will be done again.
+    selection.restore([], 5)
+    assert exported(tmp_path) == []
+
+
+def test_what_else_lies_beside_the_best_models_is_neither_read_nor_removed(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    names = ["step-00000010", "step-00000020", "step-00000010.bak", "mine"]
+    for name in names:
+        (tmp_path / "best" / name).mkdir(parents=True)
+    selection = make_selection(data, tmp_path, data.examples("test"))
+    write_checkpoint(tmp_path, 20, keep=1)
+    selection.forget_others()
+    assert exported(tmp_path) == sorted(names[1:])
+    forget_best(tmp_path)
+    assert exported(tmp_path) == sorted(names[2:])
 
 
 def test_selection_without_valid_examples_is_refused(

@@ -54,6 +54,26 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
     assert engine.saved == saved
 
 
+class LogWithoutRoom:
+    problem = OSError("metrics.jsonl must take a line about step 7, got: no room.")
+
+
+def test_checkpoint_is_not_written_beyond_what_the_log_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raise_alone(problem: Exception | None) -> None:
+        if problem is not None:
+            raise problem
+
+    monkeypatch.setattr(train, "raise_together", raise_alone)
+    engine = FakeEngine(newest=3)
+    with pytest.raises(OSError, match="must take a line about step 7"):
+        train._keep(engine, 7, None, LogWithoutRoom())  # type: ignore[arg-type]
+    assert engine.saved == []
+    train._keep(engine, 7, None, None)  # type: ignore[arg-type]
+    assert engine.saved == [7]
+
+
 class FakeRanks:
     """Two ranks, of which the other one has teachers of its own."""
 

@@ -21,6 +21,8 @@ TAG = re.compile(rf"{TAG_PREFIX}\d{{8}}")
 UNIVERSAL_TAG = re.compile(rf"\.?{UNIVERSAL_PREFIX}{TAG.pattern}")
 WHOLE_NAME = "whole.json"
 EARLIER_LIST_NAME = "newest.json"
+# DeepSpeed's, and nobody reads it.
+UNIVERSAL_LIST_NAME = "latest_universal"
 CHECKPOINTS_NAME = "checkpoints"
 
 
@@ -37,6 +39,16 @@ class WholeCheckpoint:
 def tag_of(step: int) -> str:
     """Folder name of the checkpoint after `step` optimiser steps."""
     return f"{TAG_PREFIX}{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a folder that `tag_of` has named."""
+    return int(path.name.removeprefix(TAG_PREFIX))
+
+
+def tagged(folder: Path) -> list[Path]:
+    """What `tag_of` has named in a folder, if there is one."""
+    return _named(folder, TAG)
 
 
 def universal_tag_of(step: int) -> str:
@@ -115,7 +127,7 @@ def commit(folder: Path, step: int, *, ranks: int, keep: int) -> None:
 def oldest_whole(folder: Path) -> int:
     """The step of the oldest whole checkpoint; 0: there is none."""
     whole = _whole(folder)
-    return int(whole[-1].name.removeprefix(TAG_PREFIX)) if whole else 0
+    return step_of(whole[-1]) if whole else 0
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -133,11 +145,12 @@ def remove(path: Path) -> None:
 
 def forget(folder: Path) -> None:
     """Remove all checkpoints; none of them is whole once the first is touched."""
-    if not folder.is_dir():
-        return
     for path in _newest_first(folder):
         (path / WHOLE_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    for path in (*_newest_first(folder), *_universal(folder)):
+        shutil.rmtree(path)
+    for name in (EARLIER_LIST_NAME, UNIVERSAL_LIST_NAME):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _whole(folder: Path) -> list[Path]:
@@ -145,7 +158,7 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(_named(folder, TAG), reverse=True)
+    return sorted(tagged(folder), reverse=True)
 
 
 def _universal(folder: Path) -> list[Path]:

@@ -205,12 +205,12 @@ class Engine:
         """
         self._check_weights(step)
         path = self._checkpoints / checkpoint.tag_of(step)
-        self._on_first_rank(lambda: path.mkdir(parents=True, exist_ok=True))
+        self.on_first_rank(lambda: path.mkdir(parents=True, exist_ok=True))
         self._engine.save_checkpoint(str(self._checkpoints), tag=path.name, save_latest=False)
         # DeepSpeed leaves its files to the page cache; what is named must survive a power cut.
         os.sync()
         self._check_written(step, path)
-        self._on_first_rank(
+        self.on_first_rank(
             lambda: checkpoint.commit(
                 self._checkpoints, step, ranks=self.world_size, keep=self._keep_checkpoints
             )
@@ -221,10 +221,10 @@ class Engine:
         (num_failed,) = self.sum_over_ranks([len(self._writes.problems)])
         if not num_failed:
             return
-        self._on_first_rank(lambda: checkpoint.remove(path))
+        self.on_first_rank(lambda: checkpoint.remove(path))
         raise_together(self._writes.error(step, path, self.newest_checkpoint()))
 
-    def _on_first_rank(self, action: Callable[[], None]) -> None:
+    def on_first_rank(self, action: Callable[[], None]) -> None:
         """Do something on rank 0 while the others wait; all leave if it fails."""
         on_all_ranks(lambda: action() if self.rank == 0 else None)
 
@@ -239,7 +239,7 @@ class Engine:
 
     def forget_checkpoints(self) -> None:
         """Remove what an earlier run left, so that none of it is ever taken for this run's."""
-        self._on_first_rank(lambda: checkpoint.forget(self._checkpoints))
+        self.on_first_rank(lambda: checkpoint.forget(self._checkpoints))
 
     def newest_checkpoint(self) -> int:
         """The step of the newest whole checkpoint, 0: none; to be called on all ranks."""
@@ -264,13 +264,13 @@ class Engine:
     def load_newest_checkpoint(self) -> int:
         """Go back to the newest whole checkpoint; the number of steps done, 0 if there is none."""
         step = self.newest_checkpoint()
-        self._on_first_rank(self._clear_damaged)
+        self.on_first_rank(self._clear_damaged)
         if step == 0:
             return 0
         tag, is_universal = checkpoint.tag_of(step), self._needs_universal()
         if is_universal:
             tag = checkpoint.universal_tag_of(step)
-            self._on_first_rank(
+            self.on_first_rank(
                 lambda: make_universal(self._checkpoints, step, ds_to_universal.main)
             )
         loaded, _ = self._engine.load_checkpoint(str(self._checkpoints), tag=tag)
@@ -294,7 +294,7 @@ class Engine:
     def export(self, model: LanguageModel, folder: Path) -> None:
         """Write the language model from whole parameters, on rank 0."""
         state = self._whole_state(model)
-        self._on_first_rank(lambda: write_language_model(folder, model, state))
+        self.on_first_rank(lambda: write_language_model(folder, model, state))
 
     def _whole_state(self, model: LanguageModel) -> dict[str, Tensor] | None:
         """Rank 0: the state dict with whole parameters; others: None.

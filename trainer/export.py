@@ -59,9 +59,8 @@ def train_and_export(
     if selection is None:
         engine.export(language_model, folder)
     else:
-        on_all_ranks(lambda: selection.copy_best(folder) if rank == 0 else None)
-    if rank == 0:
-        data.vocabulary.save(folder)
+        engine.on_first_rank(lambda: selection.copy_best(folder))
+    engine.on_first_rank(lambda: data.vocabulary.save(folder))
     steps = config.train.num_steps if selection is None else selection.best_step
     return Exported(language_model, steps)
 

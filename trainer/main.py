@@ -51,8 +51,7 @@ def run_student(
     try:
         teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
-        if rank == 0:
-            remove_student_card(folder)
+        on_all_ranks(lambda: remove_student_card(folder) if rank == 0 else None)
         done = train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
         if rank == 0:
             card = StudentCard(

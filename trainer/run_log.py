@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.atomic import write_text
+from trainer.errors import first_line
 from trainer.step_metrics import RunTotals
 
 METRICS_NAME = "metrics.jsonl"
@@ -33,6 +35,9 @@ class RunLog:
                 self._totals.add(entry)
         self.valid_history = [entry for entry in kept if entry.get("event") == "valid"]
         """What was measured on valid until the checkpoint."""
+        self.problem: OSError | None = None
+        """Why a step could not be noted; from then on nothing is."""
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
         # Curves of an earlier run in this folder end where ours begin.
         self._events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
@@ -59,8 +64,10 @@ class RunLog:
     def close(self) -> None:
         """Flush everything; the bar stays as it was last."""
         self._progress.stop()
-        self._events.close()
-        self._file.close()
+        # What could not be written cannot be flushed either, and was told.
+        with contextlib.suppress(OSError) if self.problem else contextlib.nullcontext():
+            self._events.close()
+            self._file.close()
 
     def end(self) -> None:
         """The totals of the whole run, earlier processes of it included."""
@@ -68,12 +75,14 @@ class RunLog:
 
     def step(self, metrics: dict[str, Any]) -> None:
         """One line about one optimiser step, and the bar moved on."""
-        self._write(metrics)
-        self._totals.add(metrics)
         step = int(metrics["step"])
-        for key, value in metrics.items():
-            if isinstance(value, (int, float)) and key != "step":
-                self._events.add_scalar(key, value, step)
+        curves = {
+            key: value
+            for key, value in metrics.items()
+            if isinstance(value, (int, float)) and key != "step"
+        }
+        self._note(metrics, curves, step)
+        self._totals.add(metrics)
         summary = summarise(metrics)
         self._progress.update(self._task, completed=step, summary=summary)
         if metrics["skipped_steps"]:
@@ -89,9 +98,22 @@ class RunLog:
 
     def valid(self, step: int, nll: float) -> None:
         """One line about the loss on valid, in nats per token."""
-        self._write({"event": "valid", "step": step, "nll": nll})
-        self._events.add_scalar("valid_nll", nll, step)
+        self._note({"event": "valid", "step": step, "nll": nll}, {"valid_nll": nll}, step)
         self._console.print(f"step {step} valid nll {nll:.3f}", highlight=False)
+
+    def _note(self, values: Mapping[str, Any], curves: Mapping[str, float], step: int) -> None:
+        # The other ranks are on their way into the next step: they must hear of an error there.
+        if self.problem is not None:
+            return
+        try:
+            self._write(values)
+            for key, value in curves.items():
+                self._events.add_scalar(key, value, step)
+        except OSError as error:
+            self.problem = OSError(
+                f"{self._path} must take a line about step {step}, got: {first_line(error)}. Make "
+                "room and start the same command again."
+            )
 
     def _write(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from trainer import conkd
-from trainer.checkpoint import CHECKPOINTS_NAME, TAG_PREFIX, oldest_whole, tag_of
+from trainer.checkpoint import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
 from trainer.config import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine import Engine, on_all_ranks, raise_together
+from trainer.engine import Engine, raise_together
 from trainer.models.language_model import LanguageModel, input_limits
+from trainer.run_log import METRICS_NAME
 
 FOLDER_NAME = "best"
 
@@ -60,22 +61,33 @@ class Selection:
         patience = self._config.train.patience
         return patience is not None and self.misses >= patience
 
-    def restore(self, history: Sequence[Mapping[str, Any]]) -> None:
+    def restore(self, history: Sequence[Mapping[str, Any]], first_step: int) -> None:
         """Take up the losses that rank 0 has noted until its checkpoint; for all ranks.
 
         Raises:
-            FileNotFoundError: on every rank, if the best model until there is gone.
+            FileNotFoundError: on every rank, if those losses or the best model are gone.
         """
         bests = set()
         for entry in history:
             self._judge(int(entry["step"]), float(entry["nll"]))
             bests.add(self.best_step)
-        on_all_ranks(lambda: self._remove(lambda step: step not in bests))
+        self._engine.on_first_rank(lambda: self._keep_only(bests, first_step))
         known = [self.best_step, self.best_nll, self.misses] if history else [0.0, 0.0, 0.0]
         step, nll, misses = self._engine.sum_over_ranks(known)
         if step:
             self.best_step, self.best_nll, self.misses = int(step), nll, int(misses)
-            on_all_ranks(lambda: self._check_folder() if self._engine.rank == 0 else None)
+            self._engine.on_first_rank(self._check_folder)
+
+    def _keep_only(self, bests: set[int], first_step: int) -> None:
+        """Remove exports of steps that will be done again."""
+        lost = [step for step in self._exported() if step <= first_step] if not bests else []
+        if lost:
+            raise FileNotFoundError(
+                f"{METRICS_NAME} must tell the losses on valid until step {first_step}, got none "
+                f"of them beside {self._folder_of(lost[0])}. Bring the file back, or start over "
+                "with train.resume=false."
+            )
+        self._remove(lambda step: step not in bests)
 
     def validate(self, step: int) -> float:
         """The loss on valid after `step`; exports the model if it is the lowest so far."""
@@ -105,11 +117,14 @@ class Selection:
 
     def forget_others(self) -> None:
         """Remove exports that no kept checkpoint needs; to be called once the newest is whole."""
+        self._engine.on_first_rank(self._remove_unneeded)
+
+    def _remove_unneeded(self) -> None:
         # The run may go back to any of them. There is an export for each lowest loss so far, so
         # the oldest one's best is the last that is not after it.
         oldest = oldest_whole(self._checkpoints)
         needed = max((step for step in self._exported() if step <= oldest), default=0)
-        on_all_ranks(lambda: self._remove(lambda step: step < needed))
+        self._remove(lambda step: step < needed)
 
     def _judge(self, step: int, nll: float) -> bool:
         """Count a loss; whether it is the lowest so far."""
@@ -123,13 +138,11 @@ class Selection:
         return self._root / tag_of(step)
 
     def _exported(self) -> list[int]:
-        return [int(it.name.removeprefix(TAG_PREFIX)) for it in self._root.glob(f"{TAG_PREFIX}*")]
+        return [step_of(path) for path in tagged(self._root)]
 
     def _remove(self, is_old: Callable[[int], bool]) -> None:
-        """Remove exports by their steps; rank 0 does it."""
-        if self._engine.rank == 0:
-            for step in filter(is_old, self._exported()):
-                shutil.rmtree(self._folder_of(step))
+        for step in filter(is_old, self._exported()):
+            shutil.rmtree(self._folder_of(step))
 
     def _mean_nll(self) -> float:
         """Over all tokens of valid's responses; every rank scores its share."""
@@ -158,7 +171,7 @@ class Selection:
         return self._engine.evaluate(inputs.model, targets)
 
 
-def forget_best(output: Path, rank: int) -> None:
-    """Remove what an earlier run in this folder has kept."""
-    if rank == 0:
-        shutil.rmtree(output / FOLDER_NAME, ignore_errors=True)
+def forget_best(output: Path) -> None:
+    """Remove what an earlier run in this folder has kept; to be called on one rank."""
+    for path in tagged(output / FOLDER_NAME):
+        shutil.rmtree(path)

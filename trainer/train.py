@@ -63,9 +63,9 @@ def train(
     _check_same_teachers(engine, origin)
     first_step = _first_step(config, engine, origin)
     log = on_all_ranks(lambda: _open_log(config, engine, origin, first_step))
-    if selection is not None:
-        selection.restore([] if log is None else log.valid_history)
     try:
+        if selection is not None:
+            selection.restore([] if log is None else log.valid_history, first_step)
         with watched(config, engine.rank, teachers.counters if teachers else None) as progress:
             _run_steps(
                 config,
@@ -85,8 +85,7 @@ def train(
                 log=log,
                 progress=progress,
             )
-        if log is not None:
-            log.end()
+        on_all_ranks(lambda: None if log is None else log.end())
     finally:
         if log is not None:
             log.close()
@@ -126,8 +125,8 @@ def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
     if not config.train.resume:
         # In this order: a checkpoint without its best model could not be gone on from.
         engine.forget_checkpoints()
-        forget_best(output, engine.rank)
-    on_all_ranks(lambda: check_same_origin(output, origin) if engine.rank == 0 else None)
+        engine.on_first_rank(lambda: forget_best(output))
+    engine.on_first_rank(lambda: check_same_origin(output, origin))
     first_step = engine.load_newest_checkpoint()
     if first_step > config.train.num_steps:
         raise_together(
@@ -164,7 +163,9 @@ def _run_steps(
             now = dataclasses.replace(teachers.counters)
             wire, counted = now.minus(counted), now
         total = sums.over_ranks(engine, wire)
-        raise_together(total.find_problem(submitted.step + 1) or engine.find_problem())
+        raise_together(
+            total.find_problem(submitted.step + 1) or engine.find_problem() or _problem_of(log)
+        )
         step_s = time.perf_counter() - started
         progress.add(sums, step_s)
         if log is not None:
@@ -187,14 +188,19 @@ def _run_steps(
 
 def _keep(engine: Engine, step: int, selection: Selection | None, log: RunLog | None) -> None:
     """Write the checkpoint of a step, judged on valid before if there is a selection."""
-    if selection is None:
-        engine.save_checkpoint(step)
-        return
-    nll = selection.validate(step)
-    if log is not None:
-        log.valid(step, nll)
+    if selection is not None:
+        nll = selection.validate(step)
+        if log is not None:
+            log.valid(step, nll)
+    # What is in a checkpoint's past must be in the log.
+    raise_together(_problem_of(log))
     engine.save_checkpoint(step)
-    selection.forget_others()
+    if selection is not None:
+        selection.forget_others()
+
+
+def _problem_of(log: RunLog | None) -> OSError | None:
+    return None if log is None else log.problem
 
 
 def train_step(

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from trainer.atomic import write_bytes
 from trainer.data.model_input import InputLimits, ModelInput
 from trainer.data.vocabulary import Vocabulary
+from trainer.errors import first_line
 from trainer.models import causal_lm
 from trainer.models.causal_lm import draw_new_rows_
 from trainer.models.frozen import CONFIG_NAME, WEIGHTS_NAME, read_shape, write_shape
@@ -122,10 +123,20 @@ def write_language_model(
     """Write config.json and model.safetensors; a causal LM's folder is Hugging Face's.
 
     `whole` is the model's state dict where its own parameters are cut up among ranks.
+
+    Raises:
+        OSError: if they could not be written.
     """
     whole = model.state_dict() if whole is None else whole
     if not isinstance(model, KgTransformer):
-        model.save_pretrained(folder, state_dict=whole)
+        try:
+            model.save_pretrained(folder, state_dict=whole)
+        except SafetensorError as error:
+            # That of a full disk, too, is no OSError.
+            raise OSError(
+                f"{folder} must take the model, got: {first_line(error)}. Make room and start the "
+                "same command again."
+            ) from error
         return
     state = {k: t.contiguous().cpu() for k, t in whole.items() if k != TIED}
     write_bytes(folder / WEIGHTS_NAME, save(state))
