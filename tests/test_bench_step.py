@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 from cluster.bench.step import arm_rows, figures_of
-from cluster.bench.step_ranks import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.bench.step_ranks import CACHED, IN_PROCESS, NO_TEACHER, SERVED, widest_step
+from trainer.config import RunConfig, TrainConfig
+from trainer.data.examples import Example
+from trainer.data.loader import LoaderConfig, batches
 
 SECONDS = {NO_TEACHER: 10.0, SERVED: 10.2, CACHED: 10.1, IN_PROCESS: 20.0}
 
@@ -36,3 +42,21 @@ def test_step_ratios_are_of_blocks_of_one_turn_and_leave_the_warm_up_out() -> No
     table = {row["arm"]: row for row in arm_rows(rows)}
     assert table[NO_TEACHER]["tokens_per_s"] == pytest.approx(100.0)
     assert table[SERVED]["blocks"] == 3
+
+
+@pytest.mark.parametrize("num_steps", [3, 16])
+def test_widest_step_has_the_longest_example_of_all_ranks_in_so_many_steps(num_steps: int) -> None:
+    nothing = np.empty(0, np.int32)
+    examples = [
+        Example(str(n), np.arange(10 + n, dtype=np.int32), nothing, nothing, nothing, nothing)
+        for n in range(64)
+    ]
+    config = RunConfig(data="", output="", train=TrainConfig(batch_size=4))
+    longest = {}
+    for rank in (0, 1):
+        loader = LoaderConfig(batch_size=4, seed=config.seed, rank=rank, world_size=2)
+        for batch, _ in itertools.islice(batches(examples, loader), num_steps):
+            of_rank = max(len(each.context_ids) for each in batch.examples)
+            longest[batch.step] = max(longest.get(batch.step, 0), of_rank)
+    step = widest_step(examples, config, num_steps)
+    assert longest[step] == max(longest.values())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from trainer.atomic import write_json
 from trainer.cli import run_rank
 from trainer.config import RunConfig
 from trainer.data.examples import Example
+from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, raise_together, start_distributed, stop_distributed
 from trainer.lookahead import Teachers, submitted_steps
@@ -64,6 +66,7 @@ class Ranks:
         self._limits = input_limits(model)
         self._vocabulary = data.vocabulary
         self._examples: list[Example] = data.examples("train")
+        self.widest_step = widest_step(self._examples, config, MAX_TURNS * BLOCK_STEPS)
 
     def block(self, arm: Arm, first_step: int, num_steps: int) -> dict[str, float]:
         """Seconds, tokens over all ranks, and the mean rank's wait of so many steps."""
@@ -93,6 +96,19 @@ class Ranks:
         return self.engine.sum_over_ranks([peak_bytes(self.engine.device) / 1e6])[0]
 
 
+def widest_step(examples: list[Example], config: RunConfig, num_steps: int) -> int:
+    """Of the first steps the one with the longest example."""
+    loader = LoaderConfig(
+        batch_size=config.train.batch_size, seed=config.seed, rank=0, world_size=1
+    )
+    steps = [batch for batch, _ in itertools.islice(batches(examples, loader), num_steps)]
+    return max(steps, key=lambda batch: max(map(_length, batch.examples))).step
+
+
+def _length(example: Example) -> int:
+    return len(example.context_ids) + len(example.response_ids)
+
+
 def measure(ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Arm]) -> list[Row]:
     """A row per block: warm-ups, in which each arm is built, are turn 0."""
     rows: list[Row] = []
@@ -109,7 +125,8 @@ def measure(ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Ar
     for name, build in builders.items():
         arms[name] = build()
         close.append(arms[name])
-        run(0, name, 0, WARM_UP_STEPS)
+        # Memory that a longer batch is the first to need costs the arm that meets it a tenth.
+        run(0, name, max(0, ranks.widest_step + 1 - WARM_UP_STEPS), WARM_UP_STEPS)
     names, started = list(arms), time.monotonic()
     for turn in range(1, MAX_TURNS + 1):
         # Every arm comes first in its time, and all have the same batches.
