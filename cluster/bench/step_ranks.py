@@ -125,7 +125,7 @@ def measure(ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Ar
     for name, build in builders.items():
         arms[name] = build()
         close.append(arms[name])
-        # Memory that a longer batch is the first to need costs the arm that meets it a tenth.
+        # Else the first arm to meet a longer batch would pay for the new memory.
         run(0, name, max(0, ranks.widest_step + 1 - WARM_UP_STEPS), WARM_UP_STEPS)
     names, started = list(arms), time.monotonic()
     for turn in range(1, MAX_TURNS + 1):
