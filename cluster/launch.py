@@ -8,6 +8,7 @@ Descendants that left the group (daemons) are found by a mark in their environme
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import socket
@@ -185,15 +186,17 @@ class Launcher:
         for child in children:
             _signal_group(child, signal.SIGKILL)
             child.process.wait()
+        self._wait_while(lambda: any(_group_runs(child) for child in children))
 
     def _sweep(self) -> None:
         """End whatever carries our mark: daemons of a child, or a child that was half started."""
-        for pid in _marked(self._mark):
-            _signal(pid, signal.SIGTERM)
-        self._wait_while(lambda: bool(_marked(self._mark)))
-        for pid in _marked(self._mark):
-            _signal(pid, signal.SIGKILL)
-        self._wait_while(lambda: bool(_marked(self._mark)))
+        found: set[int] = set()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in _marked(self._mark):
+                _signal(pid, number)
+                found.add(pid)
+            # A process that ends loses its mark first, and runs on while its memory is given back.
+            self._wait_while(lambda: bool(_marked(self._mark)) or any(map(_runs, found)))
 
     def _wait_while(self, condition: Callable[[], bool]) -> None:
         """Wait for the condition to end, for the grace, or for one more signal."""
@@ -231,6 +234,33 @@ def _group_exists(child: Child) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def _group_runs(child: Child) -> bool:
+    """Whether a process of the group has not ended; only Linux tells, elsewhere none has."""
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return any(_group(pid) == child.process.pid and _runs(pid) for pid in pids)
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process has not ended with all of its threads; a zombie has (Linux only)."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        ended = select.poll()
+        ended.register(handle, select.POLLIN)
+        return not ended.poll(0)
+    finally:
+        os.close(handle)
 
 
 def _marked(mark: str) -> list[int]:

@@ -32,12 +32,15 @@ if len(sys.argv) > 1:
 signal.pause()
 """
 
-# Leaves a daemon in a session of its own and ends well.
+# Leaves a daemon in a session of its own and ends well. The daemon has memory to give back, as a
+# student has: for some milliseconds after the signal it has lost its mark and has not ended.
 DAEMON = """
 import subprocess, sys
+code = "import signal; memory = b'1' * (256 << 20); print(flush=True); signal.pause()"
 child = subprocess.Popen(
-    [sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True
+    [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
 )
+child.stdout.readline()
 open(sys.argv[1], "w").write(str(child.pid))
 """
 
