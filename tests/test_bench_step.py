@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from cluster.bench.step import arm_rows, figures_of
-from cluster.bench.step_ranks import CACHED, IN_PROCESS, NO_TEACHER, SERVED, widest_step
+from cluster.bench.step_arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.bench.step_ranks import arms_of_turn, widest_step
 from trainer.config import RunConfig, TrainConfig
 from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches
 
 SECONDS = {NO_TEACHER: 10.0, SERVED: 10.2, CACHED: 10.1, IN_PROCESS: 20.0}
+CPU_SECONDS = {NO_TEACHER: 20.0, SERVED: 20.1, CACHED: 20.2, IN_PROCESS: 40.0}
 
 
 def block(turn: int, arm: str, slowness: float = 1.0) -> dict:
@@ -24,6 +26,8 @@ def block(turn: int, arm: str, slowness: float = 1.0) -> dict:
         "seconds": seconds,
         "tokens": 3_000.0,
         "wait_s": wait_s * slowness,
+        "ranks_cpu_s": CPU_SECONDS[arm] * slowness,
+        "machine_cpu_s": 2.0 * CPU_SECONDS[arm] * slowness,
         "peak_mb": peak_mb,
     }
 
@@ -31,17 +35,33 @@ def block(turn: int, arm: str, slowness: float = 1.0) -> dict:
 def test_step_ratios_are_of_blocks_of_one_turn_and_leave_the_warm_up_out() -> None:
     # A machine that gets slower from turn to turn changes no ratio; the warm-up is slower by far.
     rows = [block(0, arm, 9.0) for arm in SECONDS]
-    rows += [block(turn, arm, 1.0 + turn) for turn in (1, 2, 3) for arm in SECONDS]
+    # The arm in process is not in every turn.
+    turns = [(1, list(SECONDS)), (2, [NO_TEACHER, SERVED, CACHED]), (3, list(SECONDS))]
+    rows += [block(turn, arm, 1.0 + turn) for turn, arms in turns for arm in arms]
     figures = figures_of(rows)
     assert figures["turns"] == 3
     assert figures["served_to_no_teacher"] == pytest.approx(10.0 / 10.2)
     assert figures["cached_to_no_teacher"] == pytest.approx(10.0 / 10.1)
     assert figures["in_process_to_no_teacher"] == pytest.approx(0.5)
+    assert figures["served_ranks_cpu_to_no_teacher"] == pytest.approx(20.1 / 20.0)
+    assert figures["cached_machine_cpu_to_no_teacher"] == pytest.approx(20.2 / 20.0)
     assert figures["exposed_wait_fraction"] == pytest.approx(0.005)
     assert (figures["peak_mb_no_teacher"], figures["peak_mb_in_process"]) == (5_000.0, 6_500.0)
     table = {row["arm"]: row for row in arm_rows(rows)}
     assert table[NO_TEACHER]["tokens_per_s"] == pytest.approx(100.0)
     assert table[SERVED]["blocks"] == 3
+    assert table[IN_PROCESS]["blocks"] == 2
+
+
+def test_step_arms_come_first_in_turn_and_the_one_in_process_comes_seldom() -> None:
+    names = [NO_TEACHER, SERVED, CACHED, IN_PROCESS]
+    turns = [arms_of_turn(turn, names) for turn in range(1, 13)]
+    assert [sum(order[0] == name for order in turns) for name in names] == [4, 4, 4, 0]
+    with_in_process = [order for order in turns if IN_PROCESS in order]
+    assert {order[0] for order in with_in_process} == {NO_TEACHER, SERVED, CACHED}
+    assert len(with_in_process) == 3
+    assert all(order[-1] == IN_PROCESS for order in with_in_process)
+    assert all(set(order) >= {NO_TEACHER, SERVED, CACHED} for order in turns)
 
 
 @pytest.mark.parametrize("num_steps", [3, 16])

@@ -4,6 +4,9 @@ Two ranks train one student of DialoGPT-small's shape, and its steps take turns:
 (distill.gamma = 0); with teachers behind gRPC, whose scoring is replaced by replay, as if they had
 devices of their own; with their targets in the cache and no fleet; and with both teachers computed
 in every rank, as users do today. A ratio is of two blocks of the same turn, on the same batches.
+
+Replicas and students share two cores here: CPU seconds of the ranks, and of the whole machine, say
+what an arm costs where clocks are too rough.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -21,7 +25,7 @@ from cluster.bench.chaos.fleet import Fleet, Place, Served
 from cluster.bench.chaos.recording import record_kind
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
 from cluster.bench.result import BenchResult, Row
-from cluster.bench.step_ranks import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.bench.step_arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
 from cluster.launch import Command, Launcher, free_port
 from cluster.stages import ROOT, this_machine
 from trainer.config import RunConfig
@@ -34,7 +38,9 @@ from trainer.pretrain.dialogue import write_dialogue_card
 LOGS = Path("bench/logs/step")
 CONFIG = "trainer/configs/redial-mini.yaml"
 NUM_EXAMPLES = 640
-BATCH_SIZE = 16
+BATCH_SIZE = 8
+# From the start to the last turn; what follows takes seconds.
+BUDGET_S = 540.0
 DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
 SIZES = ("num_layers", "hidden_size", "num_heads")
 
@@ -42,11 +48,12 @@ SIZES = ("num_layers", "hidden_size", "num_heads")
 def bench_step(source: Path | None) -> BenchResult:
     """Record, fill the cache, and let the arms take turns."""
     corpus = fitted_corpus(source)
+    end_by = time.time() + BUDGET_S
     with (
         tempfile.TemporaryDirectory(prefix="conkd-step-") as temporary,
         Launcher(LOGS, screen=sys.stderr) as launcher,
     ):
-        rows = asyncio.run(_measure(launcher, corpus, Path(temporary)))
+        rows = asyncio.run(_measure(launcher, corpus, Path(temporary), end_by))
     return BenchResult(
         figures=figures_of(rows),
         rows=arm_rows(rows),
@@ -55,7 +62,7 @@ def bench_step(source: Path | None) -> BenchResult:
     )
 
 
-async def _measure(launcher: Launcher, corpus: Corpus, output: Path) -> list[Row]:
+async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: float) -> list[Row]:
     data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
     folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
     answers = _record(data, folders, output)
@@ -69,12 +76,14 @@ async def _measure(launcher: Launcher, corpus: Corpus, output: Path) -> list[Row
         *(f"train.batch_size={BATCH_SIZE}", *fleet.settings),
     )
     cache, result = output / "cache", output / "rows.json"
-    launcher.run(
-        [
-            _fill_cache(cache, settings),
-            _ranks(dialogue, corpus.recommendation, cache, result, settings),
-        ]
-    )
+    options = {
+        "dialogue": dialogue,
+        "recommendation": corpus.recommendation,
+        "cache": cache,
+        "result": result,
+        "end-by": end_by,
+    }
+    launcher.run([_fill_cache(cache, settings), _ranks(options, settings)])
     await fleet.stop()
     return json.loads(result.read_text())
 
@@ -111,17 +120,14 @@ def _fill_cache(cache: Path, settings: tuple[str, ...]) -> Command:
     )
 
 
-def _ranks(
-    dialogue: Path, recommendation: Path, cache: Path, result: Path, settings: tuple[str, ...]
-) -> Command:
+def _ranks(options: dict[str, Path | float], settings: tuple[str, ...]) -> Command:
     machine = this_machine()
     return Command(
         name="ranks",
         argv=(
             *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
             *("--master_port", str(free_port()), "cluster/bench/step_ranks.py"),
-            *("--dialogue", str(dialogue), "--recommendation", str(recommendation)),
-            *("--cache", str(cache), "--result", str(result)),
+            *(f"--{name}={value}" for name, value in options.items()),
             *("--config", CONFIG, *settings),
         ),
         env=machine.environment(machine.num_ranks),
@@ -131,21 +137,11 @@ def _ranks(
 
 def figures_of(rows: list[Row]) -> dict[str, float]:
     """Medians over turns of each arm's tokens/s beside no teacher's, and what else is asked for."""
-    turns: dict[int, dict[str, float]] = {}
-    for row in rows:
-        if row["turn"]:
-            turns.setdefault(int(row["turn"]), {})[str(row["arm"])] = _speed(row)
-    ratios = {
-        arm: [of_turn[arm] / of_turn[NO_TEACHER] for of_turn in turns.values()]
-        for arm in (SERVED, CACHED, IN_PROCESS)
-    }
     served = [row for row in rows if row["turn"] and row["arm"] == SERVED]
     peak_mb = {str(row["arm"]): float(row["peak_mb"]) for row in rows if not row["turn"]}
-    figures = {"turns": float(len(turns))}
-    for arm, of_arm in ratios.items():
-        name = f"{arm.replace(' ', '_')}_to_no_teacher"
-        figures |= {name: statistics.median(of_arm)}
-        figures |= {f"{name}_min": min(of_arm), f"{name}_max": max(of_arm)}
+    figures = {"turns": float(len(served))}
+    for arm in (SERVED, CACHED, IN_PROCESS):
+        figures |= _arm_figures(rows, arm)
     return {
         **figures,
         "exposed_wait_fraction": sum(float(row["wait_s"]) for row in served)
@@ -154,6 +150,26 @@ def figures_of(rows: list[Row]) -> dict[str, float]:
         "peak_mb_cached": peak_mb[CACHED],
         "peak_mb_in_process": peak_mb[IN_PROCESS],
     }
+
+
+def _arm_figures(rows: list[Row], arm: str) -> dict[str, float]:
+    """An arm beside no teacher in the same turn: tokens/s, and CPU seconds for the same tokens."""
+    blocks = {(row["turn"], row["arm"]): row for row in rows if row["turn"]}
+    pairs = [
+        (row, blocks[turn, NO_TEACHER]) for (turn, of_arm), row in blocks.items() if of_arm == arm
+    ]
+    speeds = [_speed(row) / _speed(beside) for row, beside in pairs]
+    name = arm.replace(" ", "_")
+    figures = {
+        f"{name}_to_no_teacher": statistics.median(speeds),
+        f"{name}_to_no_teacher_min": min(speeds),
+        f"{name}_to_no_teacher_max": max(speeds),
+    }
+    for whose in ("ranks", "machine"):
+        of_whom = f"{whose}_cpu_s"
+        ratios = [float(row[of_whom]) / float(beside[of_whom]) for row, beside in pairs]
+        figures[f"{name}_{whose}_cpu_to_no_teacher"] = statistics.median(ratios)
+    return figures
 
 
 def arm_rows(rows: list[Row]) -> list[Row]:

@@ -1,7 +1,7 @@
 """The ranks of the benchmark `step`: one student, whose steps take turns in having teachers.
 
 deepspeed cluster/bench/step_ranks.py --dialogue DIR --recommendation DIR --cache DIR
-    --result FILE --config FILE [key=value ...]
+    --result FILE --end-by SECONDS --config FILE [key=value ...]
 
 All arms train the same model on the same batches with the trainer's own step. A block of an arm is
 `BLOCK_STEPS` steps from the first question to the last update: all that its teachers' answers cost
@@ -16,14 +16,14 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
-from cluster.bench.in_process import InProcessTeachers
 from cluster.bench.loss_memory import peak_bytes
 from cluster.bench.result import Row
+from cluster.bench.step_arms import IN_PROCESS, Arm, builders_of
 from trainer.atomic import write_json
 from trainer.cli import run_rank
 from trainer.config import RunConfig
@@ -31,28 +31,16 @@ from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepare import PreparedData
 from trainer.engine import Engine, raise_together, start_distributed, stop_distributed
-from trainer.lookahead import Teachers, submitted_steps
+from trainer.lookahead import submitted_steps
 from trainer.main import checked_input
 from trainer.models.language_model import build_language_model, input_limits
 from trainer.models.student import Student
-from trainer.teacher_client import TeacherClient
 from trainer.train import train_step
 
-NO_TEACHER, SERVED, CACHED, IN_PROCESS = "no teacher", "served", "cached", "in process"
 BLOCK_STEPS = 2
-WARM_UP_STEPS = 2
-BUDGET_S = 330.0
-MIN_TURNS, MAX_TURNS = 3, 15
-# Nothing listens there: what is not in the cache is not to be had.
-NOWHERE = "127.0.0.1:9"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """Where a step's targets come from, and the settings that say so."""
-
-    config: RunConfig
-    teachers: Teachers | None
+MIN_TURNS, MAX_TURNS = 3, 30
+# It takes longest, and is far from any bound.
+IN_PROCESS_EVERY = 4
 
 
 class Ranks:
@@ -66,14 +54,14 @@ class Ranks:
         self._limits = input_limits(model)
         self._vocabulary = data.vocabulary
         self._examples: list[Example] = data.examples("train")
-        self.widest_step = widest_step(self._examples, config, MAX_TURNS * BLOCK_STEPS)
+        self.widest_step = widest_step(self._examples, config, (MAX_TURNS + 1) * BLOCK_STEPS)
 
     def block(self, arm: Arm, first_step: int, num_steps: int) -> dict[str, float]:
-        """Seconds, tokens over all ranks, and the mean rank's wait of so many steps."""
+        """Seconds, tokens, the mean rank's wait and CPU seconds of such steps, over all ranks."""
         train = dataclasses.replace(arm.config.train, steps=first_step + num_steps)
         config = dataclasses.replace(arm.config, train=train)
         tokens = wait_s = 0.0
-        self.engine.sum_over_ranks([0.0])  # begin together
+        before = self._cpu_seconds()
         start = time.perf_counter()
         for submitted in submitted_steps(
             config,
@@ -89,7 +77,17 @@ class Ranks:
             raise_together(total.find_problem(submitted.step) or self.engine.find_problem())
             tokens += total.values["tokens"]
             wait_s += total.values["wait_s"] / total.world_size
-        return {"seconds": time.perf_counter() - start, "tokens": tokens, "wait_s": wait_s}
+        seconds = time.perf_counter() - start
+        cpu = {name: after - before[name] for name, after in self._cpu_seconds().items()}
+        return {"seconds": seconds, "tokens": tokens, "wait_s": wait_s, **cpu}
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        """Used so far by all ranks, and by everything on this machine; ranks meet here."""
+        now = psutil.cpu_times()
+        busy = now.user + now.nice + now.system + now.irq + now.softirq
+        mine = [time.process_time(), busy if self.engine.rank == 0 else 0.0]
+        ranks, machine = self.engine.sum_over_ranks(mine)
+        return {"ranks_cpu_s": ranks, "machine_cpu_s": machine}
 
     def peak_mb(self) -> float:
         """The most that all ranks together ever held."""
@@ -109,7 +107,9 @@ def _length(example: Example) -> int:
     return len(example.context_ids) + len(example.response_ids)
 
 
-def measure(ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Arm]) -> list[Row]:
+def measure(
+    ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Arm], end_by: float
+) -> list[Row]:
     """A row per block: warm-ups, in which each arm is built, are turn 0."""
     rows: list[Row] = []
     arms: dict[str, Arm] = {}
@@ -126,55 +126,25 @@ def measure(ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Ar
         arms[name] = build()
         close.append(arms[name])
         # Else the first arm to meet a longer batch would pay for the new memory.
-        run(0, name, max(0, ranks.widest_step + 1 - WARM_UP_STEPS), WARM_UP_STEPS)
-    names, started = list(arms), time.monotonic()
+        run(0, name, ranks.widest_step, 1)
+    started = time.time()
     for turn in range(1, MAX_TURNS + 1):
-        # Every arm comes first in its time, and all have the same batches.
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        for name in arms_of_turn(turn, list(arms)):
             run(turn, name, turn * BLOCK_STEPS, BLOCK_STEPS)
+        next_ends = time.time() + (time.time() - started) / turn
         # As rank 0 sees it: all ranks must stop together.
-        mine_s = time.monotonic() - started if ranks.engine.rank == 0 else 0.0
-        (elapsed_s,) = ranks.engine.sum_over_ranks([mine_s])
-        if turn >= MIN_TURNS and elapsed_s * (turn + 1) / turn > BUDGET_S:
+        late = float(next_ends > end_by) if ranks.engine.rank == 0 else 0.0
+        if ranks.engine.sum_over_ranks([late])[0] and turn >= MIN_TURNS:
             break
     return rows
 
 
-def builders_of(
-    config: RunConfig, data: PreparedData, arguments: argparse.Namespace
-) -> dict[str, Callable[[], Arm]]:
-    """The arms, in the order in which they are built: those that need most memory last."""
-
-    def client(settings: RunConfig) -> Arm:
-        teachers = TeacherClient(
-            settings.teachers,
-            settings.distill,
-            vocabulary=data.vocabulary,
-            graph_digest=data.graphs_digest,
-        )
-        return Arm(config=settings, teachers=teachers)
-
-    def none() -> Arm:
-        distill = dataclasses.replace(config.distill, gamma=0.0)
-        return Arm(config=dataclasses.replace(config, distill=distill), teachers=None)
-
-    def cached() -> Arm:
-        teachers = dataclasses.replace(
-            config.teachers, cache=str(arguments.cache), directory=NOWHERE, connect_s=0.5
-        )
-        return client(dataclasses.replace(config, teachers=teachers))
-
-    def in_process() -> Arm:
-        folders = (arguments.dialogue, arguments.recommendation)
-        return Arm(config=config, teachers=InProcessTeachers(*folders, config.distill))
-
-    return {
-        NO_TEACHER: none,
-        SERVED: lambda: client(config),
-        CACHED: cached,
-        IN_PROCESS: in_process,
-    }
+def arms_of_turn(turn: int, names: list[str]) -> list[str]:
+    """Each arm comes first in its time; the one in process, in few turns alone, comes last."""
+    others = [name for name in names if name != IN_PROCESS]
+    first = turn % len(others)
+    last = [IN_PROCESS] if turn % IN_PROCESS_EVERY == 1 else []
+    return others[first:] + others[:first] + last
 
 
 def main(argv: list[str]) -> None:
@@ -182,13 +152,16 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
     for name in ("dialogue", "recommendation", "cache", "result"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--end-by", type=float, required=True, help="seconds since the epoch")
     arguments, rest = parser.parse_known_args(argv)
     config, data = checked_input(rest)
     rank, world_size = start_distributed()
     built: list[Arm] = []
     try:
         ranks = Ranks(config, data, rank, world_size)
-        rows = measure(ranks, builders_of(config, data, arguments), built)
+        folders = (arguments.dialogue, arguments.recommendation)
+        builders = builders_of(config, data, folders, arguments.cache)
+        rows = measure(ranks, builders, built, arguments.end_by)
         if rank == 0:
             write_json(arguments.result, rows)
     finally:
