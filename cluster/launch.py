@@ -8,7 +8,6 @@ Descendants that left the group (daemons) are found by a mark in their environme
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import signal
 import socket
@@ -22,11 +21,15 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TextIO
 
+import psutil
+
 from cluster.screen import Screen, duration, last_lines
 
 GRACE_S = 10.0
 POLL_S = 0.1
 TAIL_LINES = 20
+# Of a thread in /proc: zombie, dead.
+ENDED_STATES = ("Z", "X", "x")
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -190,12 +193,13 @@ class Launcher:
 
     def _sweep(self) -> None:
         """End whatever carries our mark: daemons of a child, or a child that was half started."""
-        found: set[int] = set()
+        found: set[psutil.Process] = set()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in _marked(self._mark):
-                _signal(pid, number)
-                found.add(pid)
-            # A process that ends loses its mark first, and runs on while its memory is given back.
+            # Once seen is enough: a process that ends loses its mark first, and runs on while its
+            # memory is given back.
+            found.update(_marked(self._mark))
+            for process in found:
+                _signal(process, number)
             self._wait_while(lambda: bool(_marked(self._mark)) or any(map(_runs, found)))
 
     def _wait_while(self, condition: Callable[[], bool]) -> None:
@@ -239,7 +243,7 @@ def _group_exists(child: Child) -> bool:
 def _group_runs(child: Child) -> bool:
     """Whether a process of the group has not ended; only Linux tells, elsewhere none has."""
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-    return any(_group(pid) == child.process.pid and _runs(pid) for pid in pids)
+    return any(_group(pid) == child.process.pid and _threads_run(pid) for pid in pids)
 
 
 def _group(pid: int) -> int | None:
@@ -249,35 +253,38 @@ def _group(pid: int) -> int | None:
         return None
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process has not ended with all of its threads; a zombie has (Linux only)."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        ended = select.poll()
-        ended.register(handle, select.POLLIN)
-        return not ended.poll(0)
-    finally:
-        os.close(handle)
+def _runs(process: psutil.Process) -> bool:
+    """Whether it, and not another one of its number, has not ended with all of its threads."""
+    return process.is_running() and _threads_run(process.pid)
 
 
-def _marked(mark: str) -> list[int]:
+def _threads_run(pid: int) -> bool:
+    """Whether a thread of a process has not ended; those of a zombie have (Linux only)."""
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            state = path.read_text(errors="replace").rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # It ended meanwhile.
+        if state not in ENDED_STATES:
+            return True
+    return False
+
+
+def _marked(mark: str) -> set[psutil.Process]:
     """Live processes that inherited the mark; only Linux tells, elsewhere there are none."""
     entry = f"{mark}=1".encode()
-    found = []
+    found = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if entry in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
+                found.add(psutil.Process(int(path.parent.name)))
+        except (OSError, psutil.NoSuchProcess):
             continue  # It ended meanwhile, or belongs to another user.
     return found
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        os.kill(pid, number)
-    except ProcessLookupError:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
         return

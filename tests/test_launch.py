@@ -44,6 +44,29 @@ child.stdout.readline()
 open(sys.argv[1], "w").write(str(child.pid))
 """
 
+# Leaves one that, when asked to end, wipes its environment, and the mark with it, and lives on.
+DEAF_DAEMON = """
+import subprocess, sys
+code = '''
+import ctypes, pathlib, signal
+def wipe(number, frame):
+    fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = map(int, fields[47:49])  # env_start and env_end: proc(5)
+    ctypes.memset(start, 0, end - start)
+    pathlib.Path(path).write_bytes(pathlib.Path("/proc/self/environ").read_bytes().strip(bytes(1)))
+signal.signal(signal.SIGTERM, wipe)
+print(flush=True)
+while True:
+    signal.pause()
+'''
+code = f"path = {sys.argv[2]!r}\\n" + code
+child = subprocess.Popen(
+    [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
+)
+child.stdout.readline()
+open(sys.argv[1], "w").write(str(child.pid))
+"""
+
 # Runs one command as the demo would, in a process that the test can signal; also where the tests
 # run under nohup or in the background, whose children are born deaf to SIGHUP or SIGINT.
 DRIVER = """
@@ -182,6 +205,17 @@ def test_leaving_the_context_ends_a_daemon_that_a_command_left(tmp_path: Path) -
         it.run([python("daemon", DAEMON, str(path))])
         pid = int(path.read_text())
         assert is_running(pid)
+    assert not is_running(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_leaving_the_context_ends_a_daemon_that_lost_its_mark_and_lives_on(tmp_path: Path) -> None:
+    path, environment = tmp_path / "pid", tmp_path / "environment"
+    # A grace in which it surely wipes it.
+    with Launcher(tmp_path / "logs", screen=io.StringIO(), grace_s=3.0) as it:
+        it.run([python("deaf-daemon", DEAF_DAEMON, str(path), str(environment))])
+        pid = int(path.read_text())
+    assert environment.read_bytes() == b""
     assert not is_running(pid)
 
 
