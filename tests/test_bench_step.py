@@ -44,6 +44,7 @@ def test_step_ratios_are_of_blocks_of_one_turn_and_leave_the_warm_up_out() -> No
     assert figures["cached_to_no_teacher"] == pytest.approx(10.0 / 10.1)
     assert figures["in_process_to_no_teacher"] == pytest.approx(0.5)
     assert figures["served_ranks_cpu_to_no_teacher"] == pytest.approx(20.1 / 20.0)
+    assert figures["served_ranks_cpu_to_no_teacher_max"] == pytest.approx(20.1 / 20.0)
     assert figures["cached_machine_cpu_to_no_teacher"] == pytest.approx(20.2 / 20.0)
     assert figures["exposed_wait_fraction"] == pytest.approx(0.005)
     assert (figures["peak_mb_no_teacher"], figures["peak_mb_in_process"]) == (5_000.0, 6_500.0)
@@ -51,6 +52,13 @@ def test_step_ratios_are_of_blocks_of_one_turn_and_leave_the_warm_up_out() -> No
     assert table[NO_TEACHER]["tokens_per_s"] == pytest.approx(100.0)
     assert table[SERVED]["blocks"] == 3
     assert table[IN_PROCESS]["blocks"] == 2
+
+
+def test_step_ratio_of_the_machines_cpu_is_left_out_where_it_is_hidden() -> None:
+    rows = [block(turn, arm) | {"machine_cpu_s": 0.0} for turn in (0, 1) for arm in SECONDS]
+    figures = figures_of(rows)
+    assert figures["served_ranks_cpu_to_no_teacher"] == pytest.approx(20.1 / 20.0)
+    assert not [name for name in figures if "machine" in name]
 
 
 def test_step_arms_come_first_in_turn_and_the_one_in_process_comes_seldom() -> None:

@@ -158,18 +158,23 @@ def _arm_figures(rows: list[Row], arm: str) -> dict[str, float]:
     pairs = [
         (row, blocks[turn, NO_TEACHER]) for (turn, of_arm), row in blocks.items() if of_arm == arm
     ]
-    speeds = [_speed(row) / _speed(beside) for row, beside in pairs]
     name = arm.replace(" ", "_")
-    figures = {
-        f"{name}_to_no_teacher": statistics.median(speeds),
-        f"{name}_to_no_teacher_min": min(speeds),
-        f"{name}_to_no_teacher_max": max(speeds),
-    }
+    speeds = [_speed(row) / _speed(beside) for row, beside in pairs]
+    figures = _spread(f"{name}_to_no_teacher", speeds)
     for whose in ("ranks", "machine"):
         of_whom = f"{whose}_cpu_s"
-        ratios = [float(row[of_whom]) / float(beside[of_whom]) for row, beside in pairs]
-        figures[f"{name}_{whose}_cpu_to_no_teacher"] = statistics.median(ratios)
+        if all(beside[of_whom] for _, beside in pairs):  # the machine's may be hidden
+            ratios = [float(row[of_whom]) / float(beside[of_whom]) for row, beside in pairs]
+            figures |= _spread(f"{name}_{whose}_cpu_to_no_teacher", ratios)
     return figures
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    return {
+        name: statistics.median(values),
+        f"{name}_min": min(values),
+        f"{name}_max": max(values),
+    }
 
 
 def arm_rows(rows: list[Row]) -> list[Row]:

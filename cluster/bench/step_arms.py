@@ -27,11 +27,11 @@ class Arm:
 
 
 def builders_of(
-    config: RunConfig, data: PreparedData, folders: tuple[Path, Path], cache: Path
+    config: RunConfig, data: PreparedData, *, dialogue: Path, recommendation: Path, cache: Path
 ) -> dict[str, Callable[[], Arm]]:
     """The arms, in the order in which they are built: those that need most memory last.
 
-    `folders` are of the dialogue and of the recommendation teacher, for the arm in process.
+    `dialogue` and `recommendation` are the teachers of the arm in process.
     """
 
     def client(settings: RunConfig) -> Arm:
@@ -54,7 +54,8 @@ def builders_of(
         return client(dataclasses.replace(config, teachers=teachers))
 
     def in_process() -> Arm:
-        return Arm(config=config, teachers=InProcessTeachers(*folders, config.distill))
+        teachers = InProcessTeachers(dialogue, recommendation, config.distill)
+        return Arm(config=config, teachers=teachers)
 
     return {
         NO_TEACHER: none,

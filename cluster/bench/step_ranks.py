@@ -82,7 +82,10 @@ class Ranks:
         return {"seconds": seconds, "tokens": tokens, "wait_s": wait_s, **cpu}
 
     def _cpu_seconds(self) -> dict[str, float]:
-        """Used so far by all ranks, and by everything on this machine; ranks meet here."""
+        """Used so far by all ranks, and by everything on this machine; ranks meet here.
+
+        In a container the machine is its host, or zero where that is hidden.
+        """
         now = psutil.cpu_times()
         busy = now.user + now.nice + now.system + now.irq + now.softirq
         mine = [time.process_time(), busy if self.engine.rank == 0 else 0.0]
@@ -108,7 +111,7 @@ def _length(example: Example) -> int:
 
 
 def measure(
-    ranks: Ranks, builders: dict[str, Callable[[], Arm]], close: list[Arm], end_by: float
+    ranks: Ranks, builders: dict[str, Callable[[], Arm]], *, close: list[Arm], end_by: float
 ) -> list[Row]:
     """A row per block: warm-ups, in which each arm is built, are turn 0."""
     rows: list[Row] = []
@@ -162,9 +165,14 @@ def main(argv: list[str]) -> None:
     built: list[Arm] = []
     try:
         ranks = Ranks(config, data, rank, world_size)
-        folders = (arguments.dialogue, arguments.recommendation)
-        builders = builders_of(config, data, folders, arguments.cache)
-        rows = measure(ranks, builders, built, arguments.end_by)
+        builders = builders_of(
+            config,
+            data,
+            dialogue=arguments.dialogue,
+            recommendation=arguments.recommendation,
+            cache=arguments.cache,
+        )
+        rows = measure(ranks, builders, close=built, end_by=arguments.end_by)
         if rank == 0:
             write_json(arguments.result, rows)
     finally:
