@@ -19,7 +19,8 @@ from cluster.stages import ROOT
 from trainer.credentials import NO_SECURITY, SecurityFiles
 
 POLL_S = 0.02
-START_S = 60.0
+# Three fleets start at once: eleven processes that import torch on two cores took over a minute.
+START_S = 240.0
 STOP_S = 20.0
 DIALOGUE, RECOMMENDATION = "dialogue", "recommendation"
 
