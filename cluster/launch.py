@@ -30,6 +30,8 @@ POLL_S = 0.1
 TAIL_LINES = 20
 # Of a thread in /proc: zombie, dead.
 ENDED_STATES = ("Z", "X", "x")
+# What reading from /proc says of one that ended meanwhile.
+ENDED_ERRORS = (FileNotFoundError, ProcessLookupError)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -260,11 +262,15 @@ def _runs(process: psutil.Process) -> bool:
 
 def _threads_run(pid: int) -> bool:
     """Whether a thread of a process has not ended; those of a zombie have (Linux only)."""
-    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except ENDED_ERRORS:
+        return False
+    for thread in threads:
         try:
-            state = path.read_text(errors="replace").rpartition(")")[2].split()[0]
-        except OSError:
-            continue  # It ended meanwhile.
+            state = (thread / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except ENDED_ERRORS:
+            continue
         if state not in ENDED_STATES:
             return True
     return False
@@ -276,8 +282,10 @@ def _marked(mark: str) -> set[psutil.Process]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
+            # Known before it is read, so that its number cannot come to mean another one.
+            process = psutil.Process(int(path.parent.name))
             if entry in path.read_bytes().split(b"\0"):
-                found.add(psutil.Process(int(path.parent.name)))
+                found.add(process)
         except (OSError, psutil.NoSuchProcess):
             continue  # It ended meanwhile, or belongs to another user.
     return found

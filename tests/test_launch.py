@@ -208,7 +208,6 @@ def test_leaving_the_context_ends_a_daemon_that_a_command_left(tmp_path: Path) -
     assert not is_running(pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_leaving_the_context_ends_a_daemon_that_lost_its_mark_and_lives_on(tmp_path: Path) -> None:
     path, environment = tmp_path / "pid", tmp_path / "environment"
     # A grace in which it surely wipes it.

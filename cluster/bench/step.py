@@ -6,7 +6,7 @@ devices of their own; with their targets in the cache and no fleet; and with bot
 in every rank, as users do today. A ratio is of two blocks of the same turn, on the same batches.
 
 Replicas and students share two cores here: CPU seconds of the ranks, and of the whole machine, say
-what an arm costs where clocks are too rough.
+whose work an arm's cost is.
 """
 
 from __future__ import annotations
