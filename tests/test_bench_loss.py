@@ -81,13 +81,27 @@ def test_every_arm_is_timed_or_left_out_with_a_reason(
     rows, left_out = loss.time_arms(TINY, CPU, budget_s=0.0)
     assert {row["arm"] for row in rows} | {row["arm"] for row in left_out} == set(loss.ARMS)
     assert "Triton" in str({row["arm"]: row["reason"] for row in left_out}[loss.LIGER])
-    assert all(row["turns"] == loss.MIN_TURNS for row in rows)
+    assert all(row["turns"] == 1 for row in rows)
     figures = loss.time_figures(rows)
     assert figures.keys() >= {"time_to_hard_ce", "time_to_dense", "time_to_three_matmuls"}
     assert loss.gradient_errors(TINY, CPU).keys() == {"loss", "grad_hidden", "grad_weight"}
     memory = [{"arm": "ours", "positions": 37, "growth_mb": 1.0, "gradients_mb": 1.0}]
     draw_loss(rows, memory, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").stat().st_size > 0
+
+
+def test_the_first_turn_counts_only_where_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loss, "ARMS", {loss.OURS: loss_arms.ours, loss.DENSE: loss_arms.dense})
+    monkeypatch.setattr(loss, "MAX_TURNS", 3)
+    times = iter([9.0, 9.0, 2.0, 1.0, 2.0, 4.0, 1.0, 4.0])  # the arms begin in turn
+    monkeypatch.setattr(loss, "_seconds", lambda arm, device: next(times))
+    rows, _ = loss.time_arms(TINY, CPU, budget_s=60.0)
+    assert [row["turns"] for row in rows] == [3, 3]
+    # Ours 1, 2, 4 and the dense form 2, 4, 1 seconds.
+    assert [row["ours_to_it"] for row in rows] == [1.0, 0.5]
+    assert rows[1]["ours_to_it_max"] == 4.0
 
 
 def test_too_large_names_what_is_needed() -> None:

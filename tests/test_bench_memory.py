@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cluster.bench import memory
 from cluster.bench.memory import ARMS, Arm, command, figures, largest_shape, plan_arm, row_of
 from cluster.bench.rank_memory import (
     RankMemory,
@@ -19,7 +22,8 @@ from cluster.bench.rank_memory import (
     status_bytes,
     steps_done,
 )
-from cluster.stages import this_machine
+from cluster.launch import Launcher
+from cluster.stages import Demo, this_machine
 from tests.student_runs import ROOT, TINY, student_command
 from trainer.data.prepare import load_prepared
 from trainer.plan_memory import CPU_OVERHEAD
@@ -102,11 +106,27 @@ def test_figures_are_of_the_whole_runs_and_of_the_worst_plan(prepared_dir: Path)
     found = figures(rows)
     assert found["plan_max_error"] == pytest.approx(0.2)
     assert found["large_zero3_peak_gib"] == pytest.approx(3 * plan.total / 2**30)
-    assert rows[-2]["steps_peak_gib"] == pytest.approx(2.25 * plan.total / 2**30)
+    assert rows[1]["steps_peak_gib"] == pytest.approx(2.25 * plan.total / 2**30)
+
+
+def test_arms_that_would_begin_late_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, prepared_dir: Path, tmp_path: Path
+) -> None:
+    times = iter([1.0, 9.0, 10.5])
+    monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    measured = RankMemory(steps_peak={0: 1 << 30, 1: 1 << 30}, together=2 << 30)
+    monkeypatch.setattr(
+        memory, "run_arm", lambda arm, *_: (plan_arm(ARMS[-1], prepared_dir), measured)
+    )
+    demo = Demo(source=None, output=tmp_path, machine=this_machine())
+    with Launcher(tmp_path / "logs", screen=io.StringIO()) as launcher:
+        rows, left_out = memory.run_arms(demo, launcher, start_by=10.0)
+    assert [row["student"] for row in rows] == ["large", "medium"]
+    assert left_out == list(ARMS[2:])
 
 
 def test_command_of_an_arm_gives_freed_memory_back_and_has_no_teacher(tmp_path: Path) -> None:
-    argv = command(ARMS[-1], this_machine(), tmp_path, tmp_path, "synthetic").argv
+    argv = command(ARMS[0], this_machine(), tmp_path, tmp_path, "synthetic").argv
     assert {"train.keep_freed_memory=false", "distill.gamma=0", "zero_stage=3"} <= set(argv)
     assert {"student.num_layers=36", "student.hidden_size=1280"} <= set(argv)
 
