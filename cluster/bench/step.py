@@ -147,6 +147,7 @@ def figures_of(rows: list[Row]) -> dict[str, float]:
         "exposed_wait_fraction": sum(float(row["wait_s"]) for row in served)
         / sum(float(row["seconds"]) for row in served),
         "peak_mb_no_teacher": peak_mb[NO_TEACHER],
+        "peak_mb_served": peak_mb[SERVED],
         "peak_mb_cached": peak_mb[CACHED],
         "peak_mb_in_process": peak_mb[IN_PROCESS],
     }
