@@ -58,7 +58,7 @@ ARMS = (
     # Minutes where the processor has no bf16 instructions.
     Arm(student="small", stage=2, batch_size=8, precision="bf16"),
 )
-# No arm begins later; the small student's take a minute and a half at most.
+# The small student's arms do not begin later; they take a minute and a half at most.
 START_WITHIN_S = 480.0
 
 
@@ -93,10 +93,10 @@ def bench_memory(source: Path | None) -> BenchResult:
 
 
 def run_arms(demo: Demo, launcher: Launcher, *, start_by: float) -> tuple[list[Row], list[Arm]]:
-    """The rows of the arms that `time.monotonic` let begin, and the arms for which it was late."""
+    """The rows of the arms that ran, and the small student's arms for which it was late."""
     rows: list[Row] = []
     for arm in ARMS:
-        if time.monotonic() > start_by:
+        if arm.student == "small" and time.monotonic() > start_by:
             break
         rows.append(row_of(arm, *run_arm(arm, demo, launcher)))
         sys.stderr.write(f"{rows[-1]}\n")
