@@ -58,7 +58,7 @@ ARMS = (
     # Minutes where the processor has no bf16 instructions.
     Arm(student="small", stage=2, batch_size=8, precision="bf16"),
 )
-# The small student's arms do not begin later; they take a minute and a half at most.
+# The small student's arms do not begin later; in float32 they take a minute and a half at most.
 START_WITHIN_S = 480.0
 
 
