@@ -45,7 +45,7 @@ class ReplicaCounters:
     requests: int = 0
     """Requests read from all streams. Each ends as one of the four that follow."""
     blocks: int = 0
-    """Answered with a reply block."""
+    """Answered with a reply block: it was handed to gRPC."""
     invalid: int = 0
     """Refused: malformed."""
     failed: int = 0

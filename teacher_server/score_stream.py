@@ -57,6 +57,8 @@ class _Exchange:
     num_rows: int = 0
     held: int = 0
     """Bytes of the stream's budget: those of the request and, at the largest, of its reply."""
+    outcome: Outcome = "abandoned"
+    """What it ends as if it ended now."""
 
 
 class ScoreStream:
@@ -102,7 +104,7 @@ class ScoreStream:
                 task.cancel()
             # If the caller is gone: what it still waits for leaves the queue.
             for exchange in list(self._open):
-                self._end(exchange, "abandoned")
+                self._end(exchange)
             self._pipeline.batcher.forget(self)
 
     async def _read_all(self) -> None:
@@ -119,7 +121,7 @@ class ScoreStream:
             try:
                 await self._accept(exchange, request)
             except asyncio.CancelledError:
-                self._end(exchange, "abandoned")
+                self._end(exchange)
                 raise
 
     def _start_span(self, request: teacher_pb2.ScoreRequest, spans: Spans) -> OpenSpan:
@@ -154,11 +156,12 @@ class ScoreStream:
             if exchange is None:
                 all_read = True
             elif exchange.answer is not None and exchange.answer.cancelled():
-                self._end(exchange, "abandoned")
+                self._end(exchange)
             else:
-                reply, outcome = await self._reply(exchange)
+                # Before it is written: a caller may have its answer and be gone before we know.
+                reply, exchange.outcome = await self._reply(exchange)
                 await self._write(reply)
-                self._end(exchange, outcome)
+                self._end(exchange)
 
     async def _reply(self, exchange: _Exchange) -> tuple[teacher_pb2.ScoreReply, Outcome]:
         request_id = exchange.request_id
@@ -198,18 +201,18 @@ class ScoreStream:
         if exchange.span is not None:
             _add_parts(exchange.span, scored, encode_s)
 
-    def _end(self, exchange: _Exchange, outcome: Outcome) -> None:
+    def _end(self, exchange: _Exchange) -> None:
         """Free its room, and count it by how it ended, once."""
         if exchange not in self._open:
             return
         self._open.remove(exchange)
         self._freed.set()
         self._budget.give(exchange.held)
-        self._counters.end(outcome)
+        self._counters.end(exchange.outcome)
         if exchange.answer is not None:
             exchange.answer.cancel()
         if exchange.span is not None:
-            exchange.span.end(outcome)
+            exchange.span.end(exchange.outcome)
 
 
 def _refused(

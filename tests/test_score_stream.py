@@ -38,6 +38,7 @@ class Line:
         self.requests: asyncio.Queue[teacher_pb2.ScoreRequest | None] = asyncio.Queue()
         self.replies: list[teacher_pb2.ScoreReply] = []
         self.breaks = False
+        self.leaves = False
         self.stream = ScoreStream(self.pipeline, self._read(), self._write)
         self.served = asyncio.create_task(self.stream.serve())
 
@@ -54,6 +55,9 @@ class Line:
         if self.breaks:
             raise ConnectionResetError("the caller is gone")
         self.replies.append(reply)
+        if self.leaves:
+            self.served.cancel()
+            await asyncio.sleep(0)
 
     async def until_waiting(self, number: int) -> None:
         while self.batcher.num_waiting < number:
@@ -150,8 +154,24 @@ def test_stream_that_cannot_write_ends_with_the_reason() -> None:
         with pytest.raises(ConnectionResetError, match="the caller is gone"):
             await line.served
         await asyncio.sleep(0)
-        assert line.batcher.counters.in_flight == 0
-        assert line.batcher.counters.blocks == 0
+        # One was on its way, as far as we know; the other never was.
+        assert line.outcomes == (1, 0, 0, 1)
+
+    run(scenario)
+
+
+def test_stream_whose_caller_leaves_with_an_answer_counts_it_as_one() -> None:
+    """gRPC cancels a call as its caller goes, often before the write of the last reply returns."""
+
+    async def scenario() -> None:
+        line = Line()
+        line.leaves = True
+        line.send(request(1), request(2))
+        with pytest.raises(asyncio.CancelledError):
+            await line.served
+        assert [reply.request_id for reply in line.replies] == [1]
+        assert line.outcomes == (1, 0, 0, 1)
+        assert line.batcher.counters.positions == 3
 
     run(scenario)
 
