@@ -8,6 +8,7 @@ Descendants that left the group (daemons) are found by a mark in their environme
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -26,6 +27,9 @@ import psutil
 from cluster.screen import Screen, duration, last_lines
 
 GRACE_S = 10.0
+# Below what the kernel chooses from for whoever names no port, above what Ray chooses from.
+PORTS = range(20_000, 32_000)
+PORT_TRIES = 100
 POLL_S = 0.1
 TAIL_LINES = 20
 # Of a thread in /proc: zombie, dead.
@@ -71,11 +75,31 @@ class Child:
         return time.monotonic() - self.started_s
 
 
-def free_port() -> int:
-    """A TCP port that nothing on this machine listens on now."""
+def free_port(in_a_row: int = 1) -> int:
+    """The first of so many TCP ports on which nothing on this machine listens now.
+
+    Nobody is given one of them by chance until the command that is told of it has started.
+
+    Raises:
+        OSError: if none is found.
+    """
+    for _ in range(PORT_TRIES):
+        first = PORTS.start + secrets.randbelow(len(PORTS) - in_a_row + 1)
+        if all(_is_free(port) for port in range(first, first + in_a_row)):
+            return first
+    raise OSError(
+        f"{in_a_row} ports in a row must be free in [{PORTS.start}, {PORTS.stop}), got none in "
+        f"{PORT_TRIES} tries. What listens on this machine: ss -ltn"
+    )
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class Launcher:
@@ -191,7 +215,7 @@ class Launcher:
         for child in children:
             _signal_group(child, signal.SIGKILL)
             child.process.wait()
-        self._wait_while(lambda: any(_group_runs(child) for child in children))
+        self._wait_while(lambda: any(_group_runs(child) for child in children), killed=True)
 
     def _sweep(self) -> None:
         """End whatever carries our mark: daemons of a child, or a child that was half started."""
@@ -202,11 +226,18 @@ class Launcher:
             found.update(_marked(self._mark))
             for process in found:
                 _signal(process, number)
-            self._wait_while(lambda: bool(_marked(self._mark)) or any(map(_runs, found)))
+            self._wait_while(
+                lambda: bool(_marked(self._mark)) or any(map(_runs, found)),
+                killed=number == signal.SIGKILL,
+            )
 
-    def _wait_while(self, condition: Callable[[], bool]) -> None:
-        """Wait for the condition to end, for the grace, or for one more signal."""
-        deadline_s = time.monotonic() + self._grace_s
+    def _wait_while(self, condition: Callable[[], bool], *, killed: bool = False) -> None:
+        """Wait for the condition to end, for the grace, or for one more signal.
+
+        Who was killed is on the way out, which no grace of the caller's makes faster.
+        """
+        grace_s = max(self._grace_s, GRACE_S) if killed else self._grace_s
+        deadline_s = time.monotonic() + grace_s
         num_signals = len(self._signals)
         while condition() and time.monotonic() < deadline_s and len(self._signals) == num_signals:
             time.sleep(POLL_S)

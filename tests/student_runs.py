@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.launch import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = ("distill.top_k=0", "distill.recommendation_top_p=1", "distill.recommendation_top_k=0")
 EXACT = (*WHOLE, "distill.values=float32", "distill.gamma=0.6", "distill.eta=0.1")
 TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launcher(ranks: int) -> list[str]:
@@ -54,19 +50,31 @@ def environment() -> dict[str, str]:
 def run_student(
     data: Path, output: Path, *overrides: str, ranks: int = 2, timeout_s: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        student_command(data, output, *overrides, ranks=ranks),
+    return run_to_end(student_command(data, output, *overrides, ranks=ranks), timeout_s)
+
+
+def run_to_end(argv: Sequence[str], timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """A launcher and its ranks, none of which outlives the time or the test."""
+    with subprocess.Popen(
+        argv,
         cwd=ROOT,
         env=environment(),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+        start_new_session=True,
+    ) as run:
+        try:
+            out, err = run.communicate(timeout=timeout_s)
+        except BaseException:
+            os.killpg(run.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(argv, run.returncode, out, err)
 
 
 def step_lines(output: Path) -> list[dict[str, Any]]:
-    lines = (output / "metrics.jsonl").read_text().splitlines()
+    # Of a run that goes on the last line may be half written.
+    lines = (output / "metrics.jsonl").read_text().rpartition("\n")[0].splitlines()
     return [entry for entry in map(json.loads, lines) if "event" not in entry]
 
 
@@ -132,6 +140,4 @@ def run_in_process(
     folders = ("--dialogue", str(service.dialogue))
     folders = (*folders, "--recommendation", str(service.recommendation))
     argv[script : script + 1] = ["cluster/bench/in_process_student.py", *folders]
-    return subprocess.run(
-        argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
+    return run_to_end(argv)

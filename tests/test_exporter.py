@@ -88,7 +88,7 @@ def test_value_of_step_sums_is_the_scalar_of_that_name() -> None:
 def test_ranks_of_a_run_are_scraped_at_ports_one_after_another(
     prepared_dir: Path, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port = free_port(in_a_row=2)
     settings = ("distill.gamma=0", "train.steps=1000000", f"watch.metrics_port={port}")
     command = student(prepared_dir, tmp_path / "run", *settings)
     with (tmp_path / "log").open("w") as log:

@@ -10,11 +10,10 @@ import pytest
 from deepspeed.accelerator import get_accelerator
 
 from tests.student_runs import (
-    ROOT,
-    environment,
     error_lines,
     loss_curve,
     run_student,
+    run_to_end,
     step_lines,
     student_command,
 )
@@ -29,9 +28,7 @@ def run_fp16(
 ) -> subprocess.CompletedProcess[str]:
     argv = student_command(data, output, *FP16, *overrides, ranks=ranks)
     argv[argv.index("trainer/main.py")] = "tests/fp16_student.py"
-    return subprocess.run(
-        argv, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
+    return run_to_end(argv)
 
 
 def scale_file(folder: Path, stage: int, **scale: int) -> str:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster import launch
 from cluster.demo import output_folder, run_demo
-from cluster.launch import Command, CommandFailed, Launcher, free_port
+from cluster.launch import PORTS, Command, CommandFailed, Launcher, free_port
 from cluster.screen import Screen, duration, last_lines
 from cluster.stages import Demo, Machine
 
@@ -93,7 +94,7 @@ def python(name: str, code: str, *argv: str, env: dict[str, str | None] | None =
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
 
@@ -261,10 +262,11 @@ def test_second_signal_cuts_the_grace_short(tmp_path: Path, stubborn: tuple[str,
         pids = [int(pid) for pid in opened.read().split()]
     # As a person at the keyboard would: again, until it ends.
     deadline_s = time.monotonic() + 60
-    while driver.poll() is None and time.monotonic() < deadline_s:
+    # Once they are gone it is ending: a signal then may find Python without its handlers.
+    while any(map(is_running, pids)) and time.monotonic() < deadline_s:
         driver.send_signal(signal.SIGINT)
         time.sleep(0.5)
-    assert driver.poll() == 130
+    assert driver.wait(timeout=60) == 130
     assert not any(is_running(pid) for pid in pids)
 
 
@@ -275,11 +277,22 @@ def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     assert [signal.getsignal(it) for it in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_free_port_can_be_bound() -> None:
-    port = free_port()
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", port))
-        assert server.getsockname()[1] == port
+def test_free_port_and_those_after_it_can_be_bound_and_are_given_to_nobody_else() -> None:
+    port = free_port(in_a_row=2)
+    for each in (port, port + 1):
+        with socket.create_server(("127.0.0.1", each)):
+            assert each in PORTS
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        assert given.getsockname()[1] not in PORTS
+
+
+def test_free_port_passes_over_those_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port(in_a_row=3)
+    monkeypatch.setattr(launch, "PORTS", range(port, port + 3))
+    with socket.create_server(("127.0.0.1", port + 1)):
+        assert {free_port() for _ in range(20)} <= {port, port + 2}
+        with pytest.raises(OSError, match="2 ports in a row must be free"):
+            free_port(in_a_row=2)
 
 
 def test_last_lines_reads_progress_bars_and_colours_as_a_terminal(tmp_path: Path) -> None:

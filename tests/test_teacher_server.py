@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import torch
 
+from cluster.launch import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.autoscaling import Bounds
 from teacher_server.compress import Cut
@@ -195,11 +197,6 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("fleet")
@@ -370,9 +367,7 @@ def check_tells_what_it_did(fleet_file: Path, security: SecurityFiles) -> None:
     """In a table that refreshes, as JSON, and to a Prometheus that is told where to look."""
     at = ["--fleet", str(fleet_file)]
     tls, token = Path(str(security.tls)), Path(str(security.token_file)).read_text()
-    shown = {}
-    for kind, status in json.loads(run("status", "--json", *at))["kinds"].items():
-        (shown[kind],) = (replica["stats"] for replica in status["replicas"])
+    shown = shown_stats(at)
     assert {kind: stats["blocks"] for kind, stats in shown.items()} == dict.fromkeys(shown, 2)
     assert shown["dialogue"]["positions"] == 5
     for target in json.loads(run("status", "--prometheus", *at)):
@@ -399,6 +394,16 @@ def check_tells_what_it_did(fleet_file: Path, security: SecurityFiles) -> None:
     watching.send_signal(signal.SIGINT)
     watching.stdout.read()
     assert watching.wait(COMMAND_S) == 130
+
+
+def shown_stats(at: list[str]) -> dict[str, dict[str, Any]]:
+    """What the one replica of each kind told; one that is late is not waited for by `status`."""
+    while True:
+        kinds = json.loads(run("status", "--json", *at))["kinds"]
+        shown = {kind: status["replicas"][0]["stats"] for kind, status in kinds.items()}
+        if all(shown.values()):
+            assert [len(status["replicas"]) for status in kinds.values()] == [1, 1]
+            return shown
 
 
 def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles) -> None:
