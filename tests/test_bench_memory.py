@@ -133,7 +133,8 @@ def test_command_of_an_arm_gives_freed_memory_back_and_has_no_teacher(tmp_path: 
 
 @pytest.mark.cluster
 def test_a_real_run_is_seen_on_both_ranks(prepared_dir: Path, tmp_path: Path) -> None:
-    settings = ("distill.gamma=0", "train.steps=3", "train.checkpoint_every=3", "zero_stage=3")
+    # Steps enough after the third for a sampler that has to share its core.
+    settings = ("distill.gamma=0", "train.steps=30", "train.checkpoint_every=30", "zero_stage=3")
     argv = student_command(prepared_dir, tmp_path, *settings, *TINY, "train.batch_size=2")
     environment = {**os.environ, **command_environment()}
     with Sampler(tmp_path, 3) as sampler:

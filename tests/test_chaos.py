@@ -204,6 +204,8 @@ def test_short_chaos_run_does_not_show_in_the_student(prepared_dir: Path, tmp_pa
             prints=recording.prints,
             steps=32,
             fault_step=10,
+            # Undisturbed nothing is sent twice, be the machine never so busy.
+            deadline_s=30.0,
         )
         served = Served(folders=folders, answers=recording.tables, num_recommendation=2)
         fleet = Fleet(launcher, served, tmp_path / "fleet", Place())

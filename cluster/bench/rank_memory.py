@@ -69,12 +69,14 @@ class Sampler:
                 self._ranks = find_ranks()
                 continue
             held = {rank: status_bytes(pid) for rank, pid in self._ranks.items()}
-            together = sum(it["VmRSS"] for it in held.values() if it is not None)
+            there = {rank: it for rank, it in held.items() if it is not None}
+            together = sum(it["VmRSS"] for it in there.values())
             self._memory.together = max(self._memory.together, together)
-            if not self._memory.steps_peak and steps_done(self._metrics) >= self._steps:
-                self._memory.steps_peak = {
-                    rank: it["VmHWM"] for rank, it in held.items() if it is not None
-                }
+            # A rank that was seen without another at its end would stand for both.
+            if self._memory.steps_peak or len(there) < len(held):
+                continue
+            if steps_done(self._metrics) >= self._steps:
+                self._memory.steps_peak = {rank: it["VmHWM"] for rank, it in there.items()}
 
 
 def find_ranks() -> dict[int, int]:

@@ -8,6 +8,7 @@ from cluster.bench.chaos.evidence import max_relative_difference
 from cluster.bench.chaos.fleet import Fleet, ended, wait_until
 from cluster.bench.chaos.trial import (
     CONFIG,
+    DEADLINE_S,
     SETTINGS,
     STUDENT_END_S,
     STUDENT_START_S,
@@ -75,7 +76,8 @@ def _start(subject: Subject, fleet: Fleet, output: Path, name: str) -> Child:
         *("deepspeed", "--num_accelerators", str(NUM_RANKS)),
         *("--master_port", str(free_port()), "trainer/main.py", "--config", CONFIG),
         *(f"data={subject.data}", f"output={output}", *fleet.settings),
-        *(*SETTINGS, f"train.steps={STEPS}", f"teachers.patience_s={PATIENCE_S}"),
+        *(*SETTINGS, f"train.steps={STEPS}", f"teachers.deadline_s={DEADLINE_S}"),
+        f"teachers.patience_s={PATIENCE_S}",
     )
     return subject.launcher.start(
         Command(name=f"student {name}", argv=argv, env=environment(), cwd=ROOT)

@@ -30,12 +30,13 @@ STEPS = 70
 FAULT_STEP = 25
 WARM_UP_STEPS = 5
 STUDENT_END_S = 180.0
+DEADLINE_S = 3.0
 CONFIG = "trainer/configs/synthetic.yaml"
 TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
 SETTINGS = (
     *TINY,
     *("zero_stage=0", "train.batch_size=8", "train.checkpoint_every=1000"),
-    *("optimiser.schedule=constant", "teachers.deadline_s=3", "teachers.patience_s=60"),
+    *("optimiser.schedule=constant", "teachers.patience_s=60"),
 )
 STUDENT_START_S = 240.0
 """On a new machine DeepSpeed builds an extension first."""
@@ -56,6 +57,8 @@ class Subject:
     """The fault comes when so many batches were handed out."""
     hedge_percent: float = 0.0
     """teachers.hedge_percent of the students."""
+    deadline_s: float = DEADLINE_S
+    """teachers.deadline_s of the students."""
 
     @property
     def answers(self) -> str:
@@ -175,6 +178,7 @@ def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, place:
         *(f"data={subject.data}", f"output={folder / 'run'}"),
         *(*fleet.settings, f"train.steps={subject.steps}", *SETTINGS),
         f"teachers.hedge_percent={subject.hedge_percent}",
+        f"teachers.deadline_s={subject.deadline_s}",
     )
     name = f"student {subject.answers} {folder.name}"
     return Command(name=name, argv=argv, env=environment(), cwd=ROOT)
