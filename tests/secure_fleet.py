@@ -109,7 +109,8 @@ class Running:
 @contextlib.asynccontextmanager
 async def fleet(security: SecurityFiles, *, spans: Spans | None = None) -> AsyncIterator[Running]:
     """A Directory that leads to one replica of each kind."""
-    directory = DirectoryServer(settle_s=0.0, security=security)
+    # Leases that nobody renews last for the test.
+    directory = DirectoryServer(settle_s=0.0, lease_s=600.0, security=security)
     port = await directory.start("127.0.0.1", 0)
     servers = [
         TeacherServer(teacher, replica_id=teacher.facts.kind, security=security, spans=spans)

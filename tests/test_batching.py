@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.codec import TargetRows
@@ -42,6 +42,7 @@ def assert_same_rows(one: TargetRows, other: TargetRows) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 50), min_size=1, max_size=40),
     budget=st.integers(1, 120),

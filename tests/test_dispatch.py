@@ -113,7 +113,7 @@ def test_dispatch_sends_the_work_of_a_dead_replica_elsewhere_once() -> None:
 
 def test_dispatch_after_a_deadline_takes_only_one_of_two_answers() -> None:
     async def story() -> None:
-        desk = Desk("a", "b", deadline_s=0.05)
+        desk = Desk("a", "b", deadline_s=0.5)
         task = desk.ask(1)
         first, second = await resent(desk)
         assert desk.replicas[first].stalled
@@ -264,7 +264,7 @@ def test_dispatch_beyond_patience_fails_every_request() -> None:
 
 def test_dispatch_takes_an_answer_that_comes_after_its_deadline() -> None:
     async def story() -> None:
-        desk = Desk("a", "b", deadline_s=0.05)
+        desk = Desk("a", "b", deadline_s=0.5)
         task = desk.ask(1)
         first, second = await resent(desk)
         desk.answer(first, 1)
@@ -352,7 +352,7 @@ def test_dispatch_request_that_fails_for_longer_than_patience_is_an_error(
 
 def test_dispatch_request_waits_once_although_two_holders_fail_it() -> None:
     async def story() -> None:
-        desk = Desk("a", "b", deadline_s=0.05)
+        desk = Desk("a", "b", deadline_s=0.5)
         task = desk.ask(1)
         first, second = await resent(desk)
         late = desk.replicas[first]

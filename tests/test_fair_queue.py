@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teacher_server.fair_queue import FairQueue
@@ -56,6 +56,7 @@ def test_fair_queue_puts_an_item_back_where_it_was() -> None:
     assert (len(queue), serve(queue, 2)) == (2, ["first", "second"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), min_size=1, max_size=40))
 def test_fair_queue_keeps_every_caller_s_lead_below_two_items(
     arrivals: list[tuple[int, int]],

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.model_input import ExampleInput
@@ -23,6 +23,7 @@ def split(inputs: list[ExampleInput]) -> list[list[ExampleInput]]:
     return split_question(inputs, entries_per_row=4, max_entries=20)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
 def test_split_question_keeps_order_and_never_cuts_an_example(num_targets: list[int]) -> None:
     inputs = [example(number) for number in num_targets]

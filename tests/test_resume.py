@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -59,6 +61,11 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one_on_any_number_of_r
     assert newest == WholeCheckpoint(step=STEPS, ranks=other_ranks)
 
 
+# The first run that offloads compiles DeepSpeed's optimiser for the CPU.
+COMPILE_S = 480
+
+
+@pytest.mark.timeout(2 * COMPILE_S)
 @pytest.mark.parametrize("offload", ["none", "all"])
 def test_adam_counts_every_step_once_on_another_number_of_ranks(
     offload: str, prepared_dir: Path, tmp_path: Path
@@ -72,7 +79,8 @@ def test_adam_counts_every_step_once_on_another_number_of_ranks(
     file.write_text(json.dumps({"zero_optimization": zero}))
     output, settings = tmp_path / "run", (*SETTINGS, "zero_stage=3", f"deepspeed={file}")
     for ranks, steps in ((2, 6), (1, STEPS)):
-        result = run_student(prepared_dir, output, *settings, f"train.steps={steps}", ranks=ranks)
+        more = (*settings, f"train.steps={steps}")
+        result = run_student(prepared_dir, output, *more, ranks=ranks, timeout_s=COMPILE_S)
         assert result.returncode == 0, result.stderr
     path = next((output / "checkpoints" / "step-00000012").glob("*rank_0*optim_states.pt"))
     saved = torch.load(path, map_location="cpu", weights_only=False)["optimizer_state_dict"]
@@ -84,11 +92,12 @@ def test_adam_counts_every_step_once_on_another_number_of_ranks(
     assert names == {"step-00000006", "step-00000012", "latest_universal"}
 
 
-def start(data: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
-    """A run whose first checkpoint, at step 100, is seconds away."""
-    settings = ("distill.gamma=0", "train.checkpoint_every=100", "train.steps=200")
+@contextlib.contextmanager
+def started(data: Path, output: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run whose first checkpoint, at step 200, is seconds away."""
+    settings = ("distill.gamma=0", "train.checkpoint_every=200", "train.steps=400")
     with log.open("w") as file:
-        return subprocess.Popen(
+        run = subprocess.Popen(
             student_command(data, output, *settings),
             cwd=ROOT,
             env=environment(),
@@ -96,6 +105,12 @@ def start(data: Path, output: Path, log: Path) -> subprocess.Popen[bytes]:
             stderr=file,
             start_new_session=True,
         )
+    try:
+        yield run
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def wait_for(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
@@ -112,16 +127,16 @@ def test_full_disk_at_a_checkpoint_is_one_error_and_leaves_the_last_good_one(
     output, settings = tmp_path / "run", (*SETTINGS, "train.steps=6")
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
-    run = start(prepared_dir, output, tmp_path / "log")
-    wait_for(lambda: len(step_lines(output)) > 6, run)
-    # The kernel's own full disk, for one rank of two: every write to it fails with ENOSPC.
-    torn = output / "checkpoints" / "step-00000100"
-    torn.mkdir()
-    (torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt").symlink_to("/dev/full")
-    assert run.wait(timeout=60) != 0
+    torn = output / "checkpoints" / "step-00000200"
+    with started(prepared_dir, output, tmp_path / "log") as run:
+        wait_for(lambda: len(step_lines(output)) > 6, run)
+        # The kernel's own full disk, for one rank of two: every write to it fails with ENOSPC.
+        torn.mkdir()
+        (torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt").symlink_to("/dev/full")
+        assert run.wait(timeout=120) != 0
     log = (tmp_path / "log").read_text()
     (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
-    assert "the checkpoint of step 100 must be written to" in line
+    assert "the checkpoint of step 200 must be written to" in line
     assert "it goes on from step 6" in line
     assert not torn.exists()
     assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=6, ranks=2)
@@ -133,17 +148,19 @@ def test_rank_killed_in_the_middle_of_a_write_leaves_the_checkpoint_before(
     output, settings = tmp_path / "run", (*SETTINGS, "train.steps=6")
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
-    run = start(prepared_dir, output, tmp_path / "log")
-    wait_for(lambda: len(step_lines(output)) > 6, run)
-    # A pipe that nobody reads holds rank 1 in its write, while rank 0 has written all of its own.
-    torn = output / "checkpoints" / "step-00000100"
-    torn.mkdir()
-    os.mkfifo(torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
-    wait_for((torn / "zero_pp_rank_0_mp_rank_00_optim_states.pt").exists, run)
-    for process in psutil.Process(run.pid).children(recursive=True):
-        if any(part.startswith("--local_rank=") for part in process.cmdline()):
+    torn = output / "checkpoints" / "step-00000200"
+    with started(prepared_dir, output, tmp_path / "log") as run:
+        wait_for(lambda: len(step_lines(output)) > 6, run)
+        # A pipe that nobody reads holds rank 1 in its write, while rank 0 has written all its own.
+        torn.mkdir()
+        os.mkfifo(torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+        wait_for((torn / "zero_pp_rank_0_mp_rank_00_optim_states.pt").exists, run)
+        family = psutil.Process(run.pid).children(recursive=True)
+        is_rank = [any("--local_rank=" in part for part in it.cmdline()) for it in family]
+        # Found before the first of them is killed: the launcher ends the others by itself.
+        for process in itertools.compress(family, is_rank):
             process.send_signal(signal.SIGKILL)
-    assert run.wait(timeout=60) != 0
+        assert run.wait(timeout=120) != 0
     assert torn.exists()
     assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=6, ranks=2)
     result = run_student(prepared_dir, output, *SETTINGS, "train.steps=8")

@@ -29,14 +29,17 @@ from trainer.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.cluster
 
-STEPS = 20
+# Enough to be killed among them: some 4 s.
+STEPS = 100
+CHECKPOINT_EVERY = 20
 
 
 @pytest.fixture(scope="module")
 def stage_1_run(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("stage1") / "run"
     settings = ("distill.gamma=0", "zero_stage=1", f"train.steps={STEPS}")
-    result = run_student(prepared_dir, output, *settings, "train.checkpoint_every=10")
+    every = f"train.checkpoint_every={CHECKPOINT_EVERY}"
+    result = run_student(prepared_dir, output, *settings, every)
     assert result.returncode == 0, result.stderr
     return output
 
@@ -45,7 +48,8 @@ def test_student_killed_in_the_middle_resumes_exactly(
     prepared_dir: Path, stage_1_run: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    settings = ("distill.gamma=0", f"train.steps={STEPS}", "train.checkpoint_every=10")
+    every = f"train.checkpoint_every={CHECKPOINT_EVERY}"
+    settings = ("distill.gamma=0", f"train.steps={STEPS}", every)
     command = student_command(prepared_dir, output, *settings)
     with (tmp_path / "log").open("w") as log:
         victim = subprocess.Popen(
@@ -54,6 +58,8 @@ def test_student_killed_in_the_middle_resumes_exactly(
         wait_for_checkpoint(output, victim)
         kill_one_rank(victim)
         assert victim.wait(timeout=60) != 0
+    left = newest_whole(output / "checkpoints")
+    assert left is not None and left.step < STEPS
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
     assert loss_curve(output) == pytest.approx(loss_curve(stage_1_run), rel=1e-6)
@@ -106,7 +112,7 @@ def test_run_directory_holds_config_metrics_events_and_checkpoint(stage_1_run: P
     assert lines[-1]["steps"] == STEPS
     assert lines[-1]["teacher_requests"] == 0
     kept = sorted(path.name for path in (stage_1_run / "checkpoints").glob("*-*"))
-    assert kept == ["step-00000010", "step-00000020"]
+    assert kept == ["step-00000080", "step-00000100"]
 
 
 @pytest.mark.parametrize(
@@ -164,11 +170,11 @@ def test_student_with_fewer_steps_than_its_checkpoint_is_refused(
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(stage_1_run, output)
-    settings = ("distill.gamma=0", "zero_stage=1", "train.checkpoint_every=10")
+    settings = ("distill.gamma=0", "zero_stage=1", "train.checkpoint_every=20")
     result = run_student(prepared_dir, output, *settings, "train.steps=15")
     assert result.returncode != 0
     (line,) = error_lines(result)
-    assert "train.steps must be at least 20" in line
+    assert "train.steps must be at least 100" in line
 
 
 def test_student_too_short_for_the_data_is_told_once(prepared_dir: Path, tmp_path: Path) -> None:
