@@ -27,7 +27,8 @@ import psutil
 from cluster.screen import Screen, duration, last_lines
 
 GRACE_S = 10.0
-# Below what the kernel chooses from for whoever names no port, above what Ray chooses from.
+# Below what Linux, unless set up otherwise, chooses from for whoever names no port, and above the
+# ports that Ray chooses by itself.
 PORTS = range(20_000, 32_000)
 PORT_TRIES = 100
 POLL_S = 0.1
@@ -78,7 +79,7 @@ class Child:
 def free_port(in_a_row: int = 1) -> int:
     """The first of so many TCP ports on which nothing on this machine listens now.
 
-    Nobody is given one of them by chance until the command that is told of it has started.
+    Who names no port is not given one of them while the command that is told of it starts.
 
     Raises:
         OSError: if none is found.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,21 @@ def run_to_end(argv: Sequence[str], timeout_s: float = 240) -> subprocess.Comple
             os.killpg(run.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(argv, run.returncode, out, err)
+
+
+@contextmanager
+def started(argv: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A launcher and its ranks beside the test, which do not outlive it."""
+    with log.open("w") as file:
+        run = subprocess.Popen(
+            argv, cwd=ROOT, env=environment(), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield run
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 def step_lines(output: Path) -> list[dict[str, Any]]:

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from tests.scrapes import Samples, scrape
-from tests.student_runs import ROOT, environment, error_lines, free_port, run_student
+from tests.student_runs import error_lines, free_port, run_student, started
 from tests.student_runs import student_command as student
-from tests.test_student_run import kill_one_rank
 from trainer.client_counters import ClientCounters
 from trainer.config import RunConfig, WatchConfig
 from trainer.exporter import RankProgress, watched
@@ -91,11 +90,7 @@ def test_ranks_of_a_run_are_scraped_at_ports_one_after_another(
     port = free_port(in_a_row=2)
     settings = ("distill.gamma=0", "train.steps=1000000", f"watch.metrics_port={port}")
     command = student(prepared_dir, tmp_path / "run", *settings)
-    with (tmp_path / "log").open("w") as log:
-        training = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
-    try:
+    with started(command, tmp_path / "log") as training:
         for rank in range(2):
             seen = wait_for_steps(training, f"127.0.0.1:{port + rank}", rank)
             assert seen["tokens_total"] > 0 and seen["step_seconds_total"] > 0
@@ -106,10 +101,6 @@ def test_ranks_of_a_run_are_scraped_at_ports_one_after_another(
         assert result.returncode != 0
         (line,) = error_lines(result)
         assert f"address 127.0.0.1:{port} must be free for metrics" in line
-    finally:
-        # The launcher ends the others.
-        kill_one_rank(training)
-        training.wait(timeout=60)
 
 
 def wait_for_steps(training: subprocess.Popen[bytes], address: str, rank: int) -> dict[str, float]:

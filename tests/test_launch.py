@@ -277,13 +277,11 @@ def test_signal_handlers_are_restored(tmp_path: Path) -> None:
     assert [signal.getsignal(it) for it in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_free_port_and_those_after_it_can_be_bound_and_are_given_to_nobody_else() -> None:
+def test_free_port_and_those_after_it_can_be_bound() -> None:
     port = free_port(in_a_row=2)
     for each in (port, port + 1):
         with socket.create_server(("127.0.0.1", each)):
             assert each in PORTS
-    with socket.create_server(("127.0.0.1", 0)) as given:
-        assert given.getsockname()[1] not in PORTS
 
 
 def test_free_port_passes_over_those_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -10,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,11 +17,10 @@ import pytest
 import torch
 
 from tests.student_runs import (
-    ROOT,
-    environment,
     error_lines,
     loss_curve,
     run_student,
+    started,
     step_lines,
     student_command,
 )
@@ -92,25 +90,10 @@ def test_adam_counts_every_step_once_on_another_number_of_ranks(
     assert names == {"step-00000006", "step-00000012", "latest_universal"}
 
 
-@contextlib.contextmanager
-def started(data: Path, output: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A run whose first checkpoint, at step 200, is seconds away."""
+def longer_run(data: Path, output: Path) -> list[str]:
+    """Its first checkpoint, at step 200, is seconds away."""
     settings = ("distill.gamma=0", "train.checkpoint_every=200", "train.steps=400")
-    with log.open("w") as file:
-        run = subprocess.Popen(
-            student_command(data, output, *settings),
-            cwd=ROOT,
-            env=environment(),
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    try:
-        yield run
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+    return student_command(data, output, *settings)
 
 
 def wait_for(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
@@ -128,7 +111,7 @@ def test_full_disk_at_a_checkpoint_is_one_error_and_leaves_the_last_good_one(
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
     torn = output / "checkpoints" / "step-00000200"
-    with started(prepared_dir, output, tmp_path / "log") as run:
+    with started(longer_run(prepared_dir, output), tmp_path / "log") as run:
         wait_for(lambda: len(step_lines(output)) > 6, run)
         # The kernel's own full disk, for one rank of two: every write to it fails with ENOSPC.
         torn.mkdir()
@@ -149,7 +132,7 @@ def test_rank_killed_in_the_middle_of_a_write_leaves_the_checkpoint_before(
     result = run_student(prepared_dir, output, *settings)
     assert result.returncode == 0, result.stderr
     torn = output / "checkpoints" / "step-00000200"
-    with started(prepared_dir, output, tmp_path / "log") as run:
+    with started(longer_run(prepared_dir, output), tmp_path / "log") as run:
         wait_for(lambda: len(step_lines(output)) > 6, run)
         # A pipe that nobody reads holds rank 1 in its write, while rank 0 has written all its own.
         torn.mkdir()

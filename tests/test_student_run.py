@@ -15,11 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.student_runs import (
-    ROOT,
-    environment,
     error_lines,
     loss_curve,
     run_student,
+    started,
     step_lines,
     student_command,
 )
@@ -31,15 +30,14 @@ pytestmark = pytest.mark.cluster
 
 # Enough to be killed among them: some 4 s.
 STEPS = 100
-CHECKPOINT_EVERY = 20
+EVERY = "train.checkpoint_every=20"
 
 
 @pytest.fixture(scope="module")
 def stage_1_run(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("stage1") / "run"
     settings = ("distill.gamma=0", "zero_stage=1", f"train.steps={STEPS}")
-    every = f"train.checkpoint_every={CHECKPOINT_EVERY}"
-    result = run_student(prepared_dir, output, *settings, every)
+    result = run_student(prepared_dir, output, *settings, EVERY)
     assert result.returncode == 0, result.stderr
     return output
 
@@ -48,13 +46,9 @@ def test_student_killed_in_the_middle_resumes_exactly(
     prepared_dir: Path, stage_1_run: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    every = f"train.checkpoint_every={CHECKPOINT_EVERY}"
-    settings = ("distill.gamma=0", f"train.steps={STEPS}", every)
+    settings = ("distill.gamma=0", f"train.steps={STEPS}", EVERY)
     command = student_command(prepared_dir, output, *settings)
-    with (tmp_path / "log").open("w") as log:
-        victim = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
-        )
+    with started(command, tmp_path / "log") as victim:
         wait_for_checkpoint(output, victim)
         kill_one_rank(victim)
         assert victim.wait(timeout=60) != 0
@@ -170,11 +164,11 @@ def test_student_with_fewer_steps_than_its_checkpoint_is_refused(
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(stage_1_run, output)
-    settings = ("distill.gamma=0", "zero_stage=1", "train.checkpoint_every=20")
+    settings = ("distill.gamma=0", "zero_stage=1", EVERY)
     result = run_student(prepared_dir, output, *settings, "train.steps=15")
     assert result.returncode != 0
     (line,) = error_lines(result)
-    assert "train.steps must be at least 100" in line
+    assert f"train.steps must be at least {STEPS}" in line
 
 
 def test_student_too_short_for_the_data_is_told_once(prepared_dir: Path, tmp_path: Path) -> None:
