@@ -23,8 +23,8 @@ from typing import TextIO
 from cluster.launch import Command, CommandFailed, Launcher, free_port
 from cluster.screen import duration
 from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
-from trainer.atomic import write_json
-from trainer.cli import run_main
+from trainer.common.atomic import write_json
+from trainer.common.cli import run_main
 
 REPORT_PARTS = ("report.json", "report.md", "plots")
 RECORD_NAME = "demo.json"

@@ -165,3 +165,16 @@ def _check_ids(rows: TargetRows) -> None:
     if not bool(np.all(good_E)):
         at = int(good_E.argmin())
         raise WireError(f"ids must ascend within a row, got {ids_E[at + 1]} after {ids_E[at]}.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherTargets:
+    """What the teachers said about one micro-batch; no rows of one that was not asked.
+
+    Attributes:
+        dialogue: one row per response position, examples end to end.
+        recommendation: one row per example, ids are vocabulary ids of items.
+    """
+
+    dialogue: TargetRows
+    recommendation: TargetRows

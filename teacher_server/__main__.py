@@ -1,7 +1,7 @@
 """`python -m teacher_server up|scale|status|down`."""
 
 from teacher_server.main import main
-from trainer.cli import run_main
+from trainer.common.cli import run_main
 
 if __name__ == "__main__":
     run_main(main)

@@ -24,12 +24,11 @@ import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from teacher_server.autoscaling import Pace
-from teacher_server.certificates import make_certificates
-from teacher_server.console import print_scrape_targets, print_status, say, watch_status
-from teacher_server.fleet import remove, scale, wait_until_ready
-from teacher_server.fleet_status import fleet_status, last_line
-from teacher_server.local_cluster import (
+from teacher_server.fleet.autoscaling import Pace
+from teacher_server.fleet.certificates import make_certificates
+from teacher_server.fleet.console import print_scrape_targets, print_status, say, watch_status
+from teacher_server.fleet.deploy import remove, scale, wait_until_ready
+from teacher_server.fleet.local_cluster import (
     KEEP,
     FleetState,
     is_alive,
@@ -37,9 +36,10 @@ from teacher_server.local_cluster import (
     stop_keeper,
     write_state,
 )
-from teacher_server.options import asked_pace, parse, parse_bounds
-from teacher_server.ray_cluster import check_room, connect
-from teacher_server.up import up
+from teacher_server.fleet.options import asked_pace, parse, parse_bounds
+from teacher_server.fleet.ray_cluster import check_room, connect
+from teacher_server.fleet.status import fleet_status, last_line
+from teacher_server.fleet.up import up
 
 
 def main(argv: list[str]) -> None:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 
-from trainer.config import RunConfig
+from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import PreparedData
-from trainer.engine import Engine, on_all_ranks
+from trainer.engine.engine import Engine
+from trainer.engine.ranks import on_all_ranks
+from trainer.engine.student import Student
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import LanguageModel, build_language_model, input_limits
-from trainer.models.student import Student
 from trainer.selection import Selection
 from trainer.train import train
 

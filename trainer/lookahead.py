@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from trainer.client_counters import ClientCounters
-from trainer.config import RunConfig
-from trainer.conkd import PreparedTargets, TeacherTargets, prepare_targets
+from protos.target_rows import TeacherTargets
+from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import (
     LoaderConfig,
@@ -25,7 +24,9 @@ from trainer.data.loader import (
 )
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine import Engine
+from trainer.engine.engine import Engine
+from trainer.loss.conkd import PreparedTargets, prepare_targets
+from trainer.telemetry.client_counters import ClientCounters
 
 ResultT = TypeVar("ResultT", covariant=True)
 PreparedT = TypeVar("PreparedT")

@@ -13,13 +13,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.cli import USER_ERRORS, ToldElsewhere, run_rank
-from trainer.config import RunConfig
-from trainer.config_file import load_config
-from trainer.credentials import read_credentials
+from trainer.checkpoints.provenance import check_same_run
+from trainer.common.cli import USER_ERRORS, ToldElsewhere, run_rank
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import load_config
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.deepspeed_config import deepspeed_config
-from trainer.engine import on_all_ranks, start_distributed, stop_distributed
+from trainer.engine.deepspeed_config import deepspeed_config
+from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
@@ -30,9 +30,9 @@ from trainer.models.student_card import (
     remove_student_card,
     write_student_card,
 )
-from trainer.run_origin import check_same_run
-from trainer.spans import Spans
-from trainer.teacher_client import TeacherClient
+from trainer.security.credentials import read_credentials
+from trainer.teacher_client.client import TeacherClient
+from trainer.telemetry.spans import Spans
 
 
 def main(argv: list[str]) -> None:

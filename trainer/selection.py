@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from trainer import conkd
-from trainer.checkpoint import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
-from trainer.config import RunConfig
+from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
+from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine import Engine, raise_together
+from trainer.engine.engine import Engine
+from trainer.engine.ranks import raise_together
+from trainer.loss import conkd
 from trainer.models.language_model import LanguageModel, input_limits
-from trainer.run_log import METRICS_NAME
+from trainer.telemetry.run_log import METRICS_NAME
 
 FOLDER_NAME = "best"
 

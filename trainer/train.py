@@ -17,23 +17,24 @@ import torch
 
 from protos.codec import WireError
 from protos.fingerprint import digest_strings
-from trainer import conkd
-from trainer.atomic import write_text
-from trainer.client_counters import ClientCounters
-from trainer.config import RunConfig
-from trainer.config_file import to_yaml
-from trainer.conkd import PreparedTargets
+from trainer.checkpoints.provenance import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
+from trainer.common.atomic import write_text
+from trainer.common.errors import TeacherUnavailable
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example, digest_examples
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine import Engine, on_all_ranks, raise_together
-from trainer.errors import TeacherUnavailable
-from trainer.exporter import RankProgress, watched
+from trainer.engine.engine import Engine
+from trainer.engine.ranks import on_all_ranks, raise_together
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
-from trainer.run_log import RunLog
-from trainer.run_origin import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
+from trainer.loss import conkd
+from trainer.loss.conkd import PreparedTargets
 from trainer.selection import Selection, forget_best
-from trainer.step_metrics import StepSums
+from trainer.telemetry.client_counters import ClientCounters
+from trainer.telemetry.rank_metrics import RankMetrics, RankProgress
+from trainer.telemetry.run_log import RunLog
+from trainer.telemetry.step_metrics import StepSums
 
 
 def train(
@@ -66,7 +67,8 @@ def train(
     try:
         if selection is not None:
             selection.restore([] if log is None else log.valid_history, first_step)
-        with watched(config, engine.rank, teachers.counters if teachers else None) as progress:
+        counters = teachers.counters if teachers else None
+        with on_all_ranks(lambda: RankMetrics(config, engine.rank, counters)) as progress:
             _run_steps(
                 config,
                 engine,
@@ -162,7 +164,7 @@ def _run_steps(
         if teachers is not None:
             now = dataclasses.replace(teachers.counters)
             wire, counted = now.minus(counted), now
-        total = sums.over_ranks(engine, wire)
+        total = sums.over_ranks(engine.sum_over_ranks, engine.world_size, wire)
         raise_together(
             total.find_problem(submitted.step + 1) or engine.find_problem() or _problem_of(log)
         )

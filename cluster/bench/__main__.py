@@ -22,15 +22,15 @@ from rich.table import Table
 
 from cluster.bench.chaos.bench import bench_chaos
 from cluster.bench.corpus import DEFAULT_SOURCE, default_source
-from cluster.bench.loss import bench_loss
-from cluster.bench.memory import bench_memory
+from cluster.bench.loss.bench import bench_loss
+from cluster.bench.memory.bench import bench_memory
 from cluster.bench.result import RESULTS, BenchResult, Row
-from cluster.bench.service import bench_service
-from cluster.bench.step import bench_step
+from cluster.bench.service.bench import bench_service
+from cluster.bench.step.bench import bench_step
 from cluster.bench.teachers import bench_teachers
-from cluster.bench.wire import bench_wire
-from trainer.atomic import write_json
-from trainer.cli import run_main
+from cluster.bench.wire.bench import bench_wire
+from trainer.common.atomic import write_json
+from trainer.common.cli import run_main
 
 ALL = "all"
 BENCHMARKS: dict[str, Callable[[Path | None], BenchResult]] = {

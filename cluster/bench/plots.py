@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cluster.bench.result import Row
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = {"bucket": "#0072B2", "drop": "#D55E00", "renormalise": "#009E73", "sampled": "#CC79A7"}

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
-from teacher_server.compress import Cut, Support, compress
-from teacher_server.teachers import draw_uniforms
+from teacher_server.scoring.compress import Cut, Support, compress
+from teacher_server.scoring.teachers import draw_uniforms
+from trainer.config.language_model import LanguageModelConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, collate, dialogue_input
 from trainer.data.vocabulary import Vocabulary
@@ -26,7 +27,6 @@ from trainer.models.language_model import (
     output_head,
     response_states,
 )
-from trainer.models.language_model_config import LanguageModelConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 
-from trainer.cli import run_main
+from trainer.common.cli import run_main
 from trainer.data.download import SOURCES as DOWNLOADS
 from trainer.data.download import download
 from trainer.data.examples import ExampleOptions

@@ -2,7 +2,8 @@
 
 ReDial marks films alone; who should play in them and which kind is wanted stands in the plain text.
 The public chain asks DBpedia Spotlight there, whose cached answers are noisy ("You" of "You should
-watch" is an entity) and not at hand; tests/test_entity_linker.py tells how precise this linker is.
+watch" is an entity) and not at hand; tests/unit/trainer/data/test_entity_linker.py measures the
+precision of this linker.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from protos.fingerprint import digest_arrays
-from trainer.atomic import write_text
+from trainer.common.atomic import write_text
 from trainer.data.entity_linker import EntityLinker
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.redial import Dialogue, Mention, Piece, Sender, split_mentions

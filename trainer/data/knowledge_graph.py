@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from protos.fingerprint import digest_arrays
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
 
 GRAPH_NAME = "graph.safetensors"
 

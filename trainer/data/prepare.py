@@ -18,7 +18,7 @@ from rich.progress import Progress
 from transformers import PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
-from trainer.atomic import write_json
+from trainer.common.atomic import write_json
 from trainer.data.entity_linker import build_linker
 from trainer.data.examples import (
     Example,

@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from trainer.atomic import write_text
+from trainer.common.atomic import write_text
 from trainer.data import synthetic_text as words
 from trainer.data.redial import Dialogue, Sender, split_mentions
 from trainer.data.synthetic_world import World, build_world, write_graph

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.atomic import write_bytes, write_json, write_text
+from trainer.common.atomic import write_bytes, write_json, write_text
 from trainer.data import synthetic_text as words
 from trainer.data.graph_files import ENTITIES_NAME, ITEMS_NAME, MOVIES_NAME, SUBGRAPH_NAME
 

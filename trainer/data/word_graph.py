@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from protos.fingerprint import digest_arrays
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
 
 WORDS_NAME = "words.safetensors"
 CONCEPTNET_PATTERN = "conceptnet-assertions*.csv.gz"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.cli import run_main
+from trainer.common.cli import run_main
 from trainer.data.prepare import load_prepared
 from trainer.evaluation.evaluate import (
     EvaluationResult,

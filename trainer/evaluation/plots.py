@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
 from trainer.evaluation.run_history import RunHistory
 
 STUDENT_COLOUR, UNDISTILLED_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00", "#009E73"

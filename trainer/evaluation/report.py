@@ -22,10 +22,11 @@ import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.atomic import write_json, write_text
-from trainer.cli import run_main
-from trainer.config import RunConfig
-from trainer.config_file import load_config
+from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
+from trainer.common.atomic import write_json, write_text
+from trainer.common.cli import run_main
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.evaluate import (
@@ -39,7 +40,6 @@ from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
 from trainer.evaluation.speaker import check_vocabulary, read_speaker_card, resolve_classifier
 from trainer.evaluation.views import baseline_views
-from trainer.run_origin import CONFIG_NAME, flat_settings
 
 NUM_SAMPLES = 6
 SAME_SETTINGS = (

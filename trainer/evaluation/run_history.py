@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.run_log import METRICS_NAME
+from trainer.telemetry.run_log import METRICS_NAME
 
 END_KEYS = (
     "steps",

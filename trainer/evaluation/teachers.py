@@ -23,8 +23,8 @@ from rich.console import Console
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.atomic import write_json, write_text
-from trainer.cli import run_main
+from trainer.common.atomic import write_json, write_text
+from trainer.common.cli import run_main
 from trainer.data.bags import Bags
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from trainer.config.language_model import LanguageModelConfig
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.language_model_config import LanguageModelConfig
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from protos.fingerprint import digest_file
-from trainer.atomic import write_json
+from trainer.common.atomic import write_json
 from trainer.data.model_input import InputLimits
 
 CARD_NAME = "teacher.json"

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from protos.fingerprint import digest_file
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
 from trainer.data.bags import Bags
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (

@@ -17,16 +17,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
+from trainer.common.errors import first_line
+from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import InputLimits, ModelInput
 from trainer.data.vocabulary import Vocabulary
-from trainer.errors import first_line
 from trainer.models import causal_lm
 from trainer.models.causal_lm import draw_new_rows_
 from trainer.models.frozen import CONFIG_NAME, WEIGHTS_NAME, read_shape, write_shape
 from trainer.models.frozen_recommender import FrozenRecommender
 from trainer.models.kg_transformer import KgTransformer, KgTransformerShape
-from trainer.models.language_model_config import LanguageModelConfig
 
 LanguageModel = PreTrainedModel | KgTransformer
 # Tied to the embedding: one tensor, written once.

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.atomic import write_json
+from trainer.common.atomic import write_json
 
 STUDENT_CARD_NAME = "student.json"
 MODEL_FOLDER = "model"

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from protos.fingerprint import digest_file
-from trainer.atomic import write_bytes
+from trainer.common.atomic import write_bytes
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     CONFIG_NAME,

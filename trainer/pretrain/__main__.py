@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.cli import run_rank
-from trainer.config import RunConfig
-from trainer.config_file import load_config
+from trainer.common.cli import run_rank
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import load_config
 from trainer.pretrain.classifier import ClassifierConfig, fit_classifier
 from trainer.pretrain.dialogue import fit_dialogue
 from trainer.pretrain.recommendation import RecommendationConfig, fit_recommendation

@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from protos.fingerprint import digest_file
-from trainer.config import RunConfig
+from trainer.checkpoints.provenance import check_same_run
+from trainer.config.run import RunConfig
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.engine import start_distributed, stop_distributed
+from trainer.engine.ranks import start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
 from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
-from trainer.run_origin import check_same_run
 
 
 def fit_dialogue(config: RunConfig, output: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from trainer.atomic import write_json
+from trainer.common.atomic import write_json
 
 FIT_NAME = "fit.json"
 LOSS_DECAY = 0.95

@@ -26,14 +26,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from protos.codec import WireError
-from trainer.cli import run_main
-from trainer.config import MAX_CACHE_BYTES, RunConfig, TeachersConfig
-from trainer.config_file import load_config
+from trainer.common.cli import run_main
+from trainer.config.run import RunConfig
+from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
+from trainer.config.yaml_file import load_config
 from trainer.data.raw_corpus import SPLITS
-from trainer.target_cache import TargetCache
-from trainer.targets.archive import export_file, import_file
+from trainer.target_cache.archive import export_file, import_file
+from trainer.target_cache.store import TargetCache
+from trainer.target_cache.survey import GroupSummary, Survey, survey
 from trainer.targets.build import build
-from trainer.targets.survey import GroupSummary, Survey, survey
 
 
 def main(argv: list[str]) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from trainer.client_counters import ClientCounters
-from trainer.config import RunConfig
-from trainer.conkd import TeacherTargets
+from protos.target_rows import TeacherTargets
+from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import load_prepared
-from trainer.teacher_client import Pending, TeacherClient
+from trainer.teacher_client.client import Pending, TeacherClient
+from trainer.telemetry.client_counters import ClientCounters
 
 Ahead = collections.deque[tuple[int, Pending[TeacherTargets]]]
 """Examples of a question, and its answer on the way."""

@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.bench.chaos.fleet import Fleet, Place, Served
 from cluster.bench.chaos.network import Network, missing_for_network, open_network
 from cluster.bench.chaos.patience import run_beyond_patience
 from cluster.bench.chaos.plot import draw_trials
@@ -35,11 +34,12 @@ from cluster.bench.chaos.scenarios import (
 )
 from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
+from cluster.bench.fleet.fleet import Fleet, Place, Served
 from cluster.bench.result import BenchResult, Row
 from cluster.launch import Launcher
-from teacher_server.certificates import make_certificates
-from trainer.atomic import write_text
-from trainer.credentials import SecurityFiles
+from teacher_server.fleet.certificates import make_certificates
+from trainer.common.atomic import write_text
+from trainer.security.credentials import SecurityFiles
 
 PLOT = Path("bench/results/chaos.png")
 LOGS = Path("bench/logs/chaos")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.bench.chaos.replay import fingerprint
+from cluster.bench.fleet.replay import fingerprint
 from protos.codec import concat_rows
-from teacher_server.compress import take_rows
-from trainer.conkd import TeacherTargets
+from protos.target_rows import TeacherTargets
+from teacher_server.scoring.compress import take_rows
 
 WINDOW_S = 2.0
 """Speed is taken over so long."""

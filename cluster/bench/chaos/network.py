@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.bench.chaos.fleet import Place
+from cluster.bench.fleet.fleet import Place
 
 # Reserved for documentation (RFC 5737): no real host can be meant.
 STUDENT_HOST, STUDENT_GATE = "192.0.2.2", "192.0.2.1"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.bench.chaos.evidence import max_relative_difference
-from cluster.bench.chaos.fleet import Fleet, ended, wait_until
 from cluster.bench.chaos.trial import (
     CONFIG,
     DEADLINE_S,
@@ -16,10 +15,11 @@ from cluster.bench.chaos.trial import (
     environment,
     loss_curve,
 )
+from cluster.bench.fleet.fleet import Fleet, ended, wait_until
 from cluster.bench.result import Row
 from cluster.launch import Child, Command, free_port
 from cluster.stages import NUM_RANKS, ROOT
-from trainer.checkpoint import CHECKPOINTS_NAME, newest_whole
+from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 
 STEPS = 30
 GONE_AFTER_STEP = 12

@@ -6,22 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cluster.bench.chaos.evidence import print_of
-from cluster.bench.chaos.replay import key_of, over_the_wire, record, save_answers
 from cluster.bench.chaos.trial import CONFIG
-from cluster.bench.in_process import cut_of
+from cluster.bench.fleet.recording import record_kind
+from cluster.bench.fleet.replay import over_the_wire
 from cluster.stages import ROOT
 from protos.codec import TargetRows
-from teacher_server.compress import Cut
-from teacher_server.facts import Teacher
-from teacher_server.teachers import load_teacher
-from trainer.config import DistillConfig, RunConfig
-from trainer.config_file import load_config
-from trainer.conkd import TeacherTargets
+from protos.target_rows import TeacherTargets
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import load_config
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, dialogue_input, recommendation_input
 from trainer.data.prepare import load_prepared
 
 
@@ -54,28 +48,6 @@ def record_answers(data: Path, folders: dict[str, Path], output: Path) -> Record
     if len(set(prints.values())) != len(set(zip(*questions, strict=True))):
         raise ValueError("every question must have answers of its own, got two that share theirs.")
     return Recording(tables=tables, prints=prints)
-
-
-def record_kind(
-    kind: str, folder: Path, examples: Sequence[Example], distill: DistillConfig, table: Path
-) -> tuple[list[str], dict[str, TargetRows]]:
-    """Score examples into a table; the key of every example, and all rows by key."""
-    teacher = load_teacher(kind, folder, torch.device("cpu"))
-    inputs = _inputs(teacher, examples)
-    answers = record(teacher, inputs, _cut(kind, distill))
-    save_answers(table, answers)
-    return [key_of(each) for each in inputs], answers
-
-
-def _inputs(teacher: Teacher, examples: Sequence[Example]) -> list[ExampleInput]:
-    to_input = dialogue_input if teacher.facts.kind == "dialogue" else recommendation_input
-    return [to_input(example, teacher.facts.limits) for example in examples]
-
-
-def _cut(kind: str, distill: DistillConfig) -> Cut:
-    if kind == "dialogue":
-        return cut_of(distill, distill.top_k, 1.0)
-    return cut_of(distill, distill.recommendation_top_k, distill.recommendation_top_p)
 
 
 def _prints(

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from cluster.bench.chaos.faults import Fault
-from cluster.bench.chaos.fleet import Fleet, ReplicaProcess
 from cluster.bench.chaos.network import Network
+from cluster.bench.fleet.faults import Fault
+from cluster.bench.fleet.fleet import Fleet, ReplicaProcess
 
 STOPPED_S = 8.0
 DIRECTORY_AWAY_S = 2.0

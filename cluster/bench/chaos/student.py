@@ -18,11 +18,11 @@ from typing import Generic, TextIO, TypeVar
 import numpy as np
 
 from cluster.bench.chaos.evidence import print_of
-from trainer.cli import run_main
-from trainer.conkd import TeacherTargets
+from protos.target_rows import TeacherTargets
+from trainer.common.cli import run_main
 from trainer.data.examples import Example
 from trainer.main import checked_input, run_student
-from trainer.teacher_client import Pending, TeacherClient
+from trainer.teacher_client.client import Pending, TeacherClient
 
 ResultT = TypeVar("ResultT")
 PreparedT = TypeVar("PreparedT")

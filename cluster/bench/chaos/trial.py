@@ -20,8 +20,8 @@ from cluster.bench.chaos.evidence import (
     recovery_s,
     speed,
 )
-from cluster.bench.chaos.fleet import Fleet, Place, ended, wait_until
 from cluster.bench.chaos.scenarios import Scenario
+from cluster.bench.fleet.fleet import Fleet, Place, ended, wait_until
 from cluster.bench.result import Row
 from cluster.launch import Command, Launcher
 from cluster.stages import ROOT, Machine

@@ -1,0 +1,99 @@
+"""A real teacher server whose replies can be spoilt on their way out, while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from protos import codec, teacher_pb2
+from teacher_server.replica.request_check import RequestLimits
+from teacher_server.replica.service import ScoreContext, TeacherServer, TeacherService
+from teacher_server.scoring.compress import take_rows
+from teacher_server.scoring.device_batches import BatchLimits
+from teacher_server.scoring.facts import Teacher
+from trainer.security.credentials import SecurityFiles
+
+Fault = Literal["none", "garbage", "short", "never"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+GARBAGE_BYTES = 300
+# A round holds one or two of a student's requests: with all of them in one, targets would come in
+# bursts of a second and speed could not be seen.
+SMALL_ROUNDS = BatchLimits(token_budget=2048)
+
+
+class FaultyService(TeacherService):
+    """Scores as ever; what becomes of a reply is looked up in a file when it is ready."""
+
+    fault_file: Path
+
+    async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
+    ) -> None:
+        """The replies as the present fault leaves them."""
+        spoiling: Any = _SpoilingContext(context, self.fault_file)
+        await super().Score(request_iterator, spoiling)
+
+
+class _SpoilingContext:
+    """What a service asks of a call's context, with replies spoilt as they are written."""
+
+    def __init__(self, context: ScoreContext, fault_file: Path) -> None:
+        self.invocation_metadata = context.invocation_metadata
+        self.abort = context.abort
+        self._write = context.write
+        self._fault_file = fault_file
+
+    async def write(self, reply: teacher_pb2.ScoreReply) -> None:
+        spoilt = spoil(reply, read_fault(self._fault_file))
+        if spoilt is not None:
+            await self._write(spoilt)
+
+
+class FaultyServer(TeacherServer):
+    """A TeacherServer around a FaultyService."""
+
+    def __init__(
+        self, teacher: Teacher, *, replica_id: str, fault_file: Path, security: SecurityFiles
+    ) -> None:
+        super().__init__(
+            teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS, security=security
+        )
+        self._service = FaultyService(
+            teacher.facts, self.batcher, replica_id=replica_id, limits=RequestLimits()
+        )
+        self._service.fault_file = fault_file
+
+
+def read_fault(path: Path) -> Fault:
+    """The fault that a file names; none where there is no file."""
+    name = path.read_text().strip() if path.is_file() else "none"
+    for fault in FAULTS:
+        if name == fault:
+            return fault
+    raise ValueError(f"{path} must name one of {', '.join(FAULTS)}, got {name!r}.")
+
+
+def spoil(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.ScoreReply | None:
+    """What is sent in the place of a reply; None: nothing ever."""
+    if fault == "none" or not reply.HasField("block"):
+        return reply
+    if fault == "never":
+        return None
+    block = garbage(reply.request_id) if fault == "garbage" else without_last_row(reply.block)
+    return teacher_pb2.ScoreReply(request_id=reply.request_id, block=block)
+
+
+def garbage(seed: int) -> bytes:
+    """Random bytes under a header that looks right, or random bytes alone."""
+    noise = np.random.default_rng(seed).bytes(GARBAGE_BYTES)
+    return codec.MAGIC + noise if seed % 2 else noise
+
+
+def without_last_row(block: bytes) -> bytes:
+    """A block that is whole in itself and one row short."""
+    header = codec.Header.of(block)
+    rows = codec.decode(block, num_rows=header.num_rows, vocab_size=header.vocab_size)
+    return codec.encode(take_rows(rows, np.arange(header.num_rows - 1)), header.values)

@@ -1,0 +1,119 @@
+"""Teachers for experiments: one that replays recorded answers, one that takes its time.
+
+A replayed answer is the same whatever batch it rides in, so two runs must have equal losses; and
+as no two examples have the same rows, rows tell whose answer they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from protos import codec
+from protos.codec import TargetRows, concat_rows
+from teacher_server.scoring.compress import Cut, take_rows
+from teacher_server.scoring.facts import Teacher
+from trainer.data.model_input import ExampleInput
+
+Answers = Mapping[str, TargetRows]
+"""Key of an input -> its rows, all of one cut."""
+RECORD_BATCH = 32
+COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R")
+
+
+class ReplayTeacher:
+    """Answers from a table keyed by the input; the cut is the one of the table."""
+
+    def __init__(self, teacher: Teacher, answers: Answers) -> None:
+        self.facts = teacher.facts
+        self._answers = answers
+
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+        """The recorded rows; ValueError for an input that was not recorded."""
+        keys = [key_of(each) for each in inputs]
+        missing = sum(key not in self._answers for key in keys)
+        if missing:
+            raise ValueError(f"every input must be recorded, got {missing} that are not.")
+        return concat_rows([self._answers[key] for key in keys])
+
+
+class PacedTeacher:
+    """A teacher that takes so long per row as a large one on a device of its own would."""
+
+    def __init__(self, teacher: Teacher, seconds_per_row: float) -> None:
+        self.facts = teacher.facts
+        self._teacher = teacher
+        self._seconds_per_row = seconds_per_row
+
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+        """The teacher's rows, late."""
+        time.sleep(self._seconds_per_row * sum(each.num_targets for each in inputs))
+        return self._teacher.score(inputs, cut)
+
+
+def record(teacher: Teacher, inputs: Sequence[ExampleInput], cut: Cut) -> dict[str, TargetRows]:
+    """The rows of every input; inputs of one length are scored together."""
+    answers: dict[str, TargetRows] = {}
+    by_length = sorted(inputs, key=lambda each: each.size)
+    for start in range(0, len(by_length), RECORD_BATCH):
+        batch = by_length[start : start + RECORD_BATCH]
+        rows = teacher.score(batch, cut)
+        answers |= zip(
+            map(key_of, batch), _split(rows, [it.num_targets for it in batch]), strict=True
+        )
+    return answers
+
+
+def key_of(each: ExampleInput) -> str:
+    """A digest of all that a teacher is given of one example."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in (np.array([each.num_targets]), each.tokens, each.entities, each.words):
+        digest.update(np.array([len(column)], "<i4").tobytes() + column.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(rows: TargetRows) -> str:
+    """A digest of rows as a client holds them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in COLUMNS:
+        digest.update(getattr(rows, name).tobytes())
+    return digest.hexdigest()
+
+
+def over_the_wire(rows: TargetRows, values: int) -> TargetRows:
+    """The rows as they arrive in a format of values."""
+    block = codec.encode(rows, values)
+    return codec.decode(block, num_rows=rows.num_rows, vocab_size=rows.vocab_size)
+
+
+def save_answers(path: Path, answers: Answers) -> None:
+    """Write a table as one .npz file."""
+    rows = concat_rows(list(answers.values()))
+    np.savez(
+        path,
+        keys=np.array(list(answers), "S32"),
+        num_rows=np.array([each.num_rows for each in answers.values()]),
+        vocab_size=np.array(rows.vocab_size),
+        **{name: getattr(rows, name) for name in COLUMNS},
+    )
+
+
+def load_answers(path: Path) -> dict[str, TargetRows]:
+    """Read a table that save_answers wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        rows = TargetRows(
+            vocab_size=int(file["vocab_size"]), **{name: file[name] for name in COLUMNS}
+        )
+        keys, counts = [key.decode() for key in file["keys"]], file["num_rows"]
+    return dict(zip(keys, _split(rows, counts), strict=True))
+
+
+def _split(rows: TargetRows, counts: Sequence[int]) -> list[TargetRows]:
+    """Runs of so many rows each."""
+    ends = np.cumsum(counts)
+    parts = (np.arange(end - n, end) for end, n in zip(ends, counts, strict=True))
+    return [take_rows(rows, part) for part in parts]

@@ -1,0 +1,100 @@
+"""One teacher replica without Ray: the real server, a lease, and faults on demand.
+
+python -m cluster.bench.fleet.replica --kind KIND --folder DIR --id ID --host HOST --run DIR
+    [--answers FILE] [--seconds-per-row S] [--tls DIR --token-file FILE]
+
+RUN holds the Directory's socket. ID.ready appears there with the first lease; ID.fault may name a
+fault. SIGTERM drains, as Serve's graceful stop does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from cluster.bench.fleet.directory import add_security, send
+from cluster.bench.fleet.faults import FaultyServer
+from cluster.bench.fleet.replay import PacedTeacher, ReplayTeacher, load_answers
+from teacher_server.fleet.directory import DRAIN_S
+from teacher_server.fleet.leases import RENEW_S, Lease
+from teacher_server.scoring.facts import Teacher
+from teacher_server.scoring.teachers import load_teacher
+from trainer.common.cli import run_main
+from trainer.security.credentials import SecurityFiles
+
+SOCKET_NAME = "directory.sock"
+
+
+def ready_file(run: Path, replica_id: str) -> Path:
+    """Is there once the Directory has the replica's lease."""
+    return run / f"{replica_id}.ready"
+
+
+def fault_file(run: Path, replica_id: str) -> Path:
+    """Names the replica's fault, if it has one."""
+    return run / f"{replica_id}.fault"
+
+
+async def serve(
+    teacher: Teacher, replica_id: str, host: str, run: Path, security: SecurityFiles
+) -> None:
+    """Serve and hold the lease until SIGTERM, then drain."""
+    server = FaultyServer(
+        teacher,
+        replica_id=replica_id,
+        fault_file=fault_file(run, replica_id),
+        security=security,
+    )
+    port = await server.start(host)
+    lease = Lease(
+        kind=teacher.facts.kind, address=f"{host}:{port}", replica_id=replica_id, pid=os.getpid()
+    )
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    renewal = asyncio.create_task(_renew(lease, run))
+    await stopped.wait()
+    renewal.cancel()
+    with contextlib.suppress(OSError):
+        await send(run / SOCKET_NAME, {"release": replica_id})
+    await server.drain(DRAIN_S)
+
+
+async def _renew(lease: Lease, run: Path) -> None:
+    while True:
+        # Open streams go on without a Directory; it may be restarting.
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await send(run / SOCKET_NAME, {"renew": dataclasses.asdict(lease)})
+            ready_file(run, lease.replica_id).touch()
+        await asyncio.sleep(RENEW_S)
+
+
+def main(argv: list[str]) -> None:
+    """Parse, load the teacher, serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--id", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--answers", type=Path)
+    parser.add_argument("--seconds-per-row", type=float, default=0.0)
+    add_security(parser)
+    arguments = parser.parse_args(argv)
+    security = SecurityFiles(tls=arguments.tls, token_file=arguments.token_file)
+    torch.set_num_threads(1)
+    teacher = load_teacher(arguments.kind, arguments.folder, torch.device("cpu"))
+    if arguments.answers is not None:
+        teacher = ReplayTeacher(teacher, load_answers(arguments.answers))
+    teacher = PacedTeacher(teacher, arguments.seconds_per_row)
+    asyncio.run(serve(teacher, arguments.id, arguments.host, arguments.run, security))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,202 @@
+"""What do teachers cost the student? Tokens/s with none, with served, cached and in-process ones.
+
+Two ranks train one student of DialoGPT-small's shape, and its steps take turns: without a teacher
+(distill.gamma = 0); with teachers behind gRPC, whose scoring is replaced by replay, as if they had
+devices of their own; with their targets in the cache and no fleet; and with both teachers computed
+in every rank, as users do today. A ratio is of two blocks of the same turn, on the same batches.
+
+Replicas and students share two cores here: CPU seconds of the ranks, and of the whole machine, say
+whose work an arm's cost is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
+from cluster.bench.fleet.fleet import Fleet, Place, Served
+from cluster.bench.fleet.recording import record_kind
+from cluster.bench.result import BenchResult, Row
+from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.launch import Command, Launcher, free_port
+from cluster.stages import ROOT, this_machine
+from trainer.config.language_model import LanguageModelConfig
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import load_config
+from trainer.data.prepare import load_prepared
+from trainer.models.language_model import build_language_model, write_language_model
+from trainer.pretrain.dialogue import write_dialogue_card
+
+LOGS = Path("bench/logs/step")
+CONFIG = "trainer/configs/redial-mini.yaml"
+NUM_EXAMPLES = 640
+BATCH_SIZE = 8
+# From the start to the last turn; what follows takes seconds.
+BUDGET_S = 540.0
+DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
+SIZES = ("num_layers", "hidden_size", "num_heads")
+
+
+def bench_step(source: Path | None) -> BenchResult:
+    """Record, fill the cache, and let the arms take turns."""
+    corpus = fitted_corpus(source)
+    end_by = time.time() + BUDGET_S
+    with (
+        tempfile.TemporaryDirectory(prefix="conkd-step-") as temporary,
+        Launcher(LOGS, screen=sys.stderr) as launcher,
+    ):
+        rows = asyncio.run(_measure(launcher, corpus, Path(temporary), end_by))
+    return BenchResult(
+        figures=figures_of(rows),
+        rows=arm_rows(rows),
+        corpus=corpus.name,
+        details={"blocks": rows},
+    )
+
+
+async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: float) -> list[Row]:
+    data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
+    folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
+    answers = _record(data, folders, output)
+    dialogue = _random_dialogue_teacher(data, output / "dialogue")
+    served = Served(folders=folders, answers=answers, seconds_per_row=0.0)
+    fleet = Fleet(launcher, served, output / "fleet", Place())
+    await fleet.mend()
+    settings = (
+        *(f"data={data}", f"output={output / 'run'}", "item_vectors=null"),
+        *(f"student.{name}={getattr(DIALOGPT_SMALL, name)}" for name in SIZES),
+        *(f"train.batch_size={BATCH_SIZE}", *fleet.settings),
+    )
+    cache, result = output / "cache", output / "rows.json"
+    options = {
+        "dialogue": dialogue,
+        "recommendation": corpus.recommendation,
+        "cache": cache,
+        "result": result,
+        "end-by": end_by,
+    }
+    launcher.run([_fill_cache(cache, settings), _ranks(options, settings)])
+    await fleet.stop()
+    return json.loads(result.read_text())
+
+
+def _record(data: Path, folders: dict[str, Path], output: Path) -> dict[str, Path]:
+    """What the fitted teachers answer to every example, cut as the recipe asks for it."""
+    examples = load_prepared(data).examples("train")
+    distill = load_config(RunConfig, ROOT / CONFIG, []).distill
+    tables = {kind: output / f"{kind}.npz" for kind in folders}
+    for kind, folder in folders.items():
+        record_kind(kind, folder, examples, distill, tables[kind])
+    return tables
+
+
+def _random_dialogue_teacher(data: Path, folder: Path) -> Path:
+    """A frozen one of the student's shape, with random weights: for its speed."""
+    prepared = load_prepared(data)
+    torch.manual_seed(0)
+    model = build_language_model(DIALOGPT_SMALL, prepared.vocabulary)
+    write_language_model(folder, model)
+    prepared.vocabulary.save(folder)
+    write_dialogue_card(folder, model, prepared)
+    return folder
+
+
+def _fill_cache(cache: Path, settings: tuple[str, ...]) -> Command:
+    machine = this_machine()
+    argv = (str(machine.python), "-m", "trainer.targets", "build", "--config", CONFIG)
+    return Command(
+        name="targets",
+        argv=(*argv, "--output", str(cache), *settings),
+        env=machine.environment(machine.num_ranks),
+        cwd=ROOT,
+    )
+
+
+def _ranks(options: dict[str, Path | float], settings: tuple[str, ...]) -> Command:
+    machine = this_machine()
+    return Command(
+        name="ranks",
+        argv=(
+            *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
+            *("--master_port", str(free_port()), "cluster/bench/step/ranks.py"),
+            *(f"--{name}={value}" for name, value in options.items()),
+            *("--config", CONFIG, *settings),
+        ),
+        env=machine.environment(machine.num_ranks),
+        cwd=ROOT,
+    )
+
+
+def figures_of(rows: list[Row]) -> dict[str, float]:
+    """Medians over turns of each arm's tokens/s beside no teacher's, and what else is asked for."""
+    served = [row for row in rows if row["turn"] and row["arm"] == SERVED]
+    peak_mb = {str(row["arm"]): float(row["peak_mb"]) for row in rows if not row["turn"]}
+    figures = {"turns": float(len(served))}
+    for arm in (SERVED, CACHED, IN_PROCESS):
+        figures |= _arm_figures(rows, arm)
+    return {
+        **figures,
+        "exposed_wait_fraction": sum(float(row["wait_s"]) for row in served)
+        / sum(float(row["seconds"]) for row in served),
+        "peak_mb_no_teacher": peak_mb[NO_TEACHER],
+        "peak_mb_served": peak_mb[SERVED],
+        "peak_mb_cached": peak_mb[CACHED],
+        "peak_mb_in_process": peak_mb[IN_PROCESS],
+    }
+
+
+def _arm_figures(rows: list[Row], arm: str) -> dict[str, float]:
+    """An arm beside no teacher in the same turn: tokens/s, and CPU seconds for the same tokens."""
+    blocks = {(row["turn"], row["arm"]): row for row in rows if row["turn"]}
+    pairs = [
+        (row, blocks[turn, NO_TEACHER]) for (turn, of_arm), row in blocks.items() if of_arm == arm
+    ]
+    name = arm.replace(" ", "_")
+    speeds = [_speed(row) / _speed(beside) for row, beside in pairs]
+    figures = _spread(f"{name}_to_no_teacher", speeds)
+    for whose in ("ranks", "machine"):
+        of_whom = f"{whose}_cpu_s"
+        if all(beside[of_whom] for _, beside in pairs):  # the machine's may be hidden
+            ratios = [float(row[of_whom]) / float(beside[of_whom]) for row, beside in pairs]
+            figures |= _spread(f"{name}_{whose}_cpu_to_no_teacher", ratios)
+    return figures
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    return {
+        name: statistics.median(values),
+        f"{name}_min": min(values),
+        f"{name}_max": max(values),
+    }
+
+
+def arm_rows(rows: list[Row]) -> list[Row]:
+    """Median, least and largest tokens/s of every arm."""
+    table: list[Row] = []
+    for arm in (NO_TEACHER, SERVED, CACHED, IN_PROCESS):
+        blocks = [row for row in rows if row["turn"] and row["arm"] == arm]
+        speeds = [_speed(row) for row in blocks]
+        seconds = sum(float(row["seconds"]) for row in blocks)
+        table.append(
+            {
+                "arm": arm,
+                "tokens_per_s": statistics.median(speeds),
+                "tokens_per_s_min": min(speeds),
+                "tokens_per_s_max": max(speeds),
+                "wait_fraction": sum(float(row["wait_s"]) for row in blocks) / seconds,
+                "blocks": len(blocks),
+            }
+        )
+    return table
+
+
+def _speed(row: Row) -> float:
+    return float(row["tokens"]) / float(row["seconds"])

@@ -1,0 +1,167 @@
+"""What the commands in main.py show of a fleet: a table, JSON, and where to scrape."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from protos.teacher_pb2 import ReplicaStats
+from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.deploy import PROBE_S
+from teacher_server.fleet.deployment import KINDS
+from teacher_server.fleet.directory_server import fetch_fleet
+from teacher_server.fleet.local_cluster import FleetState
+from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
+from teacher_server.fleet.status import fleet_status
+
+
+def say(text: str) -> None:
+    """A line about what is being done, on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def print_status(state: FleetState, *, as_json: bool) -> None:
+    """Show the fleet on stdout: kinds, replicas, endpoints, their state and what they did."""
+    content, stats = _look(state)
+    if as_json:
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        return
+    Console().print(status_page(content, stats, {}))
+
+
+def watch_status(state: FleetState, every_s: float) -> None:
+    """The same again and again, with rates between one look and the next, until Ctrl-C."""
+    console = Console()
+    before: dict[str, ReplicaStats] = {}
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        while True:
+            content, stats = _look(state)
+            page = status_page(content, stats, before)
+            # What is written to a file or a pipe cannot be drawn over.
+            if console.is_terminal:
+                live.update(page, refresh=True)
+            else:
+                console.print(page)
+            before = stats
+            time.sleep(every_s)
+
+
+def print_scrape_targets(state: FleetState) -> None:
+    """Where a Prometheus finds the replicas, as JSON on stdout; needs the Directory alone.
+
+    Raises:
+        OSError: if the Directory does not answer.
+        ValueError: if there are replicas, and none of them serves metrics.
+    """
+    addresses = {
+        it.replica_id: it.address for it in fetch_fleet(state.directory, PROBE_S, state.security)
+    }
+    stats = fetch_all_stats(addresses, PROBE_S, state.security)
+    targets = scrape_targets(stats.values())
+    if stats and not targets:
+        raise ValueError(
+            f"the fleet must serve metrics, got {len(stats)} replicas without. "
+            "Start it with up --metrics."
+        )
+    sys.stdout.write(json.dumps(targets, indent=2) + "\n")
+
+
+def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
+    """What Serve, the Directory and the replicas say now; the latter by replica id."""
+    try:
+        endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
+        addresses = {it.replica_id: it.address for it in endpoints}
+        directory_state = "RUNNING"
+    except OSError:
+        addresses, directory_state = {}, "UNREACHABLE"
+    stats = fetch_all_stats(addresses, PROBE_S, state.security)
+    content: dict[str, Any] = {
+        "directory": state.directory,
+        "directory_state": directory_state,
+        "ray_address": state.ray_address,
+        "keeper_pid": state.keeper_pid,
+        "kinds": {
+            kind: {
+                "state": status.state,
+                "target": status.target,
+                "min": status.bounds.least,
+                "max": status.bounds.most,
+                "autoscaling": dataclasses.asdict(status.pace) if status.pace else None,
+                "replicas": [
+                    {
+                        "replica_id": replica_id,
+                        "state": replica_state,
+                        "pid": pid,
+                        "address": addresses.get(replica_id),
+                        "stats": as_fields(stats[replica_id]) if replica_id in stats else None,
+                    }
+                    for replica_id, (replica_state, pid) in sorted(status.replicas.items())
+                ],
+            }
+            for kind, status in fleet_status().items()
+            if kind in KINDS
+        },
+    }
+    return content, stats
+
+
+def status_page(
+    content: Mapping[str, Any], now: Mapping[str, ReplicaStats], before: Mapping[str, ReplicaStats]
+) -> Group:
+    """A table of all replicas and a line for what they are reached by."""
+    table = Table("kind", "wanted", "state", "replica", "pid", "endpoint")
+    for name in ("requests/s", "positions/s", "queue", "in flight"):
+        table.add_column(name, justify="right")
+    for kind, status in content["kinds"].items():
+        bounds = Bounds(least=status["min"], most=status["max"])
+        rows = status["replicas"] or [{"state": "", "replica_id": "", "pid": "", "address": ""}]
+        for row in rows:
+            stats = now.get(row["replica_id"])
+            table.add_row(
+                kind,
+                f"{status['target']} of {bounds}" if status["autoscaling"] else str(bounds),
+                row["state"] or status["state"],
+                row["replica_id"],
+                str(row["pid"]),
+                row["address"] or "not announced",
+                *_cells(stats, before.get(row["replica_id"])),
+            )
+    since = "between the last two looks" if before else "since the start of each replica"
+    return Group(
+        table,
+        *_autoscaled(content["kinds"]),
+        f"Directory  {content['directory']}  {content['directory_state']}",
+        f"Ray        {content['ray_address']}",
+        f"Rates      {since}",
+    )
+
+
+def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:
+    for kind, status in kinds.items():
+        if status["autoscaling"]:
+            pace = Pace(**status["autoscaling"])
+            yield (
+                f"{kind}: autoscaled between {status['min']} and {status['max']}, to wait "
+                f"{pace.target_queue_s * 1e3:g} ms; idle after {pace.idle_s:g} s"
+            )
+
+
+def _cells(now: ReplicaStats | None, before: ReplicaStats | None) -> tuple[str, str, str, str]:
+    if now is None:
+        return ("", "", "", "")
+    seen = rates(now, before)
+    return (
+        f"{seen.requests_per_s:.1f}",
+        f"{seen.positions_per_s:.0f}",
+        f"{seen.queue_s * 1e3:.1f} ms",
+        str(now.in_flight),
+    )

@@ -1,0 +1,201 @@
+"""The fleet on Ray Serve: a Directory, and one application per teacher kind.
+
+Serve keeps replicas alive, places and scales them; the data path is the grpc.aio server inside
+every replica. Torch is imported only in the replicas: the commands that talk to Serve stay light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import logging
+import os
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import RayServeException
+
+from teacher_server.fleet.directory import (
+    DIRECTORY_APP,
+    DIRECTORY_DEPLOYMENT,
+    DRAIN_S,
+    new_deployment,
+)
+from teacher_server.fleet.leases import RENEW_S, Lease
+from teacher_server.scoring.counters import ReplicaCounters
+from trainer.security.credentials import SecurityFiles, is_loopback
+from trainer.telemetry.spans import Spans
+
+if TYPE_CHECKING:
+    from teacher_server.replica.service import TeacherServer
+
+logger = logging.getLogger("ray.serve")
+
+KINDS = ("dialogue", "recommendation")
+DEPLOYMENTS = {"dialogue": "DialogueTeacher", "recommendation": "RecommendationTeacher"}
+VERSION = "1"
+# Well under the lease: one slow renewal must not delist a healthy replica.
+RENEW_TIMEOUT_S = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaOptions:
+    """What every replica of one kind is started with."""
+
+    kind: str
+    folder: str
+    host: str = "127.0.0.1"
+    """Where the replica's own gRPC server listens; not a loopback: on its node's own address."""
+    num_threads: int = 1
+    """Torch threads of the replica's forward pass."""
+    metrics_host: str = ""
+    """Where it serves Prometheus metrics, as `host`; empty: nowhere."""
+    spans: str = ""
+    """OTLP/HTTP receiver of its OpenTelemetry spans; empty: none are made."""
+    num_cpus: float = 0.5
+    num_gpus: float = 0.0
+
+
+def app_name(kind: str) -> str:
+    """The Serve application of a teacher kind."""
+    return f"conkd-{kind}"
+
+
+def local_host(host: str) -> str:
+    """The address that a process on this node listens on and announces."""
+    return host if is_loopback(host) else ray.util.get_node_ip_address()
+
+
+class TeacherReplica:
+    """Serve's side of one teacher: its gRPC server's life and its lease in the Directory."""
+
+    def __init__(self, options: dict[str, Any], security: dict[str, Any]) -> None:
+        # First, for __del__ of a replica whose teacher could not be loaded.
+        self._renewal: asyncio.Task[None] | None = None
+        self._options = ReplicaOptions(**options)
+        context = serve.get_replica_context()
+        self._replica_id = context.replica_id.unique_id
+        self._server = _build_server(self._options, self._replica_id, SecurityFiles(**security))
+        self._directory = serve.get_deployment_handle(DIRECTORY_DEPLOYMENT, DIRECTORY_APP)
+
+    async def reconfigure(self, limits: dict[str, Any]) -> None:
+        """Serve's asynchronous hook, run before the replica counts as healthy.
+
+        The first call starts the gRPC server on this event loop; a later one changes the batching
+        limits of the running replica.
+        """
+        self._server.set_batch_limits(limits)
+        if self._renewal is not None:
+            return
+        host = local_host(self._options.host)
+        # What is loaded is there for good: no collection of garbage need walk it again.
+        gc.freeze()
+        port = await self._server.start(host)
+        if self._options.metrics_host:
+            self._server.serve_metrics(local_host(self._options.metrics_host))
+        lease = Lease(
+            kind=self._options.kind,
+            address=f"{host}:{port}",
+            replica_id=self._replica_id,
+            pid=os.getpid(),
+            node_id=ray.get_runtime_context().get_node_id(),
+        )
+        self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
+
+    def wake(self) -> None:
+        """Nothing: a call that waits for a replica has started one."""
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve's hook for metrics of our own, what `autoscaling.QueuePolicy` goes by."""
+        return self._server.batcher.report_load()
+
+    async def check_health(self) -> None:
+        """Raises if the gRPC server, the device or the renewal stopped; Serve then restarts us."""
+        problem = self._server.problem
+        if self._renewal is None or self._renewal.done():
+            problem = "its lease is no longer renewed"
+        if problem:
+            raise RuntimeError(f"a {self._options.kind} replica must answer, got none: {problem}.")
+
+    async def _renew(self, lease: dict[str, Any]) -> None:
+        while True:
+            try:
+                await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
+            except (RayError, RayServeException, asyncio.TimeoutError) as error:
+                # Open streams go on without a Directory; it may be restarting.
+                logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
+            await asyncio.sleep(RENEW_S)
+
+    async def __del__(self) -> None:
+        # Serve awaits this on a graceful stop: first no new callers, then no more work.
+        if self._renewal is None:
+            return
+        self._renewal.cancel()
+        try:
+            await _within(1.0, self._directory.release.remote(self._replica_id))
+        except (RayError, RayServeException, asyncio.TimeoutError):
+            logger.info("The Directory was not there to release our lease; it will expire.")
+        await self._server.drain(DRAIN_S)
+
+
+def teacher_app(
+    options: ReplicaOptions,
+    *,
+    autoscaling: AutoscalingConfig | None,
+    batch_limits: dict[str, Any],
+    security: SecurityFiles,
+) -> serve.Application:
+    """One kind of teachers; without autoscaling one that is turned off next."""
+    deployment = new_deployment(
+        TeacherReplica,
+        name=DEPLOYMENTS[options.kind],
+        num_replicas=None,
+        autoscaling=autoscaling,
+        actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        user_config=batch_limits,
+        max_ongoing_requests=4,
+    )
+    # The same version every time: deploying again changes the bounds and restarts nobody.
+    deployment = deployment.options(version=VERSION, _internal=True)
+    return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
+
+
+async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
+    async def answer() -> None:
+        await response
+
+    await asyncio.wait_for(answer(), timeout_s)
+
+
+def _build_server(
+    options: ReplicaOptions, replica_id: str, security: SecurityFiles
+) -> TeacherServer:
+    # Here and not at the top: importing torch and transformers takes seconds and 300 MB, which the
+    # commands and the Directory have no use for.
+    import torch
+
+    from teacher_server.replica.service import TeacherServer
+    from teacher_server.scoring.teachers import load_teacher
+
+    if options.num_gpus and not torch.cuda.is_available():
+        raise ValueError(
+            f"a replica with num_gpus {options.num_gpus:g} must see a CUDA device, got none. "
+            "Install a CUDA build of torch on the teacher nodes, or give --num-gpus 0."
+        )
+    torch.set_num_threads(options.num_threads)
+    device = torch.device("cuda" if options.num_gpus else "cpu")
+    spans = None
+    if options.spans:
+        spans = Spans(options.spans, service=f"conkd-{options.kind}", instance=replica_id)
+    counters = ReplicaCounters()
+    teacher = load_teacher(options.kind, Path(options.folder), device, counters=counters)
+    return TeacherServer(
+        teacher, replica_id=replica_id, security=security, counters=counters, spans=spans
+    )

@@ -1,0 +1,171 @@
+"""The Directory behind gRPC: which teacher replicas there are, streamed to whoever watches.
+
+A replica holds its lease by renewing it; one that died loses it after lease_s. Students see only
+Watch, the whole fleet at once, then the whole fleet after every change, and Want.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
+
+from protos import teacher_pb2, teacher_pb2_grpc
+from teacher_server.fleet.leases import LEASE_S, RENEW_S, Lease, Leases
+from teacher_server.replica.rpc import new_server, start_server
+from teacher_server.replica.security import ServerSecurity
+from trainer.security.channels import Dialer
+from trainer.security.credentials import NO_SECURITY, SecurityFiles
+
+SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Directory"].full_name
+EXPIRY_CHECK_S = 0.25
+# After a start nobody is told of a fleet that has not had the time to renew: a Directory that comes
+# back from a crash must not announce that all teachers are gone.
+SETTLE_S = 1.5 * RENEW_S
+
+
+class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
+    """Watch over a set of leases, which replicas change through renew() and release()."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        *,
+        settle_s: float,
+        wake: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        """wake is called with each kind that somebody wants and nobody serves."""
+        self._leases = leases
+        self._settle_s = settle_s
+        self._wake = wake
+        self._settled = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._version = 0
+
+    async def Watch(
+        self, request: teacher_pb2.WatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[teacher_pb2.Fleet]:
+        """The whole fleet, now and after every change."""
+        await self._settled.wait()
+        while True:
+            seen = self._version
+            yield teacher_pb2.Fleet(
+                endpoints=[
+                    teacher_pb2.Endpoint(
+                        kind=lease.kind, address=lease.address, replica_id=lease.replica_id
+                    )
+                    for lease in self._leases.fleet()
+                ]
+            )
+            async with self._changed:
+                while self._version == seen:
+                    await self._changed.wait()
+
+    async def Want(
+        self, request: teacher_pb2.WantRequest, context: grpc.aio.ServicerContext
+    ) -> teacher_pb2.WantReply:
+        """Wake the kinds that the caller cannot do without; of others nothing happens."""
+        listed = {lease.kind for lease in self._leases.fleet()}
+        for kind in set(request.kinds) - listed:
+            self._wake(kind)
+        return teacher_pb2.WantReply()
+
+    def fleet(self) -> list[Lease]:
+        """Every lease held."""
+        return self._leases.fleet()
+
+    async def renew(self, lease: Lease) -> None:
+        """Register a replica or renew its lease."""
+        await self._announce(self._leases.renew(lease))
+
+    async def release(self, replica_id: str) -> None:
+        """Take a replica out at once."""
+        await self._announce(self._leases.release(replica_id))
+
+    async def keep(self) -> None:
+        """Expire leases for ever; the task of this coroutine is the Directory's heart."""
+        await asyncio.sleep(self._settle_s)
+        self._settled.set()
+        while True:
+            await self._announce(self._leases.expire())
+            await asyncio.sleep(EXPIRY_CHECK_S)
+
+    async def _announce(self, changed: bool) -> None:
+        if changed:
+            async with self._changed:
+                self._version += 1
+                self._changed.notify_all()
+
+
+class DirectoryServer:
+    """The Directory behind a grpc.aio server of its own, with health and reflection."""
+
+    def __init__(
+        self,
+        *,
+        lease_s: float = LEASE_S,
+        settle_s: float = SETTLE_S,
+        security: SecurityFiles = NO_SECURITY,
+        wake: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        self.service = DirectoryService(Leases(lease_s), settle_s=settle_s, wake=wake)
+        self._health = grpc_health.HealthServicer()
+        self._security = ServerSecurity(security)
+        self._server = new_server(self._security)
+        self._tasks: list[asyncio.Task[object]] = []
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the server accepts and leases expire."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen on host:port; returns the port.
+
+        Raises:
+            OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what comes there.
+        """
+        teacher_pb2_grpc.add_DirectoryServicer_to_server(self.service, self._server)
+        address = f"{host}:{port}"
+        port = await start_server(
+            self._server, self._health, SERVICE_NAME, address, security=self._security
+        )
+        self._tasks = [
+            asyncio.create_task(self.service.keep()),
+            asyncio.create_task(self._server.wait_for_termination()),
+        ]
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop serving; watchers reconnect elsewhere or find nobody."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        for task in self._tasks:
+            task.cancel()
+
+
+def fetch_fleet(
+    address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY
+) -> list[teacher_pb2.Endpoint]:
+    """The endpoints that a Directory announces now.
+
+    Raises:
+        OSError: if no Directory answers at the address in time.
+    """
+    dialer = Dialer(security)
+    with dialer.blocking(address) as channel:
+        watch = teacher_pb2_grpc.DirectoryStub(channel).Watch(
+            teacher_pb2.WatchRequest(), timeout=timeout_s, metadata=dialer.metadata
+        )
+        try:
+            return list(next(iter(watch)).endpoints)
+        except grpc.RpcError as error:
+            raise OSError(
+                f"a Directory must answer at {address}, got {error.code().name}. "  # type: ignore[attr-defined]
+                "Is the fleet up? python -m teacher_server status"
+            ) from error
+        finally:
+            watch.cancel()

@@ -1,0 +1,225 @@
+"""The file that says which fleet is up, and the keeper process that owns a local Ray cluster.
+
+`up` starts the keeper detached; the keeper starts Ray, and Ray ends with it. Until `up` has said
+that the fleet is to stay, the keeper ends as soon as `up` does, however that happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from trainer.common.atomic import write_json
+from trainer.security.credentials import NO_SECURITY, SecurityFiles
+
+KEEP = "keep"
+TOKEN_NAME = "auth_token"
+KEEPER_START_S = 90.0
+KEEPER_STOP_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetState:
+    """The fleet that `up` started: where it is and what of it is ours to stop."""
+
+    ray_address: str
+    directory: str
+    """host:port of the Directory: all that a student needs to know."""
+    keeper_pid: int = 0
+    """The process that owns the local Ray cluster; 0 if the fleet is on a cluster of others."""
+    keeper_started: float = 0.0
+    """When that process started: a pid alone may have passed to another process."""
+    owns_serve: bool = False
+    """Whether Ray Serve was not running before."""
+    auth_token_path: str = ""
+    """The local cluster's own token; empty for a cluster of others, which the environment knows."""
+    num_cpus: Mapping[str, float] = field(default_factory=dict)
+    """CPUs of one replica of each kind that is up."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the replicas of each kind are started with: fields of ReplicaOptions."""
+    batch_limits: Mapping[str, Any] = field(default_factory=dict)
+    pace: Mapping[str, float] = field(default_factory=dict)
+    """What autoscaled kinds are scaled by: fields of Pace."""
+    security: SecurityFiles = NO_SECURITY
+    """What the fleet's gRPC servers are protected by, and we show them."""
+
+
+def read_state(path: Path) -> FleetState:
+    """The fleet that is up.
+
+    Raises:
+        FileNotFoundError: if none is.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"a fleet must be up, got no {path}. Start one with: python -m teacher_server up "
+            "--dialogue DIR --recommendation DIR (or give its file with --fleet)"
+        )
+    content = json.loads(path.read_text())
+    # A fleet of before there was any security has none.
+    return FleetState(**content | {"security": SecurityFiles(**content.get("security", {}))})
+
+
+def write_state(path: Path, state: FleetState) -> None:
+    """Record the fleet."""
+    write_json(path, dataclasses.asdict(state))
+
+
+def is_alive(state: FleetState) -> bool:
+    """Whether the keeper of a local fleet still runs; always True for a cluster of others."""
+    return not state.keeper_pid or _keeper(state) is not None
+
+
+def check_reachable(address: str) -> None:
+    """Raise ConnectionError unless something listens at the Ray cluster's host:port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like: Ray resolves it.
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"a Ray cluster must be reachable at {address}, got: {error}. "
+            "Start it, or leave --address and RAY_ADDRESS out to start one on this machine."
+        ) from error
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Raise OSError if something listens on host:port already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server itself binds: a port whose connections only just closed is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"the Directory's address {host}:{port} must be free, got: {error.strerror}. "
+                "Choose another with --port, or stop what listens there."
+            ) from error
+
+
+class Keeper:
+    """A keeper that was just started and would end with us."""
+
+    def __init__(self, process: subprocess.Popen[str], folder: Path, log: IO[str]) -> None:
+        self.auth_token_path = folder / TOKEN_NAME
+        self._process = process
+        self._folder = folder
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process id."""
+        return self._process.pid
+
+    @property
+    def started(self) -> float:
+        """When the keeper started, as psutil tells it."""
+        return psutil.Process(self.pid).create_time()
+
+    def wait_for_address(self) -> str:
+        """The address of the Ray cluster, once it is up.
+
+        Raises:
+            OSError: if Ray did not start.
+        """
+        assert self._process.stdout is not None
+        deadline_s = time.monotonic() + KEEPER_START_S
+        while not select.select([self._process.stdout], [], [], 0.2)[0]:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"Ray must start within {KEEPER_START_S:.0f} s, got no answer.")
+        address = self._process.stdout.readline().strip()
+        if not address:
+            self._log.seek(0)
+            lines = self._log.read().strip().splitlines() or ["no message"]
+            raise OSError(f"Ray must start on this machine, got: {lines[-1]}")
+        return address
+
+    def keep(self) -> None:
+        """Let the keeper outlive us."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{KEEP}\n")
+        self._process.stdin.close()
+
+    def stop(self) -> None:
+        """End the keeper and with it Ray."""
+        if self._process.poll() is None:
+            stop_tree(psutil.Process(self.pid))
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def start_keeper(*, num_cpus: int, object_store_bytes: int) -> Keeper:
+    """Start the keeper in a session of its own, where no Ctrl-C of ours reaches it."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # A folder of its own, which only we may read: it goes with the cluster, and no other Ray finds
+    # this one. The token keeps others on the network out; ~/.ray is neither read nor written.
+    folder = Path(tempfile.mkdtemp(prefix="conkd-ray-"))
+    token_path = folder / TOKEN_NAME
+    token_path.touch(mode=0o600)
+    token_path.write_text(secrets.token_hex(32))
+    environment |= token_environment(token_path)
+    command = [sys.executable, "-m", "teacher_server", "keep", f"--num-cpus={num_cpus}"]
+    command += [f"--object-store-bytes={object_store_bytes}", f"--folder={folder}"]
+    log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - the keeper's stderr
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment,
+        text=True,
+        start_new_session=True,
+    )
+    return Keeper(process, folder, log)
+
+
+def token_environment(token_path: Path | str) -> dict[str, str]:
+    """The variables that make Ray demand, and present, the token in a file."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path)}
+
+
+def stop_keeper(state: FleetState) -> None:
+    """End the keeper of a local fleet, if it runs, and everything that it started."""
+    keeper = _keeper(state) if state.keeper_pid else None
+    if keeper is not None:
+        stop_tree(keeper)
+
+
+def stop_tree(process: psutil.Process) -> None:
+    """End a process by its id, with SIGTERM and then SIGKILL, and wait for all its descendants."""
+    try:
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
+    _, alive = psutil.wait_procs(family, timeout=KEEPER_STOP_S)
+    # Ray's processes end with their parent; whatever did not is a descendant of ours all the same.
+    for left in alive:
+        left.kill()
+    psutil.wait_procs(alive, timeout=KEEPER_STOP_S)
+
+
+def _keeper(state: FleetState) -> psutil.Process | None:
+    try:
+        process = psutil.Process(state.keeper_pid)
+        same = abs(process.create_time() - state.keeper_started) < 1.0
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,170 @@
+"""The options of the commands in main.py, and what of them is out of range."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.deployment import KINDS
+
+REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
+DEFAULT_FLEET = Path("runs/fleet.json")
+RANGES: dict[str, tuple[float, float]] = {
+    "port": (1, 65535),
+    "threads": (1, 1024),
+    "num_cpus": (0, 1024),
+    "num_gpus": (0, 64),
+    "token_budget": (1, 1 << 24),
+    "cluster_cpus": (1, 4096),
+    "object_store_mb": (80, 1 << 20),
+    "timeout": (1, 86400),
+    "target_queue_ms": (1, 600_000),
+    "idle_s": (5, 86400),
+    "days": (1, 3650),
+    "watch": (0.2, 3600),
+}
+
+
+def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Any:
+    """The options of one command; `run` among them is what runs it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
+    )
+    commands = parser.add_subparsers(required=True, metavar="up|scale|status|down|certificates")
+    up = commands.add_parser("up", help="start the fleet")
+    _add_up_options(up)
+    scale_to = commands.add_parser("scale", help="change the number of replicas of a kind")
+    scale_to.add_argument("replicas", metavar=REPLICAS, help="a number, or autoscaling between two")
+    status = commands.add_parser("status", help="kinds, replicas, endpoints and their state")
+    _add_status_options(status)
+    down = commands.add_parser("down", help="stop the fleet, and Ray if `up` started it")
+    certificates = commands.add_parser("certificates", help="make a development set for --tls")
+    certificates.add_argument("--output", type=Path, required=True, metavar="DIR")
+    certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
+    keep = commands.add_parser("keep")  # What `up` runs to own a local cluster; not for users.
+    keep.add_argument("--num-cpus", type=int, required=True)
+    keep.add_argument("--object-store-bytes", type=int, required=True)
+    keep.add_argument("--folder", type=Path, required=True)
+    for command in (up, scale_to, status, down):
+        command.add_argument(
+            "--fleet", type=Path, default=DEFAULT_FLEET, help="file that records what is up"
+        )
+    for command in (up, scale_to):
+        _add_scaling_options(command)
+    for name, command in commands.choices.items():
+        command.set_defaults(run=runs[name])
+    options = parser.parse_args(argv)
+    _check_ranges(options)
+    return options
+
+
+def parse_bounds(text: str) -> dict[str, Bounds]:
+    """Replicas of each kind, from "dialogue=0..4,recommendation=1"."""
+    bounds: dict[str, Bounds] = {}
+    for part in filter(None, text.split(",")):
+        kind, _, count = part.partition("=")
+        least, _, most = count.partition("..")
+        if kind not in KINDS or not least.isdigit() or not (most or least).isdigit():
+            raise ValueError(
+                f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(KINDS)} "
+                f"and counts >= 0, got {part!r}."
+            )
+        bounds[kind] = Bounds(least=int(least), most=int(most or least))
+    return bounds
+
+
+def asked_pace(options: argparse.Namespace, otherwise: Pace) -> Pace:
+    """What autoscaling goes by: as given, or as before."""
+    given = {"idle_s": options.idle_s}
+    if options.target_queue_ms is not None:
+        given["target_queue_s"] = options.target_queue_ms / 1e3
+    return dataclasses.replace(
+        otherwise, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _check_ranges(options: argparse.Namespace) -> None:
+    """ValueError for a number that no fleet can be started with."""
+    for name, (lowest, highest) in RANGES.items():
+        value = vars(options).get(name)
+        if value is not None and not lowest <= value <= highest:
+            raise ValueError(
+                f"--{name.replace('_', '-')} must be in [{lowest}, {highest}], got {value}."
+            )
+
+
+def _add_status_options(status: argparse.ArgumentParser) -> None:
+    shown = status.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true")
+    shown.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=2.0,
+        metavar="SECONDS",
+        help="a table that refreshes, until Ctrl-C",
+    )
+    shown.add_argument(
+        "--prometheus", action="store_true", help="where to scrape, as file_sd_configs wants it"
+    )
+
+
+def _add_scaling_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--timeout", type=float, default=300.0, help="seconds to be ready in")
+    command.add_argument(
+        "--target-queue-ms",
+        type=float,
+        help=f"autoscaling: wait before the device, default {Pace.target_queue_s * 1e3:g}",
+    )
+    command.add_argument(
+        "--idle-s",
+        type=float,
+        help=f"autoscaling: down to MIN = 0 after so long unasked, default {Pace.idle_s:g}",
+    )
+
+
+def _add_up_options(up: argparse.ArgumentParser) -> None:
+    up.add_argument("--dialogue", type=Path, metavar="DIR", help="frozen dialogue teacher")
+    up.add_argument("--recommendation", type=Path, metavar="DIR", help="frozen recommender")
+    up.add_argument(
+        "--replicas", default="", metavar=REPLICAS, help="or autoscaling; default: 1 of each"
+    )
+    up.add_argument("--port", type=int, default=50051, help="of the Directory")
+    up.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    up.add_argument(
+        "--tls", type=Path, metavar="DIR", help="folder with ca.pem, server.* and client.*"
+    )
+    up.add_argument("--token-file", type=Path, metavar="FILE", help="what every caller must bear")
+    up.add_argument(
+        "--insecure",
+        action="store_true",
+        help="allow a host beyond this machine without --tls and --token-file",
+    )
+    up.add_argument(
+        "--metrics",
+        nargs="?",
+        const="127.0.0.1",
+        default="",
+        metavar="HOST",
+        help="serve Prometheus metrics of every replica there; default: this machine alone",
+    )
+    up.add_argument(
+        "--spans", default="", metavar="URL", help="OTLP/HTTP receiver of OpenTelemetry spans"
+    )
+    up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
+    up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")
+    up.add_argument("--num-cpus", type=float, default=0.5, help="CPUs of a replica, for placement")
+    up.add_argument("--num-gpus", type=float, help="default: 1 if the cluster has GPUs")
+    up.add_argument("--token-budget", type=int, default=4096, help="tokens of a device batch")
+    up.add_argument(
+        "--cluster-cpus",
+        type=int,
+        default=max(4, os.cpu_count() or 1),
+        help="CPUs of a new local cluster, for placement",
+    )
+    up.add_argument("--object-store-mb", type=int, default=120, help="of a new local cluster")

@@ -1,0 +1,82 @@
+"""The Ray cluster under a fleet: become its driver, and see whether a fleet fits there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+import ray
+from ray._raylet import Config  # pyright: ignore
+
+from teacher_server.fleet.autoscaling import Bounds
+from teacher_server.fleet.deployment import KINDS
+from teacher_server.fleet.directory import HEAD_RESOURCE
+from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
+from teacher_server.fleet.status import fleet_status, serve_is_running
+from trainer.security.credentials import is_loopback
+
+NAMESPACE = "conkd"
+
+
+def connect(address: str, auth_token_path: str = "") -> None:
+    """Become a driver of the cluster; raises ConnectionError if it cannot be reached.
+
+    Args:
+        address: of the Ray cluster.
+        auth_token_path: the token of a local cluster of ours; empty: as the environment says.
+    """
+    check_reachable(address)
+    if auth_token_path:
+        os.environ.update(token_environment(auth_token_path))
+        # Ray has read its settings when it was imported, before the cluster and its token existed.
+        Config.initialize("")
+    ray.init(
+        address=address,
+        namespace=NAMESPACE,
+        log_to_driver=False,
+        configure_logging=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def check_cluster(host: str) -> None:
+    """Raise ValueError if a fleet is up there, or its nodes could not reach each other."""
+    found = [kind for kind in KINDS if serve_is_running() and kind in fleet_status()]
+    if found:
+        raise ValueError(
+            f"no fleet must be up on the Ray cluster, got applications {', '.join(found)} there. "
+            "Take it down where it was started, or with: serve shutdown"
+        )
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    if is_loopback(host) and nodes > 1:
+        raise ValueError(
+            f"--host must be reachable from the cluster's {nodes} nodes, got {host}. "
+            "Give --host 0.0.0.0, with --tls and --token-file."
+        )
+
+
+def check_room(state: FleetState, bounds: Mapping[str, Bounds]) -> None:
+    """Raise ValueError if a local cluster, which cannot grow, has no room for the most replicas."""
+    have = ray.cluster_resources().get("CPU", 0.0)
+    need = sum(state.num_cpus[kind] * wanted.most for kind, wanted in bounds.items())
+    if state.keeper_pid and need > have:
+        raise ValueError(
+            f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
+            "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
+        )
+
+
+def head_address() -> str:
+    """The address of the head node, where the Directory runs."""
+    heads = [
+        node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node["Alive"] and HEAD_RESOURCE in node["Resources"]
+    ]
+    return heads[0] if heads else ray.util.get_node_ip_address()
+
+
+def has_gpus() -> bool:
+    """Whether any node of the cluster has a GPU."""
+    return bool(ray.cluster_resources().get("GPU", 0))

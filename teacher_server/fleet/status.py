@@ -1,0 +1,89 @@
+"""What Ray Serve says of the fleet: each kind's state, its target and its replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.serve._private.client import ServeControllerClient
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.context import _get_global_client
+
+from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.deployment import KINDS, app_name
+from teacher_server.fleet.directory import DIRECTORY_APP
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindStatus:
+    """What Serve says of one kind of teachers."""
+
+    state: str
+    """Serve's state of the application, e.g. RUNNING, DEPLOYING, UNHEALTHY, DEPLOY_FAILED."""
+    message: str
+    target: int
+    bounds: Bounds
+    """What the target may be: one number, or what autoscaling chooses from."""
+    pace: Pace | None
+    """What autoscaling goes by; None for a fixed number."""
+    is_autoscaled: bool
+    """Whether Serve's policy decides on the target, be it within bounds of one number."""
+    replicas: dict[str, tuple[str, int]]
+    """Replica id -> its state and process id (0 before it has one)."""
+
+
+def fleet_status() -> dict[str, KindStatus]:
+    """Serve's view of the Directory ("directory") and of each kind that is deployed."""
+    found: dict[str, KindStatus] = {}
+    # What `serve status` and the dashboard show, asked of the controller itself: a local cluster
+    # runs without the dashboard.
+    details = _client().get_serve_details()
+    for name, app in details["applications"].items():
+        for deployment in app["deployments"].values():
+            if name == DIRECTORY_APP or name in map(app_name, KINDS):
+                bounds, pace = _autoscaling_of(deployment)
+                found[name.removeprefix("conkd-")] = KindStatus(
+                    state=app["status"],
+                    message=deployment["message"] or app["message"],
+                    target=deployment["target_num_replicas"],
+                    bounds=bounds,
+                    pace=pace,
+                    is_autoscaled="autoscaling_config" in deployment["deployment_config"],
+                    replicas={
+                        replica["replica_id"]: (replica["state"], replica.get("pid") or 0)
+                        for replica in deployment["replicas"]
+                    },
+                )
+    return found
+
+
+def serve_is_running() -> bool:
+    """Whether the connected cluster has a Serve controller."""
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def last_line(text: str) -> str:
+    """The last line of a traceback: what went wrong."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"
+
+
+def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[Bounds, Pace | None]:
+    """The bounds of a deployment as Serve has it, and the pace of one that is not fixed."""
+    scaled = deployment["deployment_config"].get("autoscaling_config")
+    if scaled is None:
+        return Bounds.of(deployment["target_num_replicas"]), None
+    bounds = Bounds(least=scaled["min_replicas"], most=scaled["max_replicas"])
+    return bounds, None if bounds.is_fixed else Pace(**scaled["policy"]["policy_kwargs"])
+
+
+def _client() -> ServeControllerClient:
+    client = _get_global_client()
+    assert client is not None, "raises if Serve does not run"
+    return client

@@ -1,0 +1,181 @@
+"""`up`: check all that can be checked beforehand, then start the fleet or leave nothing behind."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.console import print_status, say
+from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
+from teacher_server.fleet.deployment import ReplicaOptions
+from teacher_server.fleet.local_cluster import (
+    FleetState,
+    Keeper,
+    check_port_free,
+    is_alive,
+    read_state,
+    start_keeper,
+    write_state,
+)
+from teacher_server.fleet.options import asked_pace, parse_bounds
+from teacher_server.fleet.ray_cluster import (
+    check_cluster,
+    check_room,
+    connect,
+    has_gpus,
+    head_address,
+)
+from teacher_server.fleet.status import serve_is_running
+from teacher_server.replica.security import SERVER_REMEDY
+from trainer.config.watch import check_endpoint
+from trainer.models.frozen import FrozenCard, Kind, read_card
+from trainer.security.credentials import SecurityFiles, check_host, is_loopback, read_credentials
+
+
+def up(args: argparse.Namespace) -> None:
+    """Start the fleet that the options ask for, and show it; on an error all is taken down again.
+
+    Raises:
+        ValueError, OSError: for what the user can mend, most of it before anything is started.
+    """
+    given = {"dialogue": args.dialogue, "recommendation": args.recommendation}
+    folders = {kind: folder for kind, folder in given.items() if folder}
+    bounds = _bounds(args, folders)
+    security = _security(args)
+    check_endpoint("--spans", args.spans)
+    _check_none_up(args.fleet)
+    if is_loopback(args.host):
+        check_port_free(args.host, args.port)
+    with contextlib.ExitStack() as undo:
+        keeper, address = _cluster(args, undo)
+        state = _state(args, folders, keeper=keeper, address=address, security=security)
+        write_state(args.fleet, state)
+        undo.callback(args.fleet.unlink, missing_ok=True)
+        if keeper is None:
+            undo.callback(remove, state)
+        check_room(state, bounds)
+        deploy(state, bounds, Pace(**state.pace), port=args.port)
+        wait_until_ready(bounds, state, timeout_s=args.timeout, progress=say)
+        if keeper is not None:
+            keeper.keep()
+        undo.pop_all()
+    print_status(state, as_json=False)
+
+
+def _bounds(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, Bounds]:
+    """Replicas wanted of each teacher given, one if nothing is said; checks the teachers."""
+    asked = parse_bounds(args.replicas)
+    _check_teachers(folders)
+    unknown = sorted(set(asked) - set(folders))
+    if unknown:
+        raise ValueError(f"--replicas must name teachers that are given, got {unknown[0]}.")
+    return {kind: asked.get(kind, Bounds.of(1)) for kind in folders}
+
+
+def _cluster(args: argparse.Namespace, undo: contextlib.ExitStack) -> tuple[Keeper | None, str]:
+    """Become a driver of the cluster named, or of one of our own; its keeper if so, its address."""
+    address = args.address or os.environ.get("RAY_ADDRESS", "")
+    keeper = None
+    if not address:
+        say("starting Ray on this machine")
+        keeper = start_keeper(
+            num_cpus=args.cluster_cpus, object_store_bytes=args.object_store_mb << 20
+        )
+        undo.callback(keeper.stop)
+        address = keeper.wait_for_address()
+    connect(address, str(keeper.auth_token_path) if keeper else "")
+    check_cluster(args.host)
+    return keeper, address
+
+
+def _state(
+    args: argparse.Namespace,
+    folders: Mapping[str, Path],
+    *,
+    keeper: Keeper | None,
+    address: str,
+    security: SecurityFiles,
+) -> FleetState:
+    """What is to be recorded of the fleet, before there is anything of it on the cluster."""
+    directory_host = args.host if is_loopback(args.host) else head_address()
+    options = {kind: _replica_options(args, kind, folder) for kind, folder in folders.items()}
+    return FleetState(
+        ray_address=address,
+        directory=f"{directory_host}:{args.port}",
+        keeper_pid=keeper.pid if keeper else 0,
+        keeper_started=keeper.started if keeper else 0.0,
+        auth_token_path=str(keeper.auth_token_path) if keeper else "",
+        owns_serve=not serve_is_running(),
+        num_cpus=dict.fromkeys(folders, float(args.num_cpus)),
+        options={kind: dataclasses.asdict(it) for kind, it in options.items()},
+        batch_limits={"token_budget": args.token_budget},
+        pace=dataclasses.asdict(asked_pace(args, Pace())),
+        security=security,
+    )
+
+
+def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> ReplicaOptions:
+    num_gpus = args.num_gpus
+    if num_gpus is None:
+        num_gpus = 1.0 if has_gpus() else 0.0
+    return ReplicaOptions(
+        kind=kind,
+        folder=str(folder.resolve()),
+        host=args.host,
+        metrics_host=args.metrics,
+        spans=args.spans,
+        num_threads=args.threads,
+        num_cpus=args.num_cpus,
+        num_gpus=num_gpus,
+    )
+
+
+def _check_teachers(folders: Mapping[str, Path]) -> dict[str, FrozenCard]:
+    """The cards of the folders given, of one vocabulary."""
+    if not folders:
+        raise ValueError("--dialogue or --recommendation must be given, got neither.")
+    kinds: tuple[Kind, ...] = ("dialogue", "recommendation")
+    read: dict[str, FrozenCard] = {
+        kind: read_card(folders[kind], kind) for kind in kinds if kind in folders
+    }
+    digests = {kind: card.vocabulary_digest for kind, card in read.items()}
+    if len(set(digests.values())) > 1:
+        raise ValueError(
+            "the teachers must share one vocabulary, got digests "
+            + " and ".join(f"{digest} ({kind})" for kind, digest in digests.items())
+            + ". Fit both on the same prepared data."
+        )
+    return read
+
+
+def _security(args: argparse.Namespace) -> SecurityFiles:
+    """What protects the fleet; whatever is wrong with it is told before anything is started."""
+    security = SecurityFiles(
+        # Replicas start elsewhere, where a relative path would lead astray.
+        tls=str(args.tls.resolve()) if args.tls else None,
+        token_file=str(args.token_file.resolve()) if args.token_file else None,
+        insecure=args.insecure,
+    )
+    check_host("--host", args.host, security, remedy=SERVER_REMEDY)
+    if args.metrics:
+        check_host("--metrics", args.metrics, security, remedy=SERVER_REMEDY)
+    read_credentials(security, "server")
+    read_credentials(security, "client")  # `up` and `status` ask the Directory and the replicas.
+    return security
+
+
+def _check_none_up(path: Path) -> None:
+    if not path.is_file():
+        return
+    state = read_state(path)
+    if is_alive(state):
+        raise ValueError(
+            f"no fleet must be up, got one at {state.directory} ({path}). "
+            "Take it down with: python -m teacher_server down"
+        )
+    path.unlink()  # Its keeper is gone, and so is the fleet.

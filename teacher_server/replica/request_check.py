@@ -1,0 +1,191 @@
+"""A ScoreRequest from the network, trusted in nothing -> ScoreWork, or a ValueError that says why.
+
+This runs on the event loop for every request: lists where numpy's calls would cost more than the
+few numbers, texts only for errors, and no object per example before it is scored.
+
+B examples, N ids of all examples together.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+
+from protos import codec, teacher_pb2
+from protos.limits import (
+    MAX_DRAWS,
+    MAX_EXAMPLES,
+    MAX_INPUT_IDS,
+    MAX_MESSAGE_BYTES,
+    MAX_REQUEST_BYTES,
+    MAX_ROWS,
+)
+from teacher_server.scoring.compress import Cut
+from teacher_server.scoring.facts import TeacherFacts
+from teacher_server.scoring.score_work import Columns, Ragged, ScoreWork
+
+BLOCK_MARGIN_BYTES = 1 << 20
+MAX_SAMPLES = 1 << 16
+INT32 = np.dtype("<i4")
+UINT32 = np.dtype("<u4")
+NOTHING = Ragged(np.empty(0, np.int32), [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """What one request may ask for."""
+
+    max_examples: int = MAX_EXAMPLES
+    max_input_ids: int = MAX_INPUT_IDS
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    max_rows: int = MAX_ROWS
+    max_reply_bytes: int = MAX_MESSAGE_BYTES - BLOCK_MARGIN_BYTES
+    """Of the block before compression, with every row as long as the cut allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What a teacher takes of one column of a request; longest 0: nothing."""
+
+    name: str
+    longest: int
+    num_ids: int
+    shortest: int = 0
+
+
+class RequestCheck:
+    """The rules of one teacher's requests."""
+
+    def __init__(self, facts: TeacherFacts, limits: RequestLimits) -> None:
+        self._facts = facts
+        self._limits = limits
+        takes = facts.limits
+        self._tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
+        self._entities = Column("entity", takes.max_entities, facts.num_entities)
+        self._words = Column("word", takes.max_words, facts.num_words)
+
+    def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
+        """The work that a request asks for.
+
+        Raises:
+            ValueError: naming the field, its rule and its value.
+        """
+        num_bytes = request.ByteSize()
+        if num_bytes > self._limits.max_request_bytes:
+            raise ValueError(
+                f"a request must have at most {self._limits.max_request_bytes} bytes, got "
+                f"{num_bytes}. Split it."
+            )
+        targets = _int32(
+            "target", "lengths", request.target_lengths, self._limits.max_examples
+        ).tolist()
+        if not targets:
+            raise ValueError("target_lengths must have at least one entry, got none.")
+        num_examples = len(targets)
+        columns = Columns(
+            targets,
+            self._read(self._tokens, request.token_ids, request.token_lengths, num_examples),
+            self._read(self._entities, request.entity_ids, request.entity_lengths, num_examples),
+            self._read(self._words, request.word_ids, request.word_lengths, num_examples),
+        )
+        self._check_targets(targets, columns.tokens.lengths_B)
+        asked = request.compression
+        cut = _cut(asked.top_k, asked.top_p, asked.samples, asked.seed, asked.values)
+        num_rows = sum(targets)
+        max_entries = num_rows * cut.max_entries(self._facts.support_size)
+        if num_rows * cut.samples > MAX_DRAWS:
+            raise ValueError(
+                f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
+                f"{cut.samples}. Split the request or lower top_k."
+            )
+        value_bytes = codec.VALUE_DTYPES[asked.values].itemsize
+        reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
+        # Draws are entries on the device, even if they fall on few ids.
+        on_device = max(max_entries, num_rows * cut.samples)
+        return ScoreWork(columns, cut, on_device, num_bytes, reply_bytes)
+
+    def _read(self, column: Column, ids: bytes, lengths: bytes, num_examples: int) -> Ragged:
+        """Each example's ids of a column; none if the teacher does not take it."""
+        if not column.longest and not ids and not lengths:
+            return NOTHING
+        name = column.name
+        ids_N = _int32(name, "ids", ids, self._limits.max_input_ids)
+        lengths_B = _int32(name, "lengths", lengths, self._limits.max_examples).tolist()
+        expected = num_examples if column.longest else 0
+        if len(lengths_B) != expected:
+            raise ValueError(
+                f"{name}_lengths must have {expected} entries, one per example for a teacher that "
+                f"takes them and else none, got {len(lengths_B)}."
+            )
+        if lengths_B and not (
+            column.shortest <= min(lengths_B) and max(lengths_B) <= column.longest
+        ):
+            raise ValueError(
+                f"{name}_lengths must be in [{column.shortest}, {column.longest}], got "
+                f"{min(lengths_B)}..{max(lengths_B)}."
+            )
+        if sum(lengths_B) != len(ids_N):
+            raise ValueError(
+                f"{name}_lengths must sum to the {len(ids_N)} {name}_ids, got {sum(lengths_B)}."
+            )
+        # As unsigned numbers negative ids are the largest; argmax takes a third of max's time.
+        unsigned_N = ids_N.view(UINT32)
+        if len(ids_N) and unsigned_N[unsigned_N.argmax()] >= column.num_ids:
+            raise ValueError(
+                f"{name}_ids must be in [0, {column.num_ids}), got {ids_N.min()}..{ids_N.max()}."
+            )
+        return Ragged(ids_N, lengths_B)
+
+    def _check_targets(self, targets: list[int], num_tokens: list[int]) -> None:
+        takes_tokens = bool(num_tokens)
+        longest = num_tokens if takes_tokens else [1] * len(targets)
+        if min(targets) > 0 and all(map(operator.le, targets, longest)):
+            return
+        for example, (wanted, most) in enumerate(zip(targets, longest, strict=True)):
+            if not 1 <= wanted <= most:
+                rule = "in [1, number of tokens]" if takes_tokens else "1"
+                raise ValueError(
+                    f"target_lengths of a {self._facts.kind} teacher must be {rule}, got {wanted} "
+                    f"for example {example} of {most if takes_tokens else 0} tokens."
+                )
+
+    def _reply_bytes(self, num_rows: int, max_entries: int, value_bytes: int) -> int:
+        """Of the reply block, uncompressed and at worst."""
+        if num_rows > self._limits.max_rows:
+            raise ValueError(
+                f"target_lengths must sum to at most {self._limits.max_rows} rows, got {num_rows}. "
+                "Split the request."
+            )
+        # Table and gap of 5 B each per entry, and its value; 12 B per row.
+        reply_bytes = (10 + value_bytes) * max_entries + 12 * num_rows
+        if reply_bytes > self._limits.max_reply_bytes:
+            raise ValueError(
+                f"the reply must fit in {self._limits.max_reply_bytes} bytes, got {num_rows} rows "
+                f"that may need {reply_bytes}. Split the request or lower top_k."
+            )
+        return reply_bytes
+
+
+def _int32(name: str, of: str, content: bytes, max_length: int) -> np.ndarray:
+    size = len(content)
+    if size % 4:
+        raise ValueError(f"{name}_{of} must be int32 (a multiple of 4 bytes), got {size} bytes.")
+    if size > 4 * max_length:
+        raise ValueError(
+            f"{name}_{of} must have at most {max_length} entries, got {size // 4}. "
+            "Split the request."
+        )
+    return np.frombuffer(content, INT32)
+
+
+@functools.lru_cache(maxsize=64)
+def _cut(top_k: int, top_p: float, samples: int, seed: int, values: int) -> Cut:
+    """Cached: the requests of a run have one."""
+    if values not in codec.VALUE_DTYPES:
+        raise ValueError(f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {values}.")
+    if samples > MAX_SAMPLES:
+        raise ValueError(f"compression.samples must be at most {MAX_SAMPLES}, got {samples}.")
+    return Cut(top_k=top_k, top_p=top_p, samples=samples, seed=seed)

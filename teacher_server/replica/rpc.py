@@ -1,0 +1,112 @@
+"""What our gRPC servers have in common: limits, health, reflection, and how to probe them."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
+from grpc_reflection.v1alpha import reflection
+
+from protos import teacher_pb2, teacher_pb2_grpc
+from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from teacher_server.replica.security import ServerSecurity
+from trainer.security.channels import Dialer
+from trainer.security.credentials import NO_SECURITY, SecurityFiles
+
+# Of one connection.
+MAX_STREAMS = 256
+# Of all connections, the streams of students included; beyond it RESOURCE_EXHAUSTED.
+MAX_CALLS = 4096
+# Of one call's headers, token and digests included; ours take less than 1 KB.
+MAX_METADATA_BYTES = 8 << 10
+# A caller that connects and then says nothing is let go after so long.
+HANDSHAKE_MS = 20_000
+
+
+def new_server(security: ServerSecurity) -> grpc.aio.Server:
+    """A server with our limits that asks for the token, not yet bound; needs a running loop."""
+    return grpc.aio.server(
+        interceptors=security.interceptors,
+        maximum_concurrent_rpcs=MAX_CALLS,
+        options=[
+            # Nobody asks for more than half of it: what is refused for its size by name must come
+            # in first, and is held while it does.
+            ("grpc.max_receive_message_length", 2 * MAX_REQUEST_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            # The first is where refusing begins by chance, the second where it is certain.
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+            # Callers ping every few seconds to notice a dead replica; the default allows one ping
+            # in five minutes and then hangs up.
+            ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            # Two servers on one port would share its callers silently.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+
+
+async def start_server(
+    server: grpc.aio.Server,
+    health: grpc_health.HealthServicer,
+    service_name: str,
+    address: str,
+    *,
+    security: ServerSecurity,
+) -> int:
+    """Add health and reflection to a server, bind it to host:port and start it; returns the port.
+
+    Raises:
+        OSError: if the address cannot be bound.
+        ValueError: if it is beyond this machine and nothing protects what comes there.
+    """
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    await health.set(service_name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection(
+        (
+            service_name,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        ),
+        server,
+    )
+    try:
+        port = security.bind(server, address)
+    except RuntimeError as error:
+        raise OSError(
+            f"address {address} must be free, got: {error}. Choose another with --port, or stop "
+            "what listens there."
+        ) from error
+    await server.start()
+    return port
+
+
+def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY) -> bool:
+    """Whether the gRPC server at the address answers its health check with SERVING."""
+    dialer = Dialer(security)
+    with dialer.blocking(address) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(  # pyright: ignore
+                health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=dialer.metadata
+            )
+        except grpc.RpcError:
+            return False
+    return reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def fetch_stats(
+    address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY
+) -> teacher_pb2.ReplicaStats | None:
+    """What the replica at the address tells of itself; None if it does not answer in time."""
+    dialer = Dialer(security)
+    with dialer.blocking(address) as channel:
+        try:
+            return teacher_pb2_grpc.TeacherStub(channel).Stats(
+                teacher_pb2.StatsRequest(), timeout=timeout_s, metadata=dialer.metadata
+            )
+        except grpc.RpcError:
+            return None

@@ -1,0 +1,87 @@
+"""Who may call our gRPC servers: mutual TLS, and one bearer token for the whole fleet.
+
+The token is asked for before a method is looked up, so it covers every one of them: health and
+reflection too, and those that there are not.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+
+from trainer.security.credentials import SecurityFiles, check_host, host_of, read_credentials
+
+SERVER_REMEDY = (
+    "Give --tls and --token-file (docs/operations.md), or --insecure on a network that you trust."
+)
+REFUSAL = (
+    "authorization must be the fleet's bearer token, got none or another. Set teachers.token_file "
+    "to a copy of the file that the fleet was started with."
+)
+
+
+class TokenCheck(grpc.aio.ServerInterceptor):
+    """Answers UNAUTHENTICATED to every call without the token, whatever it calls."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode("ascii")
+        # Of streams, also for calls that are none: the kind is not on the wire, and the handler of
+        # a single request would wait for it first, from a caller who owes us an answer already.
+        self._refusal = grpc.stream_stream_rpc_method_handler(_refuse)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """The method's handler if the call bears the token, else one that refuses it."""
+        sent = [
+            value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+            for key, value in handler_call_details.invocation_metadata or ()
+            if key == "authorization"
+        ]
+        # In constant time: how long a refusal takes must not tell how much of a guess was right.
+        if len(sent) == 1 and hmac.compare_digest(sent[0], self._expected):
+            return await continuation(handler_call_details)
+        return self._refusal
+
+
+class ServerSecurity:
+    """What protects one server; the files are read once, on construction.
+
+    Raises:
+        ValueError: as `trainer.security.credentials.read_credentials`.
+    """
+
+    def __init__(self, files: SecurityFiles) -> None:
+        credentials = read_credentials(files, "server")
+        self._files = files
+        token = credentials.token
+        self.interceptors = [] if token is None else [TokenCheck(token)]
+        self._tls = None
+        if credentials.identity is not None:
+            self._tls = grpc.ssl_server_credentials(
+                [(credentials.identity.key, credentials.identity.certificates)],
+                root_certificates=credentials.identity.ca,
+                require_client_auth=True,
+            )
+
+    def bind(self, server: grpc.aio.Server, address: str) -> int:
+        """Let a server listen on host:port; returns the port.
+
+        Raises:
+            ValueError: if the address is beyond this machine and nothing protects what comes there.
+            RuntimeError: if the address cannot be bound.
+        """
+        check_host("a server's host", host_of(address), self._files, remedy=SERVER_REMEDY)
+        if self._tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._tls)
+
+
+async def _refuse(
+    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)

@@ -1,0 +1,279 @@
+"""The gRPC face of one teacher: check, join into device batches, score, reply.
+
+One bad request gets a ScoreError and nothing else: its stream and the server live on. A caller with
+another vocabulary, wire version, weights or temperature is refused before anything is scored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.codec import TargetRows
+from teacher_server.replica.batching import Batcher
+from teacher_server.replica.metrics import replica_registry
+from teacher_server.replica.request_check import RequestCheck, RequestLimits
+from teacher_server.replica.rpc import new_server, start_server
+from teacher_server.replica.score_stream import Pipeline, ScoreStream
+from teacher_server.replica.security import SERVER_REMEDY, ServerSecurity
+from teacher_server.replica.stage import Stage
+from teacher_server.scoring.counters import ReplicaCounters
+from teacher_server.scoring.device_batches import BatchLimits, score_together
+from teacher_server.scoring.facts import Teacher, TeacherFacts
+from trainer.security.credentials import NO_SECURITY, SecurityFiles
+from trainer.telemetry.metrics_http import MetricsServer
+from trainer.telemetry.spans import Spans
+
+SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
+
+# Checked at once: some 16 examples, 50 us.
+SHORT_REQUEST_BYTES = 16 << 10
+# Encoded at once: 60 us.
+SHORT_ENTRIES = 1024
+
+ScoreContext = grpc.aio.ServicerContext
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+def encoding_stage() -> Stage[tuple[TargetRows, int], bytes]:
+    """Rows and a format of values -> a reply block."""
+    return Stage(
+        lambda item: codec.encode(*item),
+        "teacher-encode",
+        is_short=lambda item: len(item[0].ids_E) <= SHORT_ENTRIES,
+    )
+
+
+class TeacherService(teacher_pb2_grpc.TeacherServicer):
+    """Describe and Score over one teacher and its batcher."""
+
+    def __init__(
+        self,
+        facts: TeacherFacts,
+        batcher: Batcher[Any],
+        *,
+        replica_id: str,
+        limits: RequestLimits,
+        encode: Stage[tuple[Any, int], bytes] | None = None,
+        spans: Spans | None = None,
+    ) -> None:
+        self.facts = facts
+        self.metrics_address = ""
+        self._started_s = time.monotonic()
+        self.pipeline = Pipeline(
+            check=Stage(
+                RequestCheck(facts, limits),
+                "teacher-check",
+                is_short=lambda request: request.ByteSize() <= SHORT_REQUEST_BYTES,
+            ),
+            batcher=batcher,
+            encode=encode or encoding_stage(),
+            draining=asyncio.Event(),
+            spans=spans,
+            kind=facts.kind,
+        )
+        self._replica_id = replica_id
+
+    def close(self) -> None:
+        """End the threads once they are idle."""
+        self.pipeline.check.close()
+        self.pipeline.encode.close()
+
+    async def Describe(
+        self, request: teacher_pb2.DescribeRequest, context: ScoreContext
+    ) -> teacher_pb2.Description:
+        """What this teacher is: its sizes and the digests of the handshake."""
+        facts = self.facts
+        return teacher_pb2.Description(
+            kind=facts.kind,
+            replica_id=self._replica_id,
+            wire_version=codec.FORMAT_VERSION,
+            vocab_size=facts.vocab_size,
+            first_item_id=facts.first_item_id,
+            num_items=facts.num_items,
+            max_tokens=facts.limits.max_tokens,
+            max_entities=facts.limits.max_entities,
+            vocabulary_digest=facts.vocabulary_digest,
+            graph_digest=facts.graph_digest,
+            weights_digest=facts.weights_digest,
+            temperature=facts.temperature,
+            num_entities=facts.num_entities,
+            num_words=facts.num_words,
+            max_words=facts.limits.max_words,
+        )
+
+    async def Stats(
+        self, request: teacher_pb2.StatsRequest, context: ScoreContext
+    ) -> teacher_pb2.ReplicaStats:
+        """What this replica did since it started, and what is in it now."""
+        batcher = self.pipeline.batcher
+        counters = batcher.counters
+        return teacher_pb2.ReplicaStats(
+            replica_id=self._replica_id,
+            uptime_s=time.monotonic() - self._started_s,
+            blocks=counters.blocks,
+            invalid=counters.invalid,
+            failed=counters.failed,
+            abandoned=counters.abandoned,
+            positions=counters.positions,
+            reply_bytes=counters.reply_bytes,
+            queued=sum(counters.queue_s.counts),
+            queue_s=counters.queue_s.total,
+            rounds=counters.rounds,
+            forward_s=counters.forward_s.total,
+            streams=counters.streams,
+            in_flight=counters.in_flight,
+            waiting=batcher.num_waiting,
+            oldest_wait_s=batcher.queue_delay_s,
+            metrics_address=self.metrics_address,
+        )
+
+    async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
+    ) -> None:
+        """Answer each request of the stream, in the order in which they are done.
+
+        It writes replies itself instead of yielding them: a task less to wake for each.
+        """
+        mismatch = handshake_mismatch(context.invocation_metadata() or (), self.facts)
+        if mismatch:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
+        counters = self.pipeline.batcher.counters
+        counters.streams += 1
+        try:
+            await ScoreStream(self.pipeline, request_iterator, context.write).serve()
+        finally:
+            counters.streams -= 1
+        if self.pipeline.draining.is_set():
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."
+            )
+
+
+class TeacherServer:
+    """One teacher behind a grpc.aio server of its own, with health and reflection."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        replica_id: str,
+        batch_limits: BatchLimits | None = None,
+        request_limits: RequestLimits | None = None,
+        security: SecurityFiles = NO_SECURITY,
+        counters: ReplicaCounters | None = None,
+        spans: Spans | None = None,
+    ) -> None:
+        """A server that is not yet bound; `spans` is closed when it drains."""
+        counters = counters or ReplicaCounters()
+        score_round = functools.partial(score_together, teacher.score, counters=counters)
+        self.batcher = Batcher(score_round, batch_limits or BatchLimits(), counters=counters)
+        self._service = TeacherService(
+            teacher.facts,
+            self.batcher,
+            replica_id=replica_id,
+            limits=request_limits or RequestLimits(),
+            spans=spans,
+        )
+        self._spans = spans
+        self._health = grpc_health.HealthServicer()
+        self._security_files = security
+        self._metrics: MetricsServer | None = None
+        self._security = ServerSecurity(security)
+        self._server = new_server(self._security)
+        self._ended: asyncio.Task[bool] | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why the server does not accept or the device does not answer; empty if they do."""
+        if self._ended is None or self._ended.done():
+            return "its gRPC server is not up"
+        return self.batcher.problem
+
+    def set_batch_limits(self, limits: Mapping[str, Any]) -> None:
+        """Change limits (fields of BatchLimits) for the rounds to come; the others stay."""
+        self.batcher.limits = dataclasses.replace(self.batcher.limits, **limits)
+
+    async def start(self, host: str, port: int = 0) -> int:
+        """Listen on host:port (0: a free one); returns the port.
+
+        Raises:
+            OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what comes there.
+        """
+        teacher_pb2_grpc.add_TeacherServicer_to_server(self._service, self._server)
+        address = f"{host}:{port}"
+        port = await start_server(
+            self._server, self._health, SERVICE_NAME, address, security=self._security
+        )
+        self.batcher.start()
+        self._ended = asyncio.create_task(self._server.wait_for_termination())
+        return port
+
+    def serve_metrics(self, host: str, port: int = 0) -> str:
+        """Let a Prometheus read the counters at host:port (0: a free one); returns the address.
+
+        Raises:
+            OSError: if the address cannot be bound.
+            ValueError: if it is beyond this machine and nothing protects what is read there.
+        """
+        self._metrics = MetricsServer(
+            replica_registry(self._service.facts.kind, self.batcher),
+            host=host,
+            port=port,
+            security=self._security_files,
+            remedy=SERVER_REMEDY,
+        )
+        self._service.metrics_address = self._metrics.address
+        return self._metrics.address
+
+    async def drain(self, grace_s: float) -> None:
+        """Answer what was accepted, tell callers to go elsewhere, then stop."""
+        await self._health.enter_graceful_shutdown()
+        self._service.pipeline.draining.set()
+        await self._server.stop(grace_s)
+        await self.batcher.close()
+        self._service.close()
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
+
+
+def handshake_mismatch(metadata: Metadata, facts: TeacherFacts) -> str:
+    """What a caller expects that this teacher is not, with both values; empty if all agree."""
+    sent = {str(key): str(value) for key, value in metadata}
+    wanted = {
+        "conkd-wire-version": (str(codec.FORMAT_VERSION), True),
+        "conkd-vocabulary-digest": (facts.vocabulary_digest, True),
+        "conkd-weights-digest": (facts.weights_digest, False),
+    }
+    for key, (value, required) in wanted.items():
+        if key in sent and sent[key] != value:
+            return f"{key} must be {value} for this {facts.kind} teacher, got {sent[key]}."
+        if required and key not in sent:
+            return f"{key} must be {value} for this {facts.kind} teacher, got none."
+    if "conkd-temperature" in sent and not _same_number(
+        sent["conkd-temperature"], facts.temperature
+    ):
+        return (
+            f"conkd-temperature must be {facts.temperature} for this {facts.kind} teacher, got "
+            f"{sent['conkd-temperature']}."
+        )
+    return ""
+
+
+def _same_number(text: str, number: float) -> bool:
+    try:
+        # Both may have gone through a float32 field.
+        return abs(float(text) - number) <= 1e-6 * abs(number)
+    except ValueError:
+        return False

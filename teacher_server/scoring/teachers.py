@@ -1,0 +1,219 @@
+"""Frozen teachers: a batch of inputs -> compressed next-token or item distributions. Torch only.
+
+B examples, T wanted rows, V vocabulary, I items, D hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from protos.codec import TargetRows, concat_rows
+from teacher_server.scoring.compress import Cut, Support, compress
+from teacher_server.scoring.counters import ReplicaCounters
+from teacher_server.scoring.facts import Teacher, TeacherFacts
+from trainer.data.bags import Bags
+from trainer.data.model_input import ExampleInput, collate
+from trainer.data.vocabulary import Vocabulary
+from trainer.models.frozen import FrozenCard, read_card
+from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
+from trainer.models.language_model import (
+    LanguageModel,
+    input_limits,
+    knowledge_size,
+    load_language_model,
+    output_head,
+    response_states,
+)
+
+# Logits exist for this many positions at a time: 256 x 57,184 float32 are 59 MB.
+CHUNK_POSITIONS = 256
+
+
+class DialogueTeacher:
+    """P_phi(next token | context and response so far), over words and items."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        facts: TeacherFacts,
+        device: torch.device,
+        *,
+        counters: ReplicaCounters,
+    ) -> None:
+        self.facts = facts
+        self._counters = counters
+        self._device = device
+        nn.Module.to(model, device)
+        self._model = model.eval().requires_grad_(False)
+        self._head = output_head(model)
+        self._support = Support(
+            vocab_size=facts.vocab_size,
+            first_id=0,
+            first_item_column=facts.first_item_id,
+            num_items=facts.num_items,
+        )
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
+    ) -> DialogueTeacher:
+        """The frozen folder's teacher; raises as read_card and load_language_model do."""
+        card = read_card(folder, "dialogue")
+        vocabulary = Vocabulary.load(folder)
+        model = load_language_model(folder, vocabulary)
+        of_card = (card.limits, (card.num_entities, card.num_words))
+        of_model = (input_limits(model), knowledge_size(model))
+        if of_card != of_model:
+            raise ValueError(
+                f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
+                "Export the teacher again."
+            )
+        return cls(model, _facts(card, vocabulary), device, counters=counters or ReplicaCounters())
+
+    @torch.inference_mode()
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+        """The next-token distributions at the last num_targets positions of each input.
+
+        No wanted position sees a pad, so the rows do not depend on what else is in the batch.
+        """
+        hidden_TD = response_states(self._model, collate(inputs, pad_id=0).to(self._device))
+        uniforms_TN = draw_uniforms(inputs, cut)
+        parts = []
+        for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            logits_TV = self._head(hidden_TD[chunk])
+            with _counted(self._counters, self._device):
+                parts.append(
+                    compress(
+                        logits_TV,
+                        cut,
+                        support=self._support,
+                        temperature=self.facts.temperature,
+                        uniforms_TN=uniforms_TN[chunk],
+                    )
+                )
+        return concat_rows(parts)
+
+
+class RecommendationTeacher:
+    """P_psi(item | entities and words so far): one row over the items per example."""
+
+    def __init__(
+        self,
+        recommender: FrozenRecommender,
+        facts: TeacherFacts,
+        device: torch.device,
+        *,
+        counters: ReplicaCounters,
+    ) -> None:
+        self.facts = facts
+        self._counters = counters
+        self._device = device
+        self._recommender = recommender.to(device).eval().requires_grad_(False)
+        self._support = Support(
+            vocab_size=facts.vocab_size,
+            first_id=facts.first_item_id,
+            first_item_column=0,
+            num_items=facts.num_items,
+        )
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
+    ) -> RecommendationTeacher:
+        """The frozen folder's teacher; raises as load_recommender does."""
+        recommender, card = load_recommender(folder)
+        facts = _facts(card, Vocabulary.load(folder))
+        return cls(recommender, facts, device, counters=counters or ReplicaCounters())
+
+    @torch.inference_mode()
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+        """One row per input, ids being vocabulary ids; an input may have no entity at all."""
+        entities = Bags.of([example.entities for example in inputs], self._device)
+        words = Bags.of([example.words for example in inputs], self._device)
+        scores_BI = self._recommender(entities, words)
+        uniforms_BN = draw_uniforms(inputs, cut)
+        with _counted(self._counters, self._device):
+            return compress(
+                scores_BI,
+                cut,
+                support=self._support,
+                temperature=self.facts.temperature,
+                uniforms_TN=uniforms_BN,
+            )
+
+
+def load_teacher(
+    kind: str, folder: Path, device: torch.device, *, counters: ReplicaCounters | None = None
+) -> Teacher:
+    """The frozen teacher of a folder, on the device; it adds to the counters' compress_s."""
+    if kind == "dialogue":
+        return DialogueTeacher.load(folder, device, counters)
+    if kind == "recommendation":
+        return RecommendationTeacher.load(folder, device, counters)
+    raise ValueError(f"kind must be dialogue or recommendation, got {kind}.")
+
+
+@contextlib.contextmanager
+def _counted(counters: ReplicaCounters, device: torch.device) -> Iterator[None]:
+    """Add the device's time in here to compress_s; the body ends with its results on the host."""
+    if device.type != "cuda":
+        started_s = time.perf_counter()
+        yield
+        counters.compress_s += time.perf_counter() - started_s
+        return
+    # On the device's own clock: on ours the forward that is still running would be counted too.
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record(torch.cuda.current_stream(device))
+    yield
+    end.record(torch.cuda.current_stream(device))
+    end.synchronize()
+    counters.compress_s += begin.elapsed_time(end) / 1e3
+
+
+def draw_uniforms(inputs: Sequence[ExampleInput], cut: Cut) -> np.ndarray:
+    """The draws of a cut by samples, float64 [T, N] in [0, 1); N is 0 for any other cut.
+
+    A function of the cut's seed and of each input alone: scored again, elsewhere and beside other
+    inputs, an input gives the same rows.
+    """
+    return np.concatenate([_draws_of(each, cut) for each in inputs])
+
+
+def _draws_of(each: ExampleInput, cut: Cut) -> np.ndarray:
+    columns = (each.tokens, each.entities, each.words)
+    content = [np.array([len(ids) for ids in columns]), *columns]
+    digest = hashlib.blake2b(digest_size=16, key=cut.seed.to_bytes(8, "little"))
+    digest.update(b"".join(ids.astype("<i4").tobytes() for ids in content))
+    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest.digest(), "<u8")))
+    return generator.random((each.num_targets, cut.samples))
+
+
+def _facts(card: FrozenCard, vocabulary: Vocabulary) -> TeacherFacts:
+    if card.vocabulary_digest != vocabulary.digest:
+        raise ValueError(
+            f"the {card.kind} teacher's vocabulary must have digest {card.vocabulary_digest}, got "
+            f"{vocabulary.digest}. The folder's files do not belong together; export it again."
+        )
+    assert card.kind != "classifier"
+    return TeacherFacts(
+        kind=card.kind,
+        vocab_size=vocabulary.size,
+        first_item_id=vocabulary.first_item_id,
+        num_items=vocabulary.num_items,
+        limits=card.limits,
+        vocabulary_digest=card.vocabulary_digest,
+        weights_digest=card.weights_digest,
+        graph_digest=card.graph_digest,
+        num_entities=card.num_entities,
+        num_words=card.num_words,
+        temperature=card.temperature,
+    )

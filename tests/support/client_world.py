@@ -1,0 +1,223 @@
+"""A Directory and teachers on this machine, for clients."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.codec import TargetRows
+from protos.target_rows import TeacherTargets
+from trainer.config.distill import DistillConfig
+from trainer.config.teachers import TeachersConfig
+from trainer.data.examples import Example
+from trainer.teacher_client.client import TeacherClient
+
+VOCAB, GRAPH = 12, "graph-a"
+
+
+CONFIG = DistillConfig(values="float32")
+
+
+@dataclass(frozen=True)
+class SmallVocabulary:
+    digest: str = "vocabulary-a"
+    size: int = VOCAB
+    num_items: int = VOCAB
+    first_item_id: int = 0
+
+
+@dataclass
+class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
+    """Answers row r with one entry, id r, and counts the streams that are open."""
+
+    kind: str
+    graph_digest: str = GRAPH
+    garbage: bool = False
+    silent: bool = False
+    num_words: int = 0
+    longest: int = 64
+    replica_id: str = ""
+    weights_digest: str = ""
+    kept_mass: float = 1.0
+    failures: int = 0
+    """So many requests from now on fail inside."""
+    streams: int = 0
+    most_streams: int = 0
+    requests: int = 0
+    asked: list[teacher_pb2.ScoreRequest] = field(default_factory=list)
+
+    async def Describe(self, request: Any, context: Any) -> teacher_pb2.Description:
+        return teacher_pb2.Description(
+            kind=self.kind,
+            replica_id=self.replica_id,
+            max_tokens=self.longest if self.kind == "dialogue" else 0,
+            max_entities=self.longest if self.kind == "recommendation" else 0,
+            num_words=self.num_words,
+            max_words=2 if self.num_words else 0,
+            vocab_size=VOCAB,
+            vocabulary_digest="vocabulary-a",
+            graph_digest=self.graph_digest if self.kind == "recommendation" else "",
+            weights_digest=self.weights_digest or f"weights-{self.kind}",
+            temperature=1.0,
+        )
+
+    async def Score(
+        self, requests: AsyncIterator[teacher_pb2.ScoreRequest], context: Any
+    ) -> AsyncIterator[teacher_pb2.ScoreReply]:
+        self.streams += 1
+        self.most_streams = max(self.most_streams, self.streams)
+        try:
+            async for request in requests:
+                self.requests += 1
+                self.asked.append(request)
+                if self.silent:
+                    continue
+                if self.failures:
+                    self.failures -= 1
+                    code = teacher_pb2.ScoreError.INTERNAL
+                    error = teacher_pb2.ScoreError(code=code, message="out of memory")
+                    yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
+                    continue
+                num_rows = int(np.frombuffer(request.target_lengths, "<i4").sum())
+                block = (
+                    b"garbage"
+                    if self.garbage
+                    else codec.encode(rows(num_rows, self.kept_mass), request.compression.values)
+                )
+                yield teacher_pb2.ScoreReply(request_id=request.request_id, block=block)
+        finally:
+            self.streams -= 1
+
+
+def rows(num_rows: int, kept_mass: float = 1.0) -> TargetRows:
+    return TargetRows(
+        counts_R=np.ones(num_rows, np.int32),
+        ids_E=np.arange(num_rows, dtype=np.int32),
+        log_probs_E=np.full(num_rows, np.log(kept_mass), np.float32),
+        tail_R=np.full(num_rows, 1.0 - kept_mass, np.float32),
+        item_mass_R=np.ones(num_rows, np.float32),
+        vocab_size=VOCAB,
+    )
+
+
+@dataclass
+class FakeDirectory(teacher_pb2_grpc.DirectoryServicer):
+    fleet: dict[str, teacher_pb2.Endpoint] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    told: int = 0
+    watchers: int = 0
+    asleep: dict[str, teacher_pb2.Endpoint] = field(default_factory=dict)
+    """Kinds that were scaled to zero: listed as soon as somebody wants them."""
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[teacher_pb2.Fleet]:
+        self.watchers += 1
+        try:
+            while True:
+                self.changed.clear()
+                yield teacher_pb2.Fleet(endpoints=self.fleet.values())
+                self.told += 1
+                await self.changed.wait()
+        finally:
+            self.watchers -= 1
+
+    async def Want(self, request: Any, context: Any) -> teacher_pb2.WantReply:
+        for kind in request.kinds:
+            if kind in self.asleep:
+                self.fleet[kind] = self.asleep.pop(kind)
+                self.changed.set()
+        return teacher_pb2.WantReply()
+
+
+class World:
+    """A Directory and teachers on an event loop in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._servers: dict[str, grpc.aio.Server] = {}
+        self.directory = FakeDirectory()
+        self.address = self.run(self._serve("directory", self.directory))
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _serve(self, name: str, servicer: Any) -> str:
+        server = self._servers[name] = grpc.aio.server()
+        if isinstance(servicer, FakeDirectory):
+            teacher_pb2_grpc.add_DirectoryServicer_to_server(servicer, server)
+        else:
+            teacher_pb2_grpc.add_TeacherServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return f"127.0.0.1:{port}"
+
+    def add(self, name: str, teacher: FakeTeacher) -> FakeTeacher:
+        teacher.replica_id = name
+        address = self.run(self._serve(name, teacher))
+        endpoint = teacher_pb2.Endpoint(kind=teacher.kind, address=address, replica_id=name)
+        self.list_(name, endpoint)
+        return teacher
+
+    def list_(self, name: str, endpoint: teacher_pb2.Endpoint | None) -> None:
+        """List or delist a replica and wait until every watcher was told."""
+
+        async def change() -> None:
+            told = self.directory.told
+            if endpoint is None:
+                del self.directory.fleet[name]
+            else:
+                self.directory.fleet[name] = endpoint
+            self.directory.changed.set()
+            while self.directory.watchers and self.directory.told == told:
+                await asyncio.sleep(0.01)
+
+        self.run(change())
+
+    def kill(self, name: str) -> None:
+        self.run(self._servers.pop(name).stop(None))
+
+    def client(self, distill: DistillConfig | None = None, **settings: float) -> TeacherClient:
+        config = TeachersConfig(directory=self.address, **settings)  # type: ignore[arg-type]
+        vocabulary: Any = SmallVocabulary()
+        return TeacherClient(config, distill or CONFIG, vocabulary=vocabulary, graph_digest=GRAPH)
+
+    def close(self) -> None:
+        for name in list(self._servers):
+            self.kill(name)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+def examples(*response_lengths: int) -> list[Example]:
+    return [
+        Example(
+            example_id=str(index),
+            context_ids=np.array([1, 2], np.int32),
+            response_ids=np.arange(length, dtype=np.int32),
+            context_entities=np.array([3], np.int32),
+            context_words=np.empty(0, np.int32),
+            gold_items=np.empty(0, np.int32),
+        )
+        for index, length in enumerate(response_lengths)
+    ]
+
+
+def client_of(
+    world: World, folder: Path, distill: DistillConfig = CONFIG, **settings: Any
+) -> TeacherClient:
+    config = TeachersConfig(directory=world.address, cache=str(folder), **settings)
+    vocabulary: Any = SmallVocabulary()
+    return TeacherClient(config, distill, vocabulary=vocabulary, graph_digest=GRAPH)
+
+
+def ask(client: TeacherClient, *response_lengths: int) -> TeacherTargets:
+    return client.submit(examples(*response_lengths)).result()

@@ -1,0 +1,70 @@
+"""A teacher of three lines, whose rows are known: for tests of everything around teachers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from protos.codec import TargetRows
+from teacher_server.scoring.compress import Cut, Support, compress
+from teacher_server.scoring.facts import TeacherFacts
+from teacher_server.scoring.score_work import Columns, Ragged
+from trainer.data.model_input import ExampleInput, InputLimits
+
+VOCAB = 12
+FACTS = TeacherFacts(
+    kind="dialogue",
+    vocab_size=VOCAB,
+    first_item_id=6,
+    num_items=3,
+    limits=InputLimits(max_tokens=16),
+    vocabulary_digest="vocabulary-a",
+    weights_digest="weights-a",
+)
+SUPPORT = Support(vocab_size=VOCAB, first_id=0, first_item_column=6, num_items=3)
+
+
+class FakeTeacher:
+    """The row after token t has the logits sin(t + 1), sin(2 (t + 1)), ..."""
+
+    def __init__(self, facts: TeacherFacts = FACTS) -> None:
+        self.facts = facts
+        self.batches: list[list[int]] = []
+        self.gate: threading.Event | None = None
+        self.started = threading.Event()
+        self.fails = False
+        self.gives_nan = False
+        self.fails_above: int | None = None
+
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+        self.started.set()
+        if self.gate is not None:
+            assert self.gate.wait(20)
+        self.batches.append([len(example.tokens) for example in inputs])
+        too_long = self.fails_above is not None and max(self.batches[-1]) > self.fails_above
+        if self.fails or too_long:
+            raise RuntimeError("out of memory")
+        ids = [torch.from_numpy(each.tokens[-each.num_targets :].copy()) for each in inputs]
+        scores = rows_after(torch.cat(ids))
+        return compress(scores * torch.nan if self.gives_nan else scores, cut, support=SUPPORT)
+
+
+def rows_after(ids: torch.Tensor) -> torch.Tensor:
+    return torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)).log_softmax(-1)
+
+
+def columns_of(inputs: Sequence[ExampleInput]) -> Columns:
+    """The columns of a request about these examples."""
+
+    def ragged(rows: list[np.ndarray]) -> Ragged:
+        return Ragged(np.concatenate(rows), [len(row) for row in rows])
+
+    return Columns(
+        [each.num_targets for each in inputs],
+        ragged([each.tokens for each in inputs]),
+        ragged([each.entities for each in inputs]),
+        ragged([each.words for each in inputs]),
+    )

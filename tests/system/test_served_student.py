@@ -1,0 +1,211 @@
+"""The whole system at once: teachers behind Ray and gRPC, students under the DeepSpeed launcher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.geometry import assert_same_geometry
+from tests.support.student_runs import (
+    EXACT,
+    TINY,
+    Service,
+    command,
+    error_lines,
+    fit,
+    loss_curve,
+    run_in_process,
+    run_student,
+    serving,
+    step_lines,
+)
+from trainer.config.distill import DistillConfig
+from trainer.config.teachers import TeachersConfig
+from trainer.data.bags import Bags
+from trainer.data.examples import Example
+from trainer.data.loader import StudentInput, to_student_input
+from trainer.data.model_input import InputLimits, dialogue_input
+from trainer.data.prepare import PreparedData, load_prepared
+from trainer.engine.student import Student
+from trainer.loss import conkd
+from trainer.models.causal_lm import (
+    LanguageModelConfig,
+    build_causal_lm,
+    load_causal_lm,
+    output_weight,
+)
+from trainer.models.frozen_recommender import load_recommender
+from trainer.teacher_client.client import TeacherClient
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def service(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    dialogue = fit("dialogue", prepared_dir, folder / "dialogue", *TINY, "train.steps=30")
+    recommendation = fit("recommendation", prepared_dir, folder / "recommendation", "epochs=2")
+    with serving(folder, dialogue, recommendation) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def served_run(
+    service: Service, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("served") / "run"
+    settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}", "zero_stage=1")
+    result = run_student(prepared_dir, output, *EXACT, *settings)
+    assert result.returncode == 0, result.stderr
+    return output
+
+
+def test_served_student_has_the_loss_curve_of_in_process_teachers(
+    service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
+) -> None:
+    result = run_in_process(service, prepared_dir, tmp_path / "run", *EXACT, f"train.steps={STEPS}")
+    assert result.returncode == 0, result.stderr
+    assert len(loss_curve(served_run)) == STEPS
+    assert loss_curve(served_run) == pytest.approx(loss_curve(tmp_path / "run"), rel=1e-5)
+
+
+def test_served_student_loss_curve_is_the_same_at_stage_3(
+    service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
+) -> None:
+    settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}")
+    result = run_student(prepared_dir, tmp_path / "run", *EXACT, *settings, "zero_stage=3")
+    assert result.returncode == 0, result.stderr
+    curve, expected = loss_curve(tmp_path / "run"), loss_curve(served_run)
+    assert len(curve) == STEPS
+    assert curve == pytest.approx(expected, rel=1e-3)
+    assert curve[-1] < 0.95 * curve[0]
+
+
+def test_served_student_counts_what_it_asked_and_got(served_run: Path) -> None:
+    lines = (served_run / "metrics.jsonl").read_text().splitlines()
+    end = json.loads(lines[-1])
+    # Two ranks, two kinds, one micro-batch per step; nothing had to be asked twice.
+    assert end["teacher_requests"] == 2 * 2 * STEPS
+    assert end["teacher_resends"] == 0
+    steps = step_lines(served_run)
+    assert sum(entry["wire_positions"] for entry in steps) == sum(it["positions"] for it in steps)
+    assert steps[-1]["kept_mass"] == pytest.approx(1.0)
+    assert end["wire_bytes_per_position"] > 0
+    assert end["gate_mean_item_steps"] > 0
+
+
+def test_student_starts_with_the_recommendation_teachers_geometry(
+    service: Service, prepared_dir: Path, tmp_path: Path
+) -> None:
+    # Both are 32 wide, so the turn keeps every distance.
+    still = ("distill.gamma=0", "train.steps=1", "optimiser.learning_rate=1e-9")
+    vectors = f"item_vectors={service.recommendation}"
+    result = run_student(prepared_dir, tmp_path / "run", *still, vectors)
+    assert result.returncode == 0, result.stderr
+    vocabulary = load_prepared(prepared_dir).vocabulary
+    model = load_causal_lm(tmp_path / "run" / "model", vocabulary)
+    rows = output_weight(model)[vocabulary.first_item_id : vocabulary.rec_id]
+    recommender, _ = load_recommender(service.recommendation)
+    assert_same_geometry(rows.detach(), recommender.items_ID)
+
+
+@pytest.mark.parametrize("gate", ["hard", "soft"])
+def test_served_loss_and_gradient_are_those_of_dense_teachers(
+    gate: str, service: Service, prepared_dir: Path
+) -> None:
+    data = load_prepared(prepared_dir)
+    examples = tuple(data.examples("train")[:6])
+    config = DistillConfig(
+        gate="hard" if gate == "hard" else "soft",
+        gamma=0.6,
+        eta=0.1,
+        top_k=0,
+        recommendation_top_p=1.0,
+        recommendation_top_k=0,
+        values="float32",
+    )
+    client = TeacherClient(
+        TeachersConfig(directory=service.directory),
+        config,
+        vocabulary=data.vocabulary,
+        graph_digest=data.graphs_digest,
+    )
+    try:
+        received = client.submit(examples).result()
+    finally:
+        client.close()
+    torch.manual_seed(0)
+    shape = LanguageModelConfig(num_layers=1, hidden_size=32, num_heads=2)
+    model = build_causal_lm(shape, data.vocabulary).double()
+    student = Student(model, loss_chunk_size=16)
+    inputs = to_student_input(examples, data.vocabulary, InputLimits(), action_tokens=True)
+    first = data.vocabulary.first_item_id
+    items = range(first, first + data.vocabulary.num_items)
+    targets = conkd.mix_targets(inputs.positions, received, config, items)
+    loss, _ = student(inputs.model, targets)
+    expected = dense_loss(student, inputs, examples, service, data, config)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    parameters = list(model.parameters())
+    for served, dense in zip(
+        torch.autograd.grad(loss, parameters),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
+    ):
+        assert float((served - dense).norm()) <= 1e-5 * float(dense.norm()) + 1e-12
+
+
+def dense_loss(
+    student: Student,
+    inputs: StudentInput,
+    examples: tuple[Example, ...],
+    service: Service,
+    data: PreparedData,
+    config: DistillConfig,
+) -> Tensor:
+    """Eqs. 5-11 as printed, one example at a time, from whole distributions in this process."""
+    teacher = load_causal_lm(service.dialogue, data.vocabulary).double()
+    recommender, _ = load_recommender(service.recommendation)
+    first, size = data.vocabulary.first_item_id, data.vocabulary.size
+    last = first + data.vocabulary.num_items
+    total = torch.zeros((), dtype=torch.float64)
+    for row, example in enumerate(examples):
+        length = len(example.response_ids)
+        ids = torch.from_numpy(dialogue_input(example, InputLimits()).tokens.astype(np.int64))[None]
+        with torch.no_grad():
+            phi_TV = teacher(ids).logits[0, -length:].softmax(-1)
+            bags = Bags.of([example.context_entities]), Bags.of([example.context_words])
+            psi_V = torch.zeros(size, dtype=torch.float64)
+            psi_V[first:last] = recommender(*bags)[0].double().exp()
+        end = len(example.context_ids) + 1 + length - 1
+        log_q_TV = (
+            student.language_model(inputs.model.input_ids_BL[row : row + 1, :end])
+            .logits[0, -length:]
+            .log_softmax(-1)
+        )
+        mass_T = phi_TV[:, first:last].sum(-1)
+        gate_T = (mass_T >= config.eta).double() if config.gate == "hard" else mass_T
+        nll_T = -log_q_TV[range(length), example.response_ids.astype(np.int64)]
+        dial_T = (1 - config.gamma) * nll_T - config.gamma * (phi_TV * log_q_TV).sum(-1)
+        rec_T = (1 - config.gamma) * nll_T - config.gamma * (psi_V * log_q_TV).sum(-1)
+        total = total + ((1 - gate_T) * dial_T + gate_T * rec_T).mean()
+    return total
+
+
+def test_student_of_another_vocabulary_is_refused(service: Service, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    arguments = ("trainer.data", "prepare", "--source", "synthetic", "--seed", "5")
+    command(*arguments, "--dialogues", "60", "--output", str(other))
+    settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}")
+    result = run_student(other, tmp_path / "run", *settings, ranks=1)
+    assert result.returncode != 0
+    (line,) = error_lines(result)
+    assert "vocabulary" in line
+    assert load_prepared(other).vocabulary.digest in line

@@ -1,0 +1,187 @@
+"""cluster/*.yaml against Ray's own reading of them; nothing is started, nothing is asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import ValidationError
+
+# Private, and on purpose: these two functions are all that `ray up` does before it talks to a
+# cloud, and there is no public way to have a file judged. Should Ray move them, this import fails.
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from trainer.security.credentials import SecurityFiles, read_credentials
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = ["gpu.yaml", "local.yaml"]
+SECRET = re.compile(
+    r"AKIA[0-9A-Z]{16}|-----BEGIN|aws_secret|password|RAY_AUTH_TOKEN\b|\btoken:\s*\S|hf_[A-Za-z]{20}",
+    re.IGNORECASE,
+)
+STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("judging a file must not need the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster" / name).read_text())
+
+
+def prepared(name: str) -> dict[str, Any]:
+    """The config as `ray up` completes it from the provider's defaults."""
+    return prepare_config(read(name))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cluster_config_is_accepted_by_ray(name: str) -> None:
+    config = prepared(name)
+    validate_config(config)
+    assert config["head_node_type"] in config["available_node_types"]
+
+
+def test_validate_config_refuses_an_unknown_field() -> None:
+    config = {**prepared("gpu.yaml"), "max_worker": 3}
+    with pytest.raises(ValidationError, match="max_worker"):
+        validate_config(config)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cluster_config_survives_the_json_that_ray_hands_to_the_head(name: str) -> None:
+    assert json.loads(json.dumps(prepared(name))) == prepared(name)
+
+
+def test_gpu_config_separates_head_teachers_and_students() -> None:
+    types = prepared("gpu.yaml")["available_node_types"]
+    assert set(types) == {"head", "teacher", "student"}
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert types["head"]["max_workers"] == 0
+    assert types["teacher"]["resources"] == {"teacher": 1}
+    # Ray must place nothing on a student node: what it does not see it cannot give away.
+    assert types["student"]["resources"] == {"CPU": 0, "GPU": 0, "student": 1}
+
+
+def test_gpu_config_buys_spot_for_teachers_alone() -> None:
+    types = prepared("gpu.yaml")["available_node_types"]
+    spot = {name for name, it in types.items() if "InstanceMarketOptions" in it["node_config"]}
+    assert spot == {"teacher"}
+    assert types["teacher"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+
+
+def test_gpu_config_keeps_students_and_gives_idle_teachers_back() -> None:
+    config = prepared("gpu.yaml")
+    types = config["available_node_types"]
+    # A student runs no Ray work, so above min_workers it would count as idle and be ended.
+    assert types["student"]["min_workers"] == types["student"]["max_workers"] > 0
+    assert types["teacher"]["min_workers"] < types["teacher"]["max_workers"]
+    assert config["idle_timeout_minutes"] > 0
+    assert config["max_workers"] == sum(it["max_workers"] for it in types.values())
+
+
+def test_gpu_config_names_one_image_of_its_own_for_all_nodes() -> None:
+    types = prepared("gpu.yaml")["available_node_types"]
+    images = {it["node_config"]["ImageId"] for it in types.values()}
+    assert len(images) == 1
+    assert images.pop().startswith("ami-")
+
+
+def test_local_config_counts_every_listed_worker_as_a_teacher_node() -> None:
+    config = prepared("local.yaml")
+    workers = config["provider"]["worker_ips"]
+    assert config["max_workers"] == len(workers) == len(set(workers))
+    assert config["provider"]["head_ip"] not in workers
+    start = " ".join(config["worker_start_ray_commands"])
+    resources = re.search(r"--resources='(.*?)'", start)
+    assert resources is not None
+    assert json.loads(resources.group(1)) == {"teacher": 1}
+    head = " ".join(config["head_start_ray_commands"])
+    assert "--num-cpus=0" in head
+    assert "--resources" not in head
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("commands", STARTS)
+def test_start_commands_ask_for_a_token_and_enough_files(name: str, commands: str) -> None:
+    start = prepared(name)[commands][-1]
+    assert "ray start" in start
+    assert "RAY_AUTH_MODE=token" in start
+    assert "ulimit -n 65536" in start
+    assert "--dashboard-host=0.0.0.0" not in start
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_token_is_made_on_the_head_before_ray_starts_and_goes_to_the_workers(name: str) -> None:
+    config = prepared(name)
+    assert any("get-auth-token --generate" in it for it in config["head_setup_commands"])
+    assert not any("get-auth-token" in it for it in config["worker_setup_commands"])
+    assert config["cluster_synced_files"] == ["~/.ray/auth_token", "~/conkd-tls"]
+
+
+def test_certificates_are_made_on_the_head_once_and_by_commands_that_work(tmp_path: Path) -> None:
+    made, local = (
+        [it for it in prepared(name)["head_setup_commands"] if "conkd-tls" in it] for name in FILES
+    )
+    assert made == local
+    for name in FILES:
+        assert not any("conkd-tls" in it for it in prepared(name)["worker_setup_commands"])
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    (tmp_path / "conkd").mkdir()
+    (tmp_path / "conkd" / ".venv").symlink_to(sys.prefix)
+    before = None
+    for _ in range(2):
+        for it in made:
+            subprocess.run(["bash", "-c", it], env=environment, check=True, capture_output=True)
+        folder = tmp_path / "conkd-tls"
+        files = SecurityFiles(tls=str(folder), token_file=str(folder / "token"))
+        read = [read_credentials(files, "server"), read_credentials(files, "client")]
+        assert before is None or before == read
+        before = read
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_cluster_config_holds_and_sends_no_secret(name: str) -> None:
+    text = (ROOT / "cluster" / name).read_text()
+    assert SECRET.search(text) is None
+    for local in read(name)["file_mounts"].values():
+        parts = Path(local).parts
+        assert not Path(local).is_absolute()
+        assert not any(it.startswith((".", "~")) for it in parts), local
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_setup_installs_this_repository_from_what_is_sent(name: str) -> None:
+    config = prepared(name)
+    mounts = config["file_mounts"]
+    for remote, local in mounts.items():
+        assert (ROOT / local).exists(), local
+        assert remote == f"~/conkd/{local}"
+    # All that `pip install -e .` reads, and that the targets named below need.
+    packages = {"protos", "trainer", "teacher_server", "cluster"}
+    files = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "Makefile"}
+    assert set(mounts.values()) == packages | files
+    targets = re.findall(r"make (.*)$", config["head_setup_commands"][0])
+    assert targets == ["environment protos"]
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets[0].split():
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_both_configs_install_the_same_way() -> None:
+    gpu, local = read("gpu.yaml"), read("local.yaml")
+    for key in ("file_mounts", "setup_commands", "cluster_synced_files", "rsync_exclude"):
+        assert gpu[key] == local[key]

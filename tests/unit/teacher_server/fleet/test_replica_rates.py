@@ -1,0 +1,134 @@
+"""What `status` shows of replicas: rates by hand, and real replicas asked over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from protos.teacher_pb2 import ReplicaStats
+from teacher_server.fleet.console import status_page
+from teacher_server.fleet.directory_server import fetch_fleet
+from teacher_server.fleet.options import parse
+from teacher_server.fleet.replica_rates import (
+    Rates,
+    as_fields,
+    fetch_all_stats,
+    rates,
+    scrape_targets,
+)
+from tests.support.secure_fleet import ask, files, fleet, run, write_two_sets
+from trainer.security.credentials import SecurityFiles
+
+BEFORE = ReplicaStats(
+    replica_id="a", uptime_s=10, blocks=5, positions=50, reply_bytes=900, queued=5, queue_s=1
+)
+NOW = ReplicaStats(
+    replica_id="a",
+    uptime_s=12,
+    blocks=8,
+    invalid=1,
+    failed=2,
+    positions=80,
+    reply_bytes=1000,
+    queued=10,
+    queue_s=2.5,
+    in_flight=3,
+    oldest_wait_s=0.25,
+)
+
+
+PACE = {"target_queue_s": 0.05, "idle_s": 60.0}
+KIND = {"state": "RUNNING", "target": 2, "min": 2, "max": 2, "autoscaling": None, "replicas": []}
+
+
+def test_rates_are_of_what_was_done_between_two_looks() -> None:
+    expected = Rates(requests_per_s=3.0, positions_per_s=15.0, reply_bytes_per_s=50.0, queue_s=0.3)
+    assert rates(NOW, BEFORE) == expected
+
+
+def test_rates_of_a_first_look_are_since_the_start() -> None:
+    seen = rates(NOW)
+    assert (seen.requests_per_s, seen.queue_s) == (11 / 12, 0.25)
+
+
+def test_rates_while_nothing_leaves_the_queue_show_the_wait_of_the_oldest() -> None:
+    stuck = ReplicaStats(uptime_s=14, queued=10, queue_s=2.5, blocks=8, invalid=1, failed=2)
+    stuck.oldest_wait_s = 2.25
+    seen = rates(stuck, NOW)
+    assert (seen.requests_per_s, seen.queue_s) == (0.0, 2.25)
+
+
+def test_scrape_targets_are_the_replicas_with_metrics() -> None:
+    replicas = [
+        ReplicaStats(replica_id="b", metrics_address="10.0.0.1:9"),
+        ReplicaStats(replica_id="c"),
+        ReplicaStats(replica_id="a", metrics_address="10.0.0.1:8"),
+    ]
+    assert scrape_targets(replicas) == [
+        {"targets": ["10.0.0.1:8"], "labels": {"replica": "a"}},
+        {"targets": ["10.0.0.1:9"], "labels": {"replica": "b"}},
+    ]
+
+
+def test_status_page_shows_the_rates_of_each_replica() -> None:
+    row = {"replica_id": "a", "state": "RUNNING", "pid": 7, "address": "127.0.0.1:5"}
+    content = {
+        "directory": "127.0.0.1:50051",
+        "directory_state": "RUNNING",
+        "ray_address": "127.0.0.1:6379",
+        "kinds": {
+            "dialogue": KIND | {"replicas": [row]},
+            "recommendation": KIND
+            | {"state": "DEPLOYING", "target": 1, "max": 4, "autoscaling": PACE},
+        },
+    }
+    shown = io.StringIO()
+    console = Console(file=shown, width=160)
+    console.print(status_page(content, {"a": NOW}, {"a": BEFORE}))
+    lines = {line.split()[1]: line.split() for line in shown.getvalue().splitlines() if "│" in line}
+    assert [it for it in lines["dialogue"] if it != "│"] == [
+        *("dialogue", "2", "RUNNING", "a", "7", "127.0.0.1:5", "3.0", "15", "300.0", "ms", "3")
+    ]
+    assert "DEPLOYING" in lines["recommendation"]
+    assert "Rates      between the last two looks" in shown.getvalue()
+    assert "recommendation: autoscaled between 2 and 4, to wait 50 ms" in shown.getvalue()
+
+
+def test_status_in_two_formats_at_once_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["status", "--json", "--watch"], dict.fromkeys(COMMANDS, lambda _options: None))
+    assert "not allowed with argument --json" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"--watch must be in \[0.2, 3600\], got 0.0"):
+        parse(["status", "--watch", "0"], dict.fromkeys(COMMANDS, lambda _options: None))
+
+
+COMMANDS = ("up", "scale", "status", "down", "keep", "certificates")
+
+
+def test_stats_of_a_secured_fleet_come_with_its_files_alone(tmp_path: Path) -> None:
+    write_two_sets(tmp_path)
+
+    async def scenario() -> None:
+        async with fleet(files(tmp_path)) as running:
+            await asyncio.to_thread(ask, running.directory, files(tmp_path))
+            told = await asyncio.to_thread(look, running.directory, files(tmp_path))
+            assert {it.replica_id: it.positions for it in told.values()} == {
+                "dialogue": 3,
+                "recommendation": 1,
+            }
+            assert as_fields(told["dialogue"])["blocks"] == 1
+            addresses = {"dialogue": running.dialogue}
+            for other in (SecurityFiles(), files(tmp_path, "theirs")):
+                assert await asyncio.to_thread(fetch_all_stats, addresses, 5, other) == {}
+
+    run(scenario)
+
+
+def look(directory: str, security: SecurityFiles) -> dict[str, ReplicaStats]:
+    addresses = {it.replica_id: it.address for it in fetch_fleet(directory, 5, security)}
+    # Where nobody listens there is nothing to tell, and the others are told nevertheless.
+    return fetch_all_stats(addresses | {"gone": "127.0.0.1:1"}, 5, security)

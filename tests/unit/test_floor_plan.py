@@ -1,0 +1,194 @@
+"""The floor plan, read from the sources: who may import whom, and what is where."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = "teacher_pb2"
+MAX_LINES = 400
+# The architecture. A room is a folder; it imports only from floors in the lines above. The files
+# directly in trainer/ or teacher_server/ are a room too: the story that uses the other rooms.
+FLOORS = (
+    ("protos", "trainer/security"),
+    ("trainer/common", "trainer/config"),
+    ("trainer/data", "trainer/checkpoints"),
+    ("trainer/models", "trainer/loss"),
+    ("trainer/engine", "trainer/telemetry", "trainer/plan"),
+    ("trainer/target_cache", "trainer/evaluation"),
+    ("trainer/teacher_client",),
+    ("trainer", "trainer/targets"),
+    ("trainer/pretrain", "teacher_server/scoring"),
+    ("teacher_server/replica",),
+    ("teacher_server/fleet",),
+    ("teacher_server", "cluster"),
+    ("cluster/bench/fleet", "cluster/bench"),
+    tuple(
+        f"cluster/bench/{name}" for name in ("chaos", "loss", "memory", "service", "step", "wire")
+    ),
+)
+# An entry point may import the rooms of its package.
+ENTRY = "__main__.py"
+# What is heavy, or binds us to one engine, stays behind a few doors: a room, or one file of it.
+DOORS = {
+    "deepspeed": ("trainer/engine/",),
+    "ray": ("teacher_server/fleet/", "teacher_server/main.py", "cluster/"),
+    "torch_geometric": ("trainer/models/rgcn.py", "trainer/models/word_conv.py"),
+    "prometheus_client": ("trainer/telemetry/", "teacher_server/replica/metrics.py"),
+    "opentelemetry": ("trainer/telemetry/spans.py",),
+    "lmdb": ("trainer/target_cache/store.py",),
+    "grpc": (
+        "trainer/security/channels.py",
+        "trainer/teacher_client/streams.py",
+        "teacher_server/replica/",
+        "teacher_server/fleet/directory_server.py",
+        "cluster/bench/service/load.py",  # sends as fast as it is answered, without our client
+    ),
+}
+PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
+MAX_STORY_FILES = 8
+TOP_LEVEL = {
+    *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
+    *("README.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"),
+    *("docs", "tests", *PACKAGES),
+}
+
+
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def modules() -> list[Path]:
+    """Our own modules, relative to the root."""
+    found = (it.relative_to(ROOT) for name in PACKAGES for it in (ROOT / name).rglob("*.py"))
+    return sorted(it for it in found if not it.name.startswith(GENERATED))
+
+
+def imported_by(source: str) -> Iterator[str]:
+    """Full names of all modules that a source imports, wherever it does so."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"imports must be absolute, got one at line {node.lineno}"
+            yield node.module or ""
+
+
+def room_of(path: Path) -> str:
+    """The innermost folder of the table that holds a module."""
+    return next(it for it in map(Path.as_posix, path.parents) if it in FLOOR_OF)
+
+
+def imported_rooms(path: Path) -> Iterator[tuple[str, str]]:
+    """Every module of ours that a module imports, and its room."""
+    for name in imported_by((ROOT / path).read_text()):
+        if name.split(".")[0] in PACKAGES and GENERATED not in name:
+            yield name, room_of(Path(*name.split("."), "__init__.py"))
+
+
+def is_behind(path: Path, doors: tuple[str, ...]) -> bool:
+    return path.as_posix().startswith(doors)
+
+
+def test_every_folder_with_code_is_a_room_of_the_table() -> None:
+    folders = {path.parent.as_posix() for path in modules()}
+    assert folders == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("room", FLOOR_OF)
+def test_a_room_imports_only_from_lower_floors(room: str) -> None:
+    wrong = [
+        f"{path} imports {name}"
+        for path in modules()
+        if room_of(path) == room and path.name != ENTRY
+        for name, other in imported_rooms(path)
+        if other != room and FLOOR_OF[other] >= FLOOR_OF[room]
+    ]
+    assert wrong == []
+
+
+def test_no_package_imports_tests() -> None:
+    wrong = [
+        f"{path} imports {name}"
+        for path in modules()
+        for name in imported_by((ROOT / path).read_text())
+        if name.split(".")[0] == "tests"
+    ]
+    assert wrong == []
+
+
+def test_no_test_module_imports_another() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in imported_by(path.read_text())
+        if ".test_" in name
+    ]
+    assert wrong == []
+
+
+def test_only_the_story_lies_directly_in_trainer() -> None:
+    story = [path for path in modules() if path.parent == Path("trainer")]
+    assert len([path for path in story if path.name != "__init__.py"]) <= MAX_STORY_FILES
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_library_is_imported_only_behind_its_doors(library: str) -> None:
+    # grpc_health and grpc_reflection are grpc too.
+    wrong = [
+        f"{path} imports {name}"
+        for path in modules()
+        for name in imported_by((ROOT / path).read_text())
+        if name.split(".")[0] == library or name.startswith(f"{library}_")
+        if not is_behind(path, DOORS[library])
+    ]
+    assert wrong == []
+
+
+def test_imported_by_sees_imports_inside_functions() -> None:
+    source = "import a.b, c\ndef f():\n    from ray.serve import d\n    import deepspeed as e\n"
+    assert sorted(imported_by(source)) == ["a.b", "c", "deepspeed", "ray.serve"]
+
+
+def test_files_directly_in_trainer_shadow_no_other_module() -> None:
+    # `deepspeed trainer/main.py` puts trainer/ first on sys.path.
+    names = {it.stem for it in (ROOT / "trainer").iterdir() if it.suffix == ".py" or it.is_dir()}
+    others = set(sys.stdlib_module_names) | set(packages_distributions())
+    assert {"ast", "torch", "deepspeed"} <= others
+    assert names & others == set()
+
+
+def test_top_level_entries_are_known() -> None:
+    ignored = [it.strip("/") for it in (ROOT / ".gitignore").read_text().split()]
+    entries = {it.name for it in ROOT.iterdir()}
+    assert entries >= TOP_LEVEL
+    # Hidden ones that are not ours belong to git and editors.
+    strange = {
+        it
+        for it in entries - TOP_LEVEL
+        if not it.startswith(".") and not any(fnmatch.fnmatch(it, rule) for rule in ignored)
+    }
+    assert strange == set()
+
+
+def test_gitignore_hides_none_of_our_modules() -> None:
+    rules = (ROOT / ".gitignore").read_text().split()
+    # A rule without a slash in front or in the middle holds in every folder.
+    anywhere = [it.strip("/") for it in rules if "/" not in it.rstrip("/")]
+    hidden = [
+        str(path)
+        for path in modules()
+        if any(fnmatch.fnmatch(part, rule) for part in path.parts for rule in anywhere)
+    ]
+    assert hidden == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=str)
+def test_module_is_not_too_long(path: Path) -> None:
+    assert len((ROOT / path).read_text().splitlines()) <= MAX_LINES

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from trainer.checkpoints import files as checkpoint
+from trainer.checkpoints import provenance as run_origin
+from trainer.checkpoints.provenance import RunOrigin
+from trainer.common.atomic import write_text
+from trainer.config.language_model import LanguageModelConfig
+from trainer.config.run import RunConfig, TrainConfig
+from trainer.config.yaml_file import to_yaml
+
+ORIGIN = RunOrigin(vocabulary="v", examples="e", teachers={"dialogue": "d at 1"})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of ten steps with its checkpoint."""
+    folder = tmp_path / checkpoint.CHECKPOINTS_NAME
+    (folder / checkpoint.tag_of(10)).mkdir(parents=True)
+    checkpoint.commit(folder, 10, ranks=2, keep=1)
+    write_text(tmp_path / run_origin.CONFIG_NAME, to_yaml(RunConfig(data="d", output="o")))
+    run_origin.write_origin(tmp_path, ORIGIN)
+    return tmp_path
+
+
+def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) -> None:
+    run_origin.check_same_run(run, RunConfig(data="d", output="o"))
+    longer = RunConfig(data="d", output="elsewhere", train=TrainConfig(steps=77))
+    run_origin.check_same_run(run, longer)
+    # What docs/training.md tells somebody whose memory is not enough.
+    leaner = RunConfig(
+        data="d",
+        output="o",
+        train=TrainConfig(keep_freed_memory=False),
+        student=LanguageModelConfig(activation_checkpointing=True),
+    )
+    run_origin.check_same_run(run, leaner)
+    with pytest.raises(ValueError, match=r"^seed must be 0 to go on .*, got 3"):
+        run_origin.check_same_run(run, RunConfig(data="d", output="o", seed=3))
+    with pytest.raises(ValueError, match=r"^train\.batch_size must be"):
+        smaller = RunConfig(data="d", output="o", train=TrainConfig(batch_size=4))
+        run_origin.check_same_run(run, smaller)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"examples": "others"}, "examples must be e .*, got others"),
+        ({"vocabulary": "other"}, "vocabulary must be v"),
+        ({"teachers": {"dialogue": "x"}}, r"teachers\.dialogue must be d at 1 .*, got x"),
+        ({"teachers": {}}, r"teachers\.dialogue must be d at 1 .*, got None"),
+    ],
+)
+def test_check_same_origin_refuses_other_sources(run: Path, change: dict, message: str) -> None:
+    run_origin.check_same_origin(run, ORIGIN)
+    with pytest.raises(ValueError, match=message):
+        run_origin.check_same_origin(run, dataclasses.replace(ORIGIN, **change))
+
+
+def test_check_same_origin_without_its_file_is_refused_but_a_new_run_is_not(run: Path) -> None:
+    (run / run_origin.ORIGIN_NAME).unlink()
+    with pytest.raises(FileNotFoundError, match=r"origin\.json must tell"):
+        run_origin.check_same_origin(run, ORIGIN)
+    checkpoint.forget(run / checkpoint.CHECKPOINTS_NAME)
+    run_origin.check_same_origin(run, ORIGIN)

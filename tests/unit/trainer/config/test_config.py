@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.evaluation_fakes import write_tiny_data
+from trainer.config.distill import DistillConfig
+from trainer.config.run import RunConfig, TrainConfig
+from trainer.config.yaml_file import load_config, to_yaml
+from trainer.export import with_steps
+from trainer.pretrain.classifier import ClassifierConfig
+from trainer.pretrain.recommendation import RecommendationConfig
+
+CONFIGS = Path(__file__).resolve().parents[4] / "trainer" / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_config_overrides_reach_nested_fields(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: a\noutput: b\ndistill: {gamma: 0.5}\n")
+    config = load_config(
+        RunConfig, path, ["distill.gamma=0", "train.steps=7", "student.pretrained=x"]
+    )
+    assert (config.distill.gamma, config.train.steps, config.student.pretrained) == (0.0, 7, "x")
+
+
+def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
+    config = RunConfig(data="a", output="b", distill=DistillConfig(gate="soft"))
+    assert load_config(RunConfig, write(tmp_path, to_yaml(config)), []) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
+        ("distill.gama=0", "unknown key distill.gama. Did you mean distill.gamma?"),
+        ("output.x=1", "output.x must name a setting in a group .*, got 'b' for output"),
+        ("distill.gamma=1.5", r"distill.gamma must be in \[0, 1\], got 1.5"),
+        ("distill.gate=fuzzy", "distill.gate: .*'hard', 'soft' or 'fixed', got 'fuzzy'"),
+        ("distill.gate=fixed", "distill.fixed_lambda must be given with distill.gate fixed"),
+        ("distill.fixed_lambda=0.5", r"and only then, got 0\.5 and hard"),
+        ("train.keep_checkpoints=0", "train.keep_checkpoints must be at least 1, got 0"),
+        ("distill.recommendation_top_p=0", r"recommendation_top_p must be in \(0, 1\], got 0"),
+        ("teachers.patience_s=100000", r"patience_s must be in \(0, 21600\] seconds"),
+        ("teachers.cache_bytes=0", r"cache_bytes must be in \[1, \d+\], got 0"),
+        ("watch.metrics_port=65536", r"watch.metrics_port must be in \[1, 65535\], got 65536"),
+        (
+            "watch={metrics_port: 9100, metrics_host: 10.0.0.1}",
+            r"watch.metrics_host must be a loopback .* got 10.0.0.1. Set teachers.tls",
+        ),
+        ("seed=99999999999999999999", r"seed must be in \[0, \d+\], got 99999999999999999999"),
+        ("train.steps=many", "train.steps: .*integer.*, got 'many'"),
+        ("train.steps=0", "train.steps must be at least 1, got 0"),
+        ("train.epochs=0", "train.epochs must be at least 1, got 0"),
+        ("zero_stage=4", "zero_stage: .*got 4"),
+        ("student.num_heads=3", "hidden_size must be divisible by num_heads, got 256 and 3"),
+        ("steps", "override must be key=value, got 'steps'"),
+    ],
+)
+def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: str) -> None:
+    path = write(tmp_path, "data: a\noutput: b\n")
+    with pytest.raises(ValueError, match=message):
+        load_config(RunConfig, path, [override])
+
+
+def test_config_of_fp16_at_stage_0_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: a\noutput: b\ntrain: {precision: fp16}\n")
+    with pytest.raises(ValueError, match=r"zero_stage must be at least 1 with .* fp16, got 0"):
+        load_config(RunConfig, path, ["zero_stage=0"])
+
+
+def test_config_of_steps_beside_epochs_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: a\noutput: b\ntrain: {epochs: 2}\n")
+    with pytest.raises(ValueError, match=r"train\.steps must be null beside .*, got 9"):
+        load_config(RunConfig, path, ["train.steps=9"])
+    assert load_config(RunConfig, path, ["train.steps=9", "train.epochs=null"]).train.num_steps == 9
+
+
+def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> None:
+    data = write_tiny_data(tmp_path)
+    num_examples = data.manifest.splits["train"].responses
+    assert num_examples == len(data.examples("train"))
+    config = RunConfig(data="", output="", train=TrainConfig(epochs=3, batch_size=2))
+    assert with_steps(config, data).train.num_steps == 3 * (num_examples // 2)
+    assert with_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
+
+
+def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output: .*required"):
+        load_config(RunConfig, write(tmp_path, "data: a\n"), [])
+
+
+def test_config_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml must be a config file"):
+        load_config(RunConfig, tmp_path / "none.yaml", [])
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+)
+def test_config_that_we_ship_is_valid(path: Path) -> None:
+    assert "data" in yaml.safe_load(path.read_text())
+    kind = path.stem.split("-")[0] if path.parent.name == "pretrain" else "student"
+    if kind in ("student", "dialogue"):
+        config = load_config(RunConfig, path, ["output=here"])
+        assert (config.distill.gamma > 0) == (kind == "student")
+    else:
+        load_config(
+            {"recommendation": RecommendationConfig, "classifier": ClassifierConfig}[kind], path, []
+        )

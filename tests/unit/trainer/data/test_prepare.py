@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.padding import padding
+from trainer.data.__main__ import main
+from trainer.data.prepare import load_prepared, movie_titles
+from trainer.data.redial import Dialogue
+
+
+@pytest.fixture(scope="module")
+def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    main(["prepare", "--source", "synthetic", "--output", str(folder), "--dialogues", "30"])
+    return folder
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def test_prepare_synthetic_gives_a_folder_whose_manifest_counts_it(prepared_dir: Path) -> None:
+    prepared = load_prepared(prepared_dir)
+    manifest = json.loads((prepared_dir / "manifest.json").read_text())
+    assert manifest["source"] == "synthetic"
+    assert manifest["vocab_size"] == prepared.vocabulary.size
+    assert manifest["options"] == {
+        "max_context": 256,
+        "max_response": 30,
+        "drop_unlinked": False,
+        "link_entities": True,
+    }
+    for split, dialogues in (("train", 30), ("valid", 3), ("test", 4)):
+        examples = prepared.examples(split)
+        counts = manifest["splits"][split]
+        lines = (prepared_dir / "raw" / f"{split}_data.jsonl").read_text().splitlines()
+        assert counts["dialogues"] == dialogues == len(lines)
+        assert counts["messages"] == sum(len(json.loads(line)["messages"]) for line in lines)
+        assert counts["responses"] == len(examples)
+        assert counts["responses_with_item"] == sum(e.gold_items.size > 0 for e in examples)
+        assert counts["recommendation_samples"] == sum(e.gold_items.size for e in examples)
+
+
+def test_prepare_synthetic_from_its_raw_folder_gives_the_same_examples(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    raw = prepared_dir / "raw"
+    main(["prepare", "--source", "synthetic", "--input", str(raw), "--output", str(tmp_path)])
+    assert load_prepared(tmp_path).manifest == load_prepared(prepared_dir).manifest
+    assert (tmp_path / "test.jsonl").read_text() == (prepared_dir / "test.jsonl").read_text()
+
+
+def test_prepare_redial_takes_a_tokenizer_folder_and_limits(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["prepare", "--source", "redial", "--input", str(prepared_dir / "raw")]
+    arguments += ["--tokenizer", str(prepared_dir / "tokenizer"), "--output", str(tmp_path)]
+    main([*arguments, "--max-context", "12", "--max-response", "5"])
+    prepared = load_prepared(tmp_path)
+    assert prepared.vocabulary.digest == load_prepared(prepared_dir).vocabulary.digest
+    examples = prepared.examples("train")
+    assert max(len(example.context_ids) for example in examples) == 12
+    assert max(len(example.response_ids) for example in examples) == 5
+
+
+def test_prepare_without_valid_file_draws_one_and_publishes_its_ids(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    raw = copy_of(prepared_dir / "raw", tmp_path)
+    (raw / "valid_data.jsonl").unlink()
+    arguments = ["prepare", "--source", "synthetic", "--input", str(raw)]
+    main([*arguments, "--output", str(tmp_path / "output")])
+    manifest = load_prepared(tmp_path / "output").manifest
+    assert len(manifest.drawn_valid_ids) == manifest.splits["valid"].dialogues == 3
+    assert manifest.splits["train"].dialogues == 27
+    lines = (raw / "train_data.jsonl").read_text().splitlines()
+    assert set(manifest.drawn_valid_ids) < {json.loads(line)["conversationId"] for line in lines}
+
+
+def test_prepare_takes_graph_words_and_options_from_elsewhere(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    raw = copy_of(prepared_dir / "raw", tmp_path)
+    graph = tmp_path / "graph"
+    graph.mkdir()
+    for path in raw.glob("*.json"):
+        path.rename(graph / path.name)
+    (words,) = raw.glob("conceptnet*")
+    words.rename(tmp_path / "relations.csv.gz")
+    (tmp_path / "stop.txt").write_text("genre\n")
+    with zipfile.ZipFile(tmp_path / "redial.zip", "w") as archive:
+        for path in raw.glob("*.jsonl"):
+            archive.write(path, f"redial/{path.name}")
+    arguments = ["--source", "synthetic", "--input", str(tmp_path / "redial.zip")]
+    arguments += ["--graph", str(graph), "--conceptnet", str(tmp_path / "relations.csv.gz")]
+    arguments += ["--stop-words", str(tmp_path / "stop.txt"), "--drop-unlinked"]
+    main(["prepare", *arguments, "--no-entity-links", "--output", str(tmp_path / "output")])
+    other, whole = load_prepared(tmp_path / "output"), load_prepared(prepared_dir)
+    assert "genre" in whole.words.words and "genre" not in other.words.words
+    for split in ("train", "valid", "test"):
+        ours, theirs = other.manifest.splits[split], whole.manifest.splits[split]
+        assert ours.recommendation_samples == ours.as_kgsf.recommendation_samples
+        assert ours.as_kgsf == theirs.as_kgsf
+        assert ours.context_entities < theirs.context_entities
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--source", "redial"], "--input must be given for --source redial"),
+        (["--source", "redial", "--input", "nowhere"], r"nowhere/entity2id\.json must be a file"),
+        (["--source", "synthetic", "--input", "x", "--dialogues", "3"], "must be left out"),
+        (["--source", "synthetic", "--dialogues", "0"], "dialogues must be at least 1"),
+        (["--source", "synthetic", "--max-response", "1"], "max_response must be at least 2"),
+    ],
+)
+def test_prepare_with_bad_arguments_says_what_to_do(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    output = tmp_path / "output"
+    with pytest.raises((ValueError, OSError), match=expected):
+        main(["prepare", *arguments, "--output", str(output)])
+    assert not output.exists()
+
+
+def test_prepare_with_missing_split_or_repeated_dialogue_names_it(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    raw = copy_of(prepared_dir / "raw", tmp_path)
+    arguments = ["prepare", "--source", "synthetic", "--input", str(raw)]
+    arguments += ["--output", str(tmp_path / "output")]
+    shutil.copy(raw / "test_data.jsonl", raw / "valid_data.jsonl")
+    with pytest.raises(ValueError, match="must be in one split, got it in valid and test"):
+        main(arguments)
+    (raw / "test_data.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_data\.jsonl must be a file"):
+        main(arguments)
+
+
+def test_load_prepared_refuses_what_does_not_fit_together(
+    prepared_dir: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(prepared_dir, tmp_path)
+    path = folder / "test.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"test\.jsonl must hold \d+ examples"):
+        load_prepared(folder).examples("test")
+    record = {**json.loads(lines[0]), "response_ids": [999_999]}
+    path.write_text("".join([json.dumps(record) + "\n", *lines[1:]]))
+    with pytest.raises(ValueError, match="response_ids of"):
+        load_prepared(folder).examples("test")
+    with pytest.raises(ValueError, match="split must be one of train, valid, test, got dev"):
+        load_prepared(folder).examples("dev")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "graph_digest": "0"}))
+    with pytest.raises(ValueError, match=r"graph in .* must have digest 0"):
+        load_prepared(folder)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match="must be a manifest"):
+        load_prepared(folder)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"must be a prepared folder"):
+        load_prepared(folder)
+
+
+def test_movie_titles_prefer_dialogues_then_the_entity_then_the_id() -> None:
+    entities = {"1": "<r/resource/Heat_(1995_film)>", "2": "<r/resource/Alien>", "3": "3"}
+    dialogues = [Dialogue("a", (), {"1": "", "2": "Alien (1979)"}), Dialogue("b", (), {"2": "X"})]
+    assert movie_titles(entities, dialogues) == {
+        "1": "Heat (1995)",
+        "2": "Alien (1979)",
+        "3": "Movie 3",
+    }
+
+
+@pytest.mark.redial
+def test_prepare_of_real_dialogues_gives_known_counts(
+    redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    arguments = ["prepare", "--source", "redial", "--input", str(redial_dir)]
+    arguments += ["--tokenizer", str(dialogpt_tokenizer_dir), "--output", str(tmp_path)]
+    main(arguments)
+    prepared = load_prepared(tmp_path)
+    assert prepared.vocabulary.size == 50_257 + 6_924 + 3
+    train = prepared.manifest.splits["train"]
+    assert (train.dialogues, train.messages) == (2_101, 37_928)
+    # Counted by the twin below, which shares no code with the chain.
+    for split in ("valid", "test"):
+        counts = prepared.manifest.splits[split]
+        turns, responses, items = _slow_counts(redial_dir / f"{split}_data.jsonl")
+        assert (counts.merged_turns, counts.responses) == (turns, responses)
+        assert counts.recommendation_samples == items
+    # Counted with NLTK's word tokenizer and an English Punkt model.
+    for split, expected in (
+        ("train", (5_965, 5_106, 6_675, 13_123)),
+        ("valid", (302, 248, 347, 674)),
+        ("test", (542, 463, 621, 1_228)),
+    ):
+        assert dataclasses.astuple(prepared.manifest.splits[split].as_kgsf) == expected
+    examples = prepared.examples("train")
+    for batch_size, world_size, micro in ((32, 1, None), (32, 2, 4), (64, 2, 8), (256, 2, None)):
+        assert padding(examples, batch_size, world_size, micro) < 0.10
+
+
+def _slow_counts(path: Path) -> tuple[int, int, int]:
+    turns = responses = items = 0
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        merged: list[list] = []
+        for message in record["messages"]:
+            if not merged or merged[-1][0] != message["senderWorkerId"]:
+                merged.append([message["senderWorkerId"], ""])
+            merged[-1][1] += " " + message["text"]
+        turns += len(merged)
+        for sender, text in merged[1:]:
+            if sender == record["respondentWorkerId"] and text.strip():
+                responses += 1
+                for part in text.split("@")[1:]:
+                    number = part[: len(part) - len(part.lstrip("0123456789"))]
+                    items += number in record["movieMentions"]
+    return turns, responses, items

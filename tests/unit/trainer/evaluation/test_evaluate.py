@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.evaluation_fakes import (
+    NUM_ITEMS,
+    tiny_vocabulary,
+    write_classifier,
+    write_dialogue_teacher,
+    write_run,
+    write_student,
+    write_tiny_data,
+)
+from trainer.chat import Conversation, chat, find_mentions
+from trainer.data.examples import Example
+from trainer.data.prepare import PreparedData
+from trainer.data.word_graph import WordGraph
+from trainer.evaluation import __main__ as command
+from trainer.evaluation.actions import ActionChooser, Actions
+from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model, gold_likelihood
+from trainer.evaluation.generate import GenerateConfig
+from trainer.evaluation.metrics import ItemSlot
+from trainer.evaluation.speaker import load_speaker
+from trainer.evaluation.views import (
+    baseline_views,
+    mentioned_items,
+    popularity_ranking,
+    recommendation_views,
+)
+from trainer.models.language_model import input_limits
+
+ORACLE = EvaluateConfig(classifier="oracle")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return write_tiny_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory, data: PreparedData) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    write_student(folder, data.vocabulary, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, data: PreparedData) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    write_dialogue_teacher(folder, data.vocabulary, seed=4)
+    return folder
+
+
+def without_seconds(folder: Path, data: PreparedData, config: EvaluateConfig) -> dict:
+    return {**evaluate_model(folder, data, config).to_dict(), "seconds": None}
+
+
+def test_evaluate_model_twice_gives_identical_results(student: Path, data: PreparedData) -> None:
+    first = without_seconds(student, data, ORACLE)
+    assert first == without_seconds(student, data, ORACLE)
+    assert json.loads(json.dumps(first)) == first
+
+
+def test_evaluate_model_has_every_documented_key(student: Path, data: PreparedData) -> None:
+    result = evaluate_model(student, data, ORACLE).to_dict()
+    for k in (1, 10, 50):
+        for name in ("rer", "prr", "f1"):
+            assert 0.0 <= result[f"{name}_at_{k}"] <= 1.0
+            assert f"{name}_at_{k}" in result["new_items"]
+            assert f"{name}_at_{k}" in result["conventional"]
+    assert {"rec_ratio", "perplexity", "dist_1", "dist_2", "dist_3", "dist_4"} <= set(result)
+    assert result["num_responses"] == 6
+    assert result["gold_rec_ratio"] == pytest.approx(4 / 6)
+    assert result["actions"] == {
+        "source": "oracle",
+        "classifier": None,
+        "accuracy": 1.0,
+        "f1": 1.0,
+    }
+
+
+def test_evaluate_model_of_a_dialogue_teacher_uses_no_action_token(
+    teacher: Path, data: PreparedData
+) -> None:
+    result = evaluate_model(teacher, data, EvaluateConfig()).to_dict()
+    assert result["actions"]["source"] == "none"
+    assert result["actions"]["accuracy"] is None
+
+
+def test_evaluate_model_with_a_limit_scores_the_first_examples(
+    student: Path, data: PreparedData
+) -> None:
+    whole = evaluate_model(student, data, ORACLE)
+    part = evaluate_model(student, data, dataclasses.replace(ORACLE, limit=2))
+    assert [r.token_ids for r in part.responses] == [r.token_ids for r in whole.responses[:2]]
+
+
+def test_evaluate_model_with_another_vocabulary_is_refused_with_both_digests(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    other = tiny_vocabulary(NUM_ITEMS - 1)
+    write_student(tmp_path, other, seed=3)
+    with pytest.raises(ValueError, match="must have vocabulary digest") as caught:
+        evaluate_model(tmp_path, data, ORACLE)
+    assert other.digest in str(caught.value)
+    assert data.vocabulary.digest in str(caught.value)
+
+
+def test_evaluate_model_without_an_action_source_is_refused(
+    student: Path, data: PreparedData
+) -> None:
+    with pytest.raises(ValueError, match="--classifier oracle"):
+        evaluate_model(student, data, EvaluateConfig())
+
+
+def test_evaluate_config_with_limit_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        EvaluateConfig(limit=0)
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_gold_likelihood_equals_one_unpadded_forward_per_example(
+    kind: str, request: pytest.FixtureRequest, data: PreparedData
+) -> None:
+    speaker = load_speaker(request.getfixturevalue(kind))
+    examples = data.examples("test")
+    likelihood = gold_likelihood(speaker, examples)
+    expected, tokens = 0.0, 0
+    for example in examples:
+        prompt = speaker.prompt(example, recommends=example.is_recommendation).given.tokens
+        ids = torch.tensor([[*prompt.tolist(), *example.response_ids.tolist()]])
+        with torch.no_grad():
+            log_probs = speaker.model(input_ids=ids).logits[0].double().log_softmax(-1)
+        for position in range(len(prompt), ids.shape[1]):
+            expected -= float(log_probs[position - 1, ids[0, position]])
+            tokens += 1
+    assert likelihood.num_tokens == tokens
+    assert likelihood.nll_sum == pytest.approx(expected, rel=1e-5)
+    # "see" five times "see Film 4 (1904)"-like; two responses have no film.
+    assert likelihood.num_characters == 2 * 3 + 3 * len("see Film 4 (1904)") + len(
+        "see Film 70 (1970)"
+    )
+
+
+def test_load_speaker_takes_the_student_out_of_a_run_directory(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    write_run(tmp_path, data.vocabulary, seed=3, teachers=True)
+    speaker = load_speaker(tmp_path)
+    assert speaker.folder == tmp_path / "model"
+    assert speaker.action_tokens
+
+
+def test_load_speaker_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a run directory, an exported student or"):
+        load_speaker(tmp_path)
+
+
+def test_load_speaker_with_a_torn_card_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "student.json").write_text('{"action_tokens": true}')
+    with pytest.raises(ValueError, match="must be a student's card with action_tokens"):
+        load_speaker(tmp_path)
+
+
+def test_speaker_prompt_ends_with_the_action_token_of_a_student(
+    student: Path, teacher: Path, data: PreparedData
+) -> None:
+    example = data.examples("test")[1]
+    trained, frozen = load_speaker(student), load_speaker(teacher)
+    vocabulary = data.vocabulary
+    assert trained.prompt(example, recommends=True).given.tokens[-1] == vocabulary.rec_id
+    assert trained.prompt(example, recommends=False).given.tokens[-1] == vocabulary.gen_id
+    plain = frozen.prompt(example, recommends=True)
+    assert np.array_equal(plain.given.tokens, example.context_ids)
+    assert plain.num_mentioned == len(example.context_entities)
+
+
+def test_action_chooser_with_a_missing_classifier_is_refused(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    write_student(tmp_path, data.vocabulary, seed=3, classifier="nowhere")
+    with pytest.raises(FileNotFoundError, match=r"must be in .*nowhere, got no folder"):
+        ActionChooser(load_speaker(tmp_path), None)
+
+
+def test_action_chooser_prefers_the_choice_over_the_card(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    write_student(tmp_path, data.vocabulary, seed=3, classifier="nowhere")
+    actions = ActionChooser(load_speaker(tmp_path), "oracle")(data.examples("test"))
+    assert actions.recommends_T.tolist() == [False, True, True, True, True, False]
+
+
+def test_action_chooser_asks_the_classifier_of_the_card_beside_the_student(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    write_student(tmp_path / "model", data.vocabulary, seed=3, classifier="../classifier")
+    classifier = write_classifier(tmp_path / "classifier", data.vocabulary, seed=1)
+    examples = data.examples("test")
+    actions = ActionChooser(load_speaker(tmp_path), None)(examples)
+    expected = classifier.predict([example.context_ids for example in examples])
+    assert actions.source == "classifier"
+    assert actions.recommends_T.tolist() == expected.tolist()
+    assert 0 < expected.sum() < len(expected)
+    # Gold: no, yes, yes, yes, yes, no.
+    gold = [False, True, True, True, True, False]
+    hits = sum(a == b for a, b in zip(expected.tolist(), gold, strict=True))
+    assert actions.to_dict()["accuracy"] == pytest.approx(hits / 6)
+
+
+def test_action_chooser_with_a_classifier_of_another_vocabulary_is_refused(
+    tmp_path: Path, student: Path
+) -> None:
+    write_classifier(tmp_path, tiny_vocabulary(NUM_ITEMS - 1), seed=1)
+    with pytest.raises(ValueError, match="must have vocabulary digest"):
+        ActionChooser(load_speaker(student), str(tmp_path))
+
+
+def test_actions_f1_counts_the_rec_token() -> None:
+    # 1 hit, 2 guessed, 3 gold: F1 = 2 / 5.
+    actions = Actions(
+        source="classifier",
+        classifier="c",
+        recommends_T=np.array([True, True, False, False]),
+        gold_T=np.array([True, False, True, True]),
+    )
+    assert actions.to_dict()["f1"] == pytest.approx(0.4)
+    assert actions.to_dict()["accuracy"] == pytest.approx(0.25)
+
+
+def perfect_slots(examples: list[Example]) -> list[list[ItemSlot]]:
+    catalogue = list(range(NUM_ITEMS))
+    return [
+        [
+            ItemSlot(
+                item=gold,
+                top_items=np.array([gold, *(i for i in catalogue if i != gold)], np.int32),
+            )
+            for gold in example.gold_items.tolist()
+        ]
+        for example in examples
+    ]
+
+
+def test_recommendation_views_count_gold_in_three_ways(data: PreparedData) -> None:
+    examples = data.examples("test")
+    views = recommendation_views(perfect_slots(examples), examples, data)
+    # Gold: 4 | 3 9 | 70 | 9 9. The third context names 3 and 4; responses keep one film each.
+    assert views.all_gold.num_gold == 6
+    assert views.all_gold.matched[1] == 6
+    assert views.new_items.num_gold == 5
+    assert views.new_items.num_slots == 6
+    assert views.truncated_gold.num_gold == 4
+
+
+def test_mentioned_items_follow_the_order_of_the_context(data: PreparedData) -> None:
+    assert mentioned_items(data.examples("test"), data) == [[], [3], [3, 4], [], [7], []]
+
+
+def test_baseline_views_copy_finds_the_repeat_and_nothing_new(data: PreparedData) -> None:
+    examples = data.examples("test")
+    views = baseline_views(examples, data.examples("train"), data)
+    copy = views["copy_last_mentioned"]
+    # Gold 3 of the third response was named there, second to last.
+    assert (copy.all_gold.matched[1], copy.all_gold.matched[10]) == (0, 1)
+    assert copy.new_items.matched[50] == 0
+    # Item 9 is in three gold positions of two responses, each with two popularity slots.
+    assert views["popularity"].all_gold.matched[1] == 3
+
+
+def test_popularity_ranking_breaks_ties_by_index(data: PreparedData) -> None:
+    ranking = popularity_ranking(data.examples("train"), NUM_ITEMS)
+    assert ranking[:4].tolist() == [9, 3, 4, 70]
+
+
+def test_command_with_json_prints_one_object(
+    student: Path, data: PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(data.root)
+    command.main(
+        ["--checkpoint", str(student), "--data", folder, "--classifier", "oracle", "--json"]
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["split"] == "test"
+    assert math.isfinite(printed["perplexity"])
+
+
+def test_command_without_json_prints_a_table(
+    student: Path, data: PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(data.root)
+    command.main(["--checkpoint", str(student), "--data", folder, "--classifier", "oracle"])
+    assert "F1@10" in capsys.readouterr().out
+
+
+def test_chat_answers_each_line_and_passes_over_blank_ones(teacher: Path) -> None:
+    conversation = Conversation(load_speaker(teacher), None, GenerateConfig(batch_size=1))
+    written: list[str] = []
+    chat(conversation, ["hello", "  ", 'I liked "Film 3 (1903)" and @104'], written.append)
+    assert len(written) == 2
+    assert all(line.startswith("recommender> ") and line.endswith("\n") for line in written)
+
+
+def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None:
+    speaker = load_speaker(teacher)
+    conversation = Conversation(speaker, None, GenerateConfig(batch_size=1))
+    answers = [conversation.answer("word " * 12) for _ in range(5)]
+    # More than the model can attend to was said, and each turn was answered nevertheless.
+    assert len(conversation._context_ids) > input_limits(speaker.model).max_tokens
+    assert all(isinstance(answer, str) for answer in answers)
+
+
+def test_conversation_notes_entities_and_words_as_prepared_examples_have_them(
+    teacher: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary, texts = data.vocabulary, []
+    monkeypatch.setattr(WordGraph, "find", lambda self, text: texts.append(text) or [len(texts)])
+    conversation = Conversation(load_speaker(teacher), None, GenerateConfig(), data)
+    said = [*vocabulary.encode(["see "]), vocabulary.first_item_id + 5]
+    monkeypatch.setattr(conversation, "_respond", lambda: said)
+    assert "Film 5 (1905)" in conversation.answer('I liked "Film 3 (1903)" and @104')
+    entities = [int(data.graph.item_entities_I[item]) for item in (3, 4, 5)]
+    assert list(conversation._entities) == entities
+    assert conversation._words == [1, 2]
+    # Words of the titles are none of the context's.
+    assert [text.split() for text in texts] == [["I", "liked", "and"], ["see"]]
+
+
+def test_conversation_with_oracle_is_refused(student: Path) -> None:
+    with pytest.raises(ValueError, match="nobody knows the gold action"):
+        Conversation(load_speaker(student), "oracle", GenerateConfig())
+
+
+def test_find_mentions_takes_ids_and_exact_titles_only() -> None:
+    vocabulary = tiny_vocabulary()
+    text = 'see "Film 3 (1903)", "Film 3" or @104, not @9'
+    ids = vocabulary.encode(find_mentions(text, vocabulary))
+    items = [i - vocabulary.first_item_id for i in ids if vocabulary.is_item(i)]
+    assert items == [3, 4]
+    assert vocabulary.decode(ids) == 'see Film 3 (1903), "Film 3" or Film 4 (1904), not @9'

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.evaluation_fakes import (
+    tiny_vocabulary,
+    write_dialogue_teacher,
+    write_run,
+    write_tiny_data,
+)
+from trainer.evaluation import report as report_module
+from trainer.evaluation.evaluate import EvaluateConfig
+from trainer.evaluation.plots import smoothed
+from trainer.evaluation.report import ReportConfig, write_report
+from trainer.evaluation.report_text import context_turns, look_up, score_rows
+from trainer.evaluation.run_history import read_history
+
+PNG_MAGIC = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("report")
+    data = write_tiny_data(root / "data")
+    write_run(root / "distilled", data.vocabulary, seed=3, teachers=True)
+    write_run(root / "undistilled", data.vocabulary, seed=5, teachers=False)
+    write_dialogue_teacher(root / "teacher", data.vocabulary, seed=4)
+    return {name: root / name for name in ("data", "distilled", "undistilled", "teacher")}
+
+
+def report_config(folders: dict[str, Path], run: str = "distilled") -> ReportConfig:
+    return ReportConfig(
+        run=folders[run],
+        data=folders["data"],
+        undistilled=folders["undistilled"],
+        dialogue_teacher=folders["teacher"],
+        evaluate=EvaluateConfig(classifier="oracle"),
+    )
+
+
+def untimed(report: dict[str, Any]) -> dict[str, Any]:
+    """The report without clock readings."""
+    models = {
+        name: {**report[name], "seconds": None}
+        for name in ("student", "undistilled", "dialogue_teacher")
+    }
+    return {**report, **models, "seconds": None}
+
+
+def test_write_report_holds_the_contract_keys(folders: dict[str, Path]) -> None:
+    write_report(report_config(folders))
+    report = json.loads((folders["distilled"] / "report.json").read_text())
+    assert report["teacher"] == {"requests": 16, "wait_fraction": 0.1}
+    assert report["gate"] == {"mean_item_steps": 0.9, "mean_word_steps": 0.02}
+    assert report["wire"] == {"bytes_per_position": 96.0}
+    assert (report["steps"], report["tokens_per_s"]) == (4, 100.0)
+    for name in ("student", "undistilled", "dialogue_teacher"):
+        for k in (1, 10, 50):
+            for score in ("f1", "rer", "prr"):
+                assert 0.0 <= report[name][f"{score}_at_{k}"] <= 1.0
+                assert f"{score}_at_{k}" in report[name]["new_items"]
+                assert f"{score}_at_{k}" in report[name]["conventional"]
+        assert {"rec_ratio", "perplexity", "dist_2", "dist_3", "dist_4"} <= set(report[name])
+    assert {"f1_at_10", "f1_at_50"} <= set(report["ratios"])
+    assert report["ratios_to_plain"] is None
+    assert {"copy_last_mentioned", "popularity"} == set(report["baselines"])
+    assert {"student", "undistilled", "dialogue_teacher", "total"} <= set(report["seconds"])
+    assert {"cores", "torch"} <= set(report["machine"])
+
+
+def test_write_report_leaves_text_and_plots(folders: dict[str, Path]) -> None:
+    write_report(report_config(folders))
+    run = folders["distilled"]
+    text = (run / "report.md").read_text()
+    for name in ("loss", "gate", "teacher_wait"):
+        assert (run / "plots" / f"{name}.png").read_bytes().startswith(PNG_MAGIC)
+        assert f"(plots/{name}.png)" in text
+    for expected in ("| F1@10 |", "distilled student", "-> gold", "see Film 70 (1970)", "a film?"):
+        assert expected in text
+
+
+def test_write_report_twice_gives_identical_reports(folders: dict[str, Path]) -> None:
+    first = write_report(report_config(folders))
+    assert untimed(first) == untimed(write_report(report_config(folders)))
+
+
+def test_write_report_of_a_run_without_teachers_has_nulls_and_one_plot(
+    folders: dict[str, Path],
+) -> None:
+    report = write_report(report_config(folders, run="undistilled"))
+    assert report["gate"]["mean_item_steps"] is None
+    assert report["ratios"]["f1_at_50"] in (1.0, None)
+    text = (folders["undistilled"] / "report.md").read_text()
+    assert "No teacher was asked" in text
+    assert "gate.png" not in text
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("metrics.jsonl", "must be a run directory, got no metrics.jsonl"),
+        ("config.yaml", "must be a config file"),
+        ("model/student.json", "must be a run directory, an exported student"),
+        ("model/vocabulary.json", "must hold vocabulary.json"),
+        ("model/config.json", "must be a model folder"),
+    ],
+)
+def test_write_report_with_a_piece_missing_names_it(
+    folders: dict[str, Path], tmp_path: Path, missing: str, message: str
+) -> None:
+    shutil.copytree(folders["distilled"], tmp_path / "run")
+    (tmp_path / "run" / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        write_report(report_config({**folders, "distilled": tmp_path / "run"}))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("item_vectors: null", "item_vectors: elsewhere", "item_vectors"),
+        ("steps: null", "steps: 999", "train.steps"),
+        ("gamma: 0.0", "gamma: 0.5", "distill.gamma"),
+        ("hidden_size: 256", "hidden_size: 128", "student.hidden_size"),
+        ("seed: 0", "seed: 1", "seed"),
+    ],
+)
+def test_write_report_of_two_unlike_students_is_refused(
+    folders: dict[str, Path], tmp_path: Path, before: str, after: str, key: str
+) -> None:
+    shutil.copytree(folders["undistilled"], tmp_path / "run")
+    settings = tmp_path / "run" / "config.yaml"
+    assert before in settings.read_text()
+    settings.write_text(settings.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=f"^{key} of the run"):
+        write_report(report_config({**folders, "undistilled": tmp_path / "run"}))
+
+
+def test_write_report_beside_a_plain_student_tells_both_gains(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    vocabulary = tiny_vocabulary()
+    for name, seed, teachers in (("distilled", 3, True), ("undistilled", 5, False)):
+        write_run(tmp_path / name, vocabulary, seed, teachers=teachers, item_vectors="vectors")
+    write_run(tmp_path / "plain", vocabulary, 6, teachers=False)
+    here = {**folders, **{name: tmp_path / name for name in ("distilled", "undistilled")}}
+    config = dataclasses.replace(report_config(here), plain=tmp_path / "plain")
+    report = write_report(config)
+    for key, name in (("ratios", "undistilled"), ("ratios_to_plain", "plain")):
+        student, other = report["student"]["f1_at_50"], report[name]["f1_at_50"]
+        assert report[key]["f1_at_50"] == (student / other if other else None)
+    text = (tmp_path / "distilled" / "report.md").read_text()
+    assert "| plain student |" in text
+    assert "from `vectors`, undistilled too; plain: random" in text
+    with pytest.raises(ValueError, match=r"^item_vectors of the run .* must be None, got vectors"):
+        write_report(dataclasses.replace(config, plain=tmp_path / "undistilled"))
+
+
+def test_main_writes_the_report_and_says_where(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"--run": "distilled", "--data": "data", "--undistilled": "undistilled"}
+    arguments = [text for flag, name in names.items() for text in (flag, str(folders[name]))]
+    teacher = ["--dialogue-teacher", str(folders["teacher"])]
+    report_module.main([*arguments, *teacher, "--classifier", "oracle", "--oracle", "--limit", "3"])
+    assert "report.md" in capsys.readouterr().out
+    report = json.loads((folders["distilled"] / "report.json").read_text())
+    assert report["student_oracle"]["num_responses"] == 3
+
+
+def test_read_history_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, tiny_vocabulary(), seed=1, teachers=True)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match="finished run, got 4 steps and no end"):
+        read_history(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{torn", r"metrics\.jsonl:2: the line must be JSON"), ('{"step": 1}', "got no loss")],
+)
+def test_read_history_with_a_bad_line_names_it(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"event": "start"}}\n{line}\n')
+    with pytest.raises(ValueError, match=message):
+        read_history(tmp_path)
+
+
+def test_run_history_sums_histograms_over_steps(folders: dict[str, Path]) -> None:
+    history = read_history(folders["distilled"])
+    assert history.histogram("gate_histogram_item_steps") == [0] * 19 + [12]
+    assert history.column("loss") == [5.0, 2.5, 5.0 / 3, 1.25]
+    with pytest.raises(ValueError, match="must have gate_x"):
+        history.histogram("gate_x")
+
+
+def test_smoothed_equals_a_mean_of_the_last_values() -> None:
+    values = np.random.default_rng(0).random(20).tolist()
+    expected = [np.mean(values[max(0, i - 4) : i + 1]) for i in range(20)]
+    assert smoothed(values, 5) == pytest.approx(expected)
+
+
+def test_context_turns_alternate_and_end_with_the_seeker(folders: dict[str, Path]) -> None:
+    data = write_tiny_data(folders["data"])
+    vocabulary = data.vocabulary
+    example = data.examples("test")[0]
+    eos = vocabulary.eos_id
+    ids = [*vocabulary.encode(["hi"]), eos, eos, *vocabulary.encode(["yes"]), eos]
+    longer = type(example)(
+        example_id="d:3",
+        context_ids=np.array(ids, np.int32),
+        response_ids=example.response_ids,
+        context_entities=example.context_entities,
+        context_words=example.context_words,
+        gold_items=example.gold_items,
+    )
+    expected = (("seeker", "hi"), ("recommender", ""), ("seeker", "yes"))
+    assert context_turns(longer, vocabulary) == expected
+
+
+def test_score_rows_of_a_missing_score_is_a_dash() -> None:
+    rows = dict(score_rows([{"f1_at_10": 0.25, "actions": {"accuracy": None}}]))
+    assert rows["F1@10"] == ["0.250"]
+    assert rows["Perplexity"] == ["-"]
+    assert rows["Accuracy of the action token"] == ["-"]
+    assert look_up({"a": {"b": 2.0}}, "a.b") == 2.0

@@ -1,0 +1,279 @@
+"""The store of targets: keys, and what several processes may do to one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+
+from protos import codec
+from tests.support.caches import GROUP, MAX_BYTES, compression, described
+from trainer.data.model_input import ExampleInput
+from trainer.target_cache.keys import KEY_BYTES, Group, Question
+from trainer.target_cache.store import TargetCache
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+INPUT = ExampleInput(num_targets=2, tokens=ids(1, 2, 3), entities=ids(4), words=ids(5))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[TargetCache]:
+    cache = TargetCache(tmp_path / "cache", max_bytes=MAX_BYTES)
+    yield cache
+    cache.close()
+
+
+def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_key_is_the_same_for_every_replica_and_for_columns_that_are_not_sent() -> None:
+    key = Question(GROUP).key(INPUT)
+    assert len(key) == KEY_BYTES
+    other_replica = Group.of(described(replica_id="two"), compression())
+    # max_words is 0: this teacher is sent no words.
+    assert Question(other_replica).key(dataclasses.replace(INPUT, words=ids(7, 8))) == key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "recommendation"},
+        {"vocabulary_digest": "vocabulary-b"},
+        {"vocab_size": 13},
+        {"graph_digest": "graph-b"},
+        {"weights_digest": "weights-b"},
+        {"temperature": 1.5000001},
+    ],
+    ids=str,
+)
+def test_key_changes_with_the_teacher(change: dict[str, Any]) -> None:
+    other = Group.of(described(**change), compression())
+    assert Question(other).key(INPUT) != Question(GROUP).key(INPUT)
+
+
+@pytest.mark.parametrize("change", [{"top_k": 6}, {"top_p": 0.96}, {"values": 2}], ids=str)
+def test_key_changes_with_the_compression(change: dict[str, Any]) -> None:
+    other = Group.of(described(), compression(**change))
+    assert Question(other).key(INPUT) != Question(GROUP).key(INPUT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_targets": 1},
+        {"tokens": ids(1, 2)},
+        {"tokens": ids(1, 2, 4)},
+        {"entities": ids()},
+        # The same ids, of which one has changed columns.
+        {"tokens": ids(1, 2), "entities": ids(3, 4)},
+    ],
+    ids=str,
+)
+def test_key_changes_with_what_is_sent(change: dict[str, Any]) -> None:
+    question = Question(GROUP)
+    assert question.key(dataclasses.replace(INPUT, **change)) != question.key(INPUT)
+
+
+def test_key_changes_with_the_version_of_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "FORMAT_VERSION", codec.FORMAT_VERSION + 1)
+    assert Question(Group.of(described(), compression())).key(INPUT) != Question(GROUP).key(INPUT)
+
+
+def test_group_comes_back_from_its_record() -> None:
+    again = Group.from_json(GROUP.to_json(), GROUP.group_id)
+    assert again.digest == GROUP.digest
+    assert again.limits == GROUP.limits
+    assert again.description.replica_id == ""
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"description": {"who": 1}, "compression": {}}'])
+def test_group_of_a_broken_record_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a Description and a Compression"):
+        Group.from_json(text, GROUP.group_id)
+    with pytest.raises(ValueError, match="its own record"):
+        Group.from_json(GROUP.to_json(), b"another!")
+
+
+def test_cache_keeps_what_was_written_first(cache: TargetCache) -> None:
+    assert cache.put(GROUP, {b"a": b"1", b"b": b"2"}, {}) == {}
+    assert cache.put(GROUP, {b"a": b"other", b"c": b"3"}, {}) == {b"a": b"1"}
+    assert cache.get([b"a", b"b", b"c", b"d"]) == [b"1", b"2", b"3", None]
+    with cache.snapshot() as now:
+        # Written meanwhile: not of this moment.
+        cache.put(GROUP, {b"bb": b"4"}, {})
+        assert now.num_entries == 3
+        assert list(now.entries) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3")]
+        assert list(now.records) == [GROUP.group_id]
+
+
+def test_cache_replaces_a_broken_value_and_no_other(cache: TargetCache) -> None:
+    cache.put(GROUP, {b"a": b"broken", b"b": b"mended meanwhile"}, {})
+    broken = {b"a": b"broken", b"b": b"broken too"}
+    assert cache.put(GROUP, {b"a": b"new", b"b": b"new"}, broken) == {b"b": b"mended meanwhile"}
+    assert cache.get([b"a", b"b"]) == [b"new", b"mended meanwhile"]
+
+
+def test_cache_that_is_full_keeps_what_it_has_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = TargetCache(tmp_path / "cache", max_bytes=1 << 18)
+    rng = np.random.default_rng(0)
+    values = {bytes([n]) * KEY_BYTES: rng.bytes(1 << 12) for n in range(80)}
+    with caplog.at_level(logging.WARNING):
+        written = [cache.put(GROUP, {key: value}, {}) for key, value in values.items()]
+    assert written[0] == {}
+    assert written[-1] is None
+    assert cache.is_full
+    assert 1 << 17 < cache.num_bytes <= 1 << 18
+    assert len([it for it in caplog.records if "is full" in it.message]) == 1
+    found = cache.get(list(values))
+    for value, there, result in zip(values.values(), found, written, strict=True):
+        assert there == (value if result == {} else None)
+    cache.close()
+    # The same folder with more room goes on.
+    cache = TargetCache(tmp_path / "cache", max_bytes=MAX_BYTES)
+    assert cache.put(GROUP, {b"more": b"value"}, {}) == {}
+    cache.close()
+
+
+def test_cache_knows_the_teachers_that_a_student_could_ask(cache: TargetCache) -> None:
+    digests = {"vocabulary": "vocabulary-a", "graph": "graph-a"}
+    assert cache.known("dialogue", compression(), **digests) == []
+    cache.put(GROUP, {b"a": b"1"}, {})
+    others = (
+        Group.of(described(weights_digest="weights-b"), compression(top_k=9)),
+        Group.of(described(vocabulary_digest="vocabulary-b"), compression()),
+        Group.of(described(graph_digest="graph-b"), compression()),
+    )
+    for number, group in enumerate(others):
+        cache.put(group, {bytes([number]): b"1"}, {})
+    (found,) = cache.known("dialogue", compression(), **digests)
+    assert found.digest == GROUP.digest
+    assert cache.known("recommendation", compression(), **digests) == []
+    cache.put(Group.of(described(weights_digest="weights-c"), compression()), {b"c": b"1"}, {})
+    assert len(cache.known("dialogue", compression(), **digests)) == 2
+
+
+def test_cache_takes_the_newest_limits_of_a_teacher(cache: TargetCache) -> None:
+    cache.put(GROUP, {b"a": b"1"}, {})
+    cache.put(Group.of(described(max_tokens=8), compression()), {b"b": b"1"}, {})
+    (found,) = cache.known("dialogue", compression(), vocabulary="vocabulary-a", graph="graph-a")
+    assert found.limits.max_tokens == 8
+
+
+def test_cache_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a cache of targets"):
+        TargetCache(tmp_path, max_bytes=MAX_BYTES, must_exist=True)
+    (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(OSError, match="must be a cache of targets on a local disk"):
+        TargetCache(tmp_path, max_bytes=MAX_BYTES)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.support.caches import GROUP, MAX_BYTES
+from trainer.target_cache.store import TargetCache
+
+folder, name = sys.argv[1:]
+cache = TargetCache(Path(folder), max_bytes=MAX_BYTES)
+print("ready", flush=True)
+sys.stdin.readline()
+lost = 0
+for number in range(200):
+    values = {number.to_bytes(40, "big"): f"{name} {number}".encode() * 50}
+    lost += len(cache.put(GROUP, values, {}))
+print(lost)
+"""
+
+
+def test_cache_written_by_two_processes_at_once_has_one_value_per_key(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    writers = [run_python(WRITER, str(folder), name) for name in ("a", "b")]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    results = [writer.communicate("go\n", timeout=60)[0] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    # Every key was written by one and found by the other.
+    assert sum(map(int, results)) == 200
+    cache = TargetCache(folder, max_bytes=MAX_BYTES)
+    with cache.snapshot() as now:
+        found = dict(now.entries)
+    assert len(found) == 200
+    for number in range(200):
+        wanted = [f"{name} {number}".encode() * 50 for name in ("a", "b")]
+        assert found[number.to_bytes(40, "big")] in wanted
+    cache.close()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.support.caches import GROUP, MAX_BYTES
+from trainer.target_cache.store import TargetCache
+
+cache = TargetCache(Path(sys.argv[1]), max_bytes=MAX_BYTES)
+cache.put(GROUP, {b"whole": b"1"}, {})
+# As put() does it, stopped in the middle: with a reader's slot held and a transaction open.
+reader = cache._env.begin()
+writer = cache._env.begin(write=True)
+writer.put(b"torn", b"2" * 5000, db=cache._targets)
+print("in the middle", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_cache_of_a_writer_killed_in_a_transaction_can_be_read_and_written(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    writer = run_python(KILLED, str(folder))
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "in the middle\n"
+    os.kill(writer.pid, signal.SIGKILL)
+    assert writer.wait(20) == -signal.SIGKILL
+    cache = TargetCache(folder, max_bytes=MAX_BYTES)
+    assert cache._env.readers().strip() in ("", "(no active readers)")
+    assert cache.get([b"whole", b"torn"]) == [b"1", None]
+    assert cache.put(GROUP, {b"torn": b"3"}, {}) == {}
+    assert cache.get([b"torn"]) == [b"3"]
+    cache.close()
+
+
+def test_cache_whose_disk_refuses_is_told_once_and_never_fails(
+    cache: TargetCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.put(GROUP, {b"a": b"1"}, {})
+
+    def refuse(*_: Any) -> dict[bytes, bytes]:
+        raise lmdb.DiskError("no space left on device")
+
+    monkeypatch.setattr(cache, "_put", refuse)
+    with caplog.at_level(logging.WARNING):
+        assert cache.put(GROUP, {b"b": b"1"}, {}) is None
+        assert cache.put(GROUP, {b"c": b"1"}, {}) is None
+    assert len(caplog.records) == 1
+    assert "no space left" in caplog.text
+    assert cache.get([b"a"]) == [b"1"]

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.data.model_input import ExampleInput
+from trainer.teacher_client.request_parts import split_question
+
+
+def example(num_targets: int, num_tokens: int = 1, num_entities: int = 0) -> ExampleInput:
+    return ExampleInput(
+        num_targets=num_targets,
+        tokens=np.zeros(num_tokens, np.int32),
+        entities=np.zeros(num_entities, np.int32),
+    )
+
+
+def split(inputs: list[ExampleInput]) -> list[list[ExampleInput]]:
+    return split_question(inputs, entries_per_row=4, max_entries=20)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_split_question_keeps_order_and_never_cuts_an_example(num_targets: list[int]) -> None:
+    inputs = [example(number) for number in num_targets]
+    parts = split(inputs)
+    assert [each for part in parts for each in part] == inputs
+    for part in parts:
+        assert len(part) == 1 or sum(each.num_targets for each in part) <= 5
+    for part, following in itertools.pairwise(parts):
+        # No part could have taken one more.
+        assert sum(each.num_targets for each in [*part, following[0]]) > 5
+
+
+@pytest.mark.parametrize("column", ["num_tokens", "num_entities"])
+def test_split_question_counts_the_ids_of_each_column(
+    column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_INPUT_IDS", 10)
+    lengths = (4, 6, 1, 20, 3)
+    parts = split([example(1, **{column: length}) for length in lengths])
+    assert [len(part) for part in parts] == [2, 1, 1, 1]
+
+
+def test_split_question_counts_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_EXAMPLES", 2)
+    assert [len(part) for part in split([example(1)] * 5)] == [2, 2, 1]

@@ -1,0 +1,103 @@
+"""What a rank does when its targets will not come; whole runs are in test_served_student."""
+
+from __future__ import annotations
+
+import pytest
+
+from protos.codec import WireError
+from trainer import train
+from trainer.checkpoints.provenance import RunOrigin
+from trainer.common.errors import TeacherUnavailable
+from trainer.lookahead import SubmittedStep
+from trainer.loss.conkd import PreparedTargets
+
+
+class LosingPending:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> PreparedTargets:
+        raise self._error
+
+
+class FakeEngine:
+    """One rank alone, whose newest checkpoint is of `newest` steps."""
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.saved: list[int] = []
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        return [float(value) for value in values]
+
+    def newest_checkpoint(self) -> int:
+        return self.newest
+
+    def save_checkpoint(self, step: int) -> None:
+        self.saved.append(step)
+
+
+@pytest.mark.parametrize("error", [TeacherUnavailable("gone"), WireError("torn"), ValueError("x")])
+@pytest.mark.parametrize(("newest", "saved"), [(3, [7]), (7, [])])
+def test_step_without_targets_checkpoints_the_steps_done_and_raises(
+    error: Exception, newest: int, saved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_alone(problem: Exception | None) -> None:
+        assert problem is not None
+        raise problem
+
+    monkeypatch.setattr(train, "raise_together", raise_alone)
+    engine = FakeEngine(newest)
+    step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
+    with pytest.raises(type(error)):
+        train._wait_for_targets(engine, step)  # type: ignore[arg-type]
+    assert engine.saved == saved
+
+
+class LogWithoutRoom:
+    problem = OSError("metrics.jsonl must take a line about step 7, got: no room.")
+
+
+def test_checkpoint_is_not_written_beyond_what_the_log_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def raise_alone(problem: Exception | None) -> None:
+        if problem is not None:
+            raise problem
+
+    monkeypatch.setattr(train, "raise_together", raise_alone)
+    engine = FakeEngine(newest=3)
+    with pytest.raises(OSError, match="must take a line about step 7"):
+        train._keep(engine, 7, None, LogWithoutRoom())  # type: ignore[arg-type]
+    assert engine.saved == []
+    train._keep(engine, 7, None, None)  # type: ignore[arg-type]
+    assert engine.saved == [7]
+
+
+class FakeRanks:
+    """Two ranks, of which the other one has teachers of its own."""
+
+    world_size = 2
+
+    def __init__(self, other: float) -> None:
+        self.other = other
+        self.own = 0.0
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        (self.own,) = values
+        return [self.own + self.other]
+
+
+def test_ranks_that_would_learn_from_different_teachers_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised: list[Exception | None] = []
+    monkeypatch.setattr(train, "raise_together", raised.append)
+    teachers = {"dialogue": "weights-a at temperature 1"}
+    origin = RunOrigin(vocabulary="v", examples="e", teachers=teachers)
+    ranks = FakeRanks(other=1.0)
+    train._check_same_teachers(ranks, origin)  # type: ignore[arg-type]
+    train._check_same_teachers(FakeRanks(other=ranks.own), origin)  # type: ignore[arg-type]
+    assert isinstance(raised[0], ValueError)
+    assert "all ranks must learn from the same teachers" in str(raised[0])
+    assert raised[1] is None

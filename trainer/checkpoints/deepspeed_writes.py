@@ -1,0 +1,44 @@
+"""Collect checkpoint write errors and raise them after all ranks have tried.
+
+DeepSpeed lets the error of a write out of one rank while the others wait for it in a barrier, for
+ever. What writes its files is an object with a method `save`, and there is no hook for errors: so
+that method is wrapped. Two scripts that rank 0 copies beside the files, which nobody here needs,
+would not go through it: their method does nothing. tests/system/test_resume.py checks that a full
+disk is still noticed, and that there are no scripts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainer.common.errors import first_line
+
+
+class CheckpointWrites:
+    """Keeps the errors of what writes a DeepSpeed engine's checkpoints."""
+
+    def __init__(self, engine: Any) -> None:
+        self.problems: list[Exception] = []
+        writer = engine.checkpoint_engine
+        save = writer.save
+
+        # DeepSpeed names its arguments.
+        def try_to_save(state_dict: dict[str, Any], path: str) -> None:
+            try:
+                save(state_dict, path)
+            except (OSError, RuntimeError) as error:
+                self.problems.append(error)
+
+        writer.save = try_to_save
+        engine._copy_recovery_script = lambda _folder: None
+
+    def error(self, step: int, path: Path, before: int) -> OSError | None:
+        """What this rank has to say; `before`: the step of the newest whole checkpoint."""
+        if not self.problems:
+            return None
+        first = first_line(self.problems[0])
+        return OSError(
+            f"the checkpoint of step {step} must be written to {path}, got: {first}. Make room and "
+            f"start the same command again: it goes on from step {before}."
+        )

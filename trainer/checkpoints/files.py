@@ -1,0 +1,171 @@
+"""Which checkpoints are whole, and which of them is the newest.
+
+DeepSpeed writes a checkpoint as a folder of files, one or more per rank; a crash can leave it torn.
+So after all ranks have written theirs, the folder gets a list of its files and their sizes, by one
+rename: a folder without that list, or with less in it than the list says, is never loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.common.atomic import write_json
+
+TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
+# What else lies in the folder is not ours to read or to remove.
+TAG = re.compile(rf"{TAG_PREFIX}\d{{8}}")
+UNIVERSAL_TAG = re.compile(rf"\.?{UNIVERSAL_PREFIX}{TAG.pattern}")
+WHOLE_NAME = "whole.json"
+EARLIER_LIST_NAME = "newest.json"
+# DeepSpeed's, and nobody reads it.
+UNIVERSAL_LIST_NAME = "latest_universal"
+CHECKPOINTS_NAME = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeCheckpoint:
+    """A checkpoint that can be loaded."""
+
+    step: int
+    """Optimiser steps done; the data goes on from here."""
+    ranks: int
+    """How many wrote it."""
+
+
+def tag_of(step: int) -> str:
+    """Folder name of the checkpoint after `step` optimiser steps."""
+    return f"{TAG_PREFIX}{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a folder that `tag_of` has named."""
+    return int(path.name.removeprefix(TAG_PREFIX))
+
+
+def tagged(folder: Path) -> list[Path]:
+    """What `tag_of` has named in a folder, if there is one."""
+    return _named(folder, TAG)
+
+
+def universal_tag_of(step: int) -> str:
+    """Folder name of the same rearranged for any number of ranks; with a dot while unfinished."""
+    return f"{UNIVERSAL_PREFIX}{tag_of(step)}"
+
+
+def newest_whole(folder: Path) -> WholeCheckpoint | None:
+    """The newest whole checkpoint below `folder`, or None if no checkpoint was ever finished.
+
+    Raises:
+        FileNotFoundError: if there were some, and all of them are damaged.
+        ValueError: if an earlier version wrote them: it had another list, and drew other batches.
+    """
+    if (folder / EARLIER_LIST_NAME).exists():
+        raise ValueError(
+            f"checkpoints in {folder} must have been written by this version, got those of an "
+            "earlier one. Finish the run with that version, or start over with train.resume=false."
+        )
+    problems = []
+    for path in _newest_first(folder):
+        problem = find_damage(path)
+        if problem is None:
+            listed = json.loads((path / WHOLE_NAME).read_text())
+            return WholeCheckpoint(step=listed["step"], ranks=listed["ranks"])
+        if (path / WHOLE_NAME).exists():
+            problems.append(f"{path.name}: {problem}")
+    if problems:
+        raise FileNotFoundError(
+            f"one checkpoint in {folder} must be whole, got {'; '.join(problems)}. Restore one, or "
+            "start over with train.resume=false."
+        )
+    return None
+
+
+def damaged(folder: Path) -> list[tuple[Path, str]]:
+    """Checkpoints that cannot be loaded, each with what it lacks."""
+    found = [(path, find_damage(path)) for path in _newest_first(folder)]
+    return [(path, problem) for path, problem in found if problem is not None]
+
+
+def find_damage(path: Path) -> str | None:
+    """What a checkpoint's folder lacks, or None: it is whole."""
+    if not (path / WHOLE_NAME).is_file():
+        return "it was not finished"
+    try:
+        files = json.loads((path / WHOLE_NAME).read_text())["files"].items()
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return f"{WHOLE_NAME} lists nothing: {error!r}"
+    for name, size in files:
+        file = path / name
+        got = file.stat().st_size if file.is_file() else None
+        if got != size:
+            return f"{name} must have {size} bytes, got {'no file' if got is None else got}"
+    return None
+
+
+def commit(folder: Path, step: int, *, ranks: int, keep: int) -> None:
+    """Make the checkpoint of `step` whole, and remove all but the newest `keep` whole ones.
+
+    To be called on one rank, after every rank has written its files.
+    """
+    path = folder / tag_of(step)
+    files = {
+        str(file.relative_to(path)): file.stat().st_size
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != WHOLE_NAME
+    }
+    write_json(path / WHOLE_NAME, {"step": step, "ranks": ranks, "files": files})
+    kept = _whole(folder)[:keep]
+    for other in (*_newest_first(folder), *_universal(folder)):
+        if other not in kept:
+            remove(other)
+
+
+def oldest_whole(folder: Path) -> int:
+    """The step of the oldest whole checkpoint; 0: there is none."""
+    whole = _whole(folder)
+    return step_of(whole[-1]) if whole else 0
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a crash has left of rearranging a checkpoint."""
+    for path in _universal(folder):
+        if path.name.startswith("."):
+            shutil.rmtree(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint's folder, its list first: a crash in between leaves nothing whole."""
+    (path / WHOLE_NAME).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def forget(folder: Path) -> None:
+    """Remove all checkpoints; none of them is whole once the first is touched."""
+    for path in _newest_first(folder):
+        (path / WHOLE_NAME).unlink(missing_ok=True)
+    for path in (*_newest_first(folder), *_universal(folder)):
+        shutil.rmtree(path)
+    for name in (EARLIER_LIST_NAME, UNIVERSAL_LIST_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _whole(folder: Path) -> list[Path]:
+    return [each for each in _newest_first(folder) if find_damage(each) is None]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(tagged(folder), reverse=True)
+
+
+def _universal(folder: Path) -> list[Path]:
+    return _named(folder, UNIVERSAL_TAG)
+
+
+def _named(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if name.fullmatch(path.name)]

@@ -1,0 +1,82 @@
+"""How the teachers' targets are cut down and mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from protos import codec
+
+MAX_TOP_K = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """How the two teachers' targets are cut down and mixed (paper Eqs. 6-11)."""
+
+    gamma: float = 0.4
+    """Weight of the teachers against the gold token (Eq. 10); 0 trains without any teacher."""
+    gate: Literal["hard", "soft", "fixed"] = "hard"
+    """Eq. 6, Eq. 7, or `fixed_lambda` at every step (the ablations of the paper's section 4.7)."""
+    fixed_lambda: float | None = None
+    """With gate fixed: 0 learns from the dialogue teacher alone, 1 from the recommendation teacher
+    alone, and the other one is not asked."""
+    eta: float = 0.6
+    """Threshold of the hard gate on the dialogue teacher's item mass."""
+    top_k: int = 64
+    """Entries kept per position of the dialogue teacher; 0 keeps all."""
+    recommendation_top_p: float = 0.95
+    """The recommendation row is cut where its kept mass reaches this; 1 keeps all items."""
+    recommendation_top_k: int = 2048
+    """Cap on the entries of a recommendation row; 0 means no cap."""
+    tail: Literal["bucket", "drop", "renormalise", "sampled"] = "bucket"
+    """What is done with the mass that was not sent (docs/loss.md). With "sampled" there is none:
+    top_k and recommendation_top_k are numbers of draws."""
+    values: Literal["uint8", "float16", "float32"] = "uint8"
+    """Precision of log-probs on the wire."""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("gamma", self.gamma),
+            ("eta", self.eta),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"distill.{name} must be in [0, 1], got {value}.")
+        if (self.gate == "fixed") != (self.fixed_lambda is not None):
+            raise ValueError(
+                "distill.fixed_lambda must be given with distill.gate fixed, and only then, got "
+                f"{self.fixed_lambda} and {self.gate}."
+            )
+        if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
+            raise ValueError(f"distill.fixed_lambda must be in [0, 1], got {self.fixed_lambda}.")
+        if not 0.0 < self.recommendation_top_p <= 1.0:
+            raise ValueError(
+                f"distill.recommendation_top_p must be in (0, 1], got {self.recommendation_top_p}."
+            )
+        for name, value in (
+            ("top_k", self.top_k),
+            ("recommendation_top_k", self.recommendation_top_k),
+        ):
+            if not 0 <= value <= MAX_TOP_K:
+                raise ValueError(f"distill.{name} must be in [0, {MAX_TOP_K}], got {value}.")
+        if self.tail == "sampled" and not (self.top_k and self.recommendation_top_k):
+            raise ValueError(
+                "distill.top_k and distill.recommendation_top_k must be >= 1 with distill.tail "
+                f"sampled, which draws so many entries, got {self.top_k} and "
+                f"{self.recommendation_top_k}."
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of teachers that are asked."""
+        if self.gamma == 0.0:
+            return ()
+        if self.fixed_lambda == 0.0:
+            return ("dialogue",)
+        return ("recommendation",) if self.fixed_lambda == 1.0 else ("dialogue", "recommendation")
+
+    @property
+    def value_format(self) -> int:
+        """The wire's number for `values`."""
+        formats = {"float32": codec.FLOAT32, "float16": codec.FLOAT16, "uint8": codec.UINT8}
+        return formats[self.values]

@@ -1,0 +1,64 @@
+"""Where the teachers are, what protects the way there, and how long a student waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.security.credentials import STUDENT_REMEDY, SecurityFiles, check_host, host_of
+
+MAX_PATIENCE_S = 6 * 3600.0
+
+
+MAX_CACHE_BYTES = 1 << 39
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachersConfig(SecurityFiles):
+    """Where the teachers are, what protects the way there, and how long the student waits."""
+
+    directory: str = "127.0.0.1:50051"
+    """host:port of the Directory; `python -m teacher_server up` prints it."""
+    in_flight: int = 4
+    """Batches whose targets are asked for ahead of the step that needs them."""
+    deadline_s: float = 60.0
+    """A request without an answer for so long goes to another replica."""
+    hedge_percent: float = 0.0
+    """Of the requests so many, the slowest, are sent to a second replica too; the first answer
+    counts. 0: none."""
+    max_bytes: int = 1 << 30
+    """Of targets that were asked for and not yet taken by a step, on each rank; batches asked for
+    ahead wait while there is no room, but one may always be on its way."""
+    connect_s: float = 10.0
+    """How long the first contact with the Directory may take."""
+    patience_s: float = 120.0
+    """How long a kind may have no live replica before the run stops; six hours at most."""
+    cache: str = ""
+    """Folder on a local disk where targets are kept and looked for first, shared by the ranks of a
+    node; empty: none."""
+    cache_bytes: int = 64 << 30
+    """Size of that folder at which nothing more is kept."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cache_bytes <= MAX_CACHE_BYTES:
+            raise ValueError(
+                f"teachers.cache_bytes must be in [1, {MAX_CACHE_BYTES}], got {self.cache_bytes}."
+            )
+        directory_host = host_of(self.directory)
+        check_host("teachers.directory", directory_host, self, remedy=STUDENT_REMEDY)
+        if not 1 <= self.in_flight <= 1024:
+            raise ValueError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
+        if not 0.0 <= self.hedge_percent <= 50.0:
+            raise ValueError(
+                f"teachers.hedge_percent must be in [0, 50], got {self.hedge_percent}."
+            )
+        if self.max_bytes < 1:
+            raise ValueError(f"teachers.max_bytes must be at least 1, got {self.max_bytes}.")
+        for name, value in (
+            ("deadline_s", self.deadline_s),
+            ("connect_s", self.connect_s),
+            ("patience_s", self.patience_s),
+        ):
+            if not 0 < value <= MAX_PATIENCE_S:
+                raise ValueError(
+                    f"teachers.{name} must be in (0, {MAX_PATIENCE_S:g}] seconds, got {value}."
+                )

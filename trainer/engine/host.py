@@ -1,0 +1,86 @@
+"""Quirks of one machine: malloc, builds of torch extensions, shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepspeed import comm
+from deepspeed.accelerator import get_accelerator
+from torch.utils.cpp_extension import get_default_build_root
+
+LOCK_NAME = "conkd.lock"
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEEP_BYTES = 1 << 30
+RETURN_BYTES = 1 << 20
+
+
+def keep_freed_memory() -> bool:
+    """glibc malloc tuning: keep freed blocks of up to 1 GiB; False if the C library cannot.
+
+    glibc maps every block over a threshold afresh and unmaps it on free, so a step that makes and
+    drops score buffers of 50 MB spends a third of its loss in page faults (measured on a CPU rank:
+    .21 s of .62 s in the kernel before, .05 s after).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)) and bool(
+        libc.mallopt(M_TRIM_THRESHOLD, KEEP_BYTES)
+    )
+
+
+def return_freed_memory() -> bool:
+    """glibc malloc tuning: give back blocks of 1 MiB or more at once; False if it cannot.
+
+    Kept blocks leave gaps that the next, larger one does not fit in: a rank of a student of 130 M
+    parameters under ZeRO-3 held 1.6 GiB more than it used.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, RETURN_BYTES))
+
+
+@contextlib.contextmanager
+def exclusive_build(name: str) -> Iterator[None]:
+    """Build or load the torch extension `name` in one process at a time.
+
+    torch guards a build with a plain file that a killed process leaves behind; every later run
+    would then wait for it without a word. Here an flock, which dies with its owner, is held around
+    the build, and a file found under it can only be such a leftover.
+    """
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # One folder per version of Python and device lies between the root and the extension.
+        for leftover in [*root.glob(f"{name}/lock"), *root.glob(f"*/{name}/lock")]:
+            leftover.unlink()
+        yield
+
+
+def build_cpu_extension() -> None:
+    """Build or load what init_distributed would; a kill in the middle blocks no later run."""
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    builder = accelerator.create_op_builder("ShareMemCommBuilder")
+    if accelerator.device_name() == "cpu" and builder is not None:
+        with exclusive_build(builder.name):
+            builder.load(verbose=False)
+
+
+def unlink_shared_memory() -> None:
+    """Take the name from this rank's 66 MiB buffer in /dev/shm, which DeepSpeed never removes.
+
+    All ranks have mapped it by now; the memory goes when the last of them ends, however it ends.
+    """
+    comm.barrier()
+    suffix = f"_{os.environ['MASTER_PORT']}_{comm.get_rank()}"
+    for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*{suffix}"):
+        buffer.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""Join the ranks of a run, agree on errors, and leave together."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+import deepspeed
+import torch
+from deepspeed import comm
+from deepspeed.accelerator import get_accelerator
+
+from trainer.common.cli import USER_ERRORS, ToldElsewhere
+from trainer.config.teachers import MAX_PATIENCE_S
+from trainer.engine.host import (
+    build_cpu_extension,
+    keep_freed_memory,
+    return_freed_memory,
+    unlink_shared_memory,
+)
+
+ResultT = TypeVar("ResultT")
+
+# A rank that has its targets waits in a collective for one that bears with its teachers.
+GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
+
+
+def start_distributed(*, keep_freed: bool = True) -> tuple[int, int]:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world).
+
+    `keep_freed` is `train.keep_freed_memory`.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    _ = keep_freed_memory() if keep_freed else return_freed_memory()
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+    build_cpu_extension()
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    if accelerator.device_name() != "cpu":
+        # deepspeed.initialize would do it, but ranks talk to each other before.
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=GROUP_TIMEOUT)
+    unlink_shared_memory()
+    return comm.get_rank(), comm.get_world_size()
+
+
+def stop_distributed() -> None:
+    """Leave the group, so that no rank warns of a leak."""
+    if comm.is_initialized():
+        comm.destroy_process_group()
+
+
+def raise_together(error: Exception | None) -> None:
+    """Collective: raise on every rank if any has an error; the lowest failing rank reports it."""
+    failed = torch.zeros(comm.get_world_size())
+    failed[comm.get_rank()] = error is not None
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    failed = failed.to(accelerator.current_device_name())
+    comm.all_reduce(failed)
+    if not failed.any():
+        return
+    if error is not None and int(failed.nonzero()[0]) == comm.get_rank():
+        raise error
+    raise ToldElsewhere
+
+
+def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
+    """What `action` gives, or leave on every rank with one error line if it fails on any."""
+    try:
+        result = action()
+    except USER_ERRORS as error:
+        raise_together(error)
+        raise AssertionError("raise_together leaves where there is an error") from error
+    raise_together(None)
+    return result
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,336 @@
+"""Which replica gets which request, and what happens when it does not answer.
+
+The policy of the teacher client without any gRPC in it: least outstanding work, a deadline per
+request, sending again elsewhere, a limit on bad answers, patience when a kind has no replica left.
+Everything here runs on one event loop and needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from protos import codec, teacher_pb2
+from trainer.common.errors import TeacherUnavailable
+from trainer.config.teachers import TeachersConfig
+from trainer.teacher_client.hedging import Hedging
+from trainer.teacher_client.replica import Replica, Request
+from trainer.telemetry.client_counters import ClientCounters
+
+KINDS = ("dialogue", "recommendation")
+logger = logging.getLogger(__name__)
+
+CHECK_S = 0.5
+# A bad answer is asked for once more elsewhere; a second one means that the fault is not chance.
+MAX_BAD_ANSWERS = 2
+# One whose device computes nonsense answers at once, and as the least busy would draw all the work.
+AVOIDED_S = 30.0
+# A device that fails is restarted within seconds; where there is no other one it is asked so often.
+RETRY_S = 5.0
+# A request that was open at the death of so many replicas is likely to have killed them.
+MAX_DEATHS = 5
+# Deaths closer together are one: with a node go all of its replicas.
+DEATHS_APART_S = 2.0
+
+
+class Dispatcher:
+    """The live replicas and the requests between them."""
+
+    def __init__(
+        self,
+        config: TeachersConfig,
+        counters: ClientCounters,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
+        self.fatal: Exception | None = None
+        """The error that ends the run: every caller gets it, now and later."""
+        self.changed = asyncio.Event()
+        """Set whenever a replica came or the run was ended."""
+        self.may_rest: set[str] = set()
+        """Kinds that need no replica as long as nothing is asked of them: a cache answers, or they
+        were met and may be scaled to zero meanwhile."""
+        self._config = config
+        self._counters = counters
+        self._live: dict[str, set[Replica]] = {kind: set() for kind in kinds}
+        self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
+        self._unanswered: dict[int, Request] = {}
+        self._alone_since: dict[str, float] = {}
+        self._hedging = Hedging(config.hedge_percent)
+        self._last_reason: dict[str, str] = dict.fromkeys(kinds, "the Directory lists none")
+
+    def note_failure(self, kind: str, reason: str) -> None:
+        """Why the last try to reach a replica failed: told when no other is left."""
+        self._last_reason[kind] = reason
+
+    def is_complete(self) -> bool:
+        """Whether every kind has a live replica or may rest."""
+        return all(self._open(kind) or kind in self.may_rest for kind in self._live)
+
+    def missing(self) -> list[str]:
+        """Kinds that are needed now and have no replica to ask."""
+        return [kind for kind in self._live if not self._open(kind) and not self._rests(kind)]
+
+    def add_replica(self, replica: Replica) -> None:
+        """A stream opened: it gets work at once, first of all what had to wait."""
+        self._live[replica.kind].add(replica)
+        self._on_open(replica.kind)
+
+    def set_draining(self, replica: Replica, draining: bool) -> None:
+        """The Directory lists the replica no longer, or again."""
+        replica.draining = draining
+        if not draining:
+            self._on_open(replica.kind)
+
+    def remove_replica(self, replica: Replica, reason: str) -> None:
+        """A stream ended: what it did not answer goes to others."""
+        self._live[replica.kind].discard(replica)
+        self.note_failure(replica.kind, f"{replica.address}: {reason}")
+        for request_id in list(replica.outstanding):
+            request = replica.take(request_id)
+            assert request is not None
+            request.holders.discard(replica)
+            now_s = time.monotonic()
+            if not replica.draining and now_s - request.last_death_s > DEATHS_APART_S:
+                request.deaths += 1
+                request.last_death_s = now_s
+            if request.deaths < MAX_DEATHS:
+                self._resend(request, replica, reason)
+            elif not request.holders and not request.answer.done():
+                size = request.message.ByteSize()
+                request.answer.set_exception(
+                    TeacherUnavailable(
+                        f"{request.deaths} {request.kind} replicas ended while they had a request "
+                        f"of {request.num_rows} rows and {size} bytes, the last because {reason}. "
+                        "Look at their logs, and at train.micro_batch_size if memory ran out."
+                    )
+                )
+
+    async def score(
+        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+    ) -> codec.TargetRows:
+        """The rows of one request, whichever replica they come from."""
+        if self.fatal is not None:
+            raise self.fatal
+        answer: asyncio.Future[codec.TargetRows] = asyncio.get_running_loop().create_future()
+        request = Request(kind=kind, message=message, num_rows=num_rows, answer=answer)
+        self._counters.requests += 1
+        self._unanswered[message.request_id] = request
+        try:
+            self._assign(request)
+            return await answer
+        finally:
+            del self._unanswered[message.request_id]
+
+    def take(self, replica: Replica, request_id: int) -> Request | None:
+        """The request that a reply of this replica answers; None if it is answered already.
+
+        An answer that comes after its deadline counts too: else slow replicas would hand a request
+        round for ever. Another one that has it keeps it: this answer may be bad, and until its own
+        comes it is as busy as before.
+        """
+        replica.stalled = False
+        replica.take(request_id)
+        request = self._unanswered.get(request_id)
+        if request is None or request.answer.done():
+            return None
+        request.holders.discard(replica)
+        return request
+
+    def on_rows(
+        self, request: Request, rows: codec.TargetRows, reply: teacher_pb2.ScoreReply
+    ) -> None:
+        """A good answer; the second answer to a request that was sent twice is dropped."""
+        self._counters.wire_bytes += reply.ByteSize()
+        if request.answer.done():
+            return
+        answer_s = time.monotonic() - request.asked_s
+        self._hedging.note(request.kind, answer_s)
+        self._counters.answer_s += answer_s
+        self._counters.queue_s += reply.queue_s
+        self._counters.forward_s += reply.forward_s
+        if request.kind == "dialogue":
+            self._counters.positions += rows.num_rows
+        request.answer.set_result(rows)
+
+    def on_bad_answer(self, replica: Replica, request: Request, error: codec.WireError) -> None:
+        """Garbage: once more elsewhere, then the run stops."""
+        request.bad_answers += 1
+        self._avoid(replica, request)
+        if request.bad_answers < MAX_BAD_ANSWERS or request.holders:
+            # If another one has it still, that one's answer decides.
+            self._resend(request, replica, str(error))
+        elif not request.answer.done():
+            text = f"{replica.address} answered badly, and so was the answer before: {error}"
+            request.answer.set_exception(codec.WireError(text))
+
+    def on_failure(self, replica: Replica, request: Request, reason: str) -> None:
+        """The replica says that it failed: elsewhere, and where all did again and again.
+
+        Its device may get well or be restarted, so patience decides, as if it did not answer.
+        """
+        self.note_failure(request.kind, f"{replica.address}: {reason}")
+        self._avoid(replica, request)
+        now_s = time.monotonic()
+        request.failing_since_s = min(request.failing_since_s, now_s)
+        patience_s = self._config.patience_s
+        if any(other.replica_id not in request.failed_at for other in self._open(request.kind)):
+            self._resend(request, replica, reason)
+        elif now_s - request.failing_since_s <= patience_s:
+            later = asyncio.get_running_loop().call_later
+            later(RETRY_S, self._resend, request, replica, reason)
+        elif not request.holders and not request.answer.done():
+            request.answer.set_exception(
+                TeacherUnavailable(
+                    f"no {request.kind} teacher could answer a request of {request.num_rows} rows "
+                    f"for {patience_s:g} s (the last: {replica.address}: {reason}). Look at its "
+                    "log; the same command goes on from the last checkpoint."
+                )
+            )
+
+    def _avoid(self, replica: Replica, request: Request) -> None:
+        request.failed_at.add(replica.replica_id)
+        replica.avoided_until_s = time.monotonic() + AVOIDED_S
+
+    def fail(self, error: Exception) -> None:
+        """End the run: every request, now and later, gets this error."""
+        self.fatal = self.fatal or error
+        self.changed.set()
+        for request in self._unanswered.values():
+            if not request.answer.done():
+                request.answer.set_exception(self.fatal)
+
+    async def guard_patience(self) -> None:
+        """Fail when a kind has had no live replica for longer than `teachers.patience_s`."""
+        while self.fatal is None:
+            for kind in self._live:
+                self._check_patience(kind, time.monotonic())
+            await asyncio.sleep(CHECK_S)
+
+    def _check_patience(self, kind: str, now: float) -> None:
+        if self._rests(kind) or any(not replica.stalled for replica in self._open(kind)):
+            self._alone_since.pop(kind, None)
+            return
+        if kind not in self._alone_since:
+            self._alone_since[kind] = now
+            logger.warning(
+                "no %s teacher answers (%s); waiting up to %g s",
+                kind,
+                self._last_reason[kind],
+                self._config.patience_s,
+            )
+        if now - self._alone_since[kind] > self._config.patience_s:
+            self.fail(
+                TeacherUnavailable(
+                    f"no {kind} teacher answered for {self._config.patience_s:g} s (the last: "
+                    f"{self._last_reason[kind]}). Look at python -m teacher_server status; the "
+                    "same command goes on from the last checkpoint."
+                )
+            )
+
+    def _rests(self, kind: str) -> bool:
+        return kind in self.may_rest and all(r.kind != kind for r in self._unanswered.values())
+
+    def _open(self, kind: str) -> list[Replica]:
+        return [replica for replica in self._live[kind] if not replica.draining]
+
+    def _on_open(self, kind: str) -> None:
+        """There is a replica more: it gets what waits, and what is overdue at one that stalled."""
+        self.changed.set()
+        waiting, self._waiting[kind] = self._waiting[kind], []
+        for request in waiting:
+            if not request.answer.done():
+                self._assign(request)
+        overdue_s = time.monotonic() - self._config.deadline_s
+        for replica in [it for it in self._live[kind] if it.stalled]:
+            for request in list(replica.outstanding.values()):
+                if request.asked_s <= overdue_s:
+                    self._on_deadline(replica, request)
+
+    def _assign(self, request: Request) -> None:
+        """Give a request to the least busy replica, or let it wait for one."""
+        candidates = self._open(request.kind)
+        if not candidates:
+            self._waiting[request.kind].append(request)
+            return
+        now_s = time.monotonic()
+        replica = min(
+            candidates,
+            key=lambda r: (
+                r.replica_id in request.failed_at,
+                r.stalled,
+                r.avoided_until_s > now_s,
+                len(r.outstanding),
+            ),
+        )
+        self._send(request, replica)
+        self._plan_hedge(request)
+
+    def _send(self, request: Request, replica: Replica) -> None:
+        request.holders.add(replica)
+        replica.outstanding[request.message.request_id] = request
+        replica.outbox.put_nowait(request.message)
+        self._start_deadline(replica, request)
+
+    def _plan_hedge(self, request: Request) -> None:
+        after_s = self._hedging.after_s(request.kind)
+        if after_s is not None:
+            asyncio.get_running_loop().call_later(after_s, self._hedge, request)
+
+    def _hedge(self, request: Request) -> None:
+        """Ask a second replica as well, if the first has not answered and another is free to."""
+        if request.answer.done() or len(request.holders) != 1:
+            return
+        now_s = time.monotonic()
+        others = [
+            replica
+            for replica in self._open(request.kind)
+            if not (
+                replica in request.holders
+                or replica.stalled
+                or replica.avoided_until_s > now_s
+                or replica.replica_id in request.failed_at
+            )
+        ]
+        if others and self._hedging.may_hedge(self._counters):
+            self._counters.hedges += 1
+            self._send(request, min(others, key=lambda r: len(r.outstanding)))
+
+    def _start_deadline(self, replica: Replica, request: Request) -> None:
+        request_id = request.message.request_id
+        if request_id in replica.deadlines:
+            replica.deadlines[request_id].cancel()
+        replica.deadlines[request_id] = asyncio.get_running_loop().call_later(
+            self._config.deadline_s, self._on_deadline, replica, request
+        )
+
+    def _on_deadline(self, replica: Replica, request: Request) -> None:
+        replica.stalled = True
+        self.note_failure(
+            request.kind, f"{replica.address}: no answer within {self._config.deadline_s:g} s"
+        )
+        alone = all(other is replica for other in self._open(request.kind))
+        if alone and not request.answer.done():
+            # The same replica again would only do the work twice: wait for it, for another one, or
+            # for the end of patience.
+            self._start_deadline(replica, request)
+            return
+        replica.take(request.message.request_id)
+        request.holders.discard(replica)
+        request.failed_at.add(replica.replica_id)
+        self._resend(request, replica, f"no answer within {self._config.deadline_s:g} s")
+
+    def _resend(self, request: Request, replica: Replica, reason: str) -> None:
+        # Another one has it as well, for it was hedged; or it waits for one already.
+        if request.answer.done() or request.holders or request in self._waiting[request.kind]:
+            return
+        logger.warning(
+            "%s request %d leaves %s: %s",
+            request.kind,
+            request.message.request_id,
+            replica.address,
+            reason,
+        )
+        self._counters.resends += 1
+        self._assign(request)

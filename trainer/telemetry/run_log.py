@@ -1,0 +1,147 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard events and a progress bar on rank 0."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from trainer.common.atomic import write_text
+from trainer.common.errors import first_line
+from trainer.telemetry.step_metrics import RunTotals
+
+METRICS_NAME = "metrics.jsonl"
+# Plain lines for logs and pipes, where a bar that redraws itself cannot be read.
+PLAIN_EVERY_STEPS = 20
+
+
+class RunLog:
+    """Writes one JSON object per step; open on rank 0 only (docs/training.md lists the keys)."""
+
+    def __init__(self, folder: Path, *, total_steps: int, first_step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_NAME
+        kept = _entries_until(path, first_step)
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+        self._totals = RunTotals()
+        for entry in kept:
+            if "event" not in entry:
+                self._totals.add(entry)
+        self.valid_history = [entry for entry in kept if entry.get("event") == "valid"]
+        """What was measured on valid until the checkpoint."""
+        self.problem: OSError | None = None
+        """Why a step could not be noted; from then on nothing is."""
+        self._path = path
+        self._file = path.open("a", encoding="utf-8")
+        # Curves of an earlier run in this folder end where ours begin.
+        self._events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
+        self._console = Console(stderr=True)
+        self._total_steps = total_steps
+        self._progress = Progress(
+            TextColumn("distil"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[summary]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            "steps", total=total_steps, completed=first_step, summary=""
+        )
+
+    def start(self, values: Mapping[str, Any]) -> None:
+        """Show the bar and note that the run began (again)."""
+        self._progress.start()
+        self._write({"event": "start", **values})
+
+    def close(self) -> None:
+        """Flush everything; the bar stays as it was last."""
+        self._progress.stop()
+        # What could not be written cannot be flushed either, and was told.
+        with contextlib.suppress(OSError) if self.problem else contextlib.nullcontext():
+            self._events.close()
+            self._file.close()
+
+    def end(self) -> None:
+        """The totals of the whole run, earlier processes of it included."""
+        self._write({"event": "end", **self._totals.summary()})
+
+    def step(self, metrics: dict[str, Any]) -> None:
+        """One line about one optimiser step, and the bar moved on."""
+        step = int(metrics["step"])
+        curves = {
+            key: value
+            for key, value in metrics.items()
+            if isinstance(value, (int, float)) and key != "step"
+        }
+        self._note(metrics, curves, step)
+        self._totals.add(metrics)
+        summary = summarise(metrics)
+        self._progress.update(self._task, completed=step, summary=summary)
+        if metrics["skipped_steps"]:
+            told = f"step {step} skipped, loss scale now {metrics['loss_scale']:g}"
+            self._console.print(told, highlight=False)
+        if not self._console.is_terminal and (step % PLAIN_EVERY_STEPS == 0 or step == 1):
+            left_s = float(metrics["step_s"]) * (self._total_steps - step)
+            self._console.print(
+                f"step {step}/{self._total_steps} {summary}, {left_s:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def valid(self, step: int, nll: float) -> None:
+        """One line about the loss on valid, in nats per token."""
+        self._note({"event": "valid", "step": step, "nll": nll}, {"valid_nll": nll}, step)
+        self._console.print(f"step {step} valid nll {nll:.3f}", highlight=False)
+
+    def _note(self, values: Mapping[str, Any], curves: Mapping[str, float], step: int) -> None:
+        # The other ranks are on their way into the next step: they must hear of an error there.
+        if self.problem is not None:
+            return
+        try:
+            self._write(values)
+            for key, value in curves.items():
+                self._events.add_scalar(key, value, step)
+        except OSError as error:
+            self.problem = OSError(
+                f"{self._path} must take a line about step {step}, got: {first_line(error)}. Make "
+                "room and start the same command again."
+            )
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+
+def summarise(metrics: Mapping[str, Any]) -> str:
+    """The numbers that a person watches, in one short line."""
+    text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_s']:.0f} tokens/s"
+    if metrics["teacher_wait_s"] is not None:
+        text += f", teacher wait {metrics['teacher_wait_s'] / metrics['step_s']:.1%}"
+    return text
+
+
+def _entries_until(path: Path, first_step: int) -> list[dict[str, Any]]:
+    """What earlier processes wrote up to their last checkpoint: later steps are done again."""
+    if not path.is_file() or first_step == 0:
+        return []
+    lines = path.read_text().splitlines()
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            # A kill in the middle of a write tears the last line, which is past the checkpoint.
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}:{number} must be JSON, got: {error}.") from error
+        if entry.get("event") != "end" and entry.get("step", 0) <= first_step:
+            entries.append(entry)
+    return entries
