@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from trainer.common.plugins import with_plugins
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = ModuleType("plugin_of_a_test")
+    vars(module)["SHAPES"] = {"square": 4}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+def test_entries_of_a_plugin_follow_ours_and_leave_our_table_as_it_was(plugin: str) -> None:
+    ours = {"triangle": 3}
+    assert with_plugins(ours, [plugin], "SHAPES") == {"triangle": 3, "square": 4}
+    assert ours == {"triangle": 3}
+    assert with_plugins(ours, [plugin], "COLOURS") == ours
+
+
+def test_entry_with_a_taken_name_is_refused(plugin: str) -> None:
+    with pytest.raises(ValueError, match=r"must have a name of its own, got square.*Rename"):
+        with_plugins({"square": 4}, [plugin], "SHAPES")
+
+
+def test_plugin_that_cannot_be_imported_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got no_such_module_anywhere: .*PYTHONPATH"):
+        with_plugins({}, ["no_such_module_anywhere"], "SHAPES")
