@@ -1,4 +1,4 @@
-"""Greedy responses by the student alone, and the items it ranked where it named one.
+"""Greedy responses of a model, with the ranked items at every position that names one.
 
 B prompts of a batch, L padded prompt length, T response positions, V vocabulary, I items.
 """
