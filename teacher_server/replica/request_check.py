@@ -24,7 +24,7 @@ from protos.limits import (
     MAX_ROWS,
 )
 from teacher_server.scoring.compress import Cut
-from teacher_server.scoring.facts import TeacherFacts
+from teacher_server.scoring.description import num_token_ids, support_size
 from teacher_server.scoring.score_work import Columns, Ragged, ScoreWork
 
 BLOCK_MARGIN_BYTES = 1 << 20
@@ -59,13 +59,13 @@ class Column:
 class RequestCheck:
     """The rules of one teacher's requests."""
 
-    def __init__(self, facts: TeacherFacts, limits: RequestLimits) -> None:
-        self._facts = facts
+    def __init__(self, teacher: teacher_pb2.Description, limits: RequestLimits) -> None:
+        self._kind = teacher.kind
+        self._support_size = support_size(teacher)
         self._limits = limits
-        takes = facts.limits
-        self._tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
-        self._entities = Column("entity", takes.max_entities, facts.num_entities)
-        self._words = Column("word", takes.max_words, facts.num_words)
+        self._tokens = Column("token", teacher.max_tokens, num_token_ids(teacher), shortest=1)
+        self._entities = Column("entity", teacher.max_entities, teacher.num_entities)
+        self._words = Column("word", teacher.max_words, teacher.num_words)
 
     def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
         """The work that a request asks for.
@@ -95,7 +95,7 @@ class RequestCheck:
         asked = request.compression
         cut = _cut(asked.top_k, asked.top_p, asked.samples, asked.seed, asked.values)
         num_rows = sum(targets)
-        max_entries = num_rows * cut.max_entries(self._facts.support_size)
+        max_entries = num_rows * cut.max_entries(self._support_size)
         if num_rows * cut.samples > MAX_DRAWS:
             raise ValueError(
                 f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
@@ -148,7 +148,7 @@ class RequestCheck:
             if not 1 <= wanted <= most:
                 rule = "in [1, number of tokens]" if takes_tokens else "1"
                 raise ValueError(
-                    f"target_lengths of a {self._facts.kind} teacher must be {rule}, got {wanted} "
+                    f"target_lengths of a {self._kind} teacher must be {rule}, got {wanted} "
                     f"for example {example} of {most if takes_tokens else 0} tokens."
                 )
 

@@ -19,7 +19,6 @@ from trainer.config.teachers import TeachersConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.security.channels import Dialer
-from trainer.target_cache.keys import input_limits
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.replica import Replica
@@ -253,7 +252,7 @@ class TeacherStreams:
                 "Serve one teacher at a time."
             )
         self.described[kind] = described
-        self.input_limits[kind] = input_limits(described)
+        self.input_limits[kind] = InputLimits.of(described)
 
     async def _serve_stream(
         self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica

@@ -16,7 +16,7 @@ import numpy as np
 from protos import codec
 from protos.codec import TargetRows, concat_rows
 from teacher_server.scoring.compress import Cut, take_rows
-from teacher_server.scoring.facts import Teacher
+from teacher_server.scoring.description import Teacher
 from trainer.data.model_input import ExampleInput
 
 Answers = Mapping[str, TargetRows]
@@ -29,7 +29,7 @@ class ReplayTeacher:
     """Answers from a table keyed by the input; the cut is the one of the table."""
 
     def __init__(self, teacher: Teacher, answers: Answers) -> None:
-        self.facts = teacher.facts
+        self.description = teacher.description
         self._answers = answers
 
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -45,7 +45,7 @@ class PacedTeacher:
     """A teacher that takes so long per row as a large one on a device of its own would."""
 
     def __init__(self, teacher: Teacher, seconds_per_row: float) -> None:
-        self.facts = teacher.facts
+        self.description = teacher.description
         self._teacher = teacher
         self._seconds_per_row = seconds_per_row
 

@@ -78,7 +78,7 @@ async def _connect(address: str, number: int) -> list[grpc.aio.Channel]:
 
 def _call(channel: grpc.aio.Channel, recording: Recording) -> Any:
     metadata = (
-        ("conkd-vocabulary-digest", recording.facts.vocabulary_digest),
+        ("conkd-vocabulary-digest", recording.description.vocabulary_digest),
         ("conkd-wire-version", str(codec.FORMAT_VERSION)),
     )
     return teacher_pb2_grpc.TeacherStub(channel).Score(metadata=metadata)

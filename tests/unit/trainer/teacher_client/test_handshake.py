@@ -20,7 +20,7 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet import certificates
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
-from tests.support.fake_teacher import FACTS
+from tests.support.fake_teacher import DESCRIPTION
 from tests.support.secure_fleet import (
     GOOD,
     METHODS,
@@ -34,7 +34,7 @@ from trainer.security.channels import Dialer
 from trainer.security.credentials import NO_SECURITY, SERVER_NAME, SecurityFiles
 
 HANDSHAKE = (
-    ("conkd-vocabulary-digest", FACTS.vocabulary_digest),
+    ("conkd-vocabulary-digest", DESCRIPTION.vocabulary_digest),
     ("conkd-wire-version", str(codec.FORMAT_VERSION)),
 )
 
