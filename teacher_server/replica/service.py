@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
+from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
 from teacher_server.replica.metrics import replica_registry
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
@@ -40,7 +41,6 @@ SHORT_REQUEST_BYTES = 16 << 10
 SHORT_ENTRIES = 1024
 
 ScoreContext = grpc.aio.ServicerContext
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 def encoding_stage() -> Stage[tuple[TargetRows, int], bytes]:
@@ -236,34 +236,3 @@ def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb
     described = teacher_pb2.Description(wire_version=codec.FORMAT_VERSION, replica_id=replica_id)
     described.MergeFrom(teacher)
     return described
-
-
-def handshake_mismatch(metadata: Metadata, description: teacher_pb2.Description) -> str:
-    """What a caller expects that this teacher is not, with both values; empty if all agree."""
-    sent = {str(key): str(value) for key, value in metadata}
-    wanted = {
-        "conkd-wire-version": (str(codec.FORMAT_VERSION), True),
-        "conkd-vocabulary-digest": (description.vocabulary_digest, True),
-        "conkd-weights-digest": (description.weights_digest, False),
-    }
-    for key, (value, required) in wanted.items():
-        if key in sent and sent[key] != value:
-            return f"{key} must be {value} for this {description.kind} teacher, got {sent[key]}."
-        if required and key not in sent:
-            return f"{key} must be {value} for this {description.kind} teacher, got none."
-    if "conkd-temperature" in sent and not _same_number(
-        sent["conkd-temperature"], description.temperature
-    ):
-        return (
-            f"conkd-temperature must be {description.temperature} for this {description.kind} "
-            f"teacher, got {sent['conkd-temperature']}."
-        )
-    return ""
-
-
-def _same_number(text: str, number: float) -> bool:
-    try:
-        # Both may have gone through a float32 field.
-        return abs(float(text) - number) <= 1e-6 * abs(number)
-    except ValueError:
-        return False

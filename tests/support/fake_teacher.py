@@ -27,7 +27,7 @@ DESCRIPTION = Description(
 )
 
 
-def described(base: Description = DESCRIPTION, **fields: str | int) -> Description:
+def described(base: Description = DESCRIPTION, /, **fields: str | float) -> Description:
     """A copy of a Description with other values of some fields."""
     description = Description()
     description.CopyFrom(base)

@@ -18,6 +18,7 @@ import torch
 
 from cluster.launch import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from teacher_server.fleet.autoscaling import Bounds
 from teacher_server.fleet.directory_server import DirectoryServer, DirectoryService, fetch_fleet
 from teacher_server.fleet.leases import Lease, Leases
@@ -405,12 +406,7 @@ def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles)
         **columns,
     )
     dialer = Dialer(security)
-    metadata = (
-        *dialer.metadata,
-        ("conkd-vocabulary-digest", teacher.description.vocabulary_digest),
-        ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-        ("conkd-weights-digest", teacher.description.weights_digest),
-    )
+    metadata = (*dialer.metadata, *handshake_metadata(teacher.description))
     with dialer.blocking(address) as channel:
         stub = teacher_pb2_grpc.TeacherStub(channel)
         reply = next(stub.Score(iter([request]), metadata=metadata, timeout=30))

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.description import num_token_ids
@@ -33,10 +34,7 @@ ALL_COLUMNS = described(
     num_words=5,
 )
 NUM_IDS = {"token": num_token_ids(DESCRIPTION), "entity": 50, "word": 5}
-METADATA = (
-    ("conkd-vocabulary-digest", DESCRIPTION.vocabulary_digest),
-    ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-)
+METADATA = handshake_metadata(DESCRIPTION)
 INT32 = np.iinfo(np.int32)
 FIELDS = (
     "target_lengths",

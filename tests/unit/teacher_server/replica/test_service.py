@@ -9,10 +9,16 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import (
+    TEMPERATURE,
+    VOCABULARY_DIGEST,
+    WEIGHTS_DIGEST,
+    WIRE_VERSION,
+)
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
-from teacher_server.replica.service import TeacherServer, handshake_mismatch
+from teacher_server.replica.service import TeacherServer
 from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 from tests.support.replica_calls import (
     INVALID,
@@ -173,28 +179,21 @@ def test_score_with_another_vocabulary_or_version_is_refused_with_both_values() 
     async def scenario() -> None:
         async with running(FakeTeacher()) as (_, stub):
             cases = [
-                ((("conkd-vocabulary-digest", "vocabulary-b"), METADATA[1]), "vocabulary-"),
-                ((METADATA[0], ("conkd-wire-version", "99")), "99"),
+                (((VOCABULARY_DIGEST, "vocabulary-b"), METADATA[1]), "vocabulary-"),
+                ((METADATA[0], (WIRE_VERSION, "99")), "99"),
                 ((METADATA[1],), "got none"),
-                ((*METADATA, ("conkd-weights-digest", "weights-b")), "weights-"),
-                ((*METADATA, ("conkd-temperature", "2.0")), "2.0"),
+                ((*METADATA, (WEIGHTS_DIGEST, "weights-b")), "weights-"),
+                ((*METADATA, (TEMPERATURE, "2.0")), "2.0"),
             ]
             for metadata, value in cases:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await score(stub, [request(1)], metadata)
                 assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
                 assert value in str(refused.value.details())
-            agreed = (*METADATA, ("conkd-weights-digest", "weights-a"), ("conkd-temperature", "1"))
+            agreed = (*METADATA, (WEIGHTS_DIGEST, "weights-a"), (TEMPERATURE, "1"))
             assert 1 in await score(stub, [request(1)], agreed)
 
     run(scenario)
-
-
-def test_handshake_mismatch_names_both_values() -> None:
-    message = handshake_mismatch([("conkd-vocabulary-digest", "b"), METADATA[1]], DESCRIPTION)
-    assert message == (
-        "conkd-vocabulary-digest must be vocabulary-a for this dialogue teacher, got b."
-    )
 
 
 def test_describe_returns_the_description_of_this_replica() -> None:
