@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos import codec, teacher_pb2
+from protos import teacher_pb2
 from protos.limits import (
     MAX_DRAWS,
     MAX_EXAMPLES,
@@ -23,6 +23,7 @@ from protos.limits import (
     MAX_REQUEST_BYTES,
     MAX_ROWS,
 )
+from protos.value_formats import BY_NUMBER, FORMATS
 from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.description import num_token_ids, support_size
 from teacher_server.scoring.score_work import Columns, Ragged, ScoreWork
@@ -101,7 +102,7 @@ class RequestCheck:
                 f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
                 f"{cut.samples}. Split the request or lower top_k."
             )
-        value_bytes = codec.VALUE_DTYPES[asked.values].itemsize
+        value_bytes = BY_NUMBER[asked.values].dtype.itemsize
         reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
         # Draws are entries on the device, even if they fall on few ids.
         on_device = max(max_entries, num_rows * cut.samples)
@@ -184,8 +185,9 @@ def _int32(name: str, of: str, content: bytes, max_length: int) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def _cut(top_k: int, top_p: float, samples: int, seed: int, values: int) -> Cut:
     """Cached: the requests of a run have one."""
-    if values not in codec.VALUE_DTYPES:
-        raise ValueError(f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {values}.")
+    if values not in BY_NUMBER:
+        names = ", ".join(FORMATS).upper()
+        raise ValueError(f"compression.values must be one of {names}, got {values}.")
     if samples > MAX_SAMPLES:
         raise ValueError(f"compression.samples must be at most {MAX_SAMPLES}, got {samples}.")
     return Cut(top_k=top_k, top_p=top_p, samples=samples, seed=seed)
