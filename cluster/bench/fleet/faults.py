@@ -11,7 +11,6 @@ import numpy as np
 from protos import codec, teacher_pb2
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.service import ScoreContext, TeacherServer, TeacherService
-from teacher_server.scoring.compress import take_rows
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits
 from trainer.security.credentials import SecurityFiles
@@ -96,4 +95,4 @@ def without_last_row(block: bytes) -> bytes:
     """A block that is whole in itself and one row short."""
     header = codec.Header.of(block)
     rows = codec.decode(block, num_rows=header.num_rows, vocab_size=header.vocab_size)
-    return codec.encode(take_rows(rows, np.arange(header.num_rows - 1)), header.values)
+    return codec.encode(rows.take(np.arange(header.num_rows - 1)), header.values)
