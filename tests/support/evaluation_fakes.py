@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json, write_text
 from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
@@ -25,7 +25,7 @@ from trainer.data.prepare import Manifest, PreparedData, SplitCounts, load_prepa
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.frozen import write_card
 from trainer.models.language_model import LanguageModel, build_language_model
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
 
@@ -196,10 +196,9 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> N
     """A frozen dialogue teacher."""
     tiny_model(vocabulary, seed).module.save_pretrained(folder)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=96,
     )
     write_card(folder, card)
