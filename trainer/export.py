@@ -66,7 +66,7 @@ def train_and_export(
     return Exported(language_model, steps)
 
 
-def with_steps(config: RunConfig, data: PreparedData) -> RunConfig:
+def resolve_num_steps(config: RunConfig, data: PreparedData) -> RunConfig:
     """The config with `train.steps` in the place of `train.epochs`, if that is given."""
     if config.train.epochs is None:
         return config

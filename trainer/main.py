@@ -14,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.checkpoints.provenance import check_same_run
-from trainer.common.cli import USER_ERRORS, ToldElsewhere, run_rank
+from trainer.common.cli import USER_ERRORS, ReportedByOtherRank, run_rank
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distributed
-from trainer.export import train_and_export, with_steps
+from trainer.export import resolve_num_steps, train_and_export
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.language_model import knowledge_size
@@ -95,7 +95,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     try:
         config = parse(argv)
         data = load_prepared(Path(config.data))
-        config = with_steps(config, data)
+        config = resolve_num_steps(config, data)
         if config.classifier is not None:
             check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
         for folder in (config.item_vectors, config.knowledge):
@@ -110,7 +110,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     except USER_ERRORS:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             raise
-        raise ToldElsewhere from None
+        raise ReportedByOtherRank from None
 
 
 def parse(argv: list[str]) -> RunConfig:

@@ -16,7 +16,7 @@ from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import raise_together
+from trainer.engine.ranks import raise_on_all_ranks
 from trainer.loss import conkd
 from trainer.models.language_model import LanguageModel, input_limits
 from trainer.telemetry.run_log import METRICS_NAME
@@ -94,7 +94,7 @@ class Selection:
         """The loss on valid after `step`; exports the model if it is the lowest so far."""
         nll = self._mean_nll()
         if not math.isfinite(nll):
-            raise_together(
+            raise_on_all_ranks(
                 ValueError(
                     f"the loss on valid must be finite, got {nll} after step {step}. Start over "
                     "with train.resume=false and a lower optimiser.learning_rate."

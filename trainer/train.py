@@ -17,7 +17,12 @@ import torch
 
 from protos.codec import WireError
 from protos.fingerprint import digest_strings
-from trainer.checkpoints.provenance import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
+from trainer.checkpoints.provenance import (
+    CONFIG_NAME,
+    RunProvenance,
+    check_same_provenance,
+    write_provenance,
+)
 from trainer.common.atomic import write_text
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.run import RunConfig
@@ -26,7 +31,7 @@ from trainer.data.examples import Example, digest_examples
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import on_all_ranks, raise_together
+from trainer.engine.ranks import on_all_ranks, raise_on_all_ranks
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
 from trainer.loss import conkd
 from trainer.loss.conkd import PreparedTargets
@@ -56,14 +61,14 @@ def train(
         WireError, ValueError: after a checkpoint, if answers are broken or a teacher was exchanged;
             ValueError without one if the loss is not finite.
     """
-    origin = RunOrigin(
+    provenance = RunProvenance(
         vocabulary=vocabulary.digest,
         examples=digest_examples(examples),
         teachers=teachers.identity if teachers is not None else {},
     )
-    _check_same_teachers(engine, origin)
-    first_step = _first_step(config, engine, origin)
-    log = on_all_ranks(lambda: _open_log(config, engine, origin, first_step))
+    _check_same_teachers(engine, provenance)
+    first_step = _first_step(config, engine, provenance)
+    log = on_all_ranks(lambda: _open_log(config, engine, provenance, first_step))
     try:
         if selection is not None:
             selection.restore([] if log is None else log.valid_history, first_step)
@@ -94,44 +99,44 @@ def train(
 
 
 def _open_log(
-    config: RunConfig, engine: Engine, origin: RunOrigin, first_step: int
+    config: RunConfig, engine: Engine, provenance: RunProvenance, first_step: int
 ) -> RunLog | None:
     """Rank 0: note what the run is, and open what it will tell of itself."""
     if engine.rank != 0:
         return None
     output = Path(config.output)
     write_text(output / CONFIG_NAME, to_yaml(config))
-    write_origin(output, origin)
+    write_provenance(output, provenance)
     log = RunLog(output, total_steps=config.train.num_steps, first_step=first_step)
     log.start({"world_size": engine.world_size, "first_step": first_step})
     return log
 
 
-def _check_same_teachers(engine: Engine, origin: RunOrigin) -> None:
-    """Leave if a rank would learn from others: one met new teachers, one has but its cache's."""
-    digest = digest_strings([f"{kind} {who}" for kind, who in sorted(origin.teachers.items())])
+def _check_same_teachers(engine: Engine, provenance: RunProvenance) -> None:
+    """Fail on all ranks unless every rank has the same teachers (one may know only its cache's)."""
+    digest = digest_strings([f"{kind} {who}" for kind, who in sorted(provenance.teachers.items())])
     number = int(digest[:8], 16)
     (total,) = engine.sum_over_ranks([number])
     problem = None
     if total != number * engine.world_size:
         problem = ValueError(
-            f"all ranks must learn from the same teachers, got {origin.teachers} on one of them. "
-            "Look at teachers.directory and at the caches of all nodes."
+            f"all ranks must learn from the same teachers, got {provenance.teachers} on one of "
+            "them. Look at teachers.directory and at the caches of all nodes."
         )
-    raise_together(problem)
+    raise_on_all_ranks(problem)
 
 
-def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
+def _first_step(config: RunConfig, engine: Engine, provenance: RunProvenance) -> int:
     """Go back to the newest checkpoint, if there is one and it is this run's."""
     output = Path(config.output)
     if not config.train.resume:
         # In this order: a checkpoint without its best model could not be gone on from.
         engine.forget_checkpoints()
         engine.on_first_rank(lambda: forget_best(output))
-    engine.on_first_rank(lambda: check_same_origin(output, origin))
+    engine.on_first_rank(lambda: check_same_provenance(output, provenance))
     first_step = engine.load_newest_checkpoint()
     if first_step > config.train.num_steps:
-        raise_together(
+        raise_on_all_ranks(
             ValueError(
                 f"train.steps must be at least {first_step}, the step of the checkpoint in "
                 f"{output}, got {config.train.num_steps}. Raise it, or start over with "
@@ -165,7 +170,7 @@ def _run_steps(
             now = dataclasses.replace(teachers.counters)
             wire, counted = now.minus(counted), now
         total = sums.over_ranks(engine.sum_over_ranks, engine.world_size, wire)
-        raise_together(
+        raise_on_all_ranks(
             total.find_problem(submitted.step + 1) or engine.find_problem() or _problem_of(log)
         )
         step_s = time.perf_counter() - started
@@ -195,7 +200,7 @@ def _keep(engine: Engine, step: int, selection: Selection | None, log: RunLog | 
         if log is not None:
             log.valid(step, nll)
     # What is in a checkpoint's past must be in the log.
-    raise_together(_problem_of(log))
+    raise_on_all_ranks(_problem_of(log))
     engine.save_checkpoint(step)
     if selection is not None:
         selection.forget_others()
@@ -247,5 +252,5 @@ def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[Prepared
     if num_failed and engine.newest_checkpoint() < submitted.step:
         engine.save_checkpoint(submitted.step)
     if num_failed:
-        raise_together(problem)
+        raise_on_all_ranks(problem)
     return prepared

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.run import RunConfig
-from trainer.engine.deepspeed_rules import check_agreement, check_supported, without_what_is_off
+from trainer.engine.deepspeed_rules import check_agreement, check_supported, drop_disabled_sections
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
@@ -25,7 +25,7 @@ def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     path = Path(config.deepspeed or CONFIG_FOLDER / f"zero{config.zero_stage}.json")
     ours = _batch_sizes(config, world_size)
     ours["gradient_clipping"] = config.optimiser.clip_norm
-    settings = without_what_is_off(_read_settings(path))
+    settings = drop_disabled_sections(_read_settings(path))
     check_agreement(path, settings, config, ours)
     check_supported(path, settings, world_size)
     return {

@@ -56,7 +56,7 @@ UNSUPPORTED_CHECKPOINT = {
 STAGE_3_ONLY = ("zero_quantized_weights", "zero_quantized_gradients")
 
 
-def without_what_is_off(settings: dict[str, Any]) -> dict[str, Any]:
+def drop_disabled_sections(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a file without nulls, and without what is unsupported but turned off.
 
     Many files carry such blocks. DeepSpeed does not read them as meant: it refuses names that it
@@ -114,7 +114,7 @@ def check_agreement(
 def check_supported(path: Path, settings: dict[str, Any], world_size: int) -> None:
     """Refuse what cannot work with this trainer, at this stage, or on so many ranks.
 
-    `settings` are `without_what_is_off`.
+    `settings` are `drop_disabled_sections`.
     """
     _refuse(path, "", settings, UNSUPPORTED_BLOCKS)
     if settings.get("gradient_allreduce_op", "mean") != "mean":

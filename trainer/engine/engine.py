@@ -28,7 +28,7 @@ from trainer.data.model_input import ModelInput
 from trainer.engine.deepspeed_config import deepspeed_config, offloads_optimiser
 from trainer.engine.loss_scale import SkippedSteps
 from trainer.engine.optimiser import make_optimiser, make_schedule
-from trainer.engine.ranks import on_all_ranks, raise_together
+from trainer.engine.ranks import on_all_ranks, raise_on_all_ranks
 from trainer.loss.soft_targets import SoftTargets
 from trainer.models.language_model import LanguageModel, write_language_model
 
@@ -155,7 +155,7 @@ class Engine:
         if not num_failed:
             return
         self.on_first_rank(lambda: checkpoint.remove(path))
-        raise_together(self._writes.error(step, path, self.newest_checkpoint()))
+        raise_on_all_ranks(self._writes.error(step, path, self.newest_checkpoint()))
 
     def on_first_rank(self, action: Callable[[], None]) -> None:
         """Do something on rank 0 while the others wait; all leave if it fails."""
@@ -168,7 +168,7 @@ class Engine:
             f"all weights must be finite, got some that are not after step {step}. Start over with "
             "train.resume=false and a lower optimiser.learning_rate."
         )
-        raise_together(None if finite else problem)
+        raise_on_all_ranks(None if finite else problem)
 
     def forget_checkpoints(self) -> None:
         """Remove what an earlier run left, so that none of it is ever taken for this run's."""

@@ -14,7 +14,7 @@ import torch
 from deepspeed import comm
 from deepspeed.accelerator import get_accelerator
 
-from trainer.common.cli import USER_ERRORS, ToldElsewhere
+from trainer.common.cli import USER_ERRORS, ReportedByOtherRank
 from trainer.config.teachers import MAX_PATIENCE_S
 from trainer.engine.host import (
     build_cpu_extension,
@@ -56,7 +56,7 @@ def stop_distributed() -> None:
         comm.destroy_process_group()
 
 
-def raise_together(error: Exception | None) -> None:
+def raise_on_all_ranks(error: Exception | None) -> None:
     """Collective: raise on every rank if any has an error; the lowest failing rank reports it."""
     failed = torch.zeros(comm.get_world_size())
     failed[comm.get_rank()] = error is not None
@@ -68,7 +68,7 @@ def raise_together(error: Exception | None) -> None:
         return
     if error is not None and int(failed.nonzero()[0]) == comm.get_rank():
         raise error
-    raise ToldElsewhere
+    raise ReportedByOtherRank
 
 
 def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
@@ -76,9 +76,9 @@ def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
     try:
         result = action()
     except USER_ERRORS as error:
-        raise_together(error)
-        raise AssertionError("raise_together leaves where there is an error") from error
-    raise_together(None)
+        raise_on_all_ranks(error)
+        raise AssertionError("raise_on_all_ranks leaves where there is an error") from error
+    raise_on_all_ranks(None)
     return result
 
 

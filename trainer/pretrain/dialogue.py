@@ -13,7 +13,7 @@ from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine.ranks import start_distributed, stop_distributed
-from trainer.export import train_and_export, with_steps
+from trainer.export import resolve_num_steps, train_and_export
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
 from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
 
@@ -26,7 +26,7 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
             f"{config.distill.gamma} and {config.action_tokens}. Change them in the config."
         )
     data = load_prepared(Path(config.data))
-    config = with_steps(config, data)
+    config = resolve_num_steps(config, data)
     if config.train.resume:
         check_same_run(Path(config.output), config)
     rank, world_size = start_distributed(keep_freed=config.train.keep_freed_memory)

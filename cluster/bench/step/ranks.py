@@ -31,7 +31,7 @@ from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepare import PreparedData
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import raise_together, start_distributed, stop_distributed
+from trainer.engine.ranks import raise_on_all_ranks, start_distributed, stop_distributed
 from trainer.engine.student import Student
 from trainer.lookahead import submitted_steps
 from trainer.main import checked_input
@@ -76,7 +76,7 @@ class Ranks:
             sums = train_step(config, self.engine, submitted, vocabulary=self._vocabulary)
             counters = arm.teachers.counters if arm.teachers else None
             total = sums.over_ranks(self.engine.sum_over_ranks, self.engine.world_size, counters)
-            raise_together(total.find_problem(submitted.step) or self.engine.find_problem())
+            raise_on_all_ranks(total.find_problem(submitted.step) or self.engine.find_problem())
             tokens += total.values["tokens"]
             wait_s += total.values["wait_s"] / total.world_size
         seconds = time.perf_counter() - start

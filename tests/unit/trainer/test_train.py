@@ -6,7 +6,7 @@ import pytest
 
 from protos.codec import WireError
 from trainer import train
-from trainer.checkpoints.provenance import RunOrigin
+from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.errors import TeacherUnavailable
 from trainer.lookahead import SubmittedStep
 from trainer.loss.conkd import PreparedTargets
@@ -46,7 +46,7 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
         assert problem is not None
         raise problem
 
-    monkeypatch.setattr(train, "raise_together", raise_alone)
+    monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
     engine = FakeEngine(newest)
     step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
     with pytest.raises(type(error)):
@@ -65,7 +65,7 @@ def test_checkpoint_is_not_written_beyond_what_the_log_holds(
         if problem is not None:
             raise problem
 
-    monkeypatch.setattr(train, "raise_together", raise_alone)
+    monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
     engine = FakeEngine(newest=3)
     with pytest.raises(OSError, match="must take a line about step 7"):
         train._keep(engine, 7, None, LogWithoutRoom())  # type: ignore[arg-type]
@@ -92,12 +92,12 @@ def test_ranks_that_would_learn_from_different_teachers_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     raised: list[Exception | None] = []
-    monkeypatch.setattr(train, "raise_together", raised.append)
+    monkeypatch.setattr(train, "raise_on_all_ranks", raised.append)
     teachers = {"dialogue": "weights-a at temperature 1"}
-    origin = RunOrigin(vocabulary="v", examples="e", teachers=teachers)
+    provenance = RunProvenance(vocabulary="v", examples="e", teachers=teachers)
     ranks = FakeRanks(other=1.0)
-    train._check_same_teachers(ranks, origin)  # type: ignore[arg-type]
-    train._check_same_teachers(FakeRanks(other=ranks.own), origin)  # type: ignore[arg-type]
+    train._check_same_teachers(ranks, provenance)  # type: ignore[arg-type]
+    train._check_same_teachers(FakeRanks(other=ranks.own), provenance)  # type: ignore[arg-type]
     assert isinstance(raised[0], ValueError)
     assert "all ranks must learn from the same teachers" in str(raised[0])
     assert raised[1] is None
