@@ -62,7 +62,7 @@ def train_and_export(
     else:
         engine.on_first_rank(lambda: selection.copy_best(folder))
     engine.on_first_rank(lambda: data.vocabulary.save(folder))
-    steps = config.train.num_steps if selection is None else selection.best_step
+    steps = config.train.num_steps if selection is None else selection.best.step
     return Exported(language_model, steps)
 
 

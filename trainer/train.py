@@ -17,6 +17,7 @@ import torch
 
 from protos.codec import WireError
 from protos.fingerprint import digest_strings
+from trainer.checkpoints import policy
 from trainer.checkpoints.provenance import (
     CONFIG_NAME,
     RunProvenance,
@@ -188,7 +189,7 @@ def _run_steps(
                 )
             )
         done = submitted.step + 1
-        if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
+        if policy.is_due(done, config.train):
             _keep(engine, done, selection, log)
         started = time.perf_counter()
 
@@ -249,7 +250,7 @@ def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[Prepared
     except (TeacherUnavailable, WireError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
-    if num_failed and engine.newest_checkpoint() < submitted.step:
+    if num_failed and policy.is_due_on_error(submitted.step, engine.newest_checkpoint()):
         engine.save_checkpoint(submitted.step)
     if num_failed:
         raise_on_all_ranks(problem)

@@ -9,19 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
+from trainer.checkpoints.policy import may_change
 from trainer.common.atomic import write_json
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 
 CONFIG_NAME = "config.yaml"
 ORIGIN_NAME = "origin.json"
-MAY_CHANGE = (
-    *("output", "classifier", "teachers.", "watch."),
-    *("train.steps", "train.epochs", "train.checkpoint_every", "train.keep_checkpoints"),
-    *("train.resume", "train.loss_chunk_size", "train.micro_batch_size"),
-    *("train.keep_freed_memory", "student.activation_checkpointing"),
-)
-"""Settings that may differ on resume, because they do not affect the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +35,7 @@ def check_same_run(output: Path, config: RunConfig) -> None:
         return
     before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
     for key, value in flat_settings(config).items():
-        if before.get(key) != value and not key.startswith(MAY_CHANGE):
+        if before.get(key) != value and not may_change(key):
             raise ValueError(
                 f"{key} must be {before.get(key)} to go on with the run in {output}, got {value}. "
                 "Name another output, or start over with train.resume=false."
@@ -55,7 +49,7 @@ def check_same_provenance(output: Path, provenance: RunProvenance) -> None:
         return
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} must tell what the checkpoint was learnt from, got no file. "
+            f"{path} must name the sources of the checkpoint, got no file. "
             "Start over with train.resume=false."
         )
     before = _flat(json.loads(path.read_text()))

@@ -63,7 +63,7 @@ def test_check_same_provenance_refuses_other_sources(run: Path, change: dict, me
 
 def test_check_same_provenance_without_its_file_is_refused_but_a_new_run_is_not(run: Path) -> None:
     (run / provenance.ORIGIN_NAME).unlink()
-    with pytest.raises(FileNotFoundError, match=r"origin\.json must tell"):
+    with pytest.raises(FileNotFoundError, match=r"origin\.json must name"):
         provenance.check_same_provenance(run, PROVENANCE)
     checkpoint.forget(run / checkpoint.CHECKPOINTS_NAME)
     provenance.check_same_provenance(run, PROVENANCE)
