@@ -19,7 +19,7 @@ from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
-from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distributed
+from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
@@ -46,23 +46,22 @@ def run_student(
 ) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    rank, world_size = start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed(keep_freed=config.train.keep_freed_memory)
     teachers = None
     try:
         teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
-        on_all_ranks(lambda: remove_student_card(folder) if rank == 0 else None)
-        done = train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
-        if rank == 0:
-            card = StudentCard(
-                vocabulary_digest=data.vocabulary.digest,
-                graph_digest=data.graphs_digest if any(knowledge_size(done.model)) else "",
-                action_tokens=config.action_tokens,
-                classifier=_from_folder(config.classifier, folder),
-                gamma=config.distill.gamma,
-                steps=done.steps,
-            )
-            write_student_card(folder, card)
+        on_first_rank(lambda: remove_student_card(folder))
+        done = train_and_export(config, data, teachers, folder)
+        card = StudentCard(
+            vocabulary_digest=data.vocabulary.digest,
+            graph_digest=data.graphs_digest if any(knowledge_size(done.model)) else "",
+            action_tokens=config.action_tokens,
+            classifier=_from_folder(config.classifier, folder),
+            gamma=config.distill.gamma,
+            steps=done.steps,
+        )
+        on_first_rank(lambda: write_student_card(folder, card))
     finally:
         if teachers is not None:
             teachers.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from trainer.checkpoints.policy import BestSoFar, exports_to_keep
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
+from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import raise_on_all_ranks
 from trainer.loss import conkd
-from trainer.models.language_model import LanguageModel, input_limits
 from trainer.telemetry.run_log import METRICS_NAME
 
 FOLDER_NAME = "best"
@@ -36,16 +36,23 @@ class Selection:
         self,
         config: RunConfig,
         engine: Engine,
-        model: LanguageModel,
         *,
         vocabulary: Vocabulary,
         examples: list[Example],
+        limits: InputLimits,
+        export: Callable[[Path], None],
     ) -> None:
+        """Args:
+        examples: of valid.
+        limits: the student's own.
+        export: writes the model's whole weights to a folder; collective.
+        """
         self.best = BestSoFar()
         self._config = config
         self._engine = engine
-        self._model = model
         self._vocabulary = vocabulary
+        self._limits = limits
+        self._export = export
         self._examples = sorted(examples, key=lambda e: len(e.context_ids) + len(e.response_ids))
         self._root = Path(config.output) / FOLDER_NAME
         self._checkpoints = Path(config.output) / CHECKPOINTS_NAME
@@ -100,7 +107,7 @@ class Selection:
             )
         self.best = self.best.after(step, nll)
         if self.best.step == step:
-            self._engine.export(self._model, self.folder)
+            self._export(self.folder)
         return nll
 
     def copy_best(self, folder: Path) -> None:
@@ -150,10 +157,7 @@ class Selection:
 
     def _nll(self, batch: tuple[Example, ...]) -> torch.Tensor:
         inputs = to_student_input(
-            batch,
-            self._vocabulary,
-            input_limits(self._model),
-            action_tokens=self._config.action_tokens,
+            batch, self._vocabulary, self._limits, action_tokens=self._config.action_tokens
         )
         targets = conkd.hard_targets(inputs.positions)
         return self._engine.evaluate(inputs.model, targets)

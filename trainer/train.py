@@ -31,6 +31,7 @@ from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example, digest_examples
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
+from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import on_all_ranks, raise_on_all_ranks
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
@@ -46,6 +47,7 @@ from trainer.telemetry.step_metrics import StepSums
 def train(
     config: RunConfig,
     engine: Engine,
+    checkpoints: Checkpoints,
     *,
     vocabulary: Vocabulary,
     examples: list[Example],
@@ -68,7 +70,7 @@ def train(
         teachers=teachers.identity if teachers is not None else {},
     )
     _check_same_teachers(engine, provenance)
-    first_step = _first_step(config, engine, provenance)
+    first_step = _first_step(config, engine, checkpoints, provenance)
     log = on_all_ranks(lambda: _open_log(config, engine, provenance, first_step))
     try:
         if selection is not None:
@@ -78,6 +80,7 @@ def train(
             _run_steps(
                 config,
                 engine,
+                checkpoints,
                 submitted_steps(
                     config,
                     engine,
@@ -87,7 +90,6 @@ def train(
                     teachers=teachers,
                     first_step=first_step,
                 ),
-                vocabulary=vocabulary,
                 teachers=teachers,
                 selection=selection,
                 log=log,
@@ -127,15 +129,17 @@ def _check_same_teachers(engine: Engine, provenance: RunProvenance) -> None:
     raise_on_all_ranks(problem)
 
 
-def _first_step(config: RunConfig, engine: Engine, provenance: RunProvenance) -> int:
+def _first_step(
+    config: RunConfig, engine: Engine, checkpoints: Checkpoints, provenance: RunProvenance
+) -> int:
     """Go back to the newest checkpoint, if there is one and it is this run's."""
     output = Path(config.output)
     if not config.train.resume:
         # In this order: a checkpoint without its best model could not be gone on from.
-        engine.forget_checkpoints()
+        checkpoints.forget()
         engine.on_first_rank(lambda: forget_best(output))
     engine.on_first_rank(lambda: check_same_provenance(output, provenance))
-    first_step = engine.load_newest_checkpoint()
+    first_step = checkpoints.load_newest()
     if first_step > config.train.num_steps:
         raise_on_all_ranks(
             ValueError(
@@ -150,9 +154,9 @@ def _first_step(config: RunConfig, engine: Engine, provenance: RunProvenance) ->
 def _run_steps(
     config: RunConfig,
     engine: Engine,
+    checkpoints: Checkpoints,
     steps: Iterator[SubmittedStep],
     *,
-    vocabulary: Vocabulary,
     teachers: Teachers | None,
     selection: Selection | None,
     log: RunLog | None,
@@ -165,7 +169,7 @@ def _run_steps(
     for submitted in steps:
         if selection is not None and selection.is_over:
             return
-        sums = train_step(config, engine, submitted, vocabulary=vocabulary)
+        sums = train_step(config, engine, submitted, checkpoints)
         wire = None
         if teachers is not None:
             now = dataclasses.replace(teachers.counters)
@@ -190,11 +194,13 @@ def _run_steps(
             )
         done = submitted.step + 1
         if policy.is_due(done, config.train):
-            _keep(engine, done, selection, log)
+            _keep(checkpoints, done, selection, log)
         started = time.perf_counter()
 
 
-def _keep(engine: Engine, step: int, selection: Selection | None, log: RunLog | None) -> None:
+def _keep(
+    checkpoints: Checkpoints, step: int, selection: Selection | None, log: RunLog | None
+) -> None:
     """Write the checkpoint of a step, judged on valid before if there is a selection."""
     if selection is not None:
         nll = selection.validate(step)
@@ -202,7 +208,7 @@ def _keep(engine: Engine, step: int, selection: Selection | None, log: RunLog | 
             log.valid(step, nll)
     # What is in a checkpoint's past must be in the log.
     raise_on_all_ranks(_problem_of(log))
-    engine.save_checkpoint(step)
+    checkpoints.save(step)
     if selection is not None:
         selection.forget_others()
 
@@ -212,14 +218,20 @@ def _problem_of(log: RunLog | None) -> OSError | None:
 
 
 def train_step(
-    config: RunConfig, engine: Engine, submitted: SubmittedStep, *, vocabulary: Vocabulary
+    config: RunConfig,
+    engine: Engine,
+    submitted: SubmittedStep,
+    checkpoints: Checkpoints | None = None,
 ) -> StepSums:
-    """One optimiser step; what this rank counted in it."""
+    """One optimiser step; what this rank counted in it.
+
+    If targets do not come, the steps done are saved first; without `checkpoints` they are not.
+    """
     # Dropout of a step depends on (seed, step, rank) alone: a resumed run repeats it exactly.
     torch.manual_seed(hash((config.seed, submitted.step, engine.rank)) % (1 << 63))
     sums = StepSums.zero(engine.device)
     started = time.perf_counter()
-    targets = _wait_for_targets(engine, submitted)
+    targets = _wait_for_targets(engine, submitted, checkpoints)
     wait_s = time.perf_counter() - started
     for inputs, prepared in zip(submitted.inputs, targets, strict=True):
         loss_sum, nll_P = engine.forward(inputs.model, prepared.soft)
@@ -227,13 +239,15 @@ def train_step(
         # batch has batch_size of them.
         engine.backward(loss_sum, config.train.batch_size)
         sums += StepSums.of_micro_batch(
-            inputs, prepared.statistics, vocabulary, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
+            inputs, prepared.statistics, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
         )
         wait_s = 0.0
     return sums
 
 
-def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[PreparedTargets]:
+def _wait_for_targets(
+    engine: Engine, submitted: SubmittedStep, checkpoints: Checkpoints | None
+) -> list[PreparedTargets]:
     """The targets of all micro-batches, before any forward.
 
     If a rank's targets will not come (teachers gone for good, two broken answers, a teacher that
@@ -250,8 +264,8 @@ def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[Prepared
     except (TeacherUnavailable, WireError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
-    if num_failed and policy.is_due_on_error(submitted.step, engine.newest_checkpoint()):
-        engine.save_checkpoint(submitted.step)
     if num_failed:
+        if checkpoints and policy.is_due_on_error(submitted.step, checkpoints.newest_step()):
+            checkpoints.save(submitted.step)
         raise_on_all_ranks(problem)
     return prepared

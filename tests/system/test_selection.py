@@ -20,12 +20,17 @@ from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
 from trainer.evaluation.speaker import load_speaker
 from trainer.export import valid_examples
-from trainer.models.language_model import LanguageModel, output_head, response_states
+from trainer.models.language_model import (
+    LanguageModel,
+    input_limits,
+    output_head,
+    response_states,
+)
 from trainer.selection import Selection, forget_best
 
 
 class FakeEngine:
-    """One rank without DeepSpeed, whose exports are empty folders."""
+    """One rank without DeepSpeed."""
 
     rank, world_size, device = 0, 1, torch.device("cpu")
 
@@ -43,9 +48,6 @@ class FakeEngine:
     def on_first_rank(self, action: Callable[[], None]) -> None:
         action()
 
-    def export(self, model: LanguageModel, folder: Path) -> None:
-        folder.mkdir(parents=True)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
@@ -57,7 +59,14 @@ def make_selection(data: PreparedData, output: Path, examples: list[Example]) ->
     train = TrainConfig(batch_size=4, select="best", patience=2)
     config = RunConfig(data="", output=str(output), action_tokens=False, train=train)
     engine: Any = FakeEngine(model)
-    return Selection(config, engine, model, vocabulary=data.vocabulary, examples=examples)
+    return Selection(
+        config,
+        engine,
+        vocabulary=data.vocabulary,
+        examples=examples,
+        limits=input_limits(model),
+        export=lambda folder: folder.mkdir(parents=True),
+    )
 
 
 def write_checkpoint(output: Path, step: int, *, keep: int) -> None:

@@ -12,7 +12,7 @@ from protos.fingerprint import digest_file
 from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
 from trainer.data.prepare import PreparedData, load_prepared
-from trainer.engine.ranks import start_distributed, stop_distributed
+from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
 from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
@@ -29,13 +29,12 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
     config = resolve_num_steps(config, data)
     if config.train.resume:
         check_same_run(Path(config.output), config)
-    rank, world_size = start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed(keep_freed=config.train.keep_freed_memory)
     try:
-        done = train_and_export(config, data, None, output, rank=rank, world_size=world_size)
+        done = train_and_export(config, data, None, output)
+        on_first_rank(lambda: write_dialogue_card(output, done.model, data))
     finally:
         stop_distributed()
-    if rank == 0:
-        write_dialogue_card(output, done.model, data)
 
 
 def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from protos.codec import WireError
@@ -21,19 +23,23 @@ class LosingPending:
 
 
 class FakeEngine:
-    """One rank alone, whose newest checkpoint is of `newest` steps."""
+    """One rank alone."""
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        return [float(value) for value in values]
+
+
+class FakeCheckpoints:
+    """The newest checkpoint is of `newest` steps."""
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
         self.saved: list[int] = []
 
-    def sum_over_ranks(self, values: list[float]) -> list[float]:
-        return [float(value) for value in values]
-
-    def newest_checkpoint(self) -> int:
+    def newest_step(self) -> int:
         return self.newest
 
-    def save_checkpoint(self, step: int) -> None:
+    def save(self, step: int) -> None:
         self.saved.append(step)
 
 
@@ -47,11 +53,12 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
         raise problem
 
     monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
-    engine = FakeEngine(newest)
+    engine: Any = FakeEngine()
+    checkpoints: Any = FakeCheckpoints(newest)
     step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
     with pytest.raises(type(error)):
-        train._wait_for_targets(engine, step)  # type: ignore[arg-type]
-    assert engine.saved == saved
+        train._wait_for_targets(engine, step, checkpoints)
+    assert checkpoints.saved == saved
 
 
 class LogWithoutRoom:
@@ -66,12 +73,13 @@ def test_checkpoint_is_not_written_beyond_what_the_log_holds(
             raise problem
 
     monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
-    engine = FakeEngine(newest=3)
+    checkpoints: Any = FakeCheckpoints(newest=3)
+    log: Any = LogWithoutRoom()
     with pytest.raises(OSError, match="must take a line about step 7"):
-        train._keep(engine, 7, None, LogWithoutRoom())  # type: ignore[arg-type]
-    assert engine.saved == []
-    train._keep(engine, 7, None, None)  # type: ignore[arg-type]
-    assert engine.saved == [7]
+        train._keep(checkpoints, 7, None, log)
+    assert checkpoints.saved == []
+    train._keep(checkpoints, 7, None, None)
+    assert checkpoints.saved == [7]
 
 
 class FakeRanks:
