@@ -25,7 +25,6 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.actions import ORACLE, ActionChooser
 from trainer.evaluation.generate import GenerateConfig, generate
 from trainer.evaluation.speaker import Speaker, check_knows, load_speaker
-from trainer.models.language_model import input_limits
 
 QUOTED_PATTERN = re.compile(r'"([^"]+)"')
 MAX_CONTEXT = 256
@@ -90,7 +89,7 @@ class Conversation:
             self._words += self._data.words.find(text)
 
     def _respond(self) -> list[int]:
-        room = input_limits(self._speaker.model).max_tokens - self._config.max_new_tokens - 1
+        room = self._speaker.model.limits.max_tokens - self._config.max_new_tokens - 1
         self._turns += 1
         example = Example(
             example_id=f"chat:{self._turns}",

@@ -22,7 +22,6 @@ from trainer.models.frozen_recommender import FrozenRecommender, load_recommende
 from trainer.models.language_model import (
     LanguageModel,
     build_language_model,
-    input_limits,
     write_language_model,
 )
 from trainer.selection import Selection
@@ -44,7 +43,7 @@ def train_and_export(
     language_model, examples, valid = on_all_ranks(lambda: _build(config, data, teachers))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
     engine = Engine(student, config)
-    limits = input_limits(language_model)
+    limits = language_model.limits
     selection = None
     if config.train.select == "best":
         selection = Selection(
@@ -76,7 +75,7 @@ def train_and_export(
 
 def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:
     """Write the language model from whole parameters, on rank 0."""
-    state = whole_state(model, zero_stage=config.zero_stage)
+    state = whole_state(model.module, zero_stage=config.zero_stage)
     on_first_rank(lambda: write_language_model(folder, model, state))
 
 
@@ -103,7 +102,7 @@ def _build(
         knowledge=_recommender(config.knowledge, data),
     )
     examples = data.examples("train")
-    _check_length(config, input_limits(language_model).max_tokens, examples)
+    _check_length(config, language_model.limits.max_tokens, examples)
     if teachers is not None and teachers.max_tokens is not None:
         _check_teacher(teachers.max_tokens, examples)
     return language_model, examples, valid_examples(config, data)

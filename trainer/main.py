@@ -23,7 +23,6 @@ from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed,
 from trainer.export import resolve_num_steps, train_and_export
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
-from trainer.models.language_model import knowledge_size
 from trainer.models.student_card import (
     MODEL_FOLDER,
     StudentCard,
@@ -55,7 +54,7 @@ def run_student(
         done = train_and_export(config, data, teachers, folder)
         card = StudentCard(
             vocabulary_digest=data.vocabulary.digest,
-            graph_digest=data.graphs_digest if any(knowledge_size(done.model)) else "",
+            graph_digest=data.graphs_digest if any(done.model.knowledge_size) else "",
             action_tokens=config.action_tokens,
             classifier=_from_folder(config.classifier, folder),
             gamma=config.distill.gamma,

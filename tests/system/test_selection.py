@@ -20,12 +20,7 @@ from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
 from trainer.evaluation.speaker import load_speaker
 from trainer.export import valid_examples
-from trainer.models.language_model import (
-    LanguageModel,
-    input_limits,
-    output_head,
-    response_states,
-)
+from trainer.models.language_model import LanguageModel
 from trainer.selection import Selection, forget_best
 
 
@@ -42,7 +37,7 @@ class FakeEngine:
 
     def evaluate(self, inputs: Any, targets: Any) -> torch.Tensor:
         with torch.no_grad():
-            scores = output_head(self._model)(response_states(self._model, inputs))
+            scores = self._model.head(self._model.response_states(inputs))
         return torch.nn.functional.cross_entropy(scores, targets.labels_P, reduction="none")
 
     def on_first_rank(self, action: Callable[[], None]) -> None:
@@ -64,7 +59,7 @@ def make_selection(data: PreparedData, output: Path, examples: list[Example]) ->
         engine,
         vocabulary=data.vocabulary,
         examples=examples,
-        limits=input_limits(model),
+        limits=model.limits,
         export=lambda folder: folder.mkdir(parents=True),
     )
 
@@ -89,7 +84,7 @@ def test_validate_is_the_mean_over_tokens_one_example_at_a_time(
     for example in examples:
         inputs = to_student_input((example,), data.vocabulary, InputLimits(), action_tokens=False)
         with torch.no_grad():
-            scores = output_head(model)(response_states(model, inputs.model)).double()
+            scores = model.head(model.response_states(inputs.model)).double()
         rows = torch.arange(len(example.response_ids))
         nlls += (-scores.log_softmax(-1)[rows, inputs.positions.labels_P]).tolist()
     assert selection.validate(10) == pytest.approx(sum(nlls) / len(nlls), rel=1e-5)

@@ -25,7 +25,6 @@ from trainer.evaluation.generate import GenerateConfig, generate, progress_bar
 from trainer.evaluation.metrics import GeneratedResponse
 from trainer.evaluation.speaker import Speaker, check_knows, load_speaker
 from trainer.evaluation.views import RecommendationViews, recommendation_views
-from trainer.models.language_model import input_limits, output_head, response_states
 
 DISTINCT_N = (1, 2, 3, 4)
 POSITION_CHUNK = 256
@@ -172,7 +171,7 @@ def gold_likelihood(speaker: Speaker, examples: Sequence[Example]) -> Likelihood
     Never holds more than [POSITION_CHUNK, V] logits; independent of padding.
     """
     model, vocabulary = speaker.model, speaker.vocabulary
-    weight_VD = output_head(model).weight.detach()
+    weight_VD = model.head.weight.detach()
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
     nll_sum, num_tokens, batch_size = 0.0, 0, 32
     with torch.inference_mode(), progress_bar() as bar:
@@ -180,9 +179,9 @@ def gold_likelihood(speaker: Speaker, examples: Sequence[Example]) -> Likelihood
         for start in range(0, len(order), batch_size):
             batch = tuple(examples[i] for i in order[start : start + batch_size])
             inputs = to_student_input(
-                batch, vocabulary, input_limits(model), action_tokens=speaker.action_tokens
+                batch, vocabulary, model.limits, action_tokens=speaker.action_tokens
             )
-            hidden_PD = response_states(model, inputs.model.to(model.device))
+            hidden_PD = model.response_states(inputs.model.to(model.device))
             labels_P = inputs.positions.labels_P.to(model.device)
             nll_sum += _nll_sum(hidden_PD, weight_VD, labels_P)
             num_tokens += len(labels_P)

@@ -14,7 +14,7 @@ from trainer.data.prepare import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import Prompt
 from trainer.models.frozen import CARD_NAME, read_card
-from trainer.models.language_model import LanguageModel, input_limits, load_language_model
+from trainer.models.language_model import LanguageModel, load_language_model
 from trainer.models.student_card import MODEL_FOLDER, STUDENT_CARD_NAME
 
 
@@ -37,7 +37,7 @@ class Speaker:
         """Context and, if the model was trained with one, the action token."""
         action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
         action_ids = [action] if self.action_tokens else []
-        given = prompt_input(example, input_limits(self.model), action_ids)
+        given = prompt_input(example, self.model.limits, action_ids)
         return Prompt(example.example_id, given, len(example.context_entities))
 
 
@@ -90,10 +90,10 @@ def load_speaker(folder: Path) -> Speaker:
     vocabulary = Vocabulary.load(card.folder)
     check_vocabulary(card.folder, card.vocabulary_digest, vocabulary.digest)
     model = load_language_model(card.folder, vocabulary)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.module.to("cuda" if torch.cuda.is_available() else "cpu")
     return Speaker(
         folder=card.folder,
-        model=model.to(device),  # pyright: ignore[reportArgumentType]
+        model=model,
         vocabulary=vocabulary,
         action_tokens=card.action_tokens,
         classifier=card.classifier,

@@ -43,7 +43,6 @@ from trainer.evaluation.teachers_text import to_markdown
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
 from trainer.evaluation.views import mentioned_items
 from trainer.models.frozen_recommender import load_recommender
-from trainer.models.language_model import input_limits, output_head, response_states
 from trainer.models.turn_classifier import load_classifier
 
 BATCH = 32
@@ -185,8 +184,8 @@ def item_mass(speaker: Speaker, examples: Sequence[Example]) -> ItemMass:
     """Next-token distributions at every response position, [POSITION_CHUNK, V] at a time."""
     vocabulary = speaker.vocabulary
     items = slice(vocabulary.first_item_id, vocabulary.rec_id)
-    weight_VD = output_head(speaker.model).weight.cpu()
-    limits = input_limits(speaker.model)
+    weight_VD = speaker.model.head.weight.cpu()
+    limits = speaker.model.limits
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
     masses, gold, nll_sum = [], [], 0.0
     with progress_bar() as bar:
@@ -196,7 +195,7 @@ def item_mass(speaker: Speaker, examples: Sequence[Example]) -> ItemMass:
             inputs = to_student_input(
                 batch, vocabulary, limits, action_tokens=speaker.action_tokens
             )
-            hidden_PD = response_states(speaker.model, inputs.model.to(speaker.model.device)).cpu()
+            hidden_PD = speaker.model.response_states(inputs.model.to(speaker.model.device)).cpu()
             labels_P = inputs.positions.labels_P
             for hidden_CD, labels_C in zip(
                 hidden_PD.split(POSITION_CHUNK), labels_P.split(POSITION_CHUNK), strict=True
@@ -253,7 +252,7 @@ def report_teachers(
         speaker = load_speaker(folder)
         check_knows(speaker, data)
         masses[str(folder)] = item_mass(speaker, examples)
-        architectures[str(folder)] = type(speaker.model).__name__
+        architectures[str(folder)] = type(speaker.model.module).__name__
     content["dialogue"] = {
         name: {"architecture": architectures[name], **mass.to_dict()}
         for name, mass in masses.items()

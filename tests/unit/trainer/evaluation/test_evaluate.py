@@ -34,7 +34,6 @@ from trainer.evaluation.views import (
     popularity_ranking,
     recommendation_views,
 )
-from trainer.models.language_model import input_limits
 
 ORACLE = EvaluateConfig(classifier="oracle")
 
@@ -137,7 +136,7 @@ def test_gold_likelihood_equals_one_unpadded_forward_per_example(
         prompt = speaker.prompt(example, recommends=example.is_recommendation).given.tokens
         ids = torch.tensor([[*prompt.tolist(), *example.response_ids.tolist()]])
         with torch.no_grad():
-            log_probs = speaker.model(input_ids=ids).logits[0].double().log_softmax(-1)
+            log_probs = speaker.model.module(input_ids=ids).logits[0].double().log_softmax(-1)
         for position in range(len(prompt), ids.shape[1]):
             expected -= float(log_probs[position - 1, ids[0, position]])
             tokens += 1
@@ -313,7 +312,7 @@ def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None
     conversation = Conversation(speaker, None, GenerateConfig(batch_size=1))
     answers = [conversation.answer("word " * 12) for _ in range(5)]
     # More than the model can attend to was said, and each turn was answered nevertheless.
-    assert len(conversation._context_ids) > input_limits(speaker.model).max_tokens
+    assert len(conversation._context_ids) > speaker.model.limits.max_tokens
     assert all(isinstance(answer, str) for answer in answers)
 
 

@@ -139,7 +139,7 @@ def test_item_mass_equals_a_whole_softmax_position_by_position(
     for example in sorted(examples, key=lambda e: -len(e.context_ids)):
         ids = np.concatenate([example.context_ids, example.response_ids])
         with torch.no_grad():
-            logits = speaker.model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
+            logits = speaker.model.module(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
         probs = logits.double().softmax(-1)
         for step, token in enumerate(example.response_ids):
             row = probs[len(example.context_ids) - 1 + step]
