@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from trainer.data.loader import StudentInput
-from trainer.data.vocabulary import Vocabulary
 from trainer.loss.gate_statistics import HISTOGRAM_BINS, GateStatistics
 from trainer.telemetry.client_counters import ClientCounters
 
@@ -58,7 +57,6 @@ class StepSums:
         cls,
         inputs: StudentInput,
         statistics: GateStatistics | None,
-        vocabulary: Vocabulary,
         *,
         loss_sum: Tensor,
         nll_P: Tensor,
@@ -69,7 +67,7 @@ class StepSums:
         sums = replace(cls.zero(loss_sum.device), losses_2=losses_2)
         is_item_P = inputs.positions.is_item_P
         values = {
-            "tokens": int((inputs.model.input_ids_BL != vocabulary.pad_id).sum()),
+            "tokens": int(inputs.model.lengths_B.sum()),
             "slots": inputs.model.input_ids_BL.numel(),
             "positions": len(is_item_P),
             "item_steps": int(is_item_P.sum()),
