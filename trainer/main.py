@@ -17,7 +17,7 @@ from trainer.checkpoints.provenance import check_same_run
 from trainer.common.cli import USER_ERRORS, ToldElsewhere, run_rank
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps

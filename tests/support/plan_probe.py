@@ -15,7 +15,7 @@ from typing import Literal, cast
 import torch
 
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import start_distributed, stop_distributed
 from trainer.engine.student import Student

@@ -11,7 +11,7 @@ from pathlib import Path
 from protos.fingerprint import digest_file
 from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.ranks import start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
