@@ -22,6 +22,7 @@ from trainer.data.tokenizer import pretrained_tokenizer
 RAW_NAME = "raw"
 # Option that is gone -> what to do instead.
 REMOVED_OPTIONS = {
+    "--mirror": "Put the files into the folder of --output: they are checked, and not fetched.",
     "--stop-words": "Leave the words' lines out of the file of --conceptnet.",
 }
 
@@ -48,9 +49,7 @@ def _refuse_removed_options(argv: list[str]) -> None:
 def _download(arguments: argparse.Namespace) -> None:
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        digests = download(
-            arguments.what, arguments.output, mirror=arguments.mirror, progress=progress
-        )
+        digests = download(arguments.what, arguments.output, progress=progress)
     for name, digest in digests.items():
         Console().print(f"{digest}  {arguments.output / name}", highlight=False, soft_wrap=True)
 
@@ -83,11 +82,10 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer.data", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser(
-        "download", help="fetch public files, with resume and checksum", allow_abbrev=False
+        "download", help="fetch public files, with checksum", allow_abbrev=False
     )
     fetch.add_argument("what", choices=tuple(DOWNLOADS))
     fetch.add_argument("--output", type=Path, required=True, help="folder to write")
-    fetch.add_argument("--mirror", help="fetch URL/NAME instead of the public addresses")
     command = commands.add_parser(
         "prepare", help="raw corpus -> examples, vocabulary, graph, manifest", allow_abbrev=False
     )
