@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from protos.codec import TargetRows, concat_rows
 from teacher_server.scoring.compress import Cut, Support, compress
@@ -26,11 +25,7 @@ from trainer.models.frozen import FrozenCard, read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import (
     LanguageModel,
-    input_limits,
-    knowledge_size,
     load_language_model,
-    output_head,
-    response_states,
 )
 
 # Logits exist for this many positions at a time: 256 x 57,184 float32 are 59 MB.
@@ -51,9 +46,9 @@ class DialogueTeacher:
         self.facts = facts
         self._counters = counters
         self._device = device
-        nn.Module.to(model, device)
-        self._model = model.eval().requires_grad_(False)
-        self._head = output_head(model)
+        model.module.to(device).eval().requires_grad_(False)
+        self._model = model
+        self._head = model.head
         self._support = Support(
             vocab_size=facts.vocab_size,
             first_id=0,
@@ -70,7 +65,7 @@ class DialogueTeacher:
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)
         of_card = (card.limits, (card.num_entities, card.num_words))
-        of_model = (input_limits(model), knowledge_size(model))
+        of_model = (model.limits, model.knowledge_size)
         if of_card != of_model:
             raise ValueError(
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
@@ -84,7 +79,7 @@ class DialogueTeacher:
 
         No wanted position sees a pad, so the rows do not depend on what else is in the batch.
         """
-        hidden_TD = response_states(self._model, collate(inputs, pad_id=0).to(self._device))
+        hidden_TD = self._model.response_states(collate(inputs, pad_id=0).to(self._device))
         uniforms_TN = draw_uniforms(inputs, cut)
         parts = []
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):

@@ -26,7 +26,7 @@ def tiny_vocabulary(num_films: int = len(TITLES)) -> Vocabulary:
 def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
     shape = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=64)
-    model = build_causal_lm(shape, vocabulary)
+    model = build_causal_lm(shape, vocabulary).module
     model.save_pretrained(folder)
     vocabulary.save(folder)
     card = FrozenCard(

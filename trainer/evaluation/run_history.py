@@ -1,4 +1,4 @@
-"""What a training run wrote about itself, read back: metrics.jsonl."""
+"""Read the metrics.jsonl of a training run."""
 
 from __future__ import annotations
 

@@ -20,8 +20,7 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,6 +36,7 @@ from trainer.models.frozen import (
     write_card,
     write_shape,
 )
+from trainer.models.weights import load_state
 
 
 def attentive_pool(vectors_ND: Tensor, attention_N: Tensor, bags: Bags) -> Tensor:
@@ -200,10 +200,6 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
         ValueError: if it is another kind of model, or its weights are not those of the card.
     """
     card = read_card(folder, "recommendation")
-    try:
-        state = load_file(folder / WEIGHTS_NAME)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_NAME} must be safetensors, got: {error}.") from error
     shape = read_shape(folder, "recommendation")
     num_items, hidden_size = shape.get("num_items"), shape.get("hidden_size")
     expected = {
@@ -216,11 +212,6 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
         "gate_2D": (2 * (hidden_size or 0),),
         "gate_bias": (),
     }
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if shapes != expected:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} must hold {expected} as its config says, got {shapes}. "
-            "Export the model again."
-        )
+    state = load_state(folder / WEIGHTS_NAME, expected)
     recommender = FrozenRecommender(**state, distinct_words=bool(shape.get("distinct_words")))
     return recommender.eval().requires_grad_(False), card

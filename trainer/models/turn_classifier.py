@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from protos.fingerprint import digest_file
@@ -32,6 +31,7 @@ from trainer.models.frozen import (
     write_shape,
 )
 from trainer.models.kg_transformer import EncoderLayer, sinusoids
+from trainer.models.weights import load_state
 
 GEN, REC = 0, 1
 PREDICT_BATCH = 64
@@ -142,14 +142,6 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
     if set(shape) != names:
         raise ValueError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
     classifier = TurnClassifier(ClassifierShape(**shape))
-    path = folder / WEIGHTS_NAME
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be safetensors, got: {error}.") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    expected = {name: tuple(t.shape) for name, t in classifier.state_dict().items()}
-    if shapes != expected:
-        raise ValueError(f"{path} must hold {expected} as its config says, got {shapes}.")
-    classifier.load_state_dict(state)
+    expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
+    classifier.load_state_dict(load_state(folder / WEIGHTS_NAME, expected))
     return classifier.eval().requires_grad_(False), card

@@ -15,7 +15,7 @@ from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.ranks import start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
 from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
-from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
+from trainer.models.language_model import LanguageModel
 
 
 def fit_dialogue(config: RunConfig, output: Path) -> None:
@@ -40,8 +40,8 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
 
 def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) -> None:
     """Make an exported language model a frozen dialogue teacher."""
-    limits = input_limits(model)
-    num_entities, num_words = knowledge_size(model)
+    limits = model.limits
+    num_entities, num_words = model.knowledge_size
     card = FrozenCard(
         kind="dialogue",
         vocabulary_digest=data.vocabulary.digest,

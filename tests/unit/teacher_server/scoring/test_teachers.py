@@ -58,7 +58,7 @@ def dense(rows: TargetRows) -> np.ndarray:
 
 def test_dialogue_rows_are_the_last_positions_scored_one_by_one(folders: dict[str, Path]) -> None:
     vocabulary = Vocabulary.load(folders["dialogue"])
-    model = load_causal_lm(folders["dialogue"], vocabulary).eval()
+    model = load_causal_lm(folders["dialogue"], vocabulary).module.eval()
     inputs = random_inputs(vocabulary.first_item_id + 30, [9, 1, 30, 64, 12], [3, 1, 30, 5, 1])
     twin = []
     for example in inputs:
