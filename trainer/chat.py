@@ -18,9 +18,9 @@ import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.cli import run_main
+from trainer.data.dialogue import Mention, Piece, split_mentions
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData, load_prepared
-from trainer.data.redial import Mention, Piece, split_mentions
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.actions import ORACLE, ActionChooser
 from trainer.evaluation.generate import GenerateConfig, generate

@@ -21,7 +21,8 @@ from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example, ExampleOptions, write_examples
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.prepare import Manifest, PreparedData, SplitCounts, load_prepared
+from trainer.data.manifest import Manifest, SplitCounts
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from protos.teacher_pb2 import Description
-from trainer.data.synthetic import train_tokenizer
+from trainer.data.tokenizer import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, max_input_length
 from trainer.models.frozen import write_card

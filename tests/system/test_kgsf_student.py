@@ -19,7 +19,7 @@ from tests.support.student_runs import (
     serving,
 )
 from trainer.chat import Conversation
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
 from trainer.evaluation.generate import GenerateConfig
 from trainer.evaluation.loaded_model import load_model

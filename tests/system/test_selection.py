@@ -16,7 +16,7 @@ from trainer.config.run import RunConfig, TrainConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
 from trainer.evaluation.loaded_model import load_model
 from trainer.export import valid_examples

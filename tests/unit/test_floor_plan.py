@@ -20,7 +20,7 @@ FLOORS = (
     ("protos", "trainer/security"),
     ("trainer/common", "trainer/config"),
     ("trainer/data", "trainer/checkpoints"),
-    ("trainer/models", "trainer/loss"),
+    ("trainer/data/corpora", "trainer/models", "trainer/loss"),
     ("trainer/engine", "trainer/telemetry", "trainer/plan"),
     ("trainer/target_cache", "trainer/evaluation"),
     ("trainer/teacher_client",),

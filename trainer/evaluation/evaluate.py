@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
-from trainer.data.prepare import SPLITS, PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions

@@ -10,7 +10,7 @@ import torch
 
 from trainer.data.examples import Example
 from trainer.data.model_input import prompt_input
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import Prompt
 from trainer.models.frozen import CARD_NAME, read_card

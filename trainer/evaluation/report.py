@@ -27,7 +27,7 @@ from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.evaluate import (
     EvaluateConfig,

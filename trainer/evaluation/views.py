@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.evaluation.metrics import (
     ItemSlot,
     RecommendationScores,

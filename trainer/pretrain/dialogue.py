@@ -11,7 +11,7 @@ from pathlib import Path
 from protos.teacher_pb2 import Description
 from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
 from trainer.models.frozen import write_card

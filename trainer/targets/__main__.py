@@ -30,7 +30,7 @@ from trainer.common.cli import run_main
 from trainer.config.run import RunConfig
 from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.raw_corpus import SPLITS
+from trainer.data.dialogue import SPLITS
 from trainer.target_cache.archive import export_file, import_file
 from trainer.target_cache.store import TargetCache
 from trainer.target_cache.survey import GroupSummary, Survey, survey

@@ -20,7 +20,7 @@ from tests.support.evaluation_fakes import (
 )
 from trainer.chat import Conversation, chat, find_mentions
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.data.word_graph import WordGraph
 from trainer.evaluation import __main__ as command
 from trainer.evaluation.actions import ActionChooser, Actions

@@ -14,7 +14,7 @@ from tests.support.evaluation_fakes import (
     write_dialogue_teacher,
     write_tiny_data,
 )
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
 from trainer.evaluation.teachers import (
