@@ -19,7 +19,7 @@ from trainer.config.run import RunConfig
 from trainer.security.credentials import NO_SECURITY, STUDENT_REMEDY, is_loopback
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.metrics_http import MetricsServer
-from trainer.telemetry.step_metrics import StepSums
+from trainer.telemetry.step_sums import StepSums
 
 PREFIX = "conkd_student"
 

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer.common.atomic import write_text
 from trainer.common.errors import first_line
-from trainer.telemetry.step_metrics import RunTotals
+from trainer.telemetry.run_totals import RunTotals
 
 METRICS_NAME = "metrics.jsonl"
 # Plain lines for logs and pipes, where a bar that redraws itself cannot be read.
