@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from teacher_server.replica.metrics import PREFIX as TEACHER
+from teacher_server.replica.metrics import ReplicaLevels
+from teacher_server.scoring.counters import ReplicaCounters
+from trainer.telemetry.client_counters import ClientCounters
+from trainer.telemetry.counters import counters_table
+from trainer.telemetry.rank_metrics import PREFIX as STUDENT
+from trainer.telemetry.rank_metrics import RankProgress
 from trainer.telemetry.run_totals import RUN_TOTALS
 from trainer.telemetry.step_metrics import STEP_METRICS, TEACHER_METRICS, metrics_table
 
@@ -14,6 +21,11 @@ MAX_COLUMNS = 120
 TABLES = {
     "steps": ("training.md", metrics_table((*STEP_METRICS, *TEACHER_METRICS))),
     "totals": ("training.md", metrics_table(RUN_TOTALS)),
+    "replica": (
+        "operations.md",
+        counters_table(TEACHER, "kind", ReplicaCounters, ReplicaLevels),
+    ),
+    "rank": ("operations.md", counters_table(STUDENT, "rank", RankProgress, ClientCounters)),
 }
 
 

@@ -27,6 +27,8 @@ class Declaration:
     """Name in Prometheus without prefix and `_total`; default: the field's, `_s` as `_seconds`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Fields of one metric differ in these."""
+    count: str = ""
+    """Name of a histogram's number of values in `snapshot`; default: the field's and `_count`."""
     log: str = ""
     """Key in metrics.jsonl; empty: it is not logged."""
 
@@ -55,50 +57,62 @@ def counter(
     log: str = "",
 ) -> Any:
     """A field that only grows; `start` is 0 or 0.0 and decides whether it is an integer."""
-    declaration = Declaration(
-        kind="counter", text=text, metric=metric, labels=labels or {}, log=log
-    )
-    return field(default=start, metadata={DECLARATION: declaration})
+    declared = Declaration(kind="counter", text=text, metric=metric, labels=labels or {}, log=log)
+    return field(default=start, metadata={DECLARATION: declared})
 
 
-def gauge(text: str, *, start: float = 0, metric: str = "") -> Any:
-    """A field that rises and falls."""
-    declaration = Declaration(kind="gauge", text=text, metric=metric)
-    return field(default=start, metadata={DECLARATION: declaration})
+def gauge(text: str, *, metric: str = "") -> Any:
+    """A field that rises and falls; it has no default."""
+    declared = Declaration(kind="gauge", text=text, metric=metric)
+    return field(metadata={DECLARATION: declared})
 
 
-def histogram(text: str, bounds: Sequence[float], *, metric: str = "") -> Any:
+def histogram(text: str, bounds: Sequence[float], *, metric: str = "", count: str = "") -> Any:
     """A field with a Histogram over `bounds`, ascending; larger values have their own bucket."""
-    declaration = Declaration(kind="histogram", text=text, metric=metric)
-    return field(default_factory=lambda: Histogram(bounds), metadata={DECLARATION: declaration})
+    declared = Declaration(kind="histogram", text=text, metric=metric, count=count)
+    return field(default_factory=lambda: Histogram(bounds), metadata={DECLARATION: declared})
 
 
 def declarations(counters: Any) -> dict[str, Declaration]:
-    """Field name -> declaration with its metric's name, of a dataclass or an instance of one."""
+    """Field name -> declaration, of a dataclass or an instance; fields without one are left out."""
     return {
-        each.name: dataclasses.replace(
-            each.metadata[DECLARATION],
-            metric=each.metadata[DECLARATION].metric or _spell_out(each.name),
-        )
+        each.name: _complete(each.name, each.metadata[DECLARATION])
         for each in dataclasses.fields(counters)
+        if DECLARATION in each.metadata
     }
 
 
-def metrics_table(prefix: str, label: str, *sources: type) -> str:
-    """The table of docs/operations.md about the metrics of one kind of process, in Markdown."""
-    rows = [
-        f"| `{_shown(it)}` | {it.text} |"
-        for source in sources
-        for it in declarations(source).values()
-    ]
+def snapshot(counters: Any) -> dict[str, float]:
+    """Field name -> number now; a histogram gives the sum of its values and their count."""
+    numbers: dict[str, float] = {}
+    for name, declared in declarations(counters).items():
+        value = getattr(counters, name)
+        if isinstance(value, Histogram):
+            numbers |= {name: value.total, declared.count: sum(value.counts)}
+        else:
+            numbers[name] = value
+    return numbers
+
+
+def counters_table(prefix: str, label: str, *sources: type) -> str:
+    """A table of docs/operations.md: the metrics of one kind of process, in Markdown."""
+    declared = [it for source in sources for it in declarations(source).values()]
+    rows = [f"| `{_shown(it)}` | {_note(it)}{it.text} |" for it in declared]
     return "\n".join([f"| `{prefix}_...`, label `{label}` | |", "|---|---|", *rows])
 
 
-def _shown(declaration: Declaration) -> str:
-    name = declaration.metric + ("_total" if declaration.kind == "counter" else "")
-    labels = ", ".join(f'{key}="{value}"' for key, value in declaration.labels.items())
+def _complete(name: str, declared: Declaration) -> Declaration:
+    metric = f"{name.removesuffix('_s')}_seconds" if name.endswith("_s") else name
+    return dataclasses.replace(
+        declared, metric=declared.metric or metric, count=declared.count or f"{name}_count"
+    )
+
+
+def _shown(declared: Declaration) -> str:
+    name = declared.metric + ("_total" if declared.kind == "counter" else "")
+    labels = ", ".join(f'{key}="{value}"' for key, value in declared.labels.items())
     return f"{name}{{{labels}}}" if labels else name
 
 
-def _spell_out(name: str) -> str:
-    return f"{name.removesuffix('_s')}_seconds" if name.endswith("_s") else name
+def _note(declared: Declaration) -> str:
+    return "histogram of the " if declared.kind == "histogram" else ""
