@@ -28,7 +28,7 @@ FLOORS = (
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
     ("teacher_server/fleet",),
-    ("teacher_server", "cluster"),
+    ("teacher_server", "cluster/grafana", "cluster"),
     ("cluster/bench/fleet", "cluster/bench"),
     tuple(
         f"cluster/bench/{name}" for name in ("chaos", "loss", "memory", "service", "step", "wire")
