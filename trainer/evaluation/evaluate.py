@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.common.progress import progress_bar
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.prepare import SPLITS, PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions
-from trainer.evaluation.generate import GenerateConfig, generate, progress_bar
+from trainer.evaluation.generate import GenerateConfig, generate
 from trainer.evaluation.metrics import GeneratedResponse
 from trainer.evaluation.speaker import Speaker, check_knows, load_speaker
 from trainer.evaluation.views import RecommendationViews, recommendation_views

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -21,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from trainer.common.progress import progress_bar
 from trainer.data.model_input import ExampleInput, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
@@ -141,19 +140,6 @@ def generate(
                 # A log keeps lines, not a bar that redraws itself.
                 bar.console.print(f"{title} {start + len(batch)}/{len(order)}", highlight=False)
     return [responses[index] for index in range(len(prompts))]
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr; silent where stderr is not a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _generate_batch(

@@ -1,4 +1,4 @@
-"""What the gate did: sums over a batch of lambda, item mass, entropy and kept mass."""
+"""Sums over a batch of lambda, item mass, entropy and kept mass."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is counted in a step, summed over micro-batches and ranks.
+"""The sums of a step over micro-batches and ranks, of which step_metrics.py forms metrics.
 
-Everything is a sum until the last moment: ranks and steps add up, a mean is one sum over another.
+Only sums are kept until the end: ranks and micro-batches add up, and a mean is a ratio of sums.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class StepSums:
     """Sums of one step.
 
     Attributes:
-        losses_2: float64 [2] on the engine's device, ON_DEVICE: they are read once a step, since
-            every look waits for the device.
+        losses_2: float64 [2] on the engine's device, ON_DEVICE: read once a step, since every
+            read waits for the device.
         host: float64, or float64 [bins], by name: the `needs` of step_metrics.py.
     """
 
@@ -41,7 +41,7 @@ class StepSums:
 
     @classmethod
     def zero(cls, device: torch.device) -> StepSums:
-        """Nothing counted yet."""
+        """No sums yet."""
         return cls(losses_2=torch.zeros(2, dtype=torch.float64, device=device), host={})
 
     @classmethod
@@ -55,7 +55,7 @@ class StepSums:
         nll_P: Tensor,
         wait_s: float,
     ) -> StepSums:
-        """What one forward adds."""
+        """The sums of one forward."""
         is_item_P = inputs.positions.is_item_P
         values = {
             "tokens": int((inputs.model.input_ids_BL != vocabulary.pad_id).sum()),
@@ -106,7 +106,7 @@ class GlobalSums:
     world_size: int
 
     def find_problem(self, step: int) -> ValueError | None:
-        """The error to leave with, alike on every rank, if the loss is not a number any more."""
+        """The error, alike on every rank, if the loss is not finite."""
         loss = self.values["loss"]
         if math.isfinite(loss):
             return None
