@@ -17,7 +17,7 @@ from trainer.engine.student import Student
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
-from trainer.models.language_model import LanguageModel, build_language_model, input_limits
+from trainer.models.language_model import LanguageModel, build_language_model
 from trainer.selection import Selection
 from trainer.train import train
 
@@ -53,7 +53,7 @@ def train_and_export(
         engine,
         vocabulary=data.vocabulary,
         examples=examples,
-        limits=input_limits(language_model),
+        limits=language_model.limits,
         teachers=teachers,
         selection=selection,
     )
@@ -89,7 +89,7 @@ def _build(
         knowledge=_recommender(config.knowledge, data),
     )
     examples = data.examples("train")
-    _check_length(config, input_limits(language_model).max_tokens, examples)
+    _check_length(config, language_model.limits.max_tokens, examples)
     if teachers is not None and teachers.max_tokens is not None:
         _check_teacher(teachers.max_tokens, examples)
     return language_model, examples, valid_examples(config, data)

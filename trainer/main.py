@@ -23,7 +23,6 @@ from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distribut
 from trainer.export import train_and_export, with_steps
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
-from trainer.models.language_model import knowledge_size
 from trainer.models.student_card import (
     MODEL_FOLDER,
     StudentCard,
@@ -56,7 +55,7 @@ def run_student(
         if rank == 0:
             card = StudentCard(
                 vocabulary_digest=data.vocabulary.digest,
-                graph_digest=data.graphs_digest if any(knowledge_size(done.model)) else "",
+                graph_digest=data.graphs_digest if any(done.model.knowledge_size) else "",
                 action_tokens=config.action_tokens,
                 classifier=_from_folder(config.classifier, folder),
                 gamma=config.distill.gamma,

@@ -18,7 +18,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import raise_together
 from trainer.loss import conkd
-from trainer.models.language_model import LanguageModel, input_limits
+from trainer.models.language_model import LanguageModel
 from trainer.telemetry.run_log import METRICS_NAME
 
 FOLDER_NAME = "best"
@@ -165,7 +165,7 @@ class Selection:
         inputs = to_student_input(
             batch,
             self._vocabulary,
-            input_limits(self._model),
+            self._model.limits,
             action_tokens=self._config.action_tokens,
         )
         targets = conkd.hard_targets(inputs.positions)

@@ -22,7 +22,6 @@ from trainer.engine.student import Student
 from trainer.export import _build
 from trainer.lookahead import submitted_steps
 from trainer.main import checked_input
-from trainer.models.language_model import input_limits
 from trainer.train import train_step
 
 
@@ -47,7 +46,7 @@ def after_steps(config: RunConfig, data: PreparedData, rank: int, world_size: in
         engine,
         vocabulary=data.vocabulary,
         examples=examples,
-        limits=input_limits(model),
+        limits=model.limits,
         teachers=None,
         first_step=0,
     ):

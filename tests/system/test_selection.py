@@ -18,9 +18,9 @@ from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
-from trainer.evaluation.speaker import load_speaker
+from trainer.evaluation.loaded_model import load_model
 from trainer.export import valid_examples
-from trainer.models.language_model import LanguageModel, output_head, response_states
+from trainer.models.language_model import LanguageModel
 from trainer.selection import Selection, forget_best
 
 
@@ -37,7 +37,7 @@ class FakeEngine:
 
     def evaluate(self, inputs: Any, targets: Any) -> torch.Tensor:
         with torch.no_grad():
-            scores = output_head(self._model)(response_states(self._model, inputs))
+            scores = self._model.head(self._model.response_states(inputs))
         return torch.nn.functional.cross_entropy(scores, targets.labels_P, reduction="none")
 
     def on_first_rank(self, action: Callable[[], None]) -> None:
@@ -80,7 +80,7 @@ def test_validate_is_the_mean_over_tokens_one_example_at_a_time(
     for example in examples:
         inputs = to_student_input((example,), data.vocabulary, InputLimits(), action_tokens=False)
         with torch.no_grad():
-            scores = output_head(model)(response_states(model, inputs.model)).double()
+            scores = model.head(model.response_states(inputs.model)).double()
         rows = torch.arange(len(example.response_ids))
         nlls += (-scores.log_softmax(-1)[rows, inputs.positions.labels_P]).tolist()
     assert selection.validate(10) == pytest.approx(sum(nlls) / len(nlls), rel=1e-5)
@@ -212,7 +212,7 @@ def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     assert [f.name for f in (output / "best").iterdir()] == [f"step-{best:08d}"]
     # What was exported has the loss that was measured under ZeRO-3 on two ranks.
     data = load_prepared(prepared_dir)
-    likelihood = gold_likelihood(load_speaker(output), data.examples("valid"))
+    likelihood = gold_likelihood(load_model(output), data.examples("valid"))
     assert likelihood.nll_sum / likelihood.num_tokens == pytest.approx(valid[best], rel=1e-4)
     card = json.loads((output / "model" / "student.json").read_text())
     assert card["steps"] == best

@@ -236,16 +236,16 @@ class Engine:
         of GatheredParameters has them, is a whole model more in each rank's memory.
         """
         if self._engine.zero_optimization_stage() < 3:
-            return model.state_dict() if self.rank == 0 else None
+            return model.module.state_dict() if self.rank == 0 else None
         whole: dict[int, Tensor] = {}
-        for parameter in model.parameters():
+        for parameter in model.module.parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
                 if self.rank == 0:
                     whole[id(parameter)] = parameter.detach().to("cpu", copy=True)
         if self.rank != 0:
             return None
         # keep_vars: the parameters themselves, by which the whole ones are found.
-        state: dict[str, Any] = model.state_dict(keep_vars=True)
+        state: dict[str, Any] = model.module.state_dict(keep_vars=True)
         state.update((name, whole[id(it)]) for name, it in state.items() if id(it) in whole)
         return state
 

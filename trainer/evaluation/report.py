@@ -1,4 +1,4 @@
-"""A student beside what it is compared with, and the story of its run: report.json, report.md.
+"""The report of a run, beside the students it is compared with: report.json, report.md.
 
     python -m trainer.evaluation.report --run DIR --data DIR --undistilled DIR
         --dialogue-teacher DIR [--plain DIR] [--classifier DIR] [--oracle] [--split test]
@@ -36,9 +36,9 @@ from trainer.evaluation.evaluate import (
     evaluate_config,
     evaluate_model,
 )
+from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
-from trainer.evaluation.speaker import check_vocabulary, read_speaker_card, resolve_classifier
 from trainer.evaluation.views import baseline_views
 
 NUM_SAMPLES = 6
@@ -80,7 +80,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     # What can be missing is looked for before the minutes of evaluation.
     data = load_prepared(config.data)
     for folder in _folders(config).values():
-        card = read_speaker_card(folder)
+        card = read_model_card(folder)
         check_vocabulary(card.folder, card.vocabulary_digest, data.vocabulary.digest)
         resolve_classifier(card, config.evaluate.classifier)
     student_history = read_history(config.run)

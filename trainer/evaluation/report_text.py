@@ -1,4 +1,4 @@
-"""The report as people read it: tables, plots and a few dialogues in Markdown."""
+"""The report in Markdown: tables, plots and a few dialogues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads metrics.jsonl of a finished run."""
+"""Read the metrics.jsonl of a training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three ways in which we look at recommended items, and two baselines seen the same way.
+"""Candidate sets for ranking metrics: three views of recommended items, and two baselines.
 
 T responses, I items.
 """

@@ -29,7 +29,7 @@ class StudentCard:
 
 
 def remove_student_card(folder: Path) -> None:
-    """Before a folder is written again: what has no card is not taken for a student."""
+    """Delete the card first, so an interrupted export is not mistaken for a student."""
     (folder / STUDENT_CARD_NAME).unlink(missing_ok=True)
 
 

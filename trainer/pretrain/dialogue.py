@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
 from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine.ranks import start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
-from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
+from trainer.models.frozen import write_card
+from trainer.models.language_model import LanguageModel
 
 
 def fit_dialogue(config: RunConfig, output: Path) -> None:
@@ -40,12 +40,11 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
 
 def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) -> None:
     """Make an exported language model a frozen dialogue teacher."""
-    limits = input_limits(model)
-    num_entities, num_words = knowledge_size(model)
-    card = FrozenCard(
+    limits = model.limits
+    num_entities, num_words = model.knowledge_size
+    card = Description(
         kind="dialogue",
         vocabulary_digest=data.vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=limits.max_tokens,
         max_entities=limits.max_entities,
         max_words=limits.max_words,

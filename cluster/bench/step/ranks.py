@@ -35,7 +35,7 @@ from trainer.engine.ranks import raise_together, start_distributed, stop_distrib
 from trainer.engine.student import Student
 from trainer.lookahead import submitted_steps
 from trainer.main import checked_input
-from trainer.models.language_model import build_language_model, input_limits
+from trainer.models.language_model import build_language_model
 from trainer.train import train_step
 
 BLOCK_STEPS = 2
@@ -52,7 +52,7 @@ class Ranks:
         model = build_language_model(config.student, data.vocabulary)
         student = Student(model, loss_chunk_size=config.train.loss_chunk_size)
         self.engine = Engine(student, config, rank, world_size)
-        self._limits = input_limits(model)
+        self._limits = model.limits
         self._vocabulary = data.vocabulary
         self._examples: list[Example] = data.examples("train")
         self.widest_step = widest_step(self._examples, config, (MAX_TURNS + 1) * BLOCK_STEPS)

@@ -12,7 +12,7 @@ from protos import teacher_pb2
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, score_together
-from tests.support.fake_teacher import FACTS, FakeTeacher
+from tests.support.fake_teacher import DESCRIPTION, FakeTeacher
 from tests.support.replica_calls import (
     METADATA,
     check_request,
@@ -31,7 +31,7 @@ KIND = {"kind": "dialogue"}
 
 def test_score_together_counts_tokens_and_padded_slots_of_its_batches() -> None:
     counters = ReplicaCounters()
-    work = check_request(request(1), FACTS, RequestLimits())  # Of 2 and 3 tokens.
+    work = check_request(request(1), DESCRIPTION, RequestLimits())  # Of 2 and 3 tokens.
     limits = BatchLimits(max_examples=3)
     score_together(FakeTeacher().score, [work, work], limits, counters=counters)
     # Longest first: [3, 3, 2] and [2].
