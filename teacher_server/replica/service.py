@@ -20,7 +20,7 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
 from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
-from teacher_server.replica.metrics import replica_registry
+from teacher_server.replica.metrics import PREFIX, ReplicaLevels
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.score_stream import Pipeline, ScoreStream
@@ -30,6 +30,8 @@ from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
+from trainer.telemetry.counters import snapshot
+from trainer.telemetry.exposition import registry_of
 from trainer.telemetry.metrics_http import MetricsServer
 from trainer.telemetry.spans import Spans
 
@@ -98,24 +100,11 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
     ) -> teacher_pb2.ReplicaStats:
         """What this replica did since it started, and what is in it now."""
         batcher = self.pipeline.batcher
-        counters = batcher.counters
         return teacher_pb2.ReplicaStats(
             replica_id=self._replica_id,
             uptime_s=time.monotonic() - self._started_s,
-            blocks=counters.blocks,
-            invalid=counters.invalid,
-            failed=counters.failed,
-            abandoned=counters.abandoned,
-            positions=counters.positions,
-            reply_bytes=counters.reply_bytes,
-            queued=sum(counters.queue_s.counts),
-            queue_s=counters.queue_s.total,
-            rounds=counters.rounds,
-            forward_s=counters.forward_s.total,
-            streams=counters.streams,
-            in_flight=counters.in_flight,
-            waiting=batcher.num_waiting,
-            oldest_wait_s=batcher.queue_delay_s,
+            counters=snapshot(batcher.counters),
+            gauges=snapshot(ReplicaLevels.of(batcher)),
             metrics_address=self.metrics_address,
         )
 
@@ -209,7 +198,7 @@ class TeacherServer:
             ValueError: if it is beyond this machine and nothing protects what is read there.
         """
         self._metrics = MetricsServer(
-            replica_registry(self._service.description.kind, self.batcher),
+            registry_of(PREFIX, {"kind": self._service.description.kind}, self._numbers),
             host=host,
             port=port,
             security=self._security_files,
@@ -217,6 +206,9 @@ class TeacherServer:
         )
         self._service.metrics_address = self._metrics.address
         return self._metrics.address
+
+    def _numbers(self) -> tuple[ReplicaCounters, ReplicaLevels]:
+        return self.batcher.counters, ReplicaLevels.of(self.batcher)
 
     async def drain(self, grace_s: float) -> None:
         """Answer what was accepted, tell callers to go elsewhere, then stop."""

@@ -29,6 +29,8 @@ from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
 from trainer.models.frozen import write_card
 from trainer.models.language_model import LanguageModel, build_language_model
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
+from trainer.telemetry.run_totals import RUN_TOTALS
+from trainer.telemetry.step_metrics import STEP_METRICS
 
 NUM_ITEMS = 80
 
@@ -224,7 +226,7 @@ def write_run(
     write_text(folder / "config.yaml", to_yaml(config))
     lines: list[dict[str, Any]] = [{"event": "start", "world_size": 1}]
     for step in range(1, 5):
-        line: dict[str, Any] = {
+        line: dict[str, Any] = dict.fromkeys(it.name for it in STEP_METRICS) | {
             "step": step,
             "loss": 5.0 / step,
             "nll": 4.0 / step,
@@ -237,7 +239,8 @@ def write_run(
             line["gate_histogram_word_steps"] = [7] + [0] * 19
         lines.append(line)
     lines.append(
-        {
+        dict.fromkeys(it.name for it in RUN_TOTALS)
+        | {
             "event": "end",
             "steps": 4,
             "seconds": 2.0,
