@@ -38,7 +38,7 @@ from cluster.bench.fleet.replay import (
     save_answers,
 )
 from cluster.bench.result import Row
-from cluster.launch import Launcher
+from cluster.launch.launcher import Launcher
 from protos import codec, teacher_pb2
 from protos.codec import WireError
 from teacher_server.scoring.compress import Cut

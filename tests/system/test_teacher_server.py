@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from cluster.launch import free_port
+from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.autoscaling import Bounds
 from teacher_server.fleet.directory_server import DirectoryServer, DirectoryService, fetch_fleet

@@ -36,7 +36,7 @@ from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
 from cluster.bench.fleet.fleet import Fleet, Place, Served
 from cluster.bench.result import BenchResult, Row
-from cluster.launch import Launcher
+from cluster.launch.launcher import Launcher
 from teacher_server.fleet.certificates import make_certificates
 from trainer.common.atomic import write_text
 from trainer.security.credentials import SecurityFiles

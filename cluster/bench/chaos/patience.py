@@ -17,7 +17,8 @@ from cluster.bench.chaos.trial import (
 )
 from cluster.bench.fleet.fleet import Fleet, ended, wait_until
 from cluster.bench.result import Row
-from cluster.launch import Child, Command, free_port
+from cluster.launch.child import Child, Command
+from cluster.launch.ports import free_port
 from cluster.stages import NUM_RANKS, ROOT
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 

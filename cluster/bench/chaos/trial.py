@@ -23,7 +23,8 @@ from cluster.bench.chaos.evidence import (
 from cluster.bench.chaos.scenarios import Scenario
 from cluster.bench.fleet.fleet import Fleet, Place, ended, wait_until
 from cluster.bench.result import Row
-from cluster.launch import Command, Launcher
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
 from cluster.stages import ROOT, Machine
 
 STEPS = 70

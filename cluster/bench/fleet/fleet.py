@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import signal
 import sys
 import time
@@ -14,7 +13,9 @@ from pathlib import Path
 
 from cluster.bench.fleet.faults import Fault
 from cluster.bench.fleet.replica import SOCKET_NAME, fault_file, ready_file
-from cluster.launch import Child, Command, Launcher, free_port
+from cluster.launch.child import Child, Command
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import free_port
 from cluster.stages import ROOT
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
@@ -64,8 +65,7 @@ class ReplicaProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the replica, if it lives."""
-        if self.child.process.poll() is None:
-            os.kill(self.child.process.pid, number)
+        self.child.signal(number)
 
 
 class Fleet:
@@ -108,8 +108,8 @@ class Fleet:
         for replica in self._replicas:
             replica.signal(signal.SIGCONT)
             fault_file(self._run, replica.replica_id).unlink(missing_ok=True)
-        self._replicas = [it for it in self._replicas if it.child.process.poll() is None]
-        if self._directory is None or self._directory.process.poll() is not None:
+        self._replicas = [it for it in self._replicas if it.child.poll() is None]
+        if self._directory is None or self._directory.poll() is not None:
             self.start_directory()
         for kind, number in self._served.num_replicas.items():
             for _ in range(number - sum(each.kind == kind for each in self._replicas)):
@@ -126,7 +126,7 @@ class Fleet:
     async def kill_directory(self) -> None:
         """End the Directory with SIGKILL."""
         assert self._directory is not None
-        self._directory.process.kill()
+        self._directory.signal(signal.SIGKILL)
         await ended(self._directory)
 
     async def kill(self, replica: ReplicaProcess) -> None:
@@ -155,7 +155,7 @@ class Fleet:
         """End all of it."""
         children = [each.child for each in self._replicas]
         for child in [*children, *([self._directory] if self._directory else [])]:
-            child.process.kill()
+            child.signal(signal.SIGKILL)
             await ended(child)
 
     def _start_replica(self, kind: str) -> None:
@@ -177,7 +177,7 @@ class Fleet:
         return {name: value for name, value in options.items() if value is not None}
 
     def _start(self, module: str, *options: str) -> Child:
-        argv = (sys.executable, "-m", f"cluster.bench.chaos.{module}", *options)
+        argv = (sys.executable, "-m", f"cluster.bench.fleet.{module}", *options)
         name = f"{self._run.name} {module} {next(self._numbers)}"
         env = {"OMP_NUM_THREADS": "1"}
         for option, value in self._security_options().items():
@@ -196,7 +196,7 @@ async def wait_until(
     """
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        status = child.process.poll()
+        status = child.poll()
         if status is not None or time.monotonic() > deadline_s:
             got = "none in time" if status is None else f"its end with status {status}"
             raise ChildProcessError(
@@ -209,7 +209,7 @@ async def wait_until(
 async def ended(child: Child, timeout_s: float = STOP_S) -> int:
     """Wait for a child's end; its status. Raises ChildProcessError if it takes too long."""
     deadline_s = time.monotonic() + timeout_s
-    while (status := child.process.poll()) is None:
+    while (status := child.poll()) is None:
         if time.monotonic() > deadline_s:
             raise ChildProcessError(f"{child.command.name} must end, got none in {timeout_s:g} s.")
         await asyncio.sleep(POLL_S)

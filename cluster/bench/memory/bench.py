@@ -20,7 +20,9 @@ import psutil
 
 from cluster.bench.memory.rank_memory import RankMemory, Sampler
 from cluster.bench.result import RESULTS, BenchResult, Row
-from cluster.launch import Command, Launcher, free_port
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import free_port
 from cluster.stages import ROOT, Demo, Machine, this_machine
 from trainer.data.loader import LoaderConfig, StudentInput, batches, to_student_input
 from trainer.data.model_input import InputLimits

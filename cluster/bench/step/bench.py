@@ -26,7 +26,9 @@ from cluster.bench.fleet.fleet import Fleet, Place, Served
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.result import BenchResult, Row
 from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
-from cluster.launch import Command, Launcher, free_port
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import free_port
 from cluster.stages import ROOT, this_machine
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig

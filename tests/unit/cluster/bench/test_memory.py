@@ -22,7 +22,7 @@ from cluster.bench.memory.rank_memory import (
     status_bytes,
     steps_done,
 )
-from cluster.launch import Launcher
+from cluster.launch.launcher import Launcher
 from cluster.stages import Demo, this_machine
 from tests.support.student_runs import ROOT, TINY, student_command
 from trainer.data.prepare import load_prepared
