@@ -19,7 +19,7 @@ MAY_CHANGE = (
     *("output", "classifier", "teachers.", "watch."),
     *("train.steps", "train.epochs", "train.checkpoint_every", "train.keep_checkpoints"),
     *("train.resume", "train.loss_chunk_size", "train.micro_batch_size"),
-    *("train.keep_freed_memory", "student.activation_checkpointing"),
+    "student.activation_checkpointing",
 )
 """Settings that a resumed run may have otherwise: they change no loss of a step done before."""
 

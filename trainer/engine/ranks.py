@@ -16,12 +16,7 @@ from deepspeed.accelerator import get_accelerator
 
 from trainer.common.cli import USER_ERRORS, ToldElsewhere
 from trainer.config.teachers import MAX_PATIENCE_S
-from trainer.engine.host import (
-    build_cpu_extension,
-    keep_freed_memory,
-    return_freed_memory,
-    unlink_shared_memory,
-)
+from trainer.engine.host import build_cpu_extension, keep_freed_memory, unlink_shared_memory
 
 ResultT = TypeVar("ResultT")
 
@@ -29,13 +24,10 @@ ResultT = TypeVar("ResultT")
 GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
 
 
-def start_distributed(*, keep_freed: bool = True) -> tuple[int, int]:
-    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world).
-
-    `keep_freed` is `train.keep_freed_memory`.
-    """
+def start_distributed() -> tuple[int, int]:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world)."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    _ = keep_freed_memory() if keep_freed else return_freed_memory()
+    keep_freed_memory()
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))

@@ -29,7 +29,7 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
     config = with_steps(config, data)
     if config.train.resume:
         check_same_run(Path(config.output), config)
-    rank, world_size = start_distributed(keep_freed=config.train.keep_freed_memory)
+    rank, world_size = start_distributed()
     try:
         done = train_and_export(config, data, None, output, rank=rank, world_size=world_size)
     finally:

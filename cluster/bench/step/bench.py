@@ -30,11 +30,11 @@ from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
 from cluster.launch.ports import free_port
 from cluster.stages import ROOT, this_machine
-from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepare import load_prepared
 from trainer.models.language_model import build_language_model, write_language_model
+from trainer.plan.shape import SHAPES
 from trainer.pretrain.dialogue import write_dialogue_card
 
 LOGS = Path("bench/logs/step")
@@ -43,7 +43,7 @@ NUM_EXAMPLES = 640
 BATCH_SIZE = 8
 # From the start to the last turn; what follows takes seconds.
 BUDGET_S = 540.0
-DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
+DIALOGPT_SMALL = SHAPES["small"]
 SIZES = ("num_layers", "hidden_size", "num_heads")
 
 
