@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
-from cluster.bench.fleet.fleet import Fleet, Place, Served
+from cluster.bench.fleet.fleet import Fleet, Served
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.result import BenchResult, Row
 from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
@@ -69,9 +69,9 @@ async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: flo
     folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
     answers = _record(data, folders, output)
     dialogue = _random_dialogue_teacher(data, output / "dialogue")
-    served = Served(folders=folders, answers=answers, seconds_per_row=0.0)
-    fleet = Fleet(launcher, served, output / "fleet", Place())
-    await fleet.mend()
+    served = Served(folders=folders, answers=answers, num_replicas={"dialogue": 2})
+    fleet = Fleet(launcher, served, output / "fleet")
+    await fleet.heal()
     settings = (
         *(f"data={data}", f"output={output / 'run'}", "item_vectors=null"),
         *(f"student.{name}={getattr(DIALOGPT_SMALL, name)}" for name in SIZES),
