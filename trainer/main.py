@@ -45,7 +45,7 @@ def run_student(
 ) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed()
     teachers = None
     try:
         teachers = on_all_ranks(connect)

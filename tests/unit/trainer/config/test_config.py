@@ -38,6 +38,10 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (
+            "train.keep_freed_memory=false",
+            "train.keep_freed_memory was removed, set MALLOC_MMAP_THRESHOLD_=1048576 in the env",
+        ),
         ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
         ("distill.gama=0", "unknown key distill.gama. Did you mean distill.gamma?"),
         ("output.x=1", "output.x must name a setting in a group .*, got 'b' for output"),
