@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cluster.bench.result import Row
 from trainer.evaluation.plots import write_figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 COLOURS = {"bucket": "#0072B2", "drop": "#D55E00", "renormalise": "#009E73", "sampled": "#CC79A7"}
 
 

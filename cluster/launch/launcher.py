@@ -115,7 +115,7 @@ class Launcher:
     def _check_ended(self, child: Child) -> None:
         status = child.wait()
         if status == 0:
-            self._screen.say(f"  {child.command.name:<28} {duration(child.elapsed_s):>10}")
+            self._screen.write(f"  {child.command.name:<28} {duration(child.elapsed_s):>10}")
             return
         got = str(status) if status > 0 else signal.Signals(-status).name
         raise CommandFailed(

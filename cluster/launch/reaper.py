@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         os.write(report, RECORD.pack(error.errno or errno.EIO, 0))
         return
-    # If the launcher was killed, nobody reads the records.
+    # If the launcher was killed, the pipe has no reader.
     with contextlib.suppress(BrokenPipeError):
         os.write(report, RECORD.pack(0, command.pid))
     reap(command, report)

@@ -45,7 +45,7 @@ class StopSignals:
             self._held = before
 
     def raise_pending(self) -> None:
-        """Raise the exception of the first signal that was kept, if there is one."""
+        """Raise the exception of the first signal that was kept, if any."""
         if not self._pending:
             return
         number = self._pending[0]

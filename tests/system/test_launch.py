@@ -47,7 +47,7 @@ open(sys.argv[1], "wb").write(pid)
 """
 
 # Runs one command as the demo would, in a process that the test can signal; also where the tests
-# run under nohup or in the background, whose children are born deaf to SIGHUP or SIGINT.
+# run under nohup or in the background, where children start with SIGHUP or SIGINT ignored.
 DRIVER = """
 import signal, sys
 from pathlib import Path
@@ -84,7 +84,7 @@ def launcher(tmp_path: Path, screen: io.StringIO | None = None) -> Launcher:
 
 @pytest.fixture
 def stubborn(tmp_path: Path) -> tuple[str, str]:
-    """A script, and the pipe through which it says that it runs."""
+    """A script, and the pipe to which it writes its process ids."""
     script, pipe = tmp_path / "stubborn.py", tmp_path / "pipe"
     script.write_text(STUBBORN)
     os.mkfifo(pipe)

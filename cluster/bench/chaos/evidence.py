@@ -36,7 +36,7 @@ class HandOut:
 class Witnessed:
     """The record of one run."""
 
-    asked: list[list[str]]
+    submitted: list[list[str]]
     """Example ids of every batch, in order of submission."""
     handed_out: list[HandOut]
     positions: int
@@ -67,7 +67,7 @@ def read_witness(path: Path) -> Witnessed:
     entries = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     ends = [entry for entry in entries if "positions" in entry]
     return Witnessed(
-        asked=[entry["examples"] for entry in entries if "asked" in entry],
+        submitted=[entry["examples"] for entry in entries if "submitted" in entry],
         handed_out=[
             HandOut(
                 at_s=entry["at_s"],
@@ -91,7 +91,7 @@ def count_answers(run: Witnessed, fingerprints: Mapping[str, str]) -> Counts:
         run: of replayed answers.
         fingerprints: example id -> example_fingerprint of its recorded answers.
     """
-    wanted = [[fingerprints[example_id] for example_id in batch] for batch in run.asked]
+    wanted = [[fingerprints[example_id] for example_id in batch] for batch in run.submitted]
     got = [hand_out.fingerprints for hand_out in run.handed_out]
     num_wanted = Counter(each for batch in wanted for each in batch)
     num_got = Counter(each for batch in got for each in batch)
@@ -112,7 +112,7 @@ def count_rows(run: Witnessed) -> Counts:
     batches = [hand_out.batch for hand_out in run.handed_out]
     rows = sum(hand_out.rows for hand_out in run.handed_out)
     return Counts(
-        lost=len(run.asked) - len(set(batches)) + max(0, rows - run.positions),
+        lost=len(run.submitted) - len(set(batches)) + max(0, rows - run.positions),
         duplicated=len(batches) - len(set(batches)) + max(0, run.positions - rows),
         reordered=sum(later < earlier for earlier, later in itertools.pairwise(batches)),
     )

@@ -30,7 +30,7 @@ class Recording:
 
 
 def record_answers(data: Path, folders: dict[str, Path], output: Path) -> Recording:
-    """Score every training example with both teachers, cut as CONFIG asks for it.
+    """Score every training example with both teachers, cut as in CONFIG.
 
     Raises:
         ValueError: if two inputs have the same answers, so that fingerprints prove nothing.
@@ -56,8 +56,8 @@ def _fingerprints(
     recommendation: Sequence[TargetRows],
 ) -> dict[str, str]:
     targets = [
-        TeacherTargets(dialogue=said, recommendation=meant)
-        for said, meant in zip(dialogue, recommendation, strict=True)
+        TeacherTargets(dialogue=dialogue_rows, recommendation=item_rows)
+        for dialogue_rows, item_rows in zip(dialogue, recommendation, strict=True)
     ]
     return {
         example.example_id: example_fingerprint(each, range(each.dialogue.num_rows), 0)

@@ -48,9 +48,9 @@ class Witness:
         return self._client.max_tokens
 
     def submit(self, examples: Sequence[Example]) -> WitnessedPending[TeacherTargets]:
-        """Note what is asked, and ask."""
+        """Note what is requested, and request it."""
         batch, self._submitted = self._submitted, self._submitted + 1
-        self.note({"asked": batch, "examples": [example.example_id for example in examples]})
+        self.note({"submitted": batch, "examples": [example.example_id for example in examples]})
         lengths = [len(example.response_ids) for example in examples]
         # The rows come through beside whatever is made of them.
         both = self._client.submit(examples).then(lambda targets: (targets, targets))

@@ -1,4 +1,4 @@
-"""Does a student take the memory that the plan says? Real runs on two CPU ranks, sampled.
+"""Does a student take the planned memory? Real runs on two CPU ranks, sampled.
 
 Every arm is `deepspeed trainer/main.py`, whole: the model is built, three steps are taken, a
 checkpoint is written, the student exported. What is compared with the plan is each rank's largest
@@ -50,7 +50,7 @@ class Arm:
     precision: Literal["float32", "bf16"] = "float32"
 
 
-# What is asked for comes first: a slow machine does not reach the last.
+# By importance: a slow machine does not reach the last ones.
 ARMS = (
     Arm(student="large", stage=3, batch_size=2),
     Arm(student="medium", stage=3, batch_size=2),
@@ -153,7 +153,7 @@ def run_arm(arm: Arm, demo: Demo, launcher: Launcher) -> tuple[StagePlan, RankMe
 
 
 def plan_arm(arm: Arm, data: Path) -> StagePlan:
-    """What the plan says of the arm's largest micro batch."""
+    """The plan for the largest micro batch of an arm."""
     vocab_size, shape = largest_shape(arm, data)
     size = student_size(
         student_config(arm.student, vocab_size), length=shape.length, dtype=DTYPES[arm.precision]

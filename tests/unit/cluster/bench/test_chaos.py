@@ -53,7 +53,7 @@ def witnessed(*batches: list[str], positions: int | None = None) -> Witnessed:
     ]
     rows = 2 * len(batches) if positions is None else positions
     return Witnessed(
-        asked=[["x", "y"], ["z"]], handed_out=hand_outs, positions=rows, resends=0, hedges=0
+        submitted=[["x", "y"], ["z"]], handed_out=hand_outs, positions=rows, resends=0, hedges=0
     )
 
 
