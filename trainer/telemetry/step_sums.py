@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from trainer.data.loader import StudentInput
-from trainer.data.vocabulary import Vocabulary
 from trainer.loss.gate_statistics import GateStatistics
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.step_metrics import CLIENT, STEP_METRICS, TEACHER_METRICS
@@ -49,7 +48,6 @@ class StepSums:
         cls,
         inputs: StudentInput,
         statistics: GateStatistics | None,
-        vocabulary: Vocabulary,
         *,
         loss_sum: Tensor,
         nll_P: Tensor,
@@ -58,7 +56,7 @@ class StepSums:
         """The sums of one forward."""
         is_item_P = inputs.positions.is_item_P
         values = {
-            "tokens": int((inputs.model.input_ids_BL != vocabulary.pad_id).sum()),
+            "tokens": int(inputs.model.lengths_B.sum()),
             "slots": inputs.model.input_ids_BL.numel(),
             "positions": len(is_item_P),
             "item_steps": int(is_item_P.sum()),
