@@ -1,0 +1,8 @@
+"""Settings that were removed, and what replaces them: an error names the replacement."""
+
+from __future__ import annotations
+
+REMOVED = {
+    "student.new_rows": "films' own rows start at random, or from item_vectors",
+}
+"""Dotted key -> its replacement, as the end of a sentence."""
