@@ -10,7 +10,7 @@ import torch
 
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import on_all_ranks, on_first_rank

@@ -17,7 +17,7 @@ from trainer.checkpoints.provenance import check_same_run
 from trainer.common.cli import USER_ERRORS, ReportedByOtherRank, run_rank
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export

@@ -41,7 +41,7 @@ from trainer.selection import Selection, forget_best
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.rank_metrics import RankMetrics, RankProgress
 from trainer.telemetry.run_log import RunLog
-from trainer.telemetry.step_metrics import StepSums
+from trainer.telemetry.step_sums import StepSums
 
 
 def train(

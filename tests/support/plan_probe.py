@@ -15,7 +15,7 @@ import torch
 
 from trainer.common.atomic import write_json
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
 from trainer.engine.student import Student

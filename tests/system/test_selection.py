@@ -16,9 +16,9 @@ from trainer.config.run import RunConfig, TrainConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
-from trainer.evaluation.speaker import load_speaker
+from trainer.evaluation.loaded_model import load_model
 from trainer.export import valid_examples
 from trainer.models.language_model import LanguageModel
 from trainer.selection import Selection, forget_best
@@ -216,7 +216,7 @@ def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     assert [f.name for f in (output / "best").iterdir()] == [f"step-{best:08d}"]
     # What was exported has the loss that was measured under ZeRO-3 on two ranks.
     data = load_prepared(prepared_dir)
-    likelihood = gold_likelihood(load_speaker(output), data.examples("valid"))
+    likelihood = gold_likelihood(load_model(output), data.examples("valid"))
     assert likelihood.nll_sum / likelihood.num_tokens == pytest.approx(valid[best], rel=1e-4)
     card = json.loads((output / "model" / "student.json").read_text())
     assert card["steps"] == best

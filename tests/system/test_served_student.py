@@ -31,7 +31,7 @@ from trainer.data.bags import Bags
 from trainer.data.examples import Example
 from trainer.data.loader import StudentInput, to_student_input
 from trainer.data.model_input import InputLimits, dialogue_input
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.student import Student
 from trainer.loss import conkd
 from trainer.models.causal_lm import (

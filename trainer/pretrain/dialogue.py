@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.frozen import write_card
 from trainer.models.language_model import LanguageModel
 
 
@@ -41,10 +41,9 @@ def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) 
     """Make an exported language model a frozen dialogue teacher."""
     limits = model.limits
     num_entities, num_words = model.knowledge_size
-    card = FrozenCard(
+    card = Description(
         kind="dialogue",
         vocabulary_digest=data.vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=limits.max_tokens,
         max_entities=limits.max_entities,
         max_words=limits.max_words,

@@ -29,7 +29,7 @@ from trainer.common.cli import run_rank
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import raise_on_all_ranks, start_distributed, stop_distributed
 from trainer.engine.student import Student

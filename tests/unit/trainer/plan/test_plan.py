@@ -13,7 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.support.student_runs import ROOT, environment, launcher
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.models.causal_lm import hidden_states
 from trainer.plan.__main__ import memory_bytes
 from trainer.plan.memory import (
