@@ -27,13 +27,14 @@ PREFIX = "conkd_teacher"
 class ReplicaCollector(Collector):
     """Reads the counters and the queue of one replica; all metrics bear its kind."""
 
-    def __init__(self, kind: str, batcher: Batcher[Any]) -> None:
+    def __init__(self, kind: str, batcher: Batcher[Any], counters: ReplicaCounters) -> None:
         self._kind = kind
         self._batcher = batcher
+        self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, as it is now."""
-        counters = self._batcher.counters
+        counters = self._counters
         yield self._requests(counters)
         for name, text, value in self._totals(counters):
             total = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["kind"])
@@ -92,9 +93,11 @@ class ReplicaCollector(Collector):
         return family
 
 
-def replica_registry(kind: str, batcher: Batcher[Any]) -> CollectorRegistry:
+def replica_registry(
+    kind: str, batcher: Batcher[Any], counters: ReplicaCounters
+) -> CollectorRegistry:
     """All metrics of one replica, with memory and processor time of its process."""
     registry = CollectorRegistry()
-    registry.register(ReplicaCollector(kind, batcher))
+    registry.register(ReplicaCollector(kind, batcher, counters))
     ProcessCollector(registry=registry)
     return registry

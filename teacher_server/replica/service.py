@@ -20,12 +20,13 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
 from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
+from teacher_server.replica.device_health import DeviceHealth
 from teacher_server.replica.metrics import replica_registry
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.score_stream import Pipeline, ScoreStream
 from teacher_server.replica.security import SERVER_REMEDY, ServerSecurity
-from teacher_server.replica.stage import Stage
+from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits, score_together
@@ -60,6 +61,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         description: teacher_pb2.Description,
         batcher: Batcher[Any],
         *,
+        counters: ReplicaCounters,
+        device: DeviceHealth,
         replica_id: str,
         limits: RequestLimits,
         encode: Stage[tuple[Any, int], bytes] | None = None,
@@ -76,6 +79,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             ),
             batcher=batcher,
             encode=encode or encoding_stage(),
+            counters=counters,
+            device=device,
             draining=asyncio.Event(),
             spans=spans,
             kind=description.kind,
@@ -97,8 +102,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         self, request: teacher_pb2.StatsRequest, context: ScoreContext
     ) -> teacher_pb2.ReplicaStats:
         """What this replica did since it started, and what is in it now."""
-        batcher = self.pipeline.batcher
-        counters = batcher.counters
+        batcher, counters = self.pipeline.batcher, self.pipeline.counters
         return teacher_pb2.ReplicaStats(
             replica_id=self._replica_id,
             uptime_s=time.monotonic() - self._started_s,
@@ -129,7 +133,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         mismatch = handshake_mismatch(context.invocation_metadata() or (), self.description)
         if mismatch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
-        counters = self.pipeline.batcher.counters
+        counters = self.pipeline.counters
         counters.streams += 1
         try:
             await ScoreStream(self.pipeline, request_iterator, context.write).serve()
@@ -156,12 +160,19 @@ class TeacherServer:
         spans: Spans | None = None,
     ) -> None:
         """A server that is not yet bound; `spans` is closed when it drains."""
-        counters = counters or ReplicaCounters()
-        score_round = functools.partial(score_together, teacher.score, counters=counters)
-        self.batcher = Batcher(score_round, batch_limits or BatchLimits(), counters=counters)
+        self.counters = counters or ReplicaCounters()
+        self.device = DeviceHealth()
+        self.batcher = Batcher(
+            functools.partial(score_together, teacher.score, counters=self.counters),
+            batch_limits or BatchLimits(),
+            counters=self.counters,
+            device=self.device,
+        )
         self._service = TeacherService(
             teacher.description,
             self.batcher,
+            counters=self.counters,
+            device=self.device,
             replica_id=replica_id,
             limits=request_limits or RequestLimits(),
             spans=spans,
@@ -209,7 +220,7 @@ class TeacherServer:
             ValueError: if it is beyond this machine and nothing protects what is read there.
         """
         self._metrics = MetricsServer(
-            replica_registry(self._service.description.kind, self.batcher),
+            replica_registry(self._service.description.kind, self.batcher, self.counters),
             host=host,
             port=port,
             security=self._security_files,
