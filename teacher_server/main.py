@@ -30,6 +30,7 @@ from teacher_server.fleet.console import print_scrape_targets, print_status, say
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
 from teacher_server.fleet.local_cluster import (
     KEEP,
+    OBJECT_STORE_BYTES,
     FleetState,
     is_alive,
     read_state,
@@ -115,7 +116,7 @@ def _keep(args: argparse.Namespace) -> None:
         ray.init(
             address="local",
             num_cpus=args.num_cpus,
-            object_store_memory=args.object_store_bytes,
+            object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             _temp_dir=str(args.folder),

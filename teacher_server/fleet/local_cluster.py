@@ -31,6 +31,8 @@ KEEP = "keep"
 TOKEN_NAME = "auth_token"
 KEEPER_START_S = 90.0
 KEEPER_STOP_S = 20.0
+# Nothing of ours lies there: replies go from a replica's gRPC server to the student.
+OBJECT_STORE_BYTES = 120 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,7 @@ class Keeper:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_keeper(*, num_cpus: int, object_store_bytes: int) -> Keeper:
+def start_keeper(*, num_cpus: int) -> Keeper:
     """Start the keeper in a session of its own, where no Ctrl-C of ours reaches it."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -174,8 +176,8 @@ def start_keeper(*, num_cpus: int, object_store_bytes: int) -> Keeper:
     token_path.touch(mode=0o600)
     token_path.write_text(secrets.token_hex(32))
     environment |= token_environment(token_path)
-    command = [sys.executable, "-m", "teacher_server", "keep", f"--num-cpus={num_cpus}"]
-    command += [f"--object-store-bytes={object_store_bytes}", f"--folder={folder}"]
+    command = [sys.executable, "-m", "teacher_server", "keep"]
+    command += [f"--num-cpus={num_cpus}", f"--folder={folder}"]
     log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - the keeper's stderr
     process = subprocess.Popen(
         command,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ from teacher_server.fleet.autoscaling import Bounds, Pace
 from teacher_server.fleet.deployment import KINDS
 
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
+# Options of earlier versions, and what to do without them.
+REMOVED = {
+    "--object-store-mb": "Leave it out: a fleet keeps nothing in Ray's object store.",
+}
 DEFAULT_FLEET = Path("runs/fleet.json")
 RANGES: dict[str, tuple[float, float]] = {
     "port": (1, 65535),
@@ -21,7 +25,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_gpus": (0, 64),
     "token_budget": (1, 1 << 24),
     "cluster_cpus": (1, 4096),
-    "object_store_mb": (80, 1 << 20),
     "timeout": (1, 86400),
     "target_queue_ms": (1, 600_000),
     "idle_s": (5, 86400),
@@ -31,7 +34,12 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Any:
-    """The options of one command; `run` among them is what runs it."""
+    """The options of one command; `run` among them is the function of the command.
+
+    Raises:
+        ValueError: for a number out of range, and for an option that was removed.
+    """
+    _refuse_removed(argv)
     parser = argparse.ArgumentParser(
         prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
     )
@@ -48,7 +56,6 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
     keep = commands.add_parser("keep")  # What `up` runs to own a local cluster; not for users.
     keep.add_argument("--num-cpus", type=int, required=True)
-    keep.add_argument("--object-store-bytes", type=int, required=True)
     keep.add_argument("--folder", type=Path, required=True)
     for command in (up, scale_to, status, down):
         command.add_argument(
@@ -86,6 +93,12 @@ def asked_pace(options: argparse.Namespace, otherwise: Pace) -> Pace:
     return dataclasses.replace(
         otherwise, **{name: value for name, value in given.items() if value is not None}
     )
+
+
+def _refuse_removed(argv: Sequence[str]) -> None:
+    for name in (argument.partition("=")[0] for argument in argv):
+        if name in REMOVED:
+            raise ValueError(f"options must be those of --help, got {name}. {REMOVED[name]}")
 
 
 def _check_ranges(options: argparse.Namespace) -> None:
@@ -167,4 +180,3 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
         default=max(4, os.cpu_count() or 1),
         help="CPUs of a new local cluster, for placement",
     )
-    up.add_argument("--object-store-mb", type=int, default=120, help="of a new local cluster")

@@ -84,9 +84,7 @@ def _cluster(args: argparse.Namespace, undo: contextlib.ExitStack) -> tuple[Keep
     keeper = None
     if not address:
         say("starting Ray on this machine")
-        keeper = start_keeper(
-            num_cpus=args.cluster_cpus, object_store_bytes=args.object_store_mb << 20
-        )
+        keeper = start_keeper(num_cpus=args.cluster_cpus)
         undo.callback(keeper.stop)
         address = keeper.wait_for_address()
     connect(address, str(keeper.auth_token_path) if keeper else "")
