@@ -1,4 +1,4 @@
-"""The options of the commands in main.py, and what of them is out of range."""
+"""The options of the commands in main.py, and the check of their ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.deployment import KINDS
 
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
@@ -70,23 +70,23 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     return options
 
 
-def parse_bounds(text: str) -> dict[str, Bounds]:
+def parse_ranges(text: str) -> dict[str, ReplicaRange]:
     """Replicas of each kind, from "dialogue=0..4,recommendation=1"."""
-    bounds: dict[str, Bounds] = {}
+    ranges: dict[str, ReplicaRange] = {}
     for part in filter(None, text.split(",")):
         kind, _, count = part.partition("=")
-        least, _, most = count.partition("..")
-        if kind not in KINDS or not least.isdigit() or not (most or least).isdigit():
+        lowest, _, highest = count.partition("..")
+        if kind not in KINDS or not lowest.isdigit() or not (highest or lowest).isdigit():
             raise ValueError(
                 f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(KINDS)} "
                 f"and counts >= 0, got {part!r}."
             )
-        bounds[kind] = Bounds(least=int(least), most=int(most or least))
-    return bounds
+        ranges[kind] = ReplicaRange(min=int(lowest), max=int(highest or lowest))
+    return ranges
 
 
-def asked_pace(options: argparse.Namespace, otherwise: Pace) -> Pace:
-    """What autoscaling goes by: as given, or as before."""
+def asked_scaling(options: argparse.Namespace, otherwise: ScalingTarget) -> ScalingTarget:
+    """The targets of autoscaling: those given, and `otherwise` for the rest."""
     given = {"idle_s": options.idle_s}
     if options.target_queue_ms is not None:
         given["target_queue_s"] = options.target_queue_ms / 1e3
@@ -102,7 +102,7 @@ def _refuse_removed(argv: Sequence[str]) -> None:
 
 
 def _check_ranges(options: argparse.Namespace) -> None:
-    """ValueError for a number that no fleet can be started with."""
+    """Raise ValueError for a number with which no fleet can start."""
     for name, (lowest, highest) in RANGES.items():
         value = vars(options).get(name)
         if value is not None and not lowest <= value <= highest:
@@ -132,12 +132,12 @@ def _add_scaling_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--target-queue-ms",
         type=float,
-        help=f"autoscaling: wait before the device, default {Pace.target_queue_s * 1e3:g}",
+        help=f"autoscaling: wait before the device, default {ScalingTarget.target_queue_s * 1e3:g}",
     )
     command.add_argument(
         "--idle-s",
         type=float,
-        help=f"autoscaling: down to MIN = 0 after so long unasked, default {Pace.idle_s:g}",
+        help=f"autoscaling: down to MIN = 0 after this time idle, default {ScalingTarget.idle_s:g}",
     )
 
 
@@ -152,7 +152,12 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--tls", type=Path, metavar="DIR", help="folder with ca.pem, server.* and client.*"
     )
-    up.add_argument("--token-file", type=Path, metavar="FILE", help="what every caller must bear")
+    up.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file of the token that every call must bear",
+    )
     up.add_argument(
         "--insecure",
         action="store_true",

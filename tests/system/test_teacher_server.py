@@ -19,7 +19,7 @@ import torch
 from cluster.launch import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.handshake import handshake_metadata
-from teacher_server.fleet.autoscaling import Bounds
+from teacher_server.fleet.autoscaling import ReplicaRange
 from teacher_server.fleet.directory_server import DirectoryServer, DirectoryService, fetch_fleet
 from teacher_server.fleet.leases import Lease, Leases
 from teacher_server.fleet.local_cluster import (
@@ -30,7 +30,7 @@ from teacher_server.fleet.local_cluster import (
     read_state,
     write_state,
 )
-from teacher_server.fleet.options import parse, parse_bounds
+from teacher_server.fleet.options import parse, parse_ranges
 from teacher_server.main import main
 from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.teachers import load_teacher
@@ -136,18 +136,18 @@ def test_fetch_fleet_without_a_directory_is_refused() -> None:
         fetch_fleet("127.0.0.1:1", 0.5)
 
 
-def test_parse_bounds_reads_numbers_and_ranges() -> None:
-    assert parse_bounds("dialogue=2,recommendation=0..4") == {
-        "dialogue": Bounds.of(2),
-        "recommendation": Bounds(least=0, most=4),
+def test_parse_ranges_reads_numbers_and_ranges() -> None:
+    assert parse_ranges("dialogue=2,recommendation=0..4") == {
+        "dialogue": ReplicaRange.of(2),
+        "recommendation": ReplicaRange(min=0, max=4),
     }
-    assert parse_bounds("") == {}
+    assert parse_ranges("") == {}
     wrong = ("dialogue=-1", "dialogue=x", "dialogue", "chess=1", "dialogue=1..x", "dialogue=..2")
     for text in wrong:
         with pytest.raises(ValueError, match=r"KIND=COUNT or KIND=MIN\.\.MAX"):
-            parse_bounds(text)
+            parse_ranges(text)
     with pytest.raises(ValueError, match=r"0 <= MIN <= MAX, got 3\.\.1"):
-        parse_bounds("dialogue=3..1")
+        parse_ranges("dialogue=3..1")
 
 
 def test_check_port_free_names_a_port_in_use() -> None:
