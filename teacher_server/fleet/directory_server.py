@@ -16,7 +16,7 @@ from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.leases import LEASE_S, RENEW_S, Lease, Leases
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.security import ServerSecurity
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Directory"].full_name
@@ -151,10 +151,10 @@ def fetch_fleet(
     Raises:
         OSError: if no Directory answers at the address in time.
     """
-    dialer = Dialer(security)
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(address) as channel:
         watch = teacher_pb2_grpc.DirectoryStub(channel).Watch(
-            teacher_pb2.WatchRequest(), timeout=timeout_s, metadata=dialer.metadata
+            teacher_pb2.WatchRequest(), timeout=timeout_s, metadata=channels.metadata
         )
         try:
             return list(next(iter(watch)).endpoints)

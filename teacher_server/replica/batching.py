@@ -13,11 +13,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from protos.teacher_pb2 import Compression
 from teacher_server.replica.device_health import DeviceHealth
 from teacher_server.replica.fair_queue import FairQueue, Place
 from teacher_server.replica.load import LoadMeter
 from teacher_server.replica.worker import Worker
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits
 from teacher_server.scoring.score_work import ScoreWork
@@ -219,7 +219,7 @@ class Batcher(Generic[ResultT]):
         joined: list[QueuedRequest[ResultT]] = []
         kept: list[Place[QueuedRequest[ResultT]]] = []
         tokens, entries = 0, 0
-        cut: Cut | None = None
+        wanted: Compression | None = None
         for place in self._queue.drain():
             queued = place[-1]
             work = queued.work
@@ -232,14 +232,14 @@ class Batcher(Generic[ResultT]):
                 kept.append(place)
                 break
             # Requests of one run have the same object; to compare its fields takes far longer.
-            if joined and work.cut is not cut and work.cut != cut:
+            if joined and work.compression is not wanted and work.compression != wanted:
                 tokens, entries = tokens - queued.num_tokens, entries - work.max_entries
                 kept.append(place)
                 continue
             self._queue.served(place)
             self._leave(queued)
             joined.append(queued)
-            cut = work.cut
+            wanted = work.compression
         for place in kept:
             self._queue.put_back(place)
         return joined

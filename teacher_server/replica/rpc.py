@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from protos import teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.replica.security import ServerSecurity
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 # Of one connection.
@@ -87,11 +87,11 @@ async def start_server(
 
 def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY) -> bool:
     """Whether the gRPC server at the address answers its health check with SERVING."""
-    dialer = Dialer(security)
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(address) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(  # pyright: ignore
-                health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=dialer.metadata
+                health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=channels.metadata
             )
         except grpc.RpcError:
             return False
@@ -102,11 +102,11 @@ def fetch_stats(
     address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY
 ) -> teacher_pb2.ReplicaStats | None:
     """What the replica at the address tells of itself; None if it does not answer in time."""
-    dialer = Dialer(security)
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(address) as channel:
         try:
             return teacher_pb2_grpc.TeacherStub(channel).Stats(
-                teacher_pb2.StatsRequest(), timeout=timeout_s, metadata=dialer.metadata
+                teacher_pb2.StatsRequest(), timeout=timeout_s, metadata=channels.metadata
             )
         except grpc.RpcError:
             return None

@@ -41,12 +41,12 @@ from cluster.bench.result import Row
 from cluster.launch import Launcher
 from protos import codec, teacher_pb2
 from protos.codec import WireError
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from tests.support.fake_teacher import VOCAB, FakeTeacher
 from tests.support.student_runs import TINY, fit
 from trainer.data.model_input import ExampleInput
 
-CUT = Cut(top_k=4)
+CUT = Compression(top_k=4)
 PRINTS = {"x": "px", "y": "py", "z": "pz"}
 
 

@@ -19,7 +19,7 @@ from trainer.security.credentials import (
 Options = Sequence[tuple[str, int | str]]
 
 
-class Dialer:
+class ChannelFactory:
     """Opens channels as a SecurityFiles says; the files are read once, on construction.
 
     Raises:

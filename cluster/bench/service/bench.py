@@ -22,13 +22,13 @@ from cluster.bench.service.load import Answered, Load, ask, leave
 from cluster.bench.service.replay import Recording, serving
 from cluster.bench.teacher_logits import TeacherLogits
 from protos import codec, teacher_pb2
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 
-CUT = Cut(top_k=64)
+CUT = Compression(top_k=64)
 DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
 NUM_RECORDED = 20
 NUM_PAIRS = 15

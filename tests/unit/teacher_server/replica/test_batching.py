@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.codec import TargetRows
+from protos.teacher_pb2 import Compression
 from teacher_server.replica.batching import Batcher, BatchResult
 from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, plan_batches, score_together
 from teacher_server.scoring.score_work import ScoreWork
 from tests.support.fake_teacher import FakeTeacher, columns_of
 from trainer.data.model_input import ExampleInput
 
-CUT = Cut(top_k=4)
+CUT = Compression(top_k=4)
 
 
-def work(*lengths: int, cut: Cut = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
+def work(*lengths: int, cut: Compression = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
     inputs = tuple(
         ExampleInput(
             num_targets=min(2, length),
@@ -87,7 +87,7 @@ def test_batcher_joins_waiting_requests_of_one_cut_into_one_round() -> None:
         batcher = batcher_of(teacher, BatchLimits())
         answers = [
             await batcher.submit(work(3)),
-            await batcher.submit(work(4, cut=Cut(top_k=2))),
+            await batcher.submit(work(4, cut=Compression(top_k=2))),
             await batcher.submit(work(5)),
         ]
         batcher.start()
