@@ -1,7 +1,7 @@
-"""The gRPC face of one teacher: check, join into device batches, score, reply.
+"""The gRPC service of one teacher: check, join into device batches, score, reply.
 
-One bad request gets a ScoreError and nothing else: its stream and the server live on. A caller with
-another vocabulary, wire version, weights or temperature is refused before anything is scored.
+A bad request gets a ScoreError; its stream and the server go on. A caller that expects another
+vocabulary, wire version, weights or temperature is refused before anything is scored.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from trainer.telemetry.spans import Spans
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 
-# Checked at once: some 16 examples, 50 us.
+# Checked on the event loop: some 16 examples, 50 us.
 SHORT_REQUEST_BYTES = 16 << 10
-# Encoded at once: 60 us.
+# Encoded on the event loop: 60 us.
 SHORT_ENTRIES = 1024
 
 ScoreContext = grpc.aio.ServicerContext
@@ -95,13 +95,13 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
     async def Describe(
         self, request: teacher_pb2.DescribeRequest, context: ScoreContext
     ) -> teacher_pb2.Description:
-        """What this teacher is: its sizes and the digests of the handshake."""
+        """The sizes of this teacher, and the digests of the handshake."""
         return self.description
 
     async def Stats(
         self, request: teacher_pb2.StatsRequest, context: ScoreContext
     ) -> teacher_pb2.ReplicaStats:
-        """What this replica did since it started, and what is in it now."""
+        """The counters of this replica since it started, and its present queue."""
         batcher, counters = self.pipeline.batcher, self.pipeline.counters
         return teacher_pb2.ReplicaStats(
             replica_id=self._replica_id,
@@ -126,9 +126,9 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
     async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
     ) -> None:
-        """Answer each request of the stream, in the order in which they are done.
+        """Reply to each request of the stream, in the order in which they are done.
 
-        It writes replies itself instead of yielding them: a task less to wake for each.
+        It writes replies itself instead of yielding them: one task less to wake for each.
         """
         mismatch = handshake_mismatch(context.invocation_metadata() or (), self.description)
         if mismatch:
@@ -187,13 +187,13 @@ class TeacherServer:
 
     @property
     def problem(self) -> str:
-        """Why the server does not accept or the device does not answer; empty if they do."""
+        """Why the replica cannot answer; empty if it can."""
         if self._ended is None or self._ended.done():
             return "its gRPC server is not up"
         return self.batcher.problem
 
     def set_batch_limits(self, limits: Mapping[str, Any]) -> None:
-        """Change limits (fields of BatchLimits) for the rounds to come; the others stay."""
+        """Change some limits (fields of BatchLimits) from the next round on."""
         self.batcher.limits = dataclasses.replace(self.batcher.limits, **limits)
 
     async def start(self, host: str, port: int = 0) -> int:
@@ -213,7 +213,7 @@ class TeacherServer:
         return port
 
     def serve_metrics(self, host: str, port: int = 0) -> str:
-        """Let a Prometheus read the counters at host:port (0: a free one); returns the address.
+        """Serve Prometheus metrics at host:port (0: a free one); returns the address.
 
         Raises:
             OSError: if the address cannot be bound.
@@ -230,7 +230,7 @@ class TeacherServer:
         return self._metrics.address
 
     async def drain(self, grace_s: float) -> None:
-        """Answer what was accepted, tell callers to go elsewhere, then stop."""
+        """Reply to accepted requests, end streams with UNAVAILABLE, then stop."""
         await self._health.enter_graceful_shutdown()
         self._service.pipeline.draining.set()
         await self._server.stop(grace_s)
@@ -243,7 +243,7 @@ class TeacherServer:
 
 
 def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb2.Description:
-    """What one replica of a teacher answers to Describe."""
+    """The Description of one replica of a teacher."""
     described = teacher_pb2.Description(wire_version=codec.FORMAT_VERSION, replica_id=replica_id)
     described.MergeFrom(teacher)
     return described
