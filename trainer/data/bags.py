@@ -62,13 +62,6 @@ class Bags:
         index_E = torch.arange(int(lengths_B.sum())) + shift_B.repeat_interleave(lengths_B)
         return Bags(self.ids_E[index_E], lengths_B)
 
-    def distinct(self) -> Bags:
-        """Each example's different ids, ascending."""
-        example_E = torch.arange(len(self.lengths_B), device=self.ids_E.device)
-        example_E = example_E.repeat_interleave(self.lengths_B)
-        pairs_2E = torch.unique(torch.stack([example_E, self.ids_E]), dim=1)
-        return Bags(pairs_2E[1], torch.bincount(pairs_2E[0], minlength=len(self.lengths_B)))
-
     def padded(self) -> tuple[Tensor, Tensor]:
         """Ids [B, S], right-padded with 0, and bool [B, S]: True at ids; S is at least 1."""
         width = max(1, int(self.lengths_B.max()))

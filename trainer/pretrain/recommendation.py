@@ -25,6 +25,7 @@ from trainer.evaluation.ranking import gold_ranks, recalls
 from trainer.models.frozen_recommender import export_recommender
 from trainer.models.recommender import Recommender, RecommenderShape, freeze
 from trainer.models.rgcn import (
+    MIN_RELATION_EDGES,
     EdgeFilter,
     MessagePlan,
     plan_messages,
@@ -46,17 +47,9 @@ class RecommendationConfig:
     hidden_size: int = 128
     num_bases: int = 8
     edge_filter: EdgeFilter = "kgsf"
-    """Which of the graph's relations and self-loops are used (trainer/models/rgcn.py)."""
-    word_side: bool = True
-    """Words of the context too (Eqs. 3 and 13); without it p_u = p_e, as in KBRD."""
-    entity_relu: bool = False
-    """Eq. 2's activation, which KGSF's code leaves out."""
+    """Which of the graph's relations are used (trainer/models/rgcn.py)."""
     item_bias: bool = True
     """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
-    word_relu: bool = False
-    """Eq. 13's ReLU, which KGSF's code leaves out."""
-    distinct_words: bool = False
-    """Pool each word of a context once (CRSLab) and not at every place (KGSF)."""
     mim_epochs: int = 3
     """Epochs of MIM alone before the fit."""
     mim_weight: float = 0.025
@@ -124,7 +117,7 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
     data = load_prepared(Path(config.data))
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
-    edges = relational_edges(data.graph, config.edge_filter)
+    edges = relational_edges(data.graph, min_relation_edges=MIN_RELATION_EDGES[config.edge_filter])
     targets = _needed_entities(data, splits)
     local_edges, old_ids = restrict_edges(edges, targets)
     plan = plan_messages(local_edges, np.searchsorted(old_ids, targets))
@@ -138,13 +131,11 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
             hidden_size=config.hidden_size,
             num_bases=config.num_bases,
             dropout=config.dropout,
-            entity_relu=config.entity_relu,
             item_bias=config.item_bias,
-            word_relu=config.word_relu,
-            distinct_words=config.distinct_words,
         ),
         local_edges,
-        data.words if config.word_side else None,
+        # A corpus without word relations gives a model without a word side, as KBRD is.
+        data.words if data.words.words else None,
         log_popularity_I=log_popularity_I,
         num_targets=len(targets),
     )
@@ -256,7 +247,7 @@ def _fit(
 
     epoch_steps = -(-len(train.gold_S) // config.batch_size)
     mim: dict[str, Any] = {}
-    if config.word_side and config.mim_epochs:
+    if model.words is not None and config.mim_epochs:
         mim["mim"] = fit_epochs(
             model,
             num_epochs=config.mim_epochs,

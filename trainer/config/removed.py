@@ -1,0 +1,11 @@
+"""Settings that were removed, and what replaces them: an error names the replacement."""
+
+from __future__ import annotations
+
+REMOVED = {
+    "distinct_words": "words of a context are pooled with their repeats, as in KGSF",
+    "entity_relu": "entity vectors have no activation, as in KGSF's code",
+    "word_relu": "word vectors have no activation, as in KGSF's code",
+    "word_side": "a teacher uses words if the prepared data has word relations",
+}
+"""Dotted key -> its replacement, as the end of a sentence."""
