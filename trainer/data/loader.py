@@ -86,10 +86,8 @@ class StudentInput:
     positions: Positions
 
 
-def batches(
-    examples: list[Example], config: LoaderConfig, first_step: int = 0
-) -> Iterator[tuple[Batch, int]]:
-    """This rank's batches from `first_step` on, without end, each with the step to resume from.
+def batches(examples: list[Example], config: LoaderConfig, first_step: int = 0) -> Iterator[Batch]:
+    """This rank's batches from `first_step` on, without end; a run resumes at `step + 1`.
 
     Raises:
         ValueError: if there are fewer examples than one global batch needs.
@@ -111,7 +109,7 @@ def batches(
             order = epoch_order(slots, lengths, epoch_steps, config.seed, epoch)
         row = order[step % epoch_steps]
         mine = row[config.rank * share : (config.rank + 1) * share]
-        yield Batch(step=step, examples=tuple(examples[i] for i in mine)), step + 1
+        yield Batch(step=step, examples=tuple(examples[i] for i in mine))
         step += 1
 
 

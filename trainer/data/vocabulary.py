@@ -25,7 +25,6 @@ from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokeniz
 VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
 FORMAT_VERSION = 2
-"""1 had no space before items."""
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
 
