@@ -31,7 +31,7 @@ class Bags:
                 f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
                 f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
             )
-        # On a GPU a look would wait for all that it has to do; what is there came from a CPU.
+        # On a GPU reading the sum would synchronise; its tensors were checked on the CPU before.
         if self.lengths_B.device.type == "cpu" and int(self.lengths_B.sum()) != len(self.ids_E):
             raise ValueError(
                 f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
@@ -51,7 +51,7 @@ class Bags:
         return Bags(change(self.ids_E), change(self.lengths_B))
 
     def to(self, device: torch.device) -> Bags:
-        """The same on a device."""
+        """A copy on the device."""
         return self.map(lambda tensor: tensor.to(device))
 
     def select(self, rows_B: Tensor) -> Bags:

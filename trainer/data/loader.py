@@ -1,7 +1,7 @@
 """From a list of examples to this rank's share of every global batch.
 
-Every example belongs to one of `batch_size` slots for good; a global batch takes the next example
-of every slot, and a rank owns a run of slots. So
+Every example belongs permanently to one of `batch_size` slots; a global batch takes the next
+example of every slot, and a rank owns a run of slots. So
 
 - the global batches are the same for any number of ranks,
 - a rank sees the same examples in every epoch,
@@ -80,7 +80,7 @@ class Positions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudentInput:
-    """A micro-batch as the student sees it: what it reads, and what it should say."""
+    """A micro-batch for the student: its input, and the response positions to be learnt."""
 
     model: ModelInput
     positions: Positions
@@ -136,7 +136,7 @@ def epoch_order(
     num_buckets = max(1, min(NUM_BUCKETS, epoch_steps // 2))
     columns = []
     for slot in slots:
-        # Who is left out of this epoch, and who comes first of those of one length, is random.
+        # Random: which examples this epoch leaves out, and the order of those of one length.
         taken = rng.permutation(slot)[:epoch_steps]
         column = taken[np.argsort(lengths[taken], kind="stable")]
         for bucket in np.array_split(column, num_buckets):

@@ -43,9 +43,8 @@ from trainer.models.rgcn import (
     widen,
 )
 from trainer.models.word_conv import WordConv
-from trainer.pretrain.recommendation import (
-    RecommendationConfig,
-    fit_recommendation,
+from trainer.pretrain.recommendation import RecommendationConfig, fit_recommendation
+from trainer.pretrain.recommendation_samples import (
     log_popularity,
     ranking_scores,
     to_samples,
@@ -378,8 +377,8 @@ def example(name: str, entities: list[int], gold: list[int]) -> Example:
 
 def test_to_samples_makes_one_per_mention_and_keeps_the_last_entities() -> None:
     examples = [example("a", [9, 4, 7], [1, 1]), example("b", [4], []), example("c", [], [0])]
-    config = RecommendationConfig(data="x", max_entities=2, max_words=3)
-    samples = to_samples(examples, np.array([4, 7, 9]), config, name="train")
+    targets = np.array([4, 7, 9])
+    samples = to_samples(examples, targets, max_entities=2, max_words=3, name="train")
     assert samples.entities.ids_E.tolist() == [0, 1, 0, 1]
     assert samples.entities.lengths_B.tolist() == [2, 2, 0]
     assert samples.words.ids_E.tolist() == [1, 1, 0] * 3
@@ -393,8 +392,9 @@ def test_to_samples_makes_one_per_mention_and_keeps_the_last_entities() -> None:
 
 def test_to_samples_without_a_movie_is_an_error() -> None:
     with pytest.raises(ValueError, match="valid must mention at least one movie"):
-        config = RecommendationConfig(data="x")
-        to_samples([example("b", [4], [])], np.array([4]), config, name="valid")
+        to_samples(
+            [example("b", [4], [])], np.array([4]), max_entities=2, max_words=2, name="valid"
+        )
 
 
 def test_recommendation_config_refuses_values_out_of_range() -> None:
