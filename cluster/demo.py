@@ -20,8 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from cluster.launch import Command, CommandFailed, Launcher, free_port
-from cluster.screen import duration
+from cluster.launch.child import Command
+from cluster.launch.launcher import CommandFailed, Launcher
+from cluster.launch.ports import free_port
+from cluster.launch.screen import duration
 from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.launch import Command, free_port
+from cluster.launch.child import Command
+from cluster.launch.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2

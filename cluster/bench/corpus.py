@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.launch import Launcher
+from cluster.launch.launcher import Launcher
 from cluster.stages import Demo, this_machine
 from trainer.common.atomic import write_json, write_text
 from trainer.data.examples import Example, read_examples

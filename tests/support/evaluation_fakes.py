@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json, write_text
 from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
@@ -27,9 +27,11 @@ from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.frozen import write_card
 from trainer.models.language_model import LanguageModel, build_language_model
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
+from trainer.telemetry.run_totals import RUN_TOTALS
+from trainer.telemetry.step_metrics import STEP_METRICS
 
 NUM_ITEMS = 80
 
@@ -198,10 +200,9 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> N
     """A frozen dialogue teacher."""
     tiny_model(vocabulary, seed).module.save_pretrained(folder)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=96,
     )
     write_card(folder, card)
@@ -226,7 +227,7 @@ def write_run(
     write_text(folder / "config.yaml", to_yaml(config))
     lines: list[dict[str, Any]] = [{"event": "start", "world_size": 1}]
     for step in range(1, 5):
-        line: dict[str, Any] = {
+        line: dict[str, Any] = dict.fromkeys(it.name for it in STEP_METRICS) | {
             "step": step,
             "loss": 5.0 / step,
             "nll": 4.0 / step,
@@ -239,7 +240,8 @@ def write_run(
             line["gate_histogram_word_steps"] = [7] + [0] * 19
         lines.append(line)
     lines.append(
-        {
+        dict.fromkeys(it.name for it in RUN_TOTALS)
+        | {
             "event": "end",
             "steps": 4,
             "seconds": 2.0,

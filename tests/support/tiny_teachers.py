@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.data.tokenizer import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, max_input_length
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.frozen import write_card
 from trainer.models.frozen_recommender import FrozenRecommender, export_recommender
 
 NUM_ENTITIES = 50
@@ -29,10 +29,9 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
     model = build_causal_lm(shape, vocabulary).module
     model.save_pretrained(folder)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=max_input_length(model),
     )
     write_card(folder, card)

@@ -7,5 +7,8 @@ REMOVED = {
     "entity_relu": "entity vectors have no activation, as in KGSF's code",
     "word_relu": "word vectors have no activation, as in KGSF's code",
     "word_side": "a teacher uses words if the prepared data has word relations",
+    "train.keep_freed_memory": (
+        "set MALLOC_MMAP_THRESHOLD_=1048576 in the environment to give freed memory back at once"
+    ),
 }
 """Dotted key -> its replacement, as the end of a sentence."""

@@ -72,9 +72,6 @@ class TrainConfig:
     """Go on from the newest whole checkpoint in the run directory, if there is one."""
     loss_chunk_size: int = 256
     """Positions whose logits are held at once."""
-    keep_freed_memory: bool = True
-    """On a CPU: keep freed blocks in the process, which is faster, or give them back at once, so
-    that a rank takes what `python -m trainer.plan` says."""
 
     def __post_init__(self) -> None:
         for name, value in (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.common.progress import progress_bar
 from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
@@ -22,7 +23,7 @@ from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions
-from trainer.evaluation.generate import GenerateConfig, generate, progress_bar
+from trainer.evaluation.generate import GenerateConfig, generate
 from trainer.evaluation.loaded_model import LoadedModel, check_knows, load_model
 from trainer.evaluation.metrics import GeneratedResponse
 from trainer.evaluation.views import RecommendationViews, recommendation_views

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
 )
 
+from trainer.common.progress import progress_bar
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
@@ -137,19 +136,6 @@ def generate(
                 # A log keeps lines, not a bar that redraws itself.
                 bar.console.print(f"{title} {start + len(batch)}/{len(order)}", highlight=False)
     return [responses[index] for index in range(len(prompts))]
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr; silent where stderr is not a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _generate_batch(

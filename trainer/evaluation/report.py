@@ -150,7 +150,6 @@ def _run_part(
     config: ReportConfig, data: PreparedData, run_config: RunConfig, history: RunHistory
 ) -> dict[str, Any]:
     """Everything in the report that is known before the evaluation."""
-    end = history.end
     return {
         "run": {
             "folder": str(config.run),
@@ -168,18 +167,7 @@ def _run_part(
             "graph_digest": data.manifest.graph_digest,
             "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
         },
-        "steps": end["steps"],
-        "training_seconds": end["seconds"],
-        "tokens_per_s": end["tokens_per_s"],
-        "teacher": {
-            "requests": end["teacher_requests"],
-            "wait_fraction": end["teacher_wait_fraction"],
-        },
-        "gate": {
-            "mean_item_steps": end["gate_mean_item_steps"],
-            "mean_word_steps": end["gate_mean_word_steps"],
-        },
-        "wire": {"bytes_per_position": end["wire_bytes_per_position"]},
+        **history.report,
         "machine": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),

@@ -25,13 +25,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
+from trainer.common.progress import progress_bar
 from trainer.data.bags import Bags
 from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
-from trainer.data.model_input import recommendation_input
+from trainer.data.model_input import InputLimits, recommendation_input
 from trainer.data.prepared import PreparedData, load_prepared
-from trainer.evaluation.generate import progress_bar
 from trainer.evaluation.loaded_model import (
     LoadedModel,
     check_digests,
@@ -123,7 +123,8 @@ def recommender_scores(folder: Path, samples: GoldSamples, data: PreparedData) -
     """Recalls of a frozen recommendation teacher, and its mean cross entropy in nats."""
     recommender, card = load_recommender(folder)
     check_digests(folder, card.vocabulary_digest, card.graph_digest, data)
-    inputs = [recommendation_input(example, card.limits) for example in samples.examples]
+    limits = InputLimits.of(card)
+    inputs = [recommendation_input(example, limits) for example in samples.examples]
     log_probs_SI = torch.cat(
         [
             recommender(

@@ -24,13 +24,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_bytes
 from trainer.data.bags import Bags
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     WEIGHTS_NAME,
-    FrozenCard,
     read_card,
     read_shape,
     write_card,
@@ -158,7 +157,7 @@ def export_recommender(
     graph_digest: str,
     max_entities: int,
     max_words: int,
-) -> FrozenCard:
+) -> Description:
     """Write weights, vocabulary and, last, the card.
 
     Args:
@@ -173,21 +172,19 @@ def export_recommender(
     }
     write_shape(folder, "recommendation", sizes)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="recommendation",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_entities=max_entities,
         graph_digest=graph_digest,
         num_entities=recommender.num_entities,
         num_words=recommender.num_words,
         max_words=max_words if recommender.num_words else 0,
     )
-    write_card(folder, card)
-    return card
+    return write_card(folder, card)
 
 
-def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
+def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
     """A frozen recommendation teacher, on the CPU in eval mode, and its card.
 
     Raises:

@@ -15,7 +15,7 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCard:
-    """What an exported student says of itself."""
+    """Facts about an exported student that its readers check."""
 
     vocabulary_digest: str
     graph_digest: str

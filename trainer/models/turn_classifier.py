@@ -18,13 +18,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_bytes
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     CONFIG_NAME,
     WEIGHTS_NAME,
-    FrozenCard,
     read_card,
     read_shape,
     write_card,
@@ -120,16 +119,15 @@ def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Voca
     write_bytes(folder / WEIGHTS_NAME, save(state))
     write_shape(folder, "classifier", dataclasses.asdict(classifier.shape))
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="classifier",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=classifier.shape.max_tokens,
     )
     write_card(folder, card)
 
 
-def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
+def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     """A frozen classifier, on the CPU in eval mode, and its card.
 
     Raises:

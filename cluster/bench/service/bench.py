@@ -24,12 +24,11 @@ from cluster.bench.teacher_logits import TeacherLogits
 from protos import codec, teacher_pb2
 from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.teachers import DialogueTeacher
-from trainer.config.language_model import LanguageModelConfig
-from trainer.data.model_input import ExampleInput, dialogue_input
+from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
+from trainer.plan.shape import SHAPES
 
 CUT = Cut(top_k=64)
-DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
 NUM_RECORDED = 20
 NUM_PAIRS = 15
 # Sixteen students, each a few batches ahead: the service is busy and waits for nobody. Turns of a
@@ -77,15 +76,18 @@ def bench_service(source: Path | None) -> BenchResult:
 def record(corpus: Corpus) -> Recording:
     """What the dialogue teacher answers to the first valid requests."""
     teacher = DialogueTeacher.load(corpus.dialogue, torch.device("cpu"))
+    limits = InputLimits.of(teacher.description)
     asked, answered = [], []
     for number, part in enumerate(requests(corpus.examples("valid"))[:NUM_RECORDED]):
-        inputs = [dialogue_input(example, teacher.facts.limits) for example in part]
+        inputs = [dialogue_input(example, limits) for example in part]
         request = _request(number, inputs)
         block = codec.encode(teacher.score(inputs, CUT), codec.UINT8)
         reply = teacher_pb2.ScoreReply(request_id=number, block=block)
         asked.append(request.SerializeToString())
         answered.append(reply.SerializeToString())
-    return Recording(facts=teacher.facts, requests=tuple(asked), replies=tuple(answered))
+    return Recording(
+        description=teacher.description, requests=tuple(asked), replies=tuple(answered)
+    )
 
 
 def _request(number: int, inputs: list[ExampleInput]) -> teacher_pb2.ScoreRequest:
@@ -166,7 +168,7 @@ def _costs(corpus: Corpus) -> dict[str, float]:
     """Seconds for one request: forward pass of 12 layers x 768, cut, and encoding."""
     torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
     part = requests(corpus.examples("valid"))[0]
-    teacher = TeacherLogits.random(Vocabulary.load(corpus.dialogue), DIALOGPT_SMALL)
+    teacher = TeacherLogits.random(Vocabulary.load(corpus.dialogue), SHAPES["small"])
     times: dict[str, list[float]] = {"forward_s": [], "compress_s": [], "encode_s": []}
     for _ in range(3):
         start = time.perf_counter()

@@ -22,17 +22,19 @@ from pathlib import Path
 import torch
 
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
-from cluster.bench.fleet.fleet import Fleet, Place, Served
+from cluster.bench.fleet.fleet import Fleet, Served
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.result import BenchResult, Row
 from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
-from cluster.launch import Command, Launcher, free_port
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import free_port
 from cluster.stages import ROOT, this_machine
-from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import load_prepared
 from trainer.models.language_model import build_language_model, write_language_model
+from trainer.plan.shape import SHAPES
 from trainer.pretrain.dialogue import write_dialogue_card
 
 LOGS = Path("bench/logs/step")
@@ -41,7 +43,7 @@ NUM_EXAMPLES = 640
 BATCH_SIZE = 8
 # From the start to the last turn; what follows takes seconds.
 BUDGET_S = 540.0
-DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
+DIALOGPT_SMALL = SHAPES["small"]
 SIZES = ("num_layers", "hidden_size", "num_heads")
 
 
@@ -67,9 +69,9 @@ async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: flo
     folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
     answers = _record(data, folders, output)
     dialogue = _random_dialogue_teacher(data, output / "dialogue")
-    served = Served(folders=folders, answers=answers, seconds_per_row=0.0)
-    fleet = Fleet(launcher, served, output / "fleet", Place())
-    await fleet.mend()
+    served = Served(folders=folders, answers=answers, num_replicas={"dialogue": 2})
+    fleet = Fleet(launcher, served, output / "fleet")
+    await fleet.heal()
     settings = (
         *(f"data={data}", f"output={output / 'run'}", "item_vectors=null"),
         *(f"student.{name}={getattr(DIALOGPT_SMALL, name)}" for name in SIZES),

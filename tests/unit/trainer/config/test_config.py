@@ -9,7 +9,7 @@ from tests.support.evaluation_fakes import write_tiny_data
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.config.yaml_file import load_config, to_yaml
-from trainer.export import with_steps
+from trainer.export import resolve_num_steps
 from trainer.pretrain.classifier import ClassifierConfig
 from trainer.pretrain.recommendation import RecommendationConfig
 
@@ -38,6 +38,10 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (
+            "train.keep_freed_memory=false",
+            "train.keep_freed_memory was removed, set MALLOC_MMAP_THRESHOLD_=1048576 in the env",
+        ),
         ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
         ("distill.gama=0", "unknown key distill.gama. Did you mean distill.gamma?"),
         ("output.x=1", "output.x must name a setting in a group .*, got 'b' for output"),
@@ -87,8 +91,8 @@ def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> No
     num_examples = data.manifest.splits["train"].responses
     assert num_examples == len(data.examples("train"))
     config = RunConfig(data="", output="", train=TrainConfig(epochs=3, batch_size=2))
-    assert with_steps(config, data).train.num_steps == 3 * (num_examples // 2)
-    assert with_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
+    assert resolve_num_steps(config, data).train.num_steps == 3 * (num_examples // 2)
+    assert resolve_num_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
 
 
 def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:
