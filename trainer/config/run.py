@@ -61,7 +61,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2
-    """The newest so many stay: if one is damaged, the run goes on from the one before it."""
+    """The newest N stay, so that a run can resume from the one before a damaged one."""
     select: Literal["last", "best"] = "last"
     """Which weights are exported: the last ones, or those of the checkpoint with the lowest loss
     of gold tokens on valid."""
@@ -76,7 +76,7 @@ class TrainConfig:
     """Positions whose logits are held at once."""
     keep_freed_memory: bool = True
     """On a CPU: keep freed blocks in the process, which is faster, or give them back at once, so
-    that a rank takes what `python -m trainer.plan` says."""
+    that a rank takes as much as `python -m trainer.plan` computes."""
 
     def __post_init__(self) -> None:
         for name, value in (
