@@ -14,6 +14,8 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.config.removed import REMOVED
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -80,6 +82,10 @@ def _refuse_unknown_keys(cls: Any, settings: dict[str, Any], source: str, prefix
     fields = {f.name: f for f in dataclasses.fields(cls)}
     types = get_type_hints(cls)
     for key, value in settings.items():
+        if f"{prefix}{key}" in REMOVED:
+            raise ValueError(
+                f"{source}: {prefix}{key} was removed, {REMOVED[prefix + key]}. Delete the key."
+            )
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known: {', '.join(fields)}."

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 
@@ -18,24 +16,6 @@ from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import dialogue_input, recommendation_input
 from trainer.telemetry.client_counters import ClientCounters
-
-ResultT = TypeVar("ResultT")
-PreparedT = TypeVar("PreparedT")
-
-
-@dataclass(frozen=True)
-class PendingInProcess(Generic[ResultT]):
-    """Scored when the step asks for it: nothing overlaps in one process."""
-
-    score: Callable[[], ResultT]
-
-    def then(self, prepare: Callable[[ResultT], PreparedT]) -> PendingInProcess[PreparedT]:
-        """The same, with more to be done then."""
-        return PendingInProcess(lambda: prepare(self.score()))
-
-    def result(self) -> ResultT:
-        """Score now."""
-        return self.score()
 
 
 class InProcessTeachers:
@@ -64,9 +44,11 @@ class InProcessTeachers:
         """Longest input of one example that the dialogue teacher takes."""
         return self._dialogue.facts.limits.max_tokens
 
-    def submit(self, examples: Sequence[Example]) -> PendingInProcess[TeacherTargets]:
-        """Remember the question."""
-        return PendingInProcess(functools.partial(self.score, tuple(examples)))
+    def submit(self, examples: Sequence[Example]) -> Future[TeacherTargets]:
+        """Score at once, on the training thread: nothing overlaps in one process."""
+        answer: Future[TeacherTargets] = Future()
+        answer.set_result(self.score(examples))
+        return answer
 
     def close(self) -> None:
         """Nothing is held."""

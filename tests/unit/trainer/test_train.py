@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import pytest
 
 from protos.codec import WireError
@@ -12,12 +14,10 @@ from trainer.lookahead import SubmittedStep
 from trainer.loss.conkd import PreparedTargets
 
 
-class LosingPending:
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def result(self) -> PreparedTargets:
-        raise self._error
+def failed(error: Exception) -> Future[PreparedTargets]:
+    future: Future[PreparedTargets] = Future()
+    future.set_exception(error)
+    return future
 
 
 class FakeEngine:
@@ -48,7 +48,7 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
 
     monkeypatch.setattr(train, "raise_together", raise_alone)
     engine = FakeEngine(newest)
-    step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
+    step = SubmittedStep(step=7, inputs=(), pending=(failed(error),))
     with pytest.raises(type(error)):
         train._wait_for_targets(engine, step)  # type: ignore[arg-type]
     assert engine.saved == saved

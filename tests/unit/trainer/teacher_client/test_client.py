@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import threading
 import time
 from collections.abc import Callable
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 
 from protos.codec import WireError
-from protos.target_rows import TeacherTargets
 from tests.support.client_world import VOCAB, FakeTeacher, World, examples
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
@@ -46,10 +43,10 @@ def test_client_outlives_failures_of_its_only_replica(
     assert client.counters.resends == 3
 
 
-def test_client_question_that_is_too_large_comes_back_whole(
+def test_client_micro_batch_that_is_too_large_comes_back_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.teacher_client.client.MAX_REPLY_ENTRIES", 5 * VOCAB)
+    monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_REPLY_ENTRIES", 5 * VOCAB)
     teachers = [world.add(kind[0], FakeTeacher(kind)) for kind in ("dialogue", "recommendation")]
     client = world.client()
     try:
@@ -80,54 +77,17 @@ def test_client_with_one_teacher_needs_no_other(
     assert (client.max_tokens is None) == (kind == "recommendation")
 
 
-def test_client_prepares_answers_beside_the_training_thread(world: World) -> None:
-    world.add("d", FakeTeacher("dialogue"))
+def test_client_that_is_closed_fails_what_is_under_way(world: World) -> None:
+    silent = world.add("d", FakeTeacher("dialogue", silent=True))
     world.add("r", FakeTeacher("recommendation"))
     client = world.client()
-    prepared_by: list[str] = []
-
-    def prepare(targets: TeacherTargets) -> int:
-        prepared_by.append(threading.current_thread().name)
-        if targets.dialogue.num_rows == 4:
-            raise ValueError("four rows are refused")
-        return targets.dialogue.num_rows
-
-    try:
-        pending = [client.submit(examples(length)).then(prepare) for length in (3, 4, 5)]
-        wait_for(lambda: len(prepared_by) == 3)  # before any of them is asked for
-        assert pending[0].result() == 3
-        with pytest.raises(ValueError, match="four rows are refused"):
-            pending[1].result()
-        assert pending[2].result() == 5
-    finally:
-        client.close()
-    assert threading.current_thread().name not in prepared_by
-
-
-def test_client_asks_no_further_ahead_than_its_bytes_allow(world: World) -> None:
-    teacher = world.add("d", FakeTeacher("dialogue"))
-    other = world.add("r", FakeTeacher("recommendation"))
-    client = world.client(max_bytes=1)
-    try:
-        pending = [client.submit(examples(2)) for _ in range(3)]
-        for number, each in enumerate(pending, start=1):
-            wait_for(lambda number=number: teacher.requests == other.requests == number)
-            assert each.result().dialogue.num_rows == 2
-    finally:
-        client.close()
-    assert teacher.requests == 3
-
-
-def test_client_closes_while_batches_wait_for_room_that_nobody_makes(world: World) -> None:
-    teacher = world.add("d", FakeTeacher("dialogue"))
-    world.add("r", FakeTeacher("recommendation"))
-    client = world.client(max_bytes=1)
-    pending = [client.submit(examples(2)).then(lambda targets: targets) for _ in range(3)]
-    wait_for(lambda: teacher.requests == 1)
+    pending = [client.submit(examples(2)) for _ in range(3)]
+    wait_for(lambda: silent.requests == 3)
     client.close()
-    for each in pending[1:]:
-        with pytest.raises((concurrent.futures.CancelledError, TeacherUnavailable)):
-            each.result()
+    for each in pending:
+        with pytest.raises(TeacherUnavailable, match="the teacher client was closed"):
+            each.result(timeout=0)
+    client.close()  # Again is no error.
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -231,7 +191,7 @@ def test_client_wakes_a_kind_that_was_scaled_to_zero_whenever_it_asks(world: Wor
         world.list_("dialogue", None)
         world.directory.asleep["dialogue"] = endpoint
         # Nobody asks: it sleeps on, and nothing runs out of patience.
-        assert client._streams.dispatcher.missing() == []
+        assert client._dispatcher.missing() == []
         assert client.submit(examples(3)).result().dialogue.num_rows == 3
     finally:
         client.close()
