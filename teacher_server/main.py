@@ -62,12 +62,7 @@ def main(argv: list[str]) -> None:
 
 def _scale(args: argparse.Namespace) -> None:
     state = read_state(args.fleet)
-    asked = parse_bounds(args.replicas)
-    for kind in asked:
-        if kind not in state.options:
-            raise ValueError(
-                f"kind must be one that is up ({', '.join(state.options)}), got {kind}."
-            )
+    asked = parse_bounds(args.replicas, state.options)
     with _connected(state):
         known = fleet_status()
         bounds = {kind: known[kind].bounds for kind in state.options} | asked

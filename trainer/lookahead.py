@@ -7,12 +7,12 @@ lies in pinned memory by then. What is held at a time is bounded by `teachers.in
 from __future__ import annotations
 
 import collections
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import (
@@ -27,6 +27,7 @@ from trainer.data.loader import (
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.conkd import PreparedTargets, prepare_targets
 from trainer.telemetry.client_counters import ClientCounters
 
@@ -37,16 +38,21 @@ class Teachers(Protocol):
     counters: ClientCounters
 
     @property
+    def kinds(self) -> Mapping[str, TeacherKind]:
+        """The kinds that are asked."""
+        ...
+
+    @property
     def identity(self) -> dict[str, str]:
         """Kind -> weights digest and temperature."""
         ...
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest input of one example that the dialogue teacher takes; None: it is not asked."""
+        """Longest input of one example that every teacher takes; None: none reads tokens."""
         ...
 
-    def submit(self, examples: Sequence[Example]) -> Future[TeacherTargets]:
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Request the targets of a micro-batch."""
         ...
 
@@ -139,9 +145,11 @@ class _Submitter:
             inputs = tuple(replace(each, model=each.model.pin_memory()) for each in inputs)
         return SubmittedStep(step=batch.step, inputs=inputs, pending=pending)
 
-    def _mix(self, positions: Positions, received: Future[TeacherTargets]) -> PreparedTargets:
+    def _mix(self, positions: Positions, received: Future[Targets]) -> PreparedTargets:
         """Wait for targets and make them ready for their step, on the mixer's thread."""
-        prepared = prepare_targets(positions, received.result(), self._config.distill, self._items)
+        assert self._teachers is not None
+        distill, kinds = self._config.distill, self._teachers.kinds
+        prepared = prepare_targets(positions, received.result(), distill, self._items, kinds)
         if self._pins_memory:
             prepared = replace(prepared, soft=prepared.soft.pin_memory())
         return prepared

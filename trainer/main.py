@@ -21,6 +21,8 @@ from trainer.data.prepare import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distributed
 from trainer.export import train_and_export, with_steps
+from trainer.kinds.names import RECOMMENDATION
+from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.language_model import knowledge_size
@@ -86,6 +88,7 @@ def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        kinds=known_kinds(config),
         spans=spans,
     )
 
@@ -94,13 +97,14 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     """Config and data; a mistake in them is told once per node, not once per rank."""
     try:
         config = parse(argv)
+        asked_kinds(config.distill, known_kinds(config))
         data = load_prepared(Path(config.data))
         config = with_steps(config, data)
         if config.classifier is not None:
             check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
         for folder in (config.item_vectors, config.knowledge):
             if folder is not None:
-                check_frozen(Path(folder), "recommendation", data.vocabulary.digest)
+                check_frozen(Path(folder), RECOMMENDATION, data.vocabulary.digest)
         if config.distill.gamma:
             read_credentials(config.teachers, "client")
         deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))

@@ -16,10 +16,9 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from teacher_server.fleet.autoscaling import Bounds, Pace, autoscaling_config
 from teacher_server.fleet.deployment import (
-    DEPLOYMENTS,
-    KINDS,
     ReplicaOptions,
     app_name,
+    deployment_name,
     teacher_app,
 )
 from teacher_server.fleet.directory import DIRECTORY_APP, directory_app
@@ -69,7 +68,7 @@ def deploy(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace, *, port:
     # No proxies: requests reach the replicas' own gRPC servers.
     serve.start(proxy_location="Disabled")
     kinds = [ReplicaOptions(**options) for options in state.options.values()]
-    teachers = {it.kind: (DEPLOYMENTS[it.kind], app_name(it.kind)) for it in kinds}
+    teachers = {it.kind: (deployment_name(it.kind), app_name(it.kind)) for it in kinds}
     applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, state.security, teachers)}
     for options in kinds:
         wanted = bounds[options.kind]
@@ -126,7 +125,7 @@ def remove(state: FleetState) -> None:
     if not serve_is_running():
         return
     names = set(serve.status().applications)
-    ours = [name for name in [*map(app_name, KINDS), DIRECTORY_APP] if name in names]
+    ours = [name for name in [*map(app_name, state.options), DIRECTORY_APP] if name in names]
     # The teachers go together, and the Directory after them: it sees them leave.
     for name in ours[:-1]:
         serve.delete(name, _blocking=False)
@@ -200,5 +199,5 @@ def _turn_off(bounds: Mapping[str, Bounds]) -> None:
         # What was deployed counts from the controller's next turn on.
         while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
             time.sleep(POLL_S)
-        deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
+        deployment_id = DeploymentID(name=deployment_name(kind), app_name=app_name(kind))
         ray.get(controller.update_deployment_replicas.remote(deployment_id, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from protos.codec import TargetRows
 from teacher_server.scoring.compress import Cut
@@ -15,8 +15,10 @@ from trainer.data.model_input import ExampleInput, InputLimits
 class TeacherFacts:
     """What a teacher tells its callers, and what its inputs are checked against."""
 
-    kind: Literal["dialogue", "recommendation"]
+    kind: str
     vocab_size: int
+    support_size: int
+    """Entries of one whole row."""
     first_item_id: int
     num_items: int
     limits: InputLimits
@@ -33,11 +35,6 @@ class TeacherFacts:
     def num_tokens(self) -> int:
         """Token ids are below this: base tokens and items, but no [REC], [GEN] and pad."""
         return self.first_item_id + self.num_items
-
-    @property
-    def support_size(self) -> int:
-        """Entries of one whole row."""
-        return self.vocab_size if self.kind == "dialogue" else self.num_items
 
 
 class Teacher(Protocol):

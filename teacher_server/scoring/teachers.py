@@ -18,10 +18,11 @@ from torch import nn
 from protos.codec import TargetRows, concat_rows
 from teacher_server.scoring.compress import Cut, Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
-from teacher_server.scoring.facts import Teacher, TeacherFacts
+from teacher_server.scoring.facts import TeacherFacts
 from trainer.data.bags import Bags
 from trainer.data.model_input import ExampleInput, collate
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.names import DIALOGUE
 from trainer.models.frozen import FrozenCard, read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import (
@@ -66,7 +67,7 @@ class DialogueTeacher:
         cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
     ) -> DialogueTeacher:
         """The frozen folder's teacher; raises as read_card and load_language_model do."""
-        card = read_card(folder, "dialogue")
+        card = read_card(folder, DIALOGUE)
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)
         of_card = (card.limits, (card.num_entities, card.num_words))
@@ -76,7 +77,8 @@ class DialogueTeacher:
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
                 "Export the teacher again."
             )
-        return cls(model, _facts(card, vocabulary), device, counters=counters or ReplicaCounters())
+        facts = facts_of(card, vocabulary, support_size=vocabulary.size)
+        return cls(model, facts, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -131,7 +133,8 @@ class RecommendationTeacher:
     ) -> RecommendationTeacher:
         """The frozen folder's teacher; raises as load_recommender does."""
         recommender, card = load_recommender(folder)
-        facts = _facts(card, Vocabulary.load(folder))
+        vocabulary = Vocabulary.load(folder)
+        facts = facts_of(card, vocabulary, support_size=vocabulary.num_items)
         return cls(recommender, facts, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
@@ -149,17 +152,6 @@ class RecommendationTeacher:
                 temperature=self.facts.temperature,
                 uniforms_TN=uniforms_BN,
             )
-
-
-def load_teacher(
-    kind: str, folder: Path, device: torch.device, *, counters: ReplicaCounters | None = None
-) -> Teacher:
-    """The frozen teacher of a folder, on the device; it adds to the counters' compress_s."""
-    if kind == "dialogue":
-        return DialogueTeacher.load(folder, device, counters)
-    if kind == "recommendation":
-        return RecommendationTeacher.load(folder, device, counters)
-    raise ValueError(f"kind must be dialogue or recommendation, got {kind}.")
 
 
 @contextlib.contextmanager
@@ -197,15 +189,16 @@ def _draws_of(each: ExampleInput, cut: Cut) -> np.ndarray:
     return generator.random((each.num_targets, cut.samples))
 
 
-def _facts(card: FrozenCard, vocabulary: Vocabulary) -> TeacherFacts:
+def facts_of(card: FrozenCard, vocabulary: Vocabulary, *, support_size: int) -> TeacherFacts:
+    """What a frozen folder's teacher is; ValueError if the vocabulary is not its card's."""
     if card.vocabulary_digest != vocabulary.digest:
         raise ValueError(
             f"the {card.kind} teacher's vocabulary must have digest {card.vocabulary_digest}, got "
             f"{vocabulary.digest}. The folder's files do not belong together; export it again."
         )
-    assert card.kind != "classifier"
     return TeacherFacts(
         kind=card.kind,
+        support_size=support_size,
         vocab_size=vocabulary.size,
         first_item_id=vocabulary.first_item_id,
         num_items=vocabulary.num_items,

@@ -18,6 +18,7 @@ VOCAB = 12
 FACTS = TeacherFacts(
     kind="dialogue",
     vocab_size=VOCAB,
+    support_size=VOCAB,
     first_item_id=6,
     num_items=3,
     limits=InputLimits(max_tokens=16),

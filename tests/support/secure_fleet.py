@@ -42,6 +42,7 @@ GRAPH = "graph-a"
 RECOMMENDATION = dataclasses.replace(
     FACTS,
     kind="recommendation",
+    support_size=FACTS.num_items,
     limits=InputLimits(max_entities=16),
     num_entities=50,
     graph_digest=GRAPH,
@@ -163,7 +164,7 @@ def ask(
         received = client.submit([example]).result()
     finally:
         client.close()
-    return received.dialogue.num_rows + received.recommendation.num_rows
+    return sum(rows.num_rows for rows in received.values())
 
 
 async def status(

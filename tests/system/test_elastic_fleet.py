@@ -127,8 +127,8 @@ class Asker:
                 asked += 1
             targets = pending.popleft().result()
             expected = self._expected[answered % 9]
-            check_rows(targets.dialogue, expected.dialogue)
-            check_rows(targets.recommendation, expected.recommendation)
+            for kind, rows in targets.items():
+                check_rows(rows, expected[kind])
             answered += 1
         return answered
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos.codec import TargetRows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import TargetRows, Targets, no_rows
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.loss.gates import gate_of_rows
 
 HISTOGRAM_BINS = 20
@@ -44,12 +44,15 @@ class GateStatistics:
 
 
 def gate_statistics(
-    positions: Positions, teachers: TeacherTargets, config: DistillConfig
+    positions: Positions, targets: Targets, config: DistillConfig
 ) -> GateStatistics:
     """Gate and item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
     masks = [positions.is_item_P.numpy(), ~positions.is_item_P.numpy()]
-    gate_P = gate_of_rows(positions, teachers, config).numpy()
-    num_positions, mass_R = len(gate_P), teachers.dialogue.item_mass_R
+    gate_P = gate_of_rows(positions, targets, config).numpy()
+    dialogue, recommendation = (
+        targets.get(kind, no_rows(0)) for kind in (DIALOGUE, RECOMMENDATION)
+    )
+    num_positions, mass_R = len(gate_P), dialogue.item_mass_R
     masses = [mass_R[mask] if len(mass_R) else mass_R for mask in masks]
     # Rounding may leave a little more than 1, which counts as 1.
     histograms = [
@@ -58,13 +61,13 @@ def gate_statistics(
     return GateStatistics(
         gate=np.array([float(gate_P[mask].sum()) for mask in masks]),
         num_recommended=int((gate_P == 1.0).sum()),
-        dialogue_entropy=float(entropy(teachers.dialogue).sum()),
-        recommendation_entropy=_mean(entropy(teachers.recommendation)) * num_positions,
+        dialogue_entropy=float(entropy(dialogue).sum()),
+        recommendation_entropy=_mean(entropy(recommendation)) * num_positions,
         item_mass=np.array([float(mass.sum()) for mass in masses]),
         count=np.array([int(mask.sum()) for mask in masks]),
         histogram=np.stack(histograms),
-        kept_mass=float((1.0 - teachers.dialogue.tail_R).sum()),
-        recommendation_kept_mass=_mean(1.0 - teachers.recommendation.tail_R) * num_positions,
+        kept_mass=float((1.0 - dialogue.tail_R).sum()),
+        recommendation_kept_mass=_mean(1.0 - recommendation.tail_R) * num_positions,
     )
 
 

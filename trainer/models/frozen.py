@@ -21,7 +21,6 @@ CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
-Kind = Literal["dialogue", "recommendation", "classifier"]
 ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 
 
@@ -29,7 +28,8 @@ ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 class FrozenCard:
     """What a frozen model's folder says of itself."""
 
-    kind: Kind
+    kind: str
+    """Of a teacher, or classifier."""
     vocabulary_digest: str
     weights_digest: str
     max_tokens: int = 0
@@ -89,7 +89,7 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     return sizes
 
 
-def read_card(folder: Path, kind: Kind) -> FrozenCard:
+def read_card(folder: Path, kind: str) -> FrozenCard:
     """The card of a frozen model, checked against the kind wanted and the weights on disk.
 
     Raises:
@@ -119,7 +119,7 @@ def read_card(folder: Path, kind: Kind) -> FrozenCard:
     return card
 
 
-def check_frozen(folder: Path, kind: Kind, vocabulary_digest: str) -> None:
+def check_frozen(folder: Path, kind: str, vocabulary_digest: str) -> None:
     """Raise as `read_card` does, and ValueError unless it was fitted on this vocabulary."""
     card = read_card(folder, kind)
     if card.vocabulary_digest != vocabulary_digest:

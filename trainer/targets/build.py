@@ -9,14 +9,15 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepare import load_prepared
+from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.teacher_client.client import TeacherClient
 from trainer.telemetry.client_counters import ClientCounters
 
-Ahead = collections.deque[tuple[int, Future[TeacherTargets]]]
+Ahead = collections.deque[tuple[int, Future[Targets]]]
 """Numbers of examples, and the targets of each on their way."""
 
 
@@ -29,7 +30,8 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         TeacherUnavailable, WireError, ValueError: as a client's; ValueError if nobody is asked.
         OSError: if an answer could not be kept.
     """
-    if not config.distill.kinds:
+    kinds = asked_kinds(config.distill, known_kinds(config))
+    if not kinds:
         raise ValueError(
             f"distill.gamma must be above 0 to build a cache, got {config.distill.gamma}: no "
             "teacher is asked. Name the config of the runs that will read it."
@@ -43,6 +45,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        kinds=kinds,
         keeps_all=True,
     )
     try:

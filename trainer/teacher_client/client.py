@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from protos import teacher_pb2
-from protos.target_rows import TargetRows, TeacherTargets, concat_rows, no_rows
+from protos.target_rows import TargetRows, Targets, concat_rows
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, dialogue_input, recommendation_input
+from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.table import TEACHER_KINDS, asked_kinds
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.keys import input_limits
 from trainer.target_cache.store import TargetCache
@@ -40,8 +42,6 @@ from trainer.telemetry.spans import Spans
 
 logger = logging.getLogger(__name__)
 
-TO_INPUT = {"dialogue": dialogue_input, "recommendation": recommendation_input}
-
 
 class TeacherClient:
     """submit(examples) -> a future of their targets, over all live replicas of every kind."""
@@ -53,11 +53,13 @@ class TeacherClient:
         *,
         vocabulary: Vocabulary,
         graph_digest: str,
+        kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
         spans: Spans | None = None,
         keeps_all: bool = False,
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
+        `kinds`: the table of kinds; `distill` says which of them are asked.
         `spans` gets one for each request to a kind, and is closed with the client.
         `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
@@ -68,17 +70,19 @@ class TeacherClient:
             ValueError: a replica serves another vocabulary or numbers entities differently; nothing
                 protects the way to it; the files of `teachers.tls` or `token_file` are of no use.
         """
+        self.kinds = asked_kinds(distill, kinds)
         self.counters = ClientCounters()
         self._config = config
-        self._vocabulary = vocabulary
         self._spans = spans
-        compressions = _compressions(distill)
         self._expected = {
-            kind: ExpectedRows.of(kind, compression, vocabulary)
-            for kind, compression in compressions.items()
+            name: ExpectedRows.of(kind, distill, vocabulary) for name, kind in self.kinds.items()
         }
-        self._met = MetTeachers(vocabulary, graph_digest)
-        self._dispatcher = Dispatcher(config, self.counters, tuple(self._expected))
+        compressions = {name: expected.compression for name, expected in self._expected.items()}
+        self._met = MetTeachers(self.kinds, vocabulary, graph_digest)
+        per_position = [name for name, kind in self.kinds.items() if kind.rows_per == "position"]
+        self._dispatcher = Dispatcher(
+            config, self.counters, tuple(self.kinds), positions_of=(*per_position, "")[0]
+        )
         # Before the thread: it may refuse what it is given, and a thread would be left behind.
         self._streams = TeacherStreams(config, self._dispatcher, self._met, self._expected)
         self._cached: CachedAnswers | None = None
@@ -112,11 +116,11 @@ class TeacherClient:
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest input of one example that the dialogue teacher takes; None: it is not asked."""
-        described = self._met.described.get("dialogue")
-        return None if described is None else described.max_tokens
+        """Longest input of one example that every teacher takes; None: none reads tokens."""
+        limits = [described.max_tokens for described in self._met.described.values()]
+        return min(filter(None, limits), default=None)
 
-    def submit(self, examples: Sequence[Example]) -> Future[TeacherTargets]:
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Request the targets of a micro-batch; returns at once.
 
         The future raises:
@@ -142,25 +146,19 @@ class TeacherClient:
         limits = input_limits(self._met.described[kind])
         expected = self._expected[kind]
         return split_into_requests(
-            [TO_INPUT[kind](example, limits) for example in examples],
+            [self.kinds[kind].to_input(example, limits) for example in examples],
             max_row_entries=expected.max_entries,
             samples=expected.compression.samples,
         )
 
-    async def _targets(
-        self, parts: Mapping[str, Sequence[Sequence[ExampleInput]]]
-    ) -> TeacherTargets:
+    async def _targets(self, parts: Mapping[str, Sequence[Sequence[ExampleInput]]]) -> Targets:
         """What the teachers say about a micro-batch that was split for each kind."""
         task = asyncio.current_task()
         assert task is not None
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         received = await asyncio.gather(*(self._rows(*each) for each in parts.items()))
-        rows = dict(zip(parts, received, strict=True))
-        none = no_rows(self._vocabulary.size)
-        return TeacherTargets(
-            dialogue=rows.get("dialogue", none), recommendation=rows.get("recommendation", none)
-        )
+        return dict(zip(parts, received, strict=True))
 
     async def _rows(self, kind: str, parts: Sequence[Sequence[ExampleInput]]) -> TargetRows:
         received = await asyncio.gather(*(self._answers.rows(kind, part) for part in parts))
@@ -223,20 +221,3 @@ def _teachers_of(
                 "%s has targets of %d %s teachers: %s", cache.folder, len(groups), kind, weights
             )
     return found
-
-
-def _compressions(distill: DistillConfig) -> dict[str, teacher_pb2.Compression]:
-    """How the rows of each kind that is asked are to be cut, or drawn."""
-    values: Any = teacher_pb2.ValueFormat.Name(distill.value_format)  # type: ignore[arg-type]
-    top_k, top_p = distill.recommendation_top_k, distill.recommendation_top_p
-    if distill.tail == "sampled":
-        asked = {
-            "dialogue": teacher_pb2.Compression(samples=distill.top_k, values=values),
-            "recommendation": teacher_pb2.Compression(samples=top_k, values=values),
-        }
-    else:
-        asked = {
-            "dialogue": teacher_pb2.Compression(top_k=distill.top_k, top_p=1.0, values=values),
-            "recommendation": teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values),
-        }
-    return {kind: asked[kind] for kind in distill.kinds}

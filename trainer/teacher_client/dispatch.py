@@ -42,7 +42,10 @@ class Dispatcher:
         config: TeachersConfig,
         counters: ClientCounters,
         kinds: Sequence[str],
+        *,
+        positions_of: str = "",
     ) -> None:
+        """`positions_of`: the kind whose rows are counted as response positions; empty: none."""
         self.fatal: Exception | None = None
         """The error that ends the run: every caller gets it, now and later."""
         self.changed = asyncio.Event()
@@ -52,6 +55,7 @@ class Dispatcher:
         were met before and may be scaled to zero meanwhile."""
         self._config = config
         self._counters = counters
+        self._positions_of = positions_of
         self._live: dict[str, set[Replica]] = {kind: set() for kind in kinds}
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
         self._unanswered: dict[int, Request] = {}
@@ -149,7 +153,7 @@ class Dispatcher:
         self._counters.answer_s += answer_s
         self._counters.queue_s += reply.queue_s
         self._counters.forward_s += reply.forward_s
-        if request.kind == "dialogue":
+        if request.kind == self._positions_of:
             self._counters.positions += rows.num_rows
         request.answer.set_result(rows)
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from protos import teacher_pb2
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.teacher_kind import TeacherKind
 
 
 class MetTeachers:
     """The teachers that a client met: of each kind one, on however many replicas."""
 
-    def __init__(self, vocabulary: Vocabulary, graph_digest: str) -> None:
+    def __init__(
+        self, kinds: Mapping[str, TeacherKind], vocabulary: Vocabulary, graph_digest: str
+    ) -> None:
+        self._kinds = kinds
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
         self.described: dict[str, teacher_pb2.Description] = {}
@@ -20,6 +26,7 @@ class MetTeachers:
         check_description(
             described,
             where,
+            self._kinds[described.kind],
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
             known=self.described.get(described.kind),
@@ -30,6 +37,7 @@ class MetTeachers:
 def check_description(
     described: teacher_pb2.Description,
     where: str,
+    kind: TeacherKind,
     *,
     vocabulary: Vocabulary,
     graph_digest: str,
@@ -40,6 +48,7 @@ def check_description(
     Args:
         described: what the teacher says of itself.
         where: names it in an error, e.g. "at host:port".
+        kind: what a teacher of its kind must read.
         vocabulary: the student's.
         graph_digest: the student's, for teachers that take entities.
         known: the teacher of this kind that was met first, which must be the same one.
@@ -48,7 +57,7 @@ def check_description(
         ValueError: naming what differs, and the remedy.
     """
     _check_vocabulary(described, where, vocabulary)
-    _check_inputs(described, where, graph_digest)
+    _check_inputs(described, where, kind, graph_digest)
     if known is not None and _identity(known) != _identity(described):
         raise ValueError(
             f"every {described.kind} replica must have the weights {known.weights_digest} at "
@@ -69,18 +78,22 @@ def _check_vocabulary(
         )
 
 
-def _check_inputs(described: teacher_pb2.Description, where: str, graph_digest: str) -> None:
-    kind = described.kind
-    taken = described.max_tokens if kind == "dialogue" else described.max_entities
-    if not taken:
+def _check_inputs(
+    described: teacher_pb2.Description, where: str, kind: TeacherKind, graph_digest: str
+) -> None:
+    limits = {
+        "tokens": described.max_tokens,
+        "entities": described.max_entities,
+        "words": described.max_words,
+    }
+    if not limits[kind.reads]:
         raise ValueError(
-            f"the {kind} teacher {where} must take "
-            f"{'tokens' if kind == 'dialogue' else 'entities'}, got a limit of 0. "
+            f"the {described.kind} teacher {where} must take {kind.reads}, got a limit of 0. "
             "Serve it with the same version of this software."
         )
     if described.max_entities and described.graph_digest != graph_digest:
         raise ValueError(
-            f"the {kind} teacher {where} must have the student's graph "
+            f"the {described.kind} teacher {where} must have the student's graph "
             f"{graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
             "the same prepared data."
         )

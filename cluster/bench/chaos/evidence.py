@@ -13,8 +13,9 @@ import numpy as np
 
 from cluster.bench.fleet.replay import fingerprint
 from protos.codec import concat_rows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from teacher_server.scoring.compress import take_rows
+from trainer.kinds.table import TEACHER_KINDS
 
 WINDOW_S = 2.0
 """Speed is taken over so long."""
@@ -55,11 +56,11 @@ class Counts:
     reordered: int
 
 
-def print_of(targets: TeacherTargets, rows: range, example: int) -> str:
-    """Whose answers these are: a digest of an example's rows from both teachers."""
-    dialogue = take_rows(targets.dialogue, np.array(rows))
-    recommendation = take_rows(targets.recommendation, np.array([example]))
-    return fingerprint(concat_rows([dialogue, recommendation]))
+def print_of(targets: Targets, rows: range, example: int) -> str:
+    """Whose answers these are: a digest of an example's rows from all teachers."""
+    at = {"position": np.array(rows), "example": np.array([example])}
+    parts = [take_rows(targets[name], at[it.rows_per]) for name, it in TEACHER_KINDS.items()]
+    return fingerprint(concat_rows(parts))
 
 
 def read_witness(path: Path) -> Witnessed:

@@ -12,7 +12,7 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
@@ -20,9 +20,10 @@ from typing import TextIO
 import numpy as np
 
 from cluster.bench.chaos.evidence import print_of
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.common.cli import run_main
 from trainer.data.examples import Example
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.main import checked_input, run_student
 from trainer.teacher_client.client import TeacherClient
 
@@ -39,6 +40,11 @@ class Witness:
         self._writing = threading.Lock()
 
     @property
+    def kinds(self) -> Mapping[str, TeacherKind]:
+        """The client's."""
+        return self._client.kinds
+
+    @property
     def identity(self) -> dict[str, str]:
         """The client's."""
         return self._client.identity
@@ -48,7 +54,7 @@ class Witness:
         """The client's."""
         return self._client.max_tokens
 
-    def submit(self, examples: Sequence[Example]) -> Future[TeacherTargets]:
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Note what is requested, and request it."""
         batch, self._submitted = self._submitted, self._submitted + 1
         self.note({"asked": batch, "examples": [example.example_id for example in examples]})
@@ -68,9 +74,7 @@ class Witness:
         self._client.close()
         self._worker.shutdown()
 
-    def _take(
-        self, batch: int, lengths: list[int], received: Future[TeacherTargets]
-    ) -> TeacherTargets:
+    def _take(self, batch: int, lengths: list[int], received: Future[Targets]) -> Targets:
         """Wait for targets, and note that they are handed out with a print per example.
 
         In one thread, so that batches are handed out in the order of submission.
@@ -82,8 +86,7 @@ class Witness:
             print_of(targets, range(start, end), example)
             for example, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
-        rows = targets.dialogue.num_rows
-        self.note({"handed_out": batch, "rows": rows, "prints": prints})
+        self.note({"handed_out": batch, "rows": sum(lengths), "prints": prints})
         return targets
 
     def note(self, entry: dict[str, object]) -> None:

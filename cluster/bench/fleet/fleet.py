@@ -16,13 +16,13 @@ from cluster.bench.fleet.faults import Fault
 from cluster.bench.fleet.replica import SOCKET_NAME, fault_file, ready_file
 from cluster.launch import Child, Command, Launcher, free_port
 from cluster.stages import ROOT
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 POLL_S = 0.02
 # Three fleets start at once: eleven processes that import torch on two cores took over a minute.
 START_S = 240.0
 STOP_S = 20.0
-DIALOGUE, RECOMMENDATION = "dialogue", "recommendation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,15 @@ class Served:
     seconds_per_row: float = 0.004
     """Of the dialogue teacher: two of them are faster than the student's step."""
     num_recommendation: int = 1
-    """Recommendation teachers; dialogue teachers are two."""
+    """Recommendation teachers; dialogue teachers are two, of any other kind there is one."""
+    plugins: tuple[str, ...] = ()
+    """Modules that add kinds of teachers."""
 
     @property
     def num_replicas(self) -> dict[str, int]:
         """Replicas of each kind in a whole fleet."""
-        return {DIALOGUE: 2, RECOMMENDATION: self.num_recommendation}
+        numbers = {DIALOGUE: 2, RECOMMENDATION: self.num_recommendation}
+        return {kind: numbers.get(kind, 1) for kind in self.folders}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ class ReplicaProcess:
 
 
 class Fleet:
-    """A Directory, two dialogue teachers, and one or more of recommendation."""
+    """A Directory, two dialogue teachers, and one or more of every other kind."""
 
     def __init__(self, launcher: Launcher, served: Served, run: Path, place: Place) -> None:
         self._launcher = launcher
@@ -168,6 +171,7 @@ class Fleet:
             *("--host", self._place.host, "--run", str(self._run)),
             *("--seconds-per-row", str(pace)),
             *(() if answers is None else ("--answers", str(answers))),
+            *(option for plugin in self._served.plugins for option in ("--plugin", plugin)),
         )
         self._replicas.append(ReplicaProcess(kind, replica_id, child))
 

@@ -7,11 +7,11 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from tests.support.evaluation_fakes import write_tiny_data
 from trainer import lookahead
 from trainer.common.errors import TeacherUnavailable
@@ -28,9 +28,10 @@ IN_FLIGHT = 2
 class SlowTeachers:
     """Hands out futures that the test sets."""
 
-    asked: list[Future[TeacherTargets]] = field(default_factory=list)
+    kinds: ClassVar[dict[str, object]] = {}
+    asked: list[Future[Targets]] = field(default_factory=list)
 
-    def submit(self, examples: Sequence[Example]) -> Future[TeacherTargets]:
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         self.asked.append(Future())
         return self.asked[-1]
 

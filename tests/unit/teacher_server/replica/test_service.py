@@ -103,6 +103,7 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
     facts = dataclasses.replace(
         FACTS,
         kind="recommendation",
+        support_size=FACTS.num_items,
         limits=InputLimits(max_entities=16),
         num_entities=50,
     )
@@ -127,6 +128,7 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
 WORD_FACTS = dataclasses.replace(
     FACTS,
     kind="recommendation",
+    support_size=FACTS.num_items,
     limits=InputLimits(max_entities=16, max_words=3),
     num_entities=50,
     num_words=5,

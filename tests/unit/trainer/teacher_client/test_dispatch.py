@@ -16,6 +16,7 @@ from trainer.teacher_client.hedging import FEWEST, Hedging
 from trainer.teacher_client.replica import Replica
 from trainer.telemetry.client_counters import ClientCounters
 
+KINDS = ("dialogue", "recommendation")
 ROWS = TargetRows(
     counts_R=np.zeros(1, np.int32),
     ids_E=np.empty(0, np.int32),
@@ -40,7 +41,7 @@ class Desk:
         config = TeachersConfig(
             deadline_s=deadline_s, patience_s=patience_s, hedge_percent=hedge_percent
         )
-        self.dispatcher = Dispatcher(config, self.counters, ("dialogue", "recommendation"))
+        self.dispatcher = Dispatcher(config, self.counters, KINDS, positions_of="dialogue")
         self.replicas = {name: self.add(name) for name in replica_ids}
 
     def add(self, name: str) -> Replica:
