@@ -1,5 +1,5 @@
 # The environment lives in .venv; a target makes it first if it is missing or out of date.
-.PHONY: demo test bench fuzz lint types protos environment clean
+.PHONY: demo test same-loss base-given bench fuzz lint types protos environment clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -15,6 +15,14 @@ demo: environment protos
 test: environment protos
 	@$(PYTHON) -m ruff check .
 	@exec $(PYTHON) -m pytest
+
+# BASE is a revision; the working tree must compute what it computes, bit for bit.
+same-loss: base-given environment protos
+	@exec $(PYTHON) -m tests.same_loss "$(BASE)"
+
+base-given:
+	@test -n "$(BASE)" || { \
+	  echo "error: BASE must be a revision, got none. Example: make same-loss BASE=HEAD" >&2; exit 1; }
 
 bench: environment protos
 	@exec $(PYTHON) -m cluster.bench all $(if $(DATA),--data "$(DATA)")

@@ -25,10 +25,9 @@ from ray.serve.exceptions import RayServeException
 from teacher_server.fleet.directory import (
     DIRECTORY_APP,
     DIRECTORY_DEPLOYMENT,
-    DRAIN_S,
     new_deployment,
 )
-from teacher_server.fleet.leases import RENEW_S, Lease
+from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.plugins import with_plugins
@@ -113,7 +112,6 @@ class TeacherReplica:
             address=f"{host}:{port}",
             replica_id=self._replica_id,
             pid=os.getpid(),
-            node_id=ray.get_runtime_context().get_node_id(),
         )
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 

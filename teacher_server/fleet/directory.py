@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
 from teacher_server.fleet.directory_server import DirectoryServer
-from teacher_server.fleet.leases import Lease
+from teacher_server.fleet.leases import DRAIN_S, Lease
 from trainer.security.credentials import SecurityFiles
 
 logger = logging.getLogger("ray.serve")
@@ -23,7 +23,6 @@ logger = logging.getLogger("ray.serve")
 DIRECTORY_APP = "conkd-directory"
 DIRECTORY_DEPLOYMENT = "Directory"
 HEAD_RESOURCE = "node:__internal_head__"
-DRAIN_S = 5.0
 # How long one call waits for a replica to start; students want again what has not come.
 WAKE_S = 10.0
 
@@ -65,10 +64,6 @@ class DirectoryReplica:
     async def release(self, replica_id: str) -> None:
         """Take a replica out at once."""
         await self._service().release(replica_id)
-
-    async def fleet(self) -> list[dict[str, Any]]:
-        """Every lease held."""
-        return [dataclasses.asdict(lease) for lease in self._service().fleet()]
 
     def _wake(self, kind: str) -> None:
         """Have Serve start a replica of an autoscaled kind that has none."""

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from protos.teacher_pb2 import Description
 from teacher_server.fleet.autoscaling import Bounds, Pace
 from teacher_server.fleet.console import print_status, say
 from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
@@ -35,7 +36,7 @@ from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
-from trainer.models.frozen import FrozenCard, read_card
+from trainer.models.frozen import read_card
 from trainer.security.credentials import SecurityFiles, check_host, is_loopback, read_credentials
 
 
@@ -134,7 +135,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
     )
 
 
-def _check_teachers(folders: Mapping[str, Path]) -> dict[str, FrozenCard]:
+def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
     """The cards of the folders given, of one vocabulary."""
     read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}

@@ -17,7 +17,7 @@ from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 if TYPE_CHECKING:
     import torch
 
-    from teacher_server.scoring.facts import Teacher
+    from teacher_server.scoring.description import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)

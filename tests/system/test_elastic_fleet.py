@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.launch import free_port
+from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.local_cluster import read_state
 from tests.support import tiny_teachers

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,15 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster import launch
 from cluster.demo import output_folder, run_demo
-from cluster.launch import PORTS, Command, CommandFailed, Launcher, free_port
-from cluster.screen import Screen, duration, last_lines
+from cluster.launch.child import Command
+from cluster.launch.launcher import CommandFailed, Launcher
 from cluster.stages import Demo, Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Deaf to SIGTERM, with a child that is deaf too; says both ids through the pipe it is given.
+# Ignores SIGTERM, as does its child; writes both process ids to the pipe that it is given.
 STUBBORN = """
 import os, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -33,47 +30,29 @@ if len(sys.argv) > 1:
 signal.pause()
 """
 
-# Leaves a daemon in a session of its own and ends well. The daemon has memory to give back, as a
-# student has: for some milliseconds after the signal it has lost its mark and has not ended.
+# Leaves a daemon in a session of its own, without a parent and an environment, and ends well. A
+# first fork ends at once, so the daemon has lost its parent before the command ends. The daemon has
+# memory to give back, as a student has: it lives on for some milliseconds after the signal.
 DAEMON = """
-import subprocess, sys
+import os, subprocess, sys
 code = "import signal; memory = b'1' * (256 << 20); print(flush=True); signal.pause()"
-child = subprocess.Popen(
-    [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
-)
-child.stdout.readline()
-open(sys.argv[1], "w").write(str(child.pid))
-"""
-
-# Leaves one that, when asked to end, wipes its environment, and the mark with it, and lives on.
-DEAF_DAEMON = """
-import subprocess, sys
-code = '''
-import ctypes, pathlib, signal
-def wipe(number, frame):
-    fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = map(int, fields[47:49])  # env_start and env_end: proc(5)
-    ctypes.memset(start, 0, end - start)
-    pathlib.Path(path).write_bytes(pathlib.Path("/proc/self/environ").read_bytes().strip(bytes(1)))
-signal.signal(signal.SIGTERM, wipe)
-print(flush=True)
-while True:
-    signal.pause()
-'''
-code = f"path = {sys.argv[2]!r}\\n" + code
-child = subprocess.Popen(
-    [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
-)
-child.stdout.readline()
-open(sys.argv[1], "w").write(str(child.pid))
+deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+middle = "import subprocess, sys; it = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+middle += "start_new_session=True, env={}); print(it.pid, flush=True)"
+argv = [sys.executable, "-c", middle, deaf + code if "deaf" in sys.argv[2:] else code]
+child = subprocess.Popen(argv, stdout=subprocess.PIPE)
+pid, ready = child.stdout.readline(), child.stdout.readline()
+child.wait()
+open(sys.argv[1], "wb").write(pid)
 """
 
 # Runs one command as the demo would, in a process that the test can signal; also where the tests
-# run under nohup or in the background, whose children are born deaf to SIGHUP or SIGINT.
+# run under nohup or in the background, where children start with SIGHUP or SIGINT ignored.
 DRIVER = """
 import signal, sys
 from pathlib import Path
-from cluster.launch import Command, Launcher
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
 from trainer.common.cli import run_main
 
 def main(argv):
@@ -105,7 +84,7 @@ def launcher(tmp_path: Path, screen: io.StringIO | None = None) -> Launcher:
 
 @pytest.fixture
 def stubborn(tmp_path: Path) -> tuple[str, str]:
-    """A script, and the pipe through which it says that it runs."""
+    """A script, and the pipe to which it writes its process ids."""
     script, pipe = tmp_path / "stubborn.py", tmp_path / "pipe"
     script.write_text(STUBBORN)
     os.mkfifo(pipe)
@@ -195,28 +174,57 @@ def test_command_started_beside_others_ends_with_the_context_even_if_stopped(
     with launcher(tmp_path) as it:
         child = it.start(python("beside", "import signal; signal.pause()"))
         it.run([python("other", "")])
-        assert child.process.poll() is None
-        os.kill(child.process.pid, signal.SIGSTOP)
-    assert child.process.poll() is not None
+        assert child.poll() is None
+        os.kill(child.pid, signal.SIGSTOP)
+    assert child.poll() is not None
 
 
-def test_leaving_the_context_ends_a_daemon_that_a_command_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deaf", [(), ("deaf",)])
+def test_leaving_the_context_ends_a_daemon_without_parent_session_or_environment(
+    tmp_path: Path, deaf: tuple[str, ...]
+) -> None:
     path = tmp_path / "pid"
     with launcher(tmp_path) as it:
-        it.run([python("daemon", DAEMON, str(path))])
+        it.run([python("daemon", DAEMON, str(path), *deaf)])
         pid = int(path.read_text())
         assert is_running(pid)
-    assert not is_running(pid)
+        assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+        assert os.getsid(pid) == pid
+    # Reaped by the launcher's side, so not even a zombie is left.
+    assert not Path(f"/proc/{pid}").exists()
 
 
-def test_leaving_the_context_ends_a_daemon_that_lost_its_mark_and_lives_on(tmp_path: Path) -> None:
-    path, environment = tmp_path / "pid", tmp_path / "environment"
-    # A grace in which it surely wipes it.
-    with Launcher(tmp_path / "logs", screen=io.StringIO(), grace_s=3.0) as it:
-        it.run([python("deaf-daemon", DEAF_DAEMON, str(path), str(environment))])
-        pid = int(path.read_text())
-    assert environment.read_bytes() == b""
-    assert not is_running(pid)
+def test_leaving_the_context_ends_a_daemon_whose_command_failed(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with pytest.raises(CommandFailed, match="got 3"), launcher(tmp_path) as it:
+        it.run([python("daemon", DAEMON + "sys.exit(3)", str(path))])
+    assert not Path(f"/proc/{int(path.read_text())}").exists()
+
+
+def test_leaving_the_context_leaves_other_children_of_this_process_alone(tmp_path: Path) -> None:
+    code = "import sys; sys.exit(int(input()))"
+    with launcher(tmp_path) as it:
+        # In a session of its own, as a daemon is, and started while the launcher is open.
+        other = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True
+        )
+        it.run([python("command", "")])
+    assert other.poll() is None
+    other.communicate(b"7")
+    assert other.returncode == 7
+
+
+def test_leaving_an_inner_context_leaves_what_the_outer_one_started(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with launcher(tmp_path / "outer") as outer:
+        with launcher(tmp_path / "inner") as inner:
+            beside = outer.start(python("beside", "import signal; signal.pause()"))
+            outer.run([python("daemon", DAEMON, str(path))])
+            inner.run([python("command", "")])
+        assert beside.poll() is None
+        assert is_running(int(path.read_text()))
+    assert beside.poll() is not None
+    assert not is_running(int(path.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -268,52 +276,6 @@ def test_second_signal_cuts_the_grace_short(tmp_path: Path, stubborn: tuple[str,
         time.sleep(0.5)
     assert driver.wait(timeout=60) == 130
     assert not any(is_running(pid) for pid in pids)
-
-
-def test_signal_handlers_are_restored(tmp_path: Path) -> None:
-    before = [signal.getsignal(it) for it in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with launcher(tmp_path):
-        assert signal.getsignal(signal.SIGTERM) is not before[1]
-    assert [signal.getsignal(it) for it in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
-
-
-def test_free_port_and_those_after_it_can_be_bound() -> None:
-    port = free_port(in_a_row=2)
-    for each in (port, port + 1):
-        with socket.create_server(("127.0.0.1", each)):
-            assert each in PORTS
-
-
-def test_free_port_passes_over_those_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = free_port(in_a_row=3)
-    monkeypatch.setattr(launch, "PORTS", range(port, port + 3))
-    with socket.create_server(("127.0.0.1", port + 1)):
-        assert {free_port() for _ in range(20)} <= {port, port + 2}
-        with pytest.raises(OSError, match="2 ports in a row must be free"):
-            free_port(in_a_row=2)
-
-
-def test_last_lines_reads_progress_bars_and_colours_as_a_terminal(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_bytes(b"x" * 9000 + b"\none\n\n\x1b[31mtwo\x1b[0m\r 50%\r100%\n")
-    assert last_lines(log, 3) == ["two", " 50%", "100%"]
-
-
-def test_screen_on_a_terminal_rewrites_one_line(tmp_path: Path) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream, log = Terminal(), tmp_path / "log"
-    log.write_text("step 7\n")
-    screen = Screen(stream)
-    screen.show([("fit", log, 61.0)])
-    assert stream.getvalue() == "\r\x1b[2K  fit [1 min 01 s] step 7"
-
-
-def test_duration_is_seconds_or_minutes() -> None:
-    assert duration(3.21) == "3.2 s"
-    assert duration(247.9) == "4 min 07 s"
 
 
 # The demo: its commands are recorded by stand-ins for `python` and `deepspeed`.
@@ -441,60 +403,9 @@ def test_output_folder_resume_of_another_demo_is_refused(tmp_path: Path) -> None
         pass
 
 
-def test_output_folder_in_use_is_refused(tmp_path: Path) -> None:
-    with (
-        output_folder(tmp_path / "out", None, resume=False),
-        pytest.raises(BlockingIOError, match="no other demo must run"),
-        output_folder(tmp_path / "out", None, resume=False),
-    ):
-        pass
-
-
-def test_demo_commands_use_configs_that_exist_and_the_tokenizer_beside_the_data(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "dialogpt-tokenizer").mkdir()
-    machine = Machine(num_cores=8, num_devices=0, python=Path(sys.executable))
-    source = tmp_path / "redial"
-    real = Demo(source=source, output=tmp_path / "out", machine=machine)
-    assert str(tmp_path / "dialogpt-tokenizer") in real.prepare().argv
-    for demo in (real, Demo(source=None, output=tmp_path / "out", machine=machine)):
-        commands = [demo.pretrain(kind) for kind in ("dialogue", "recommendation", "classifier")]
-        for command in (*commands, demo.train_student("distilled")):
-            config = command.argv[command.argv.index("--config") + 1]
-            assert (ROOT / config).is_file(), config
-
-
-def test_demo_without_a_tokenizer_beside_the_data_names_the_hub(tmp_path: Path) -> None:
-    machine = Machine(num_cores=2, num_devices=0, python=Path(sys.executable))
-    demo = Demo(source=tmp_path / "redial", output=tmp_path / "out", machine=machine)
-    assert demo.prepare().argv[-1] == "microsoft/DialoGPT-small"
-
-
-@pytest.mark.parametrize(
-    ("num_cores", "num_devices", "num_ranks", "threads", "accelerator"),
-    [(2, 0, 2, "1", "cpu"), (8, 0, 2, "4", "cpu"), (8, 1, 1, "8", None), (16, 4, 2, "8", None)],
-)
-def test_machine_shares_cores_and_devices(
-    num_cores: int, num_devices: int, num_ranks: int, threads: str, accelerator: str | None
-) -> None:
-    machine = Machine(num_cores=num_cores, num_devices=num_devices, python=Path(sys.executable))
-    assert machine.num_ranks == num_ranks
-    environment = machine.environment(machine.num_ranks)
-    assert environment["OMP_NUM_THREADS"] == threads
-    assert environment.get("DS_ACCELERATOR") == accelerator
-    assert environment["RAY_ADDRESS"] is None
-
-
 def test_demo_main_with_missing_data_says_so_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cluster.demo", "--data", str(tmp_path / "none")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --data must be a folder with dialogues, got ")
     assert ended.stderr.count("\n") == 1
-
-
-def test_output_folder_records_its_source(tmp_path: Path) -> None:
-    with output_folder(tmp_path / "out", tmp_path / "redial", resume=False):
-        record = json.loads((tmp_path / "out" / "demo.json").read_text())
-    assert record == {"source": str(tmp_path / "redial")}

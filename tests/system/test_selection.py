@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,21 @@ import torch
 from tests.support.evaluation_fakes import tiny_model, write_tiny_data
 from tests.support.student_runs import TINY, loss_curve, run_student, step_lines
 from trainer.checkpoints import files as checkpoint
+from trainer.checkpoints.policy import BestSoFar
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
-from trainer.evaluation.speaker import load_speaker
+from trainer.evaluation.loaded_model import load_model
 from trainer.export import valid_examples
-from trainer.models.language_model import LanguageModel, output_head, response_states
+from trainer.models.language_model import LanguageModel
 from trainer.selection import Selection, forget_best
 
 
 class FakeEngine:
-    """One rank without DeepSpeed, whose exports are empty folders."""
+    """One rank without DeepSpeed."""
 
     rank, world_size, device = 0, 1, torch.device("cpu")
 
@@ -37,14 +37,11 @@ class FakeEngine:
 
     def evaluate(self, inputs: Any, targets: Any) -> torch.Tensor:
         with torch.no_grad():
-            scores = output_head(self._model)(response_states(self._model, inputs))
+            scores = self._model.head(self._model.response_states(inputs))
         return torch.nn.functional.cross_entropy(scores, targets.labels_P, reduction="none")
 
     def on_first_rank(self, action: Callable[[], None]) -> None:
         action()
-
-    def export(self, model: LanguageModel, folder: Path) -> None:
-        folder.mkdir(parents=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,14 @@ def make_selection(data: PreparedData, output: Path, examples: list[Example]) ->
     train = TrainConfig(batch_size=4, select="best", patience=2)
     config = RunConfig(data="", output=str(output), action_tokens=False, train=train)
     engine: Any = FakeEngine(model)
-    return Selection(config, engine, model, vocabulary=data.vocabulary, examples=examples)
+    return Selection(
+        config,
+        engine,
+        vocabulary=data.vocabulary,
+        examples=examples,
+        limits=model.limits,
+        export=lambda folder: folder.mkdir(parents=True),
+    )
 
 
 def write_checkpoint(output: Path, step: int, *, keep: int) -> None:
@@ -80,11 +84,11 @@ def test_validate_is_the_mean_over_tokens_one_example_at_a_time(
     for example in examples:
         inputs = to_student_input((example,), data.vocabulary, InputLimits(), action_tokens=False)
         with torch.no_grad():
-            scores = output_head(model)(response_states(model, inputs.model)).double()
+            scores = model.head(model.response_states(inputs.model)).double()
         rows = torch.arange(len(example.response_ids))
         nlls += (-scores.log_softmax(-1)[rows, inputs.positions.labels_P]).tolist()
     assert selection.validate(10) == pytest.approx(sum(nlls) / len(nlls), rel=1e-5)
-    assert selection.best_step == 10
+    assert selection.best.step == 10
 
 
 def test_selection_keeps_the_lowest_loss_and_ends_after_patience(
@@ -101,7 +105,7 @@ def test_selection_keeps_the_lowest_loss_and_ends_after_patience(
         over.append(selection.is_over)
     # An equal loss is no better one.
     assert over == [False, False, False, True]
-    assert (selection.best_step, selection.best_nll) == (20, 2.0)
+    assert (selection.best.step, selection.best.nll) == (20, 2.0)
     assert exported(tmp_path) == ["step-00000020"]
 
 
@@ -111,10 +115,10 @@ def test_selection_restored_from_its_history_is_where_it_was(
     selection = make_selection(data, tmp_path, data.examples("test"))
     (tmp_path / "best" / "step-00000010").mkdir(parents=True)
     selection.restore([{"step": 10, "nll": 2.0}, {"step": 20, "nll": 2.5}], 20)
-    assert (selection.best_step, selection.best_nll, selection.misses) == (10, 2.0, 1)
+    assert selection.best == BestSoFar(step=10, nll=2.0, misses=1)
     fresh = make_selection(data, tmp_path, data.examples("test"))
     fresh.restore([], 0)
-    assert (fresh.best_step, fresh.best_nll, fresh.misses) == (0, math.inf, 0)
+    assert fresh.best == BestSoFar()
 
 
 def test_every_kept_checkpoint_finds_the_best_model_of_its_time(
@@ -212,7 +216,7 @@ def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     assert [f.name for f in (output / "best").iterdir()] == [f"step-{best:08d}"]
     # What was exported has the loss that was measured under ZeRO-3 on two ranks.
     data = load_prepared(prepared_dir)
-    likelihood = gold_likelihood(load_speaker(output), data.examples("valid"))
+    likelihood = gold_likelihood(load_model(output), data.examples("valid"))
     assert likelihood.nll_sum / likelihood.num_tokens == pytest.approx(valid[best], rel=1e-4)
     card = json.loads((output / "model" / "student.json").read_text())
     assert card["steps"] == best

@@ -1,8 +1,12 @@
-"""Settings that are gone and what takes their place; a config that has one is refused."""
+"""Settings that were removed, and what replaces them: an error names the replacement."""
 
 from __future__ import annotations
 
 REMOVED = {
     "teachers.max_bytes": "teachers.in_flight bounds what is held",
+    "train.keep_freed_memory": (
+        "set MALLOC_MMAP_THRESHOLD_=1048576 in the environment to give freed memory back at once"
+    ),
+    "student.new_rows": "films' own rows start at random, or from item_vectors",
 }
 """Dotted key -> its replacement, as the end of a sentence."""

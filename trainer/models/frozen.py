@@ -1,4 +1,4 @@
-"""The card of a frozen model: what it is and the digests that the handshake compares.
+"""The card of a frozen model: the wire's Description, as far as its folder alone decides it.
 
 An exported folder holds `teacher.json` (this card), `config.json` (the sizes that rebuild the
 module), `model.safetensors`, `vocabulary.json` and `tokenizer/`; the folder of a dialogue teacher
@@ -7,15 +7,15 @@ that is a causal LM also loads with `transformers.AutoModelForCausalLM`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from google.protobuf import json_format
+
 from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json
-from trainer.data.model_input import InputLimits
 
 CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
@@ -24,39 +24,24 @@ WEIGHTS_NAME = "model.safetensors"
 ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrozenCard:
-    """What a frozen model's folder says of itself."""
+def write_card(folder: Path, card: Description) -> Description:
+    """Make an exported folder a frozen model.
 
-    kind: str
-    """Of a teacher, or classifier."""
-    vocabulary_digest: str
-    weights_digest: str
-    max_tokens: int = 0
-    """Of one example, with the response; 0: the model takes none. So with all limits below."""
-    max_entities: int = 0
-    """Entities of one example that are used, the last ones."""
-    max_words: int = 0
-    """Words of one example that are used, the last ones."""
-    num_entities: int = 0
-    """Entity ids are below this."""
-    num_words: int = 0
-    """Word ids are below this."""
-    graph_digest: str = ""
-    """Of the films' and the words' graph; empty for a model that takes tokens alone."""
-    temperature: float = 1.0
+    The card is written last, so that a folder with a card is a whole folder.
 
-    @property
-    def limits(self) -> InputLimits:
-        """What it takes of one example."""
-        return InputLimits(
-            max_tokens=self.max_tokens, max_entities=self.max_entities, max_words=self.max_words
-        )
+    Args:
+        folder: holds the weights already.
+        card: kind, vocabulary and graph digest, limits and sizes; without a temperature it is 1.
 
-
-def write_card(folder: Path, card: FrozenCard) -> None:
-    """Write the card last, so that a folder with a card is a whole folder."""
-    write_json(folder / CARD_NAME, dataclasses.asdict(card))
+    Returns:
+        The card with the weights' digest, as it was written.
+    """
+    written = Description(temperature=1.0)
+    written.MergeFrom(card)
+    written.weights_digest = digest_file(folder / WEIGHTS_NAME)
+    content = json_format.MessageToDict(written, preserving_proto_field_name=True)
+    write_json(folder / CARD_NAME, content)
+    return written
 
 
 def write_shape(folder: Path, kind: ShapeKind, shape: dict[str, int]) -> None:
@@ -89,8 +74,10 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     return sizes
 
 
-def read_card(folder: Path, kind: str) -> FrozenCard:
+def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Description:
     """The card of a frozen model, checked against the kind wanted and the weights on disk.
+
+    Without `check_weights` the weights are not read, which takes seconds for large ones.
 
     Raises:
         FileNotFoundError: if the folder or its card is missing.
@@ -103,25 +90,32 @@ def read_card(folder: Path, kind: str) -> FrozenCard:
             f"Make one with: python -m trainer.pretrain {kind} --config FILE --output {folder}"
         )
     try:
-        card = FrozenCard(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        card = json_format.Parse(path.read_text(), Description(temperature=1.0))
+    except json_format.ParseError as error:
         raise ValueError(
             f"{path} must be the card of a frozen model, got: {error}. Export the model again."
         ) from error
     if card.kind != kind:
         raise ValueError(f"{folder} must hold a {kind} model, got a {card.kind} model.")
-    digest = digest_file(folder / WEIGHTS_NAME)
-    if digest != card.weights_digest:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} must have digest {card.weights_digest}, got {digest}. "
-            "The file was changed or torn; export the model again."
-        )
+    if check_weights:
+        _check_weights(folder / WEIGHTS_NAME, card)
     return card
 
 
-def check_frozen(folder: Path, kind: str, vocabulary_digest: str) -> None:
+def _check_weights(path: Path, card: Description) -> None:
+    digest = digest_file(path)
+    if digest != card.weights_digest:
+        raise ValueError(
+            f"{path} must have digest {card.weights_digest}, got {digest}. "
+            "The file was changed or torn; export the model again."
+        )
+
+
+def check_frozen(
+    folder: Path, kind: str, vocabulary_digest: str, *, check_weights: bool = True
+) -> None:
     """Raise as `read_card` does, and ValueError unless it was fitted on this vocabulary."""
-    card = read_card(folder, kind)
+    card = read_card(folder, kind, check_weights=check_weights)
     if card.vocabulary_digest != vocabulary_digest:
         raise ValueError(
             f"the {kind} model in {folder} must have the data's vocabulary {vocabulary_digest}, "

@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 from protos.target_rows import Targets
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.teacher_client.client import TeacherClient
 from trainer.telemetry.client_counters import ClientCounters

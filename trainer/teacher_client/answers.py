@@ -11,7 +11,7 @@ from protos import teacher_pb2
 from protos.codec import TargetRows
 from trainer.data.model_input import ExampleInput, InputLimits
 from trainer.target_cache.answers import CachedAnswers
-from trainer.target_cache.keys import Group, RequestKeys, input_limits, sent_columns
+from trainer.target_cache.keys import Group, RequestKeys, sent_columns
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.telemetry.spans import Spans
 
@@ -62,7 +62,7 @@ class Answers:
     ) -> TargetRows:
         # Looked up once: the key must be of the very columns that are sent.
         described = self._described[kind]
-        limits = input_limits(described)
+        limits = InputLimits.of(described)
         if self._cached is None:
             return await self._score(kind, inputs, limits, traceparent)
         keys = RequestKeys(Group.of(described, self._compressions[kind]))

@@ -23,12 +23,11 @@ from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import ExampleInput, InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.target_cache.answers import CachedAnswers
-from trainer.target_cache.keys import input_limits
 from trainer.target_cache.store import TargetCache
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.dispatch import Dispatcher
@@ -143,7 +142,7 @@ class TeacherClient:
                 self._spans.close()
 
     def _split(self, kind: str, examples: Sequence[Example]) -> list[list[ExampleInput]]:
-        limits = input_limits(self._met.described[kind])
+        limits = InputLimits.of(self._met.described[kind])
         expected = self._expected[kind]
         return split_into_requests(
             [self.kinds[kind].to_input(example, limits) for example in examples],

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from protos.limits import MAX_MESSAGE_BYTES
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
@@ -167,13 +168,7 @@ class TeacherStreams:
             if not await self._shake_hands(stub, endpoint):
                 return
             described = self._met.described[endpoint.kind]
-            metadata = (
-                *self._dialer.metadata,
-                ("conkd-vocabulary-digest", described.vocabulary_digest),
-                ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-                ("conkd-weights-digest", described.weights_digest),
-                ("conkd-temperature", str(described.temperature)),
-            )
+            metadata = (*self._dialer.metadata, *handshake_metadata(described))
             replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 

@@ -1,11 +1,11 @@
-"""Records what real teachers answer about every training example of prepared data."""
+"""Record the answers of real teachers for every training example of prepared data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.bench.chaos.evidence import print_of
+from cluster.bench.chaos.evidence import example_fingerprint
 from cluster.bench.chaos.trial import CONFIG
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.fleet.replay import over_the_wire
@@ -13,7 +13,7 @@ from cluster.stages import ROOT
 from protos.codec import TargetRows
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class Recording:
 
     tables: dict[str, Path]
     """Kind -> file."""
-    prints: dict[str, str]
-    """Example id -> print of its rows from all teachers."""
+    fingerprints: dict[str, str]
+    """Example id -> fingerprint of its rows from all teachers."""
 
 
 def record_answers(data: Path, folders: dict[str, Path], output: Path) -> Recording:
-    """Score every training example with all teachers, cut as CONFIG asks for it.
+    """Score every training example with all teachers, cut as in CONFIG.
 
     Raises:
-        ValueError: if different requests have the same answers, so that prints prove nothing.
+        ValueError: if two inputs have the same answers, so that fingerprints prove nothing.
     """
     distill = load_config(RunConfig, ROOT / CONFIG, []).distill
     examples = load_prepared(data).examples("train")
@@ -42,14 +42,14 @@ def record_answers(data: Path, folders: dict[str, Path], output: Path) -> Record
         tables[kind] = output / f"{kind}.npz"
         keys[kind], answers = record_kind(kind, folder, examples, distill, tables[kind])
         received[kind] = [over_the_wire(answers[key], distill.value_format) for key in keys[kind]]
-    prints = {
-        example.example_id: print_of(
+    fingerprints = {
+        example.example_id: example_fingerprint(
             {kind: rows[index] for kind, rows in received.items()},
             range(len(example.response_ids)),
             0,
         )
         for index, example in enumerate(examples)
     }
-    if len(set(prints.values())) != len(set(zip(*keys.values(), strict=True))):
-        raise ValueError("every request must have answers of its own, got two that share theirs.")
-    return Recording(tables=tables, prints=prints)
+    if len(set(fingerprints.values())) != len(set(zip(*keys.values(), strict=True))):
+        raise ValueError("every input must have answers of its own, got two with the same.")
+    return Recording(tables=tables, fingerprints=fingerprints)

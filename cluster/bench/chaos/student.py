@@ -19,7 +19,7 @@ from typing import TextIO
 
 import numpy as np
 
-from cluster.bench.chaos.evidence import print_of
+from cluster.bench.chaos.evidence import example_fingerprint
 from protos.target_rows import Targets
 from trainer.common.cli import run_main
 from trainer.data.examples import Example
@@ -57,7 +57,7 @@ class Witness:
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Note what is requested, and request it."""
         batch, self._submitted = self._submitted, self._submitted + 1
-        self.note({"asked": batch, "examples": [example.example_id for example in examples]})
+        self.note({"submitted": batch, "examples": [example.example_id for example in examples]})
         lengths = [len(example.response_ids) for example in examples]
         return self._worker.submit(self._take, batch, lengths, self._client.submit(examples))
 
@@ -75,18 +75,18 @@ class Witness:
         self._worker.shutdown()
 
     def _take(self, batch: int, lengths: list[int], received: Future[Targets]) -> Targets:
-        """Wait for targets, and note that they are handed out with a print per example.
+        """Wait for targets, and note that they are handed out, each example by its fingerprint.
 
         In one thread, so that batches are handed out in the order of submission.
         """
         targets = received.result()
         ends = np.cumsum(lengths)
         starts = [0, *ends[:-1]]
-        prints = [
-            print_of(targets, range(start, end), example)
+        fingerprints = [
+            example_fingerprint(targets, range(start, end), example)
             for example, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
-        self.note({"handed_out": batch, "rows": sum(lengths), "prints": prints})
+        self.note({"handed_out": batch, "rows": sum(lengths), "fingerprints": fingerprints})
         return targets
 
     def note(self, entry: dict[str, object]) -> None:

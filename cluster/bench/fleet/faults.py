@@ -1,4 +1,4 @@
-"""A real teacher server whose replies can be spoilt on their way out, while it runs."""
+"""A real teacher server into whose replies faults are injected while it runs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 from protos import codec, teacher_pb2
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.service import ScoreContext, TeacherServer, TeacherService
-from teacher_server.scoring.compress import take_rows
+from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits
-from teacher_server.scoring.facts import Teacher
 from trainer.security.credentials import SecurityFiles
 
 Fault = Literal["none", "garbage", "short", "never"]
@@ -25,7 +24,7 @@ SMALL_ROUNDS = BatchLimits(token_budget=2048)
 
 
 class FaultyService(TeacherService):
-    """Scores as ever; what becomes of a reply is looked up in a file when it is ready."""
+    """Scores as usual; a file names the fault of each reply at the time it is written."""
 
     fault_file: Path
 
@@ -33,12 +32,12 @@ class FaultyService(TeacherService):
         self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
     ) -> None:
         """The replies as the present fault leaves them."""
-        spoiling: Any = _SpoilingContext(context, self.fault_file)
-        await super().Score(request_iterator, spoiling)
+        faulty: Any = _FaultyContext(context, self.fault_file)
+        await super().Score(request_iterator, faulty)
 
 
-class _SpoilingContext:
-    """What a service asks of a call's context, with replies spoilt as they are written."""
+class _FaultyContext:
+    """The part of a call's context that the service uses; replies get their fault when written."""
 
     def __init__(self, context: ScoreContext, fault_file: Path) -> None:
         self.invocation_metadata = context.invocation_metadata
@@ -47,9 +46,9 @@ class _SpoilingContext:
         self._fault_file = fault_file
 
     async def write(self, reply: teacher_pb2.ScoreReply) -> None:
-        spoilt = spoil(reply, read_fault(self._fault_file))
-        if spoilt is not None:
-            await self._write(spoilt)
+        sent = with_fault(reply, read_fault(self._fault_file))
+        if sent is not None:
+            await self._write(sent)
 
 
 class FaultyServer(TeacherServer):
@@ -62,7 +61,7 @@ class FaultyServer(TeacherServer):
             teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS, security=security
         )
         self._service = FaultyService(
-            teacher.facts, self.batcher, replica_id=replica_id, limits=RequestLimits()
+            teacher.description, self.batcher, replica_id=replica_id, limits=RequestLimits()
         )
         self._service.fault_file = fault_file
 
@@ -76,8 +75,8 @@ def read_fault(path: Path) -> Fault:
     raise ValueError(f"{path} must name one of {', '.join(FAULTS)}, got {name!r}.")
 
 
-def spoil(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.ScoreReply | None:
-    """What is sent in the place of a reply; None: nothing ever."""
+def with_fault(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.ScoreReply | None:
+    """The message that replaces a reply; None: the reply is never sent."""
     if fault == "none" or not reply.HasField("block"):
         return reply
     if fault == "never":
@@ -96,4 +95,4 @@ def without_last_row(block: bytes) -> bytes:
     """A block that is whole in itself and one row short."""
     header = codec.Header.of(block)
     rows = codec.decode(block, num_rows=header.num_rows, vocab_size=header.vocab_size)
-    return codec.encode(take_rows(rows, np.arange(header.num_rows - 1)), header.values)
+    return codec.encode(rows.take(np.arange(header.num_rows - 1)), header.values)

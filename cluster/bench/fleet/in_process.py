@@ -14,6 +14,7 @@ from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
+from trainer.data.model_input import InputLimits
 from trainer.kinds.table import TEACHER_KINDS
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.telemetry.client_counters import ClientCounters
@@ -37,14 +38,14 @@ class InProcessTeachers:
     def identity(self) -> dict[str, str]:
         """Kind -> weights digest and temperature."""
         return {
-            kind: f"{it.facts.weights_digest} at temperature {it.facts.temperature:g}"
+            kind: f"{it.description.weights_digest} at temperature {it.description.temperature:g}"
             for kind, it in self._teachers.items()
         }
 
     @property
     def max_tokens(self) -> int | None:
         """Longest input of one example that every teacher takes; None: none reads tokens."""
-        limits = [it.facts.limits.max_tokens for it in self._teachers.values()]
+        limits = [it.description.max_tokens for it in self._teachers.values()]
         return min(filter(None, limits), default=None)
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
@@ -59,7 +60,9 @@ class InProcessTeachers:
     def _score(self, kind: str, examples: Sequence[Example]) -> TargetRows:
         """A teacher's rows, cut as the config says."""
         teacher, of_kind = self._teachers[kind], self.kinds[kind]
-        inputs = [of_kind.to_input(example, teacher.facts.limits) for example in examples]
+        inputs = [
+            of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
+        ]
         rows = teacher.score(inputs, cut_of(of_kind, self._distill))
         self.counters.requests += 1
         if of_kind.rows_per == "position":

@@ -13,6 +13,7 @@ from protos.codec import TargetRows
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
+from trainer.data.model_input import InputLimits
 from trainer.kinds.table import TEACHER_KINDS
 
 
@@ -21,7 +22,9 @@ def record_kind(
 ) -> tuple[list[str], dict[str, TargetRows]]:
     """Score examples into a table; the key of every example, and all rows by key."""
     teacher, of_kind = load_teacher(kind, folder, torch.device("cpu")), TEACHER_KINDS[kind]
-    inputs = [of_kind.to_input(example, teacher.facts.limits) for example in examples]
+    inputs = [
+        of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
+    ]
     answers = record(teacher, inputs, cut_of(of_kind, distill))
     save_answers(table, answers)
     return [key_of(each) for each in inputs], answers

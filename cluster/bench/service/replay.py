@@ -1,6 +1,6 @@
 """Servers whose scoring is replaced by replay: recorded requests, recorded answers, real gRPC.
 
-Each runs in a process of its own; the parent is told its port through a queue.
+Each runs in a process of its own and sends its port to the parent through a queue.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from teacher_server.replica.security import ServerSecurity
 from teacher_server.replica.service import TeacherService
 from teacher_server.replica.stage import Stage
 from teacher_server.scoring.device_batches import BatchLimits
-from teacher_server.scoring.facts import TeacherFacts
 from teacher_server.scoring.score_work import ScoreWork
 from trainer.security.credentials import NO_SECURITY
 
@@ -34,7 +33,7 @@ rows, which it encodes; with blocks, in the small rounds that BatchLimits has by
 # As on a device that takes many requests at a time.
 LARGE_ROUNDS = BatchLimits(token_budget=1 << 17)
 START_S = 60.0
-# Recorded requests are told apart by their last ids: to look one up costs next to nothing.
+# The last ids identify a recorded request, so that a lookup costs next to nothing.
 KEY_TOKENS = 32
 KEY_BYTES = 4 * KEY_TOKENS
 
@@ -43,7 +42,7 @@ KEY_BYTES = 4 * KEY_TOKENS
 class Recording:
     """Requests and the replies that a teacher gave to them, as serialised messages."""
 
-    facts: TeacherFacts
+    description: teacher_pb2.Description
     requests: tuple[bytes, ...]
     replies: tuple[bytes, ...]
 
@@ -106,7 +105,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     answers: dict[bytes, Any] = {}
     for request, block in zip(requests, blocks, strict=True):
         answers[request.token_ids[-KEY_BYTES:]] = (
-            _rows(request, block, recording.facts.vocab_size) if arm == "rows" else block
+            _rows(request, block, recording.description.vocab_size) if arm == "rows" else block
         )
     if len(answers) < len(requests):
         raise ValueError(f"requests must end differently, got {len(answers)} ends of them.")
@@ -117,7 +116,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     batcher: Batcher[Any] = Batcher(replay, BatchLimits() if arm == "small" else LARGE_ROUNDS)
     batcher.start()
     return TeacherService(
-        recording.facts,
+        recording.description,
         batcher,
         replica_id="replay",
         limits=RequestLimits(),

@@ -1,0 +1,47 @@
+"""What becomes of freed memory, in processes of their own: the setting cannot be taken back."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from cluster.bench.memory.bench import RETURN_FREED_MEMORY
+from tests.support.student_runs import ROOT
+
+SCRIPT = """
+import os, torch
+from cluster.bench.memory.rank_memory import status_bytes
+from trainer.engine.host import keep_freed_memory
+kept = keep_freed_memory()
+blocks = [torch.ones(25 << 20) for _ in range(2)]
+end_of_heap = torch.ones(25 << 20)
+before = status_bytes(os.getpid())["VmRSS"]
+blocks.clear()
+print(kept, (before - status_bytes(os.getpid())["VmRSS"]) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+@pytest.mark.parametrize(
+    ("environment", "kept", "given_back"),
+    [({}, True, 0), (RETURN_FREED_MEMORY, False, 200)],
+)
+def test_freed_blocks_are_kept_unless_the_environment_tunes_malloc(
+    environment: dict[str, str], kept: bool, given_back: int
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    was_kept, mib = ended.stdout.split()
+    assert was_kept == str(kept)
+    # Two blocks of 100 MiB are freed, and one behind them is not.
+    assert abs(int(mib) - given_back) < 20

@@ -1,0 +1,170 @@
+"""A trained model ready to generate: an exported student or a frozen dialogue teacher."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.data.examples import Example
+from trainer.data.model_input import prompt_input
+from trainer.data.prepared import PreparedData
+from trainer.data.vocabulary import Vocabulary
+from trainer.evaluation.generate import Prompt
+from trainer.models.frozen import CARD_NAME, read_card
+from trainer.models.language_model import LanguageModel, load_language_model
+from trainer.models.student_card import MODEL_FOLDER, STUDENT_CARD_NAME
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A language model with everything that generation needs."""
+
+    folder: Path
+    """Where its weights are: DIR, or DIR/model for a run directory."""
+    model: LanguageModel
+    vocabulary: Vocabulary
+    action_tokens: bool
+    """Its responses start with [REC] or [GEN]; never so for a dialogue teacher."""
+    classifier: str | None
+    """The turn classifier named in its card, if any."""
+    graph_digest: str
+    """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
+
+    def prompt(self, example: Example, *, recommends: bool) -> Prompt:
+        """Context and, if the model was trained with one, the action token."""
+        action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
+        action_ids = [action] if self.action_tokens else []
+        given = prompt_input(example, self.model.limits, action_ids)
+        return Prompt(example.example_id, given, len(example.context_entities))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """Card of a model's folder, read before its weights."""
+
+    folder: Path
+    action_tokens: bool
+    classifier: str | None
+    vocabulary_digest: str
+    graph_digest: str
+
+
+def read_model_card(folder: Path) -> ModelCard:
+    """The card of a run directory's student, an exported student or a dialogue teacher.
+
+    Raises:
+        FileNotFoundError: if the folder is none of the three.
+        ValueError: if the card lacks a key, or a teacher's weights were changed.
+    """
+    if (folder / MODEL_FOLDER / STUDENT_CARD_NAME).is_file():
+        folder = folder / MODEL_FOLDER
+    if (folder / STUDENT_CARD_NAME).is_file():
+        return _read_student_card(folder)
+    if (folder / CARD_NAME).is_file():
+        card = read_card(folder, "dialogue")
+        return ModelCard(
+            folder=folder,
+            action_tokens=False,
+            classifier=None,
+            vocabulary_digest=card.vocabulary_digest,
+            graph_digest=card.graph_digest,
+        )
+    raise FileNotFoundError(
+        f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
+        f"neither {MODEL_FOLDER}/{STUDENT_CARD_NAME} nor {STUDENT_CARD_NAME} nor {CARD_NAME} "
+        "there. Let the training finish first."
+    )
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """The model of a run directory, an exported student's or a dialogue teacher's folder.
+
+    Raises:
+        FileNotFoundError: if the folder is none of the three, or a file of it is missing.
+        ValueError: if its card and its vocabulary disagree.
+    """
+    card = read_model_card(folder)
+    vocabulary = Vocabulary.load(card.folder)
+    check_vocabulary(card.folder, card.vocabulary_digest, vocabulary.digest)
+    model = load_language_model(card.folder, vocabulary)
+    model.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedModel(
+        folder=card.folder,
+        model=model,
+        vocabulary=vocabulary,
+        action_tokens=card.action_tokens,
+        classifier=card.classifier,
+        graph_digest=card.graph_digest,
+    )
+
+
+def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
+    """Refuse a model that was trained with another vocabulary than the data's."""
+    if model_digest != data_digest:
+        raise ValueError(
+            f"the model in {folder} must have vocabulary digest {data_digest}, got {model_digest}. "
+            "Use data and models that were prepared together."
+        )
+
+
+def check_knows(loaded: LoadedModel, data: PreparedData) -> None:
+    """Refuse a model to which the data's tokens, entities or words mean something else."""
+    check_digests(loaded.folder, loaded.vocabulary.digest, loaded.graph_digest, data)
+
+
+def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData) -> None:
+    """Refuse a model of another vocabulary, or of another graph; "" is a model without a graph."""
+    check_vocabulary(folder, vocabulary, data.vocabulary.digest)
+    if graph not in ("", data.graphs_digest):
+        raise ValueError(
+            f"the model in {folder} must have the data's graph {data.graphs_digest}, got {graph}. "
+            "Use data and models that were prepared together."
+        )
+
+
+def resolve_classifier(loaded: LoadedModel | ModelCard, choice: str | None) -> str | None:
+    """Where the action token comes from: "oracle", a folder, or None for a model without any.
+
+    The user's choice stands before the one in the student's card, whose path is seen from the
+    student's folder.
+
+    Raises:
+        ValueError: if the model needs action tokens and there is no classifier.
+    """
+    if not loaded.action_tokens:
+        return None
+    if choice is not None:
+        return choice
+    if loaded.classifier is None:
+        raise ValueError(
+            f"the student in {loaded.folder} needs an action token for each response, got no "
+            "classifier. Give --classifier DIR, or --classifier oracle for the gold tokens."
+        )
+    candidate = loaded.folder / loaded.classifier
+    if not candidate.is_dir():
+        raise FileNotFoundError(
+            f"the classifier of {loaded.folder} must be in {candidate}, got no folder there. "
+            "Give --classifier DIR."
+        )
+    return str(candidate)
+
+
+def _read_student_card(folder: Path) -> ModelCard:
+    path = folder / STUDENT_CARD_NAME
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return ModelCard(
+            folder=folder,
+            action_tokens=card["action_tokens"],
+            classifier=card["classifier"],
+            vocabulary_digest=card["vocabulary_digest"],
+            graph_digest=card["graph_digest"],
+        )
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be a student's card with action_tokens, classifier, "
+            f"vocabulary_digest and graph_digest, got {error!r}. Export the student again."
+        ) from error
