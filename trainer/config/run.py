@@ -135,6 +135,8 @@ class RunConfig:
     """Frozen recommendation teacher whose film vectors start the films' rows; None: random rows."""
     knowledge: str | None = None
     """Frozen recommendation teacher whose entities and words a kgsf student attends to."""
+    plugins: tuple[str, ...] = ()
+    """Modules that add kinds of teachers: each has a dictionary TEACHER_KINDS."""
     student: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teachers: TeachersConfig = field(default_factory=TeachersConfig)
