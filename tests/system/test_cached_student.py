@@ -20,8 +20,6 @@ from tests.support.student_runs import (
     serving,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
 STEPS = 12
 WIRE = ("distill.gamma=0.6", "distill.eta=0.1", "distill.values=uint8")
 

@@ -160,8 +160,6 @@ def state_of(kind: str, at: list[str | Path]) -> dict[str, object]:
     return json.loads(run("status", "--json", *at))["kinds"][kind]
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_fleet_that_scales_under_a_student_loses_nothing_and_puts_the_new_to_work(
     fleet: list[str | Path],
@@ -189,8 +187,6 @@ def test_fleet_that_scales_under_a_student_loses_nothing_and_puts_the_new_to_wor
     assert answered > 100
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_fleet_that_is_autoscaled_comes_on_demand_and_goes_when_idle(
     fleet: list[str | Path],

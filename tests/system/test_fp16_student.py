@@ -18,8 +18,6 @@ from tests.support.student_runs import (
     student_command,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
 FP16 = ("distill.gamma=0", "train.precision=fp16")
 
 

@@ -26,8 +26,6 @@ from trainer.evaluation.speaker import load_speaker
 from trainer.models.frozen import read_card
 from trainer.models.kg_transformer import KgTransformer
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
 STEPS = 12
 KGSF = (*TINY, "student.architecture=kgsf")
 

@@ -29,8 +29,6 @@ from trainer.checkpoints.files import WholeCheckpoint, newest_whole
 STEPS = 12
 SETTINGS = ("distill.gamma=0", "train.checkpoint_every=6")
 
-pytestmark = [pytest.mark.slow]
-
 
 @pytest.mark.parametrize(("stage", "other_ranks"), [(0, 1), (1, 4), (2, 1), (3, 4), (3, 1)])
 def test_run_goes_on_from_the_checkpoint_before_a_damaged_one_on_any_number_of_ranks(

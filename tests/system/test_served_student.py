@@ -43,8 +43,6 @@ from trainer.models.causal_lm import (
 from trainer.models.frozen_recommender import load_recommender
 from trainer.teacher_client.client import TeacherClient
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
 STEPS = 20
 
 

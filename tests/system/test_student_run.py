@@ -26,8 +26,6 @@ from tests.support.tiny_teachers import tiny_vocabulary, write_recommendation_te
 from trainer.checkpoints.files import WholeCheckpoint, newest_whole
 from trainer.data.vocabulary import Vocabulary
 
-pytestmark = pytest.mark.cluster
-
 # Enough to be killed among them: some 4 s.
 STEPS = 100
 EVERY = "train.checkpoint_every=20"

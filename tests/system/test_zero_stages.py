@@ -20,8 +20,6 @@ from tests.support.student_runs import (
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
 STEPS = 50
 PLAIN = ("distill.gamma=0", f"train.steps={STEPS}", "train.checkpoint_every=50")
 

@@ -177,7 +177,7 @@ class Fleet:
         return {name: value for name, value in options.items() if value is not None}
 
     def _start(self, module: str, *options: str) -> Child:
-        argv = (sys.executable, "-m", f"cluster.bench.chaos.{module}", *options)
+        argv = (sys.executable, "-m", f"cluster.bench.fleet.{module}", *options)
         name = f"{self._run.name} {module} {next(self._numbers)}"
         env = {"OMP_NUM_THREADS": "1"}
         for option, value in self._security_options().items():

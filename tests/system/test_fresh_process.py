@@ -34,3 +34,11 @@ def test_freed_blocks_are_kept_or_given_back_as_set(setting: str, given_back: in
     assert ended.returncode == 0, ended.stderr
     # Two blocks of 100 MiB are freed, and one behind them is not.
     assert abs(int(ended.stdout) - given_back) < 20
+
+
+def test_without_the_option_the_library_is_not_imported() -> None:
+    code = (
+        "import sys, trainer.teacher_client.client, teacher_server.replica.service; "
+        "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
