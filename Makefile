@@ -1,20 +1,32 @@
 # The environment lives in .venv; a target makes it first if it is missing or out of date.
-.PHONY: demo test bench fuzz lint types protos environment clean
+.PHONY: demo unit test test-all extensions bench fuzz lint types protos environment clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 STUBS := protos/teacher_pb2_grpc.py
 
-# DeepSpeed builds its CPU extension at the first use, with the ninja of the environment.
+# DeepSpeed builds its CPU extensions with the ninja of the environment: at the first use, or here
+# before tests are timed.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+EXTENSIONS := $(VENV)/.extensions
 
 demo: environment protos
 	@exec $(PYTHON) -m cluster.demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
 
-test: environment protos
+# On a busy machine: make test PYTEST="--slowness 4", which widens the budgets of time.
+unit: environment protos
+	@exec $(PYTHON) -m pytest tests/unit -n 2 --dist loadfile -m "not everything" $(PYTEST)
+
+test: extensions
 	@$(PYTHON) -m ruff check .
-	@exec $(PYTHON) -m pytest
+	@$(PYTHON) -m pytest tests/unit -n 2 --dist loadfile -m "not everything" $(PYTEST)
+	@exec $(PYTHON) -m pytest tests/system -m "not everything" $(PYTEST)
+
+test-all: extensions
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m pytest tests/unit -n 2 --dist loadfile $(PYTEST)
+	@exec $(PYTHON) -m pytest tests/system $(PYTEST)
 
 bench: environment protos
 	@exec $(PYTHON) -m cluster.bench all $(if $(DATA),--data "$(DATA)")
@@ -52,6 +64,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 # From the root, so that the stubs import each other as protos.teacher_pb2.
 $(STUBS): protos/teacher.proto $(INSTALLED)
 	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/teacher.proto
+	@touch $@
+
+extensions: protos $(EXTENSIONS)
+
+$(EXTENSIONS): $(INSTALLED)
+	DS_ACCELERATOR=cpu $(PYTHON) -m tests.support.build_extensions
 	@touch $@
 
 clean:

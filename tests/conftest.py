@@ -5,12 +5,23 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+from tests.support.budgets import Clock
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(os.environ.get("CONKD_SHARED", BESIDE))
 # Fixtures that need it: the tests that use one of them are marked `redial`.
 REAL_DATA = {"redial_dir", "dialogpt_tokenizer_dir"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "multiplies the budgets of tests/support/budgets.py, on a machine that is busy or slower"
+    parser.addoption("--slowness", type=float, default=1.0, help=text)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    everything = config.option.markexpr != "not everything"
+    clock = Clock(everything=everything, slowness=config.option.slowness)
+    config.pluginmanager.register(clock, "budgets")
     # Two cores are shared by Ray, teachers and students.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -15,6 +15,8 @@ from cluster.bench.loss.memory import memory_row
 from cluster.bench.loss.problem import Shape, make_problem
 from cluster.bench.plots import draw_loss
 
+pytestmark = pytest.mark.everything
+
 CPU = torch.device("cpu")
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cluster.bench.memory.rank_memory import (
     Sampler,
     find_ranks,
@@ -57,6 +59,7 @@ def test_ranks_are_found_by_their_environment_once_all_are_there() -> None:
             child.communicate()
 
 
+@pytest.mark.everything
 def test_a_real_run_is_seen_on_both_ranks(prepared_dir: Path, tmp_path: Path) -> None:
     # Steps enough after the third for a sampler that has to share its core.
     settings = ("distill.gamma=0", "train.steps=30", "train.checkpoint_every=30", "zero_stage=3")

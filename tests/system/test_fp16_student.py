@@ -18,6 +18,8 @@ from tests.support.student_runs import (
     student_command,
 )
 
+pytestmark = pytest.mark.everything
+
 FP16 = ("distill.gamma=0", "train.precision=fp16")
 
 

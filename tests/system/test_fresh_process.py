@@ -1,4 +1,4 @@
-"""What becomes of freed memory, in processes of their own: the setting cannot be taken back."""
+"""What can only be seen in a process of its own: settings of malloc, and what is imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ print((before - status_bytes(os.getpid())["VmRSS"]) >> 20)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 @pytest.mark.parametrize(
-    ("setting", "given_back"), [("keep_freed_memory", 0), ("return_freed_memory", 200)]
+    ("setting", "given_back"),
+    [
+        ("keep_freed_memory", 0),
+        pytest.param("return_freed_memory", 200, marks=pytest.mark.everything),
+    ],
 )
 def test_freed_blocks_are_kept_or_given_back_as_set(setting: str, given_back: int) -> None:
     ended = subprocess.run(

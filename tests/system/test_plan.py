@@ -22,6 +22,7 @@ from trainer.plan.shape import student_size
 from trainer.plan.stages import CONFIGS
 
 
+@pytest.mark.everything
 def test_what_deepspeed_holds_after_a_step_is_what_the_plan_says(
     prepared_dir: Path, tmp_path: Path
 ) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.student_runs import TINY, loss_curve, run_student, step_lines
+from tests.support.student_runs import run_student, step_lines
 from trainer.data.prepare import load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
 from trainer.evaluation.speaker import load_speaker
 
 
+@pytest.mark.everything
 def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     prepared_dir: Path, tmp_path: Path
 ) -> None:
@@ -38,20 +39,3 @@ def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     again = run_student(prepared_dir, output, *settings, *choice, "zero_stage=3")
     assert again.returncode == 0, again.stderr
     assert len(step_lines(output)) == best + 8
-
-
-def test_bf16_run_starts_at_the_loss_of_float32_and_learns(
-    prepared_dir: Path, tmp_path: Path
-) -> None:
-    curves = []
-    for precision in ("bf16", "float32"):
-        output = tmp_path / precision
-        settings = ("distill.gamma=0", "train.steps=10", f"train.precision={precision}", *TINY)
-        result = run_student(prepared_dir, output, *settings, ranks=1)
-        assert result.returncode == 0, result.stderr
-        curves.append(loss_curve(output))
-    bf16, float32 = curves
-    assert bf16[0] == pytest.approx(float32[0], rel=1e-2)
-    assert bf16[0] != float32[0]
-    assert bf16[-1] == pytest.approx(float32[-1], rel=3e-2)
-    assert bf16[-1] < bf16[0]

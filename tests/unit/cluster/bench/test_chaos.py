@@ -1,4 +1,4 @@
-"""What the chaos benchmark is made of, and a short run of it with real processes."""
+"""What the chaos benchmark is made of: its scenarios, its evidence, and replayed answers."""
 
 from __future__ import annotations
 

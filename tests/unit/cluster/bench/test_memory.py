@@ -1,4 +1,4 @@
-"""How the memory benchmark measures: against processes whose memory is known."""
+"""The memory benchmark: its arms, its figures, and how steps are counted."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.scrapes import Samples, scrape
+from tests.support.scrapes import of_rank, scrape
 from tests.support.student_runs import free_port
 from trainer.config.run import RunConfig
 from trainer.config.watch import WatchConfig
@@ -27,16 +27,6 @@ def sums(tokens: int, wait_s: float) -> StepSums:
 
 def run_config(port: int | None) -> RunConfig:
     return RunConfig(data="a", output="b", watch=WatchConfig(metrics_port=port))
-
-
-def of_rank(seen: Samples, rank: int) -> dict[str, float]:
-    """Our samples by their short names."""
-    labels = frozenset({("rank", str(rank))})
-    return {
-        name.removeprefix("conkd_student_"): value
-        for (name, of), value in seen.items()
-        if of == labels
-    }
 
 
 def test_scrape_of_a_rank_tells_its_steps_and_every_counter_of_its_client() -> None:
