@@ -1,5 +1,6 @@
 # The environment lives in .venv; a target makes it first if it is missing or out of date.
-.PHONY: demo unit test test-all extensions bench fuzz lint types protos environment clean
+.PHONY: demo unit test test-all extensions same-loss base-given bench fuzz lint types protos
+.PHONY: environment clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -27,6 +28,14 @@ test-all: extensions
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m pytest tests/unit -n 2 --dist loadfile $(PYTEST)
 	@exec $(PYTHON) -m pytest tests/system $(PYTEST)
+
+# BASE is a revision; the working tree must compute what it computes, bit for bit.
+same-loss: base-given environment protos
+	@exec $(PYTHON) -m tests.same_loss "$(BASE)"
+
+base-given:
+	@test -n "$(BASE)" || { \
+	  echo "error: BASE must be a revision, got none. Example: make same-loss BASE=HEAD" >&2; exit 1; }
 
 bench: environment protos
 	@exec $(PYTHON) -m cluster.bench all $(if $(DATA),--data "$(DATA)")

@@ -85,10 +85,12 @@ class Demo:
         argv = ["trainer.data", "prepare", "--output", str(self.output / "data")]
         if self.source is None:
             return self._module("prepare", *argv, "--source", "synthetic")
+        argv += ["--source", "redial", "--input", str(self.source)]
+        # Without a copy on this disk, the corpus's own tokenizer is fetched by name.
         tokenizer = self.source.parent / "dialogpt-tokenizer"
-        name = str(tokenizer) if tokenizer.is_dir() else "microsoft/DialoGPT-small"
-        origin = ("--source", "redial", "--input", str(self.source), "--tokenizer", name)
-        return self._module("prepare", *argv, *origin)
+        if tokenizer.is_dir():
+            argv += ["--tokenizer", str(tokenizer)]
+        return self._module("prepare", *argv)
 
     def pretrain(self, kind: str) -> Command:
         """Fit one frozen model."""

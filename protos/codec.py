@@ -23,23 +23,15 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 
-from protos.columns import (
-    PackedIds,
-    SmallNumbers,
-    mass_error,
-    pack_ids,
-    pack_values,
-    unpack_ids,
-    unpack_values,
-)
+from protos.columns import PackedIds, SmallNumbers, pack_ids, unpack_ids
 from protos.target_rows import TargetRows, WireError, check_rows, concat_rows
+from protos.value_formats import BY_NUMBER, FORMATS, ValueFormat
 
 __all__ = ["TargetRows", "WireError", "check_rows", "concat_rows"]
 
 FORMAT_VERSION = 2
 MAGIC = b"CKB2"
-VALUE_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f2"), 3: np.dtype("u1")}  # protos.ValueFormat
-FLOAT32, FLOAT16, UINT8 = 1, 2, 3
+FLOAT32, FLOAT16, UINT8 = (FORMATS[name].number for name in ("float32", "float16", "uint8"))
 ZSTD_LEVEL = 3
 
 
@@ -90,7 +82,7 @@ class Header:
     @property
     def value_bytes(self) -> int:
         """Decoded bytes of the second frame."""
-        return self.num_entries * VALUE_DTYPES[self.values].itemsize
+        return self.num_entries * BY_NUMBER[self.values].dtype.itemsize
 
 
 def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
@@ -103,11 +95,12 @@ def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
     Raises:
         ValueError: if the rows break a rule of TargetRows or `values` is no known format.
     """
-    if values not in VALUE_DTYPES:
-        raise ValueError(f"values must be one of {sorted(VALUE_DTYPES)}, got {values}.")
+    if values not in BY_NUMBER:
+        raise ValueError(f"values must be one of {sorted(BY_NUMBER)}, got {values}.")
+    value_format = BY_NUMBER[values]
     try:
         # Rows that came quantised may be sent on.
-        check_rows(rows, _mass_error(rows) if values == UINT8 else 0.0)
+        check_rows(rows, _mass_error(rows, value_format))
     except WireError as error:
         raise ValueError(str(error)) from error
     packed = pack_ids(rows.ids_E, rows.counts_R, rows.vocab_size)
@@ -129,7 +122,8 @@ def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
         len(packed.gaps.escapes),
         len(index_frame),
     )
-    return header.pack() + index_frame + _compress_values(_value_column(rows, values).tobytes())
+    value_column = value_format.encode(rows.log_probs_E, rows.counts_R)
+    return header.pack() + index_frame + _compress_values(value_column.tobytes())
 
 
 def decode(
@@ -158,17 +152,17 @@ def decode(
     counts_R = wire_counts_R.astype(np.int32)
     table = _small_numbers(index, header.num_distinct, header.num_table_escapes)
     gaps = _small_numbers(index, header.num_entries, header.num_gap_escapes)
-    packed_E = value_column.take(header.num_entries, VALUE_DTYPES[header.values])
-    quantised = header.values == UINT8
+    value_format = BY_NUMBER[header.values]
+    values_E = value_column.take(header.num_entries, value_format.dtype)
     rows = TargetRows(
         counts_R=counts_R,
         ids_E=unpack_ids(PackedIds(table, gaps), counts_R, vocab_size),
-        log_probs_E=unpack_values(packed_E, counts_R) if quantised else packed_E.astype(np.float32),
+        log_probs_E=value_format.decode(values_E, counts_R),
         tail_R=index.take(num_rows, np.dtype("<f4")).copy(),
         item_mass_R=index.take(num_rows, np.dtype("<f4")).copy(),
         vocab_size=vocab_size,
     )
-    check_rows(rows, _mass_error(rows) if quantised else 0.0)
+    check_rows(rows, _mass_error(rows, value_format))
     return rows
 
 
@@ -177,25 +171,19 @@ def count_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size < 1 << 16 else np.dtype("<u4")
 
 
-def _mass_error(rows: TargetRows) -> np.ndarray:
+def _mass_error(rows: TargetRows, value_format: ValueFormat) -> np.ndarray | float:
+    if value_format.mass_error is None:
+        return 0.0
     # A tail may still be anything: what is no number is refused by check_rows.
     with np.errstate(invalid="ignore"):
-        return mass_error(np.clip(1.0 - rows.tail_R, 0.0, 1.0), rows.counts_R)
-
-
-def _value_column(rows: TargetRows, values: int) -> np.ndarray:
-    if values == UINT8:
-        return pack_values(rows.log_probs_E, rows.counts_R)
-    dtype = VALUE_DTYPES[values]
-    # What float16 cannot hold would become -inf; e to its smallest number is 0 already.
-    return np.maximum(rows.log_probs_E, np.finfo(dtype).min).astype(dtype)
+        return value_format.mass_error(np.clip(1.0 - rows.tail_R, 0.0, 1.0), rows.counts_R)
 
 
 def _read_header(block: bytes, num_rows: int, vocab_size: int, limits: BlockLimits) -> Header:
     if len(block) < Header.FORMAT.size:
         raise WireError(f"block must be at least {Header.FORMAT.size} bytes, got {len(block)}.")
     magic, version, values, *sizes = Header.FORMAT.unpack_from(block)
-    if magic != MAGIC or version != FORMAT_VERSION or values not in VALUE_DTYPES:
+    if magic != MAGIC or version != FORMAT_VERSION or values not in BY_NUMBER:
         raise WireError(
             f"block must be {MAGIC!r} version {FORMAT_VERSION}, got {magic!r} version {version} "
             f"with values in format {values}. Run the same release on both ends."

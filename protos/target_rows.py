@@ -5,6 +5,7 @@ R rows, E entries of all rows together, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ ROW_MASS_TOLERANCE = 1e-2
 # Kept entries may be quantised, the item mass is not.
 ITEM_MASS_TOLERANCE = 0.1
 
+# The arrays of TargetRows.
+COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R")
 # In memory: id and log-prob of an entry; count, tail and item mass of a row.
 ENTRY_BYTES, ROW_BYTES = 8, 12
 
@@ -53,6 +56,40 @@ class TargetRows:
     def num_bytes(self) -> int:
         """Of all columns in memory."""
         return ENTRY_BYTES * len(self.ids_E) + ROW_BYTES * self.num_rows
+
+    def take(self, index_R: np.ndarray) -> TargetRows:
+        """The rows at `index_R` (int [R]), in that order, as copies."""
+        starts = np.cumsum(self.counts_R, dtype=np.int64) - self.counts_R
+        counts_R = self.counts_R[index_R]
+        new_starts_R = np.cumsum(counts_R, dtype=np.int64) - counts_R
+        first_E = np.repeat(starts[index_R] - new_starts_R, counts_R)
+        entry_E = first_E + np.arange(int(counts_R.sum()))
+        return self._select(index_R, entry_E)
+
+    def split(self, lengths: Sequence[int]) -> list[TargetRows]:
+        """Runs of `lengths` rows each, as views.
+
+        Raises:
+            ValueError: if the lengths do not sum to the number of rows.
+        """
+        if sum(lengths) != self.num_rows:
+            raise ValueError(f"lengths must sum to the {self.num_rows} rows, got {sum(lengths)}.")
+        ends_R1 = np.concatenate([[0], np.cumsum(self.counts_R, dtype=np.int64)])
+        bounds = itertools.pairwise(itertools.accumulate(lengths, initial=0))
+        return [
+            self._select(slice(start, end), slice(ends_R1[start], ends_R1[end]))
+            for start, end in bounds
+        ]
+
+    def _select(self, rows: np.ndarray | slice, entries: np.ndarray | slice) -> TargetRows:
+        return TargetRows(
+            counts_R=self.counts_R[rows],
+            ids_E=self.ids_E[entries],
+            log_probs_E=self.log_probs_E[entries],
+            tail_R=self.tail_R[rows],
+            item_mass_R=self.item_mass_R[rows],
+            vocab_size=self.vocab_size,
+        )
 
 
 def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:

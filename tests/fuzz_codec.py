@@ -16,6 +16,7 @@ import zstandard
 
 with atheris.instrument_imports():  # pyright: ignore[reportAttributeAccessIssue]
     from protos import codec
+    from protos.value_formats import BY_NUMBER
 
 NUM_ROWS, VOCAB_SIZE = 3, 70
 # Small, so that what a header may claim and a run of millions can hold are the same.
@@ -43,7 +44,7 @@ def to_block(content: bytes) -> bytes:
     values, entries, distinct, table_escapes, gap_escapes = SIZES.unpack_from(content)
     shape = (values % 4, VOCAB_SIZE, NUM_ROWS, entries, distinct, table_escapes, gap_escapes)
     header = codec.Header(*shape, 0)
-    if header.values not in codec.VALUE_DTYPES or entries > LIMITS.max_entries:
+    if header.values not in BY_NUMBER or entries > LIMITS.max_entries:
         return header.pack()
     body = content[SIZES.size :].ljust(header.index_bytes + header.value_bytes, b"\0")
     index = zstandard.compress(body[: header.index_bytes])

@@ -18,14 +18,13 @@ import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.cli import run_main
+from trainer.data.dialogue import Mention, Piece, split_mentions
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData, load_prepared
-from trainer.data.redial import Mention, Piece, split_mentions
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.actions import ORACLE, ActionChooser
 from trainer.evaluation.generate import GenerateConfig, generate
-from trainer.evaluation.speaker import Speaker, check_knows, load_speaker
-from trainer.models.language_model import input_limits
+from trainer.evaluation.loaded_model import LoadedModel, check_knows, load_model
 
 QUOTED_PATTERN = re.compile(r'"([^"]+)"')
 MAX_CONTEXT = 256
@@ -37,7 +36,7 @@ class Conversation:
 
     def __init__(
         self,
-        speaker: Speaker,
+        loaded: LoadedModel,
         classifier: str | None,
         config: GenerateConfig,
         data: PreparedData | None = None,
@@ -48,25 +47,25 @@ class Conversation:
                 "a chat must have a classifier or none, got oracle: nobody knows the gold action "
                 "here. Give --classifier DIR."
             )
-        if speaker.graph_digest and data is None:
+        if loaded.graph_digest and data is None:
             raise ValueError(
-                f"the model in {speaker.folder} reads entities and words of a graph, got none. "
+                f"the model in {loaded.folder} reads entities and words of a graph, got none. "
                 "Give --data DIR, the prepared folder that it was trained on."
             )
         if data is not None:
-            check_knows(speaker, data)
+            check_knows(loaded, data)
         self._data = data
         self._entities: dict[int, None] = {}
         self._words: list[int] = []
-        self._speaker = speaker
-        self._choose_actions = ActionChooser(speaker, classifier)
+        self._loaded = loaded
+        self._choose_actions = ActionChooser(loaded, classifier)
         self._config = config
         self._context_ids: list[int] = []
         self._turns = 0
 
     def answer(self, text: str) -> str:
         """Take in what the person said, and answer; empty if the model says nothing."""
-        vocabulary = self._speaker.vocabulary
+        vocabulary = self._loaded.vocabulary
         self._hear(find_mentions(text, vocabulary))
         response_ids = self._respond()
         self._context_ids += [*response_ids, vocabulary.eos_id]
@@ -77,7 +76,7 @@ class Conversation:
         return vocabulary.decode(response_ids).strip()
 
     def _hear(self, pieces: list[Piece]) -> None:
-        vocabulary = self._speaker.vocabulary
+        vocabulary = self._loaded.vocabulary
         self._context_ids += [*vocabulary.encode(pieces), vocabulary.eos_id]
         films = [p.movie_id for p in pieces if isinstance(p, Mention)]
         text = " ".join(piece for piece in pieces if not isinstance(piece, Mention))
@@ -90,20 +89,20 @@ class Conversation:
             self._words += self._data.words.find(text)
 
     def _respond(self) -> list[int]:
-        room = input_limits(self._speaker.model).max_tokens - self._config.max_new_tokens - 1
+        room = self._loaded.model.limits.max_tokens - self._config.max_new_tokens - 1
         self._turns += 1
         example = Example(
             example_id=f"chat:{self._turns}",
             context_ids=np.array(self._context_ids[-min(MAX_CONTEXT, room) :], np.int32),
-            response_ids=np.array([self._speaker.vocabulary.eos_id], np.int32),
+            response_ids=np.array([self._loaded.vocabulary.eos_id], np.int32),
             context_entities=np.array(list(self._entities), np.int32),
             context_words=np.array(self._words, np.int32),
             gold_items=np.empty(0, np.int32),
         )
         actions = self._choose_actions([example])
-        prompt = self._speaker.prompt(example, recommends=bool(actions.recommends_T[0]))
+        prompt = self._loaded.prompt(example, recommends=bool(actions.recommends_T[0]))
         (response,) = generate(
-            self._speaker.model, self._speaker.vocabulary, [prompt], self._config, title="answer"
+            self._loaded.model, self._loaded.vocabulary, [prompt], self._config, title="answer"
         )
         return list(response.token_ids)
 
@@ -157,10 +156,10 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     # Hugging Face's bar for the reading of weights is noise in logs.
     disable_progress_bar()
-    speaker = load_speaker(arguments.checkpoint)
+    loaded = load_model(arguments.checkpoint)
     data = None if arguments.data is None else load_prepared(arguments.data)
     config = GenerateConfig(batch_size=1)
-    conversation = Conversation(speaker, arguments.classifier, config, data)
+    conversation = Conversation(loaded, arguments.classifier, config, data)
     try:
         chat(conversation, typed_lines(), sys.stdout.write)
     except KeyboardInterrupt:

@@ -10,14 +10,20 @@ import torch
 
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
+from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import on_all_ranks
+from trainer.engine.ranks import on_all_ranks, on_first_rank
 from trainer.engine.student import Student
+from trainer.engine.whole_weights import whole_state
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
-from trainer.models.language_model import LanguageModel, build_language_model, input_limits
+from trainer.models.language_model import (
+    LanguageModel,
+    build_language_model,
+    write_language_model,
+)
 from trainer.selection import Selection
 from trainer.train import train
 
@@ -31,42 +37,49 @@ class Exported:
 
 
 def train_and_export(
-    config: RunConfig,
-    data: PreparedData,
-    teachers: Teachers | None,
-    folder: Path,
-    *,
-    rank: int,
-    world_size: int,
+    config: RunConfig, data: PreparedData, teachers: Teachers | None, folder: Path
 ) -> Exported:
     """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
     language_model, examples, valid = on_all_ranks(lambda: _build(config, data, teachers))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
-    engine = Engine(student, config, rank, world_size)
+    engine = Engine(student, config)
+    limits = language_model.limits
     selection = None
     if config.train.select == "best":
         selection = Selection(
-            config, engine, language_model, vocabulary=data.vocabulary, examples=valid
+            config,
+            engine,
+            vocabulary=data.vocabulary,
+            examples=valid,
+            limits=limits,
+            export=lambda best: _export(config, language_model, best),
         )
     train(
         config,
         engine,
+        Checkpoints(engine.deepspeed, config),
         vocabulary=data.vocabulary,
         examples=examples,
-        limits=input_limits(language_model),
+        limits=limits,
         teachers=teachers,
         selection=selection,
     )
     if selection is None:
-        engine.export(language_model, folder)
+        _export(config, language_model, folder)
     else:
-        engine.on_first_rank(lambda: selection.copy_best(folder))
-    engine.on_first_rank(lambda: data.vocabulary.save(folder))
-    steps = config.train.num_steps if selection is None else selection.best_step
+        on_first_rank(lambda: selection.copy_best(folder))
+    on_first_rank(lambda: data.vocabulary.save(folder))
+    steps = config.train.num_steps if selection is None else selection.best.step
     return Exported(language_model, steps)
 
 
-def with_steps(config: RunConfig, data: PreparedData) -> RunConfig:
+def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:
+    """Write the language model from whole parameters, on rank 0."""
+    state = whole_state(model.module, zero_stage=config.zero_stage)
+    on_first_rank(lambda: write_language_model(folder, model, state))
+
+
+def resolve_num_steps(config: RunConfig, data: PreparedData) -> RunConfig:
     """The config with `train.steps` in the place of `train.epochs`, if that is given."""
     if config.train.epochs is None:
         return config
@@ -89,7 +102,7 @@ def _build(
         knowledge=_recommender(config.knowledge, data),
     )
     examples = data.examples("train")
-    _check_length(config, input_limits(language_model).max_tokens, examples)
+    _check_length(config, language_model.limits.max_tokens, examples)
     if teachers is not None and teachers.max_tokens is not None:
         _check_teacher(teachers.max_tokens, examples)
     return language_model, examples, valid_examples(config, data)

@@ -14,16 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.checkpoints.provenance import check_same_run
-from trainer.common.cli import USER_ERRORS, ToldElsewhere, run_rank
+from trainer.common.cli import USER_ERRORS, ReportedByOtherRank, run_rank
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
-from trainer.engine.ranks import on_all_ranks, start_distributed, stop_distributed
-from trainer.export import train_and_export, with_steps
+from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
+from trainer.export import resolve_num_steps, train_and_export
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
-from trainer.models.language_model import knowledge_size
 from trainer.models.student_card import (
     MODEL_FOLDER,
     StudentCard,
@@ -46,23 +45,22 @@ def run_student(
 ) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    rank, world_size = start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed(keep_freed=config.train.keep_freed_memory)
     teachers = None
     try:
         teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
-        on_all_ranks(lambda: remove_student_card(folder) if rank == 0 else None)
-        done = train_and_export(config, data, teachers, folder, rank=rank, world_size=world_size)
-        if rank == 0:
-            card = StudentCard(
-                vocabulary_digest=data.vocabulary.digest,
-                graph_digest=data.graphs_digest if any(knowledge_size(done.model)) else "",
-                action_tokens=config.action_tokens,
-                classifier=_from_folder(config.classifier, folder),
-                gamma=config.distill.gamma,
-                steps=done.steps,
-            )
-            write_student_card(folder, card)
+        on_first_rank(lambda: remove_student_card(folder))
+        done = train_and_export(config, data, teachers, folder)
+        card = StudentCard(
+            vocabulary_digest=data.vocabulary.digest,
+            graph_digest=data.graphs_digest if any(done.model.knowledge_size) else "",
+            action_tokens=config.action_tokens,
+            classifier=_from_folder(config.classifier, folder),
+            gamma=config.distill.gamma,
+            steps=done.steps,
+        )
+        on_first_rank(lambda: write_student_card(folder, card))
     finally:
         if teachers is not None:
             teachers.close()
@@ -95,7 +93,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     try:
         config = parse(argv)
         data = load_prepared(Path(config.data))
-        config = with_steps(config, data)
+        config = resolve_num_steps(config, data)
         if config.classifier is not None:
             check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
         for folder in (config.item_vectors, config.knowledge):
@@ -110,7 +108,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     except USER_ERRORS:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             raise
-        raise ToldElsewhere from None
+        raise ReportedByOtherRank from None
 
 
 def parse(argv: list[str]) -> RunConfig:

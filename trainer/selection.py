@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
+from trainer.checkpoints.policy import BestSoFar, exports_to_keep
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
+from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import raise_together
+from trainer.engine.ranks import raise_on_all_ranks
 from trainer.loss import conkd
-from trainer.models.language_model import LanguageModel, input_limits
 from trainer.telemetry.run_log import METRICS_NAME
 
 FOLDER_NAME = "best"
@@ -28,25 +29,30 @@ class Selection:
     """Measures the gold tokens' loss on valid and keeps an export of the best model so far.
 
     Attributes:
-        best_step: of the best model; 0: there is none yet.
-        best_nll: its loss on valid, nats per token.
-        misses: validations since then.
+        best: the validation of the best model.
     """
 
     def __init__(
         self,
         config: RunConfig,
         engine: Engine,
-        model: LanguageModel,
         *,
         vocabulary: Vocabulary,
         examples: list[Example],
+        limits: InputLimits,
+        export: Callable[[Path], None],
     ) -> None:
-        self.best_step, self.best_nll, self.misses = 0, math.inf, 0
+        """Args:
+        examples: of valid.
+        limits: the student's own.
+        export: writes the model's whole weights to a folder; collective.
+        """
+        self.best = BestSoFar()
         self._config = config
         self._engine = engine
-        self._model = model
         self._vocabulary = vocabulary
+        self._limits = limits
+        self._export = export
         self._examples = sorted(examples, key=lambda e: len(e.context_ids) + len(e.response_ids))
         self._root = Path(config.output) / FOLDER_NAME
         self._checkpoints = Path(config.output) / CHECKPOINTS_NAME
@@ -54,13 +60,12 @@ class Selection:
     @property
     def folder(self) -> Path:
         """Where the best model is."""
-        return self._folder_of(self.best_step)
+        return self._folder_of(self.best.step)
 
     @property
     def is_over(self) -> bool:
         """Whether the run ends early: `train.patience` validations without a better one."""
-        patience = self._config.train.patience
-        return patience is not None and self.misses >= patience
+        return self.best.is_over(self._config.train.patience)
 
     def restore(self, history: Sequence[Mapping[str, Any]], first_step: int) -> None:
         """Take up the losses that rank 0 has noted until its checkpoint; for all ranks.
@@ -68,15 +73,15 @@ class Selection:
         Raises:
             FileNotFoundError: on every rank, if those losses or the best model are gone.
         """
-        bests = set()
+        best, bests = BestSoFar(), set[int]()
         for entry in history:
-            self._judge(int(entry["step"]), float(entry["nll"]))
-            bests.add(self.best_step)
+            best = best.after(int(entry["step"]), float(entry["nll"]))
+            bests.add(best.step)
         self._engine.on_first_rank(lambda: self._keep_only(bests, first_step))
-        known = [self.best_step, self.best_nll, self.misses] if history else [0.0, 0.0, 0.0]
+        known = [best.step, best.nll, best.misses] if history else [0.0, 0.0, 0.0]
         step, nll, misses = self._engine.sum_over_ranks(known)
         if step:
-            self.best_step, self.best_nll, self.misses = int(step), nll, int(misses)
+            self.best = BestSoFar(step=int(step), nll=nll, misses=int(misses))
             self._engine.on_first_rank(self._check_folder)
 
     def _keep_only(self, bests: set[int], first_step: int) -> None:
@@ -88,20 +93,21 @@ class Selection:
                 f"of them beside {self._folder_of(lost[0])}. Bring the file back, or start over "
                 "with train.resume=false."
             )
-        self._remove(lambda step: step not in bests)
+        self._keep(bests)
 
     def validate(self, step: int) -> float:
         """The loss on valid after `step`; exports the model if it is the lowest so far."""
         nll = self._mean_nll()
         if not math.isfinite(nll):
-            raise_together(
+            raise_on_all_ranks(
                 ValueError(
                     f"the loss on valid must be finite, got {nll} after step {step}. Start over "
                     "with train.resume=false and a lower optimiser.learning_rate."
                 )
             )
-        if self._judge(step, nll):
-            self._engine.export(self._model, self.folder)
+        self.best = self.best.after(step, nll)
+        if self.best.step == step:
+            self._export(self.folder)
         return nll
 
     def copy_best(self, folder: Path) -> None:
@@ -121,19 +127,7 @@ class Selection:
         self._engine.on_first_rank(self._remove_unneeded)
 
     def _remove_unneeded(self) -> None:
-        # The run may go back to any of them. There is an export for each lowest loss so far, so
-        # the oldest one's best is the last that is not after it.
-        oldest = oldest_whole(self._checkpoints)
-        needed = max((step for step in self._exported() if step <= oldest), default=0)
-        self._remove(lambda step: step < needed)
-
-    def _judge(self, step: int, nll: float) -> bool:
-        """Count a loss; whether it is the lowest so far."""
-        if nll < self.best_nll:
-            self.best_step, self.best_nll, self.misses = step, nll, 0
-            return True
-        self.misses += 1
-        return False
+        self._keep(exports_to_keep(self._exported(), oldest_whole(self._checkpoints)))
 
     def _folder_of(self, step: int) -> Path:
         return self._root / tag_of(step)
@@ -141,8 +135,8 @@ class Selection:
     def _exported(self) -> list[int]:
         return [step_of(path) for path in tagged(self._root)]
 
-    def _remove(self, is_old: Callable[[int], bool]) -> None:
-        for step in filter(is_old, self._exported()):
+    def _keep(self, needed: set[int]) -> None:
+        for step in set(self._exported()) - needed:
             shutil.rmtree(self._folder_of(step))
 
     def _mean_nll(self) -> float:
@@ -163,10 +157,7 @@ class Selection:
 
     def _nll(self, batch: tuple[Example, ...]) -> torch.Tensor:
         inputs = to_student_input(
-            batch,
-            self._vocabulary,
-            input_limits(self._model),
-            action_tokens=self._config.action_tokens,
+            batch, self._vocabulary, self._limits, action_tokens=self._config.action_tokens
         )
         targets = conkd.hard_targets(inputs.positions)
         return self._engine.evaluate(inputs.model, targets)

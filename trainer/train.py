@@ -17,7 +17,13 @@ import torch
 
 from protos.codec import WireError
 from protos.fingerprint import digest_strings
-from trainer.checkpoints.provenance import CONFIG_NAME, RunOrigin, check_same_origin, write_origin
+from trainer.checkpoints import policy
+from trainer.checkpoints.provenance import (
+    CONFIG_NAME,
+    RunProvenance,
+    check_same_provenance,
+    write_provenance,
+)
 from trainer.common.atomic import write_text
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.run import RunConfig
@@ -25,8 +31,9 @@ from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example, digest_examples
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
+from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import on_all_ranks, raise_together
+from trainer.engine.ranks import on_all_ranks, raise_on_all_ranks
 from trainer.lookahead import SubmittedStep, Teachers, submitted_steps
 from trainer.loss import conkd
 from trainer.loss.conkd import PreparedTargets
@@ -34,12 +41,13 @@ from trainer.selection import Selection, forget_best
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.rank_metrics import RankMetrics, RankProgress
 from trainer.telemetry.run_log import RunLog
-from trainer.telemetry.step_metrics import StepSums
+from trainer.telemetry.step_sums import StepSums
 
 
 def train(
     config: RunConfig,
     engine: Engine,
+    checkpoints: Checkpoints,
     *,
     vocabulary: Vocabulary,
     examples: list[Example],
@@ -56,14 +64,14 @@ def train(
         WireError, ValueError: after a checkpoint, if answers are broken or a teacher was exchanged;
             ValueError without one if the loss is not finite.
     """
-    origin = RunOrigin(
+    provenance = RunProvenance(
         vocabulary=vocabulary.digest,
         examples=digest_examples(examples),
         teachers=teachers.identity if teachers is not None else {},
     )
-    _check_same_teachers(engine, origin)
-    first_step = _first_step(config, engine, origin)
-    log = on_all_ranks(lambda: _open_log(config, engine, origin, first_step))
+    _check_same_teachers(engine, provenance)
+    first_step = _first_step(config, engine, checkpoints, provenance)
+    log = on_all_ranks(lambda: _open_log(config, engine, provenance, first_step))
     try:
         if selection is not None:
             selection.restore([] if log is None else log.valid_history, first_step)
@@ -72,6 +80,7 @@ def train(
             _run_steps(
                 config,
                 engine,
+                checkpoints,
                 submitted_steps(
                     config,
                     engine,
@@ -81,7 +90,6 @@ def train(
                     teachers=teachers,
                     first_step=first_step,
                 ),
-                vocabulary=vocabulary,
                 teachers=teachers,
                 selection=selection,
                 log=log,
@@ -94,44 +102,46 @@ def train(
 
 
 def _open_log(
-    config: RunConfig, engine: Engine, origin: RunOrigin, first_step: int
+    config: RunConfig, engine: Engine, provenance: RunProvenance, first_step: int
 ) -> RunLog | None:
     """Rank 0: note what the run is, and open what it will tell of itself."""
     if engine.rank != 0:
         return None
     output = Path(config.output)
     write_text(output / CONFIG_NAME, to_yaml(config))
-    write_origin(output, origin)
+    write_provenance(output, provenance)
     log = RunLog(output, total_steps=config.train.num_steps, first_step=first_step)
     log.start({"world_size": engine.world_size, "first_step": first_step})
     return log
 
 
-def _check_same_teachers(engine: Engine, origin: RunOrigin) -> None:
-    """Leave if a rank would learn from others: one met new teachers, one has but its cache's."""
-    digest = digest_strings([f"{kind} {who}" for kind, who in sorted(origin.teachers.items())])
+def _check_same_teachers(engine: Engine, provenance: RunProvenance) -> None:
+    """Fail on all ranks unless every rank has the same teachers (one may know only its cache's)."""
+    digest = digest_strings([f"{kind} {who}" for kind, who in sorted(provenance.teachers.items())])
     number = int(digest[:8], 16)
     (total,) = engine.sum_over_ranks([number])
     problem = None
     if total != number * engine.world_size:
         problem = ValueError(
-            f"all ranks must learn from the same teachers, got {origin.teachers} on one of them. "
-            "Look at teachers.directory and at the caches of all nodes."
+            f"all ranks must learn from the same teachers, got {provenance.teachers} on one of "
+            "them. Look at teachers.directory and at the caches of all nodes."
         )
-    raise_together(problem)
+    raise_on_all_ranks(problem)
 
 
-def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
+def _first_step(
+    config: RunConfig, engine: Engine, checkpoints: Checkpoints, provenance: RunProvenance
+) -> int:
     """Go back to the newest checkpoint, if there is one and it is this run's."""
     output = Path(config.output)
     if not config.train.resume:
         # In this order: a checkpoint without its best model could not be gone on from.
-        engine.forget_checkpoints()
+        checkpoints.forget()
         engine.on_first_rank(lambda: forget_best(output))
-    engine.on_first_rank(lambda: check_same_origin(output, origin))
-    first_step = engine.load_newest_checkpoint()
+    engine.on_first_rank(lambda: check_same_provenance(output, provenance))
+    first_step = checkpoints.load_newest()
     if first_step > config.train.num_steps:
-        raise_together(
+        raise_on_all_ranks(
             ValueError(
                 f"train.steps must be at least {first_step}, the step of the checkpoint in "
                 f"{output}, got {config.train.num_steps}. Raise it, or start over with "
@@ -144,9 +154,9 @@ def _first_step(config: RunConfig, engine: Engine, origin: RunOrigin) -> int:
 def _run_steps(
     config: RunConfig,
     engine: Engine,
+    checkpoints: Checkpoints,
     steps: Iterator[SubmittedStep],
     *,
-    vocabulary: Vocabulary,
     teachers: Teachers | None,
     selection: Selection | None,
     log: RunLog | None,
@@ -159,13 +169,13 @@ def _run_steps(
     for submitted in steps:
         if selection is not None and selection.is_over:
             return
-        sums = train_step(config, engine, submitted, vocabulary=vocabulary)
+        sums = train_step(config, engine, submitted, checkpoints)
         wire = None
         if teachers is not None:
             now = dataclasses.replace(teachers.counters)
             wire, counted = now.minus(counted), now
         total = sums.over_ranks(engine.sum_over_ranks, engine.world_size, wire)
-        raise_together(
+        raise_on_all_ranks(
             total.find_problem(submitted.step + 1) or engine.find_problem() or _problem_of(log)
         )
         step_s = time.perf_counter() - started
@@ -183,20 +193,22 @@ def _run_steps(
                 )
             )
         done = submitted.step + 1
-        if done % config.train.checkpoint_every == 0 or done == config.train.num_steps:
-            _keep(engine, done, selection, log)
+        if policy.is_due(done, config.train):
+            _keep(checkpoints, done, selection, log)
         started = time.perf_counter()
 
 
-def _keep(engine: Engine, step: int, selection: Selection | None, log: RunLog | None) -> None:
+def _keep(
+    checkpoints: Checkpoints, step: int, selection: Selection | None, log: RunLog | None
+) -> None:
     """Write the checkpoint of a step, judged on valid before if there is a selection."""
     if selection is not None:
         nll = selection.validate(step)
         if log is not None:
             log.valid(step, nll)
     # What is in a checkpoint's past must be in the log.
-    raise_together(_problem_of(log))
-    engine.save_checkpoint(step)
+    raise_on_all_ranks(_problem_of(log))
+    checkpoints.save(step)
     if selection is not None:
         selection.forget_others()
 
@@ -206,14 +218,20 @@ def _problem_of(log: RunLog | None) -> OSError | None:
 
 
 def train_step(
-    config: RunConfig, engine: Engine, submitted: SubmittedStep, *, vocabulary: Vocabulary
+    config: RunConfig,
+    engine: Engine,
+    submitted: SubmittedStep,
+    checkpoints: Checkpoints | None = None,
 ) -> StepSums:
-    """One optimiser step; what this rank counted in it."""
+    """One optimiser step; what this rank counted in it.
+
+    If targets do not come, the steps done are saved first; without `checkpoints` they are not.
+    """
     # Dropout of a step depends on (seed, step, rank) alone: a resumed run repeats it exactly.
     torch.manual_seed(hash((config.seed, submitted.step, engine.rank)) % (1 << 63))
     sums = StepSums.zero(engine.device)
     started = time.perf_counter()
-    targets = _wait_for_targets(engine, submitted)
+    targets = _wait_for_targets(engine, submitted, checkpoints)
     wait_s = time.perf_counter() - started
     for inputs, prepared in zip(submitted.inputs, targets, strict=True):
         loss_sum, nll_P = engine.forward(inputs.model, prepared.soft)
@@ -221,13 +239,15 @@ def train_step(
         # batch has batch_size of them.
         engine.backward(loss_sum, config.train.batch_size)
         sums += StepSums.of_micro_batch(
-            inputs, prepared.statistics, vocabulary, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
+            inputs, prepared.statistics, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
         )
         wait_s = 0.0
     return sums
 
 
-def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[PreparedTargets]:
+def _wait_for_targets(
+    engine: Engine, submitted: SubmittedStep, checkpoints: Checkpoints | None
+) -> list[PreparedTargets]:
     """The targets of all micro-batches, before any forward.
 
     If a rank's targets will not come (teachers gone for good, two broken answers, a teacher that
@@ -244,8 +264,8 @@ def _wait_for_targets(engine: Engine, submitted: SubmittedStep) -> list[Prepared
     except (TeacherUnavailable, WireError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
-    if num_failed and engine.newest_checkpoint() < submitted.step:
-        engine.save_checkpoint(submitted.step)
     if num_failed:
-        raise_together(problem)
+        if checkpoints and policy.is_due_on_error(submitted.step, checkpoints.newest_step()):
+            checkpoints.save(submitted.step)
+        raise_on_all_ranks(problem)
     return prepared

@@ -13,7 +13,7 @@ from cluster.launch import Launcher
 from cluster.stages import Demo, this_machine
 from trainer.common.atomic import write_json, write_text
 from trainer.data.examples import Example, read_examples
-from trainer.data.prepare import MANIFEST_NAME
+from trainer.data.manifest import MANIFEST_NAME
 from trainer.models.frozen import CARD_NAME
 
 FOLDER = Path("bench/teachers")

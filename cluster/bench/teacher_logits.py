@@ -22,10 +22,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.models.language_model import (
     LanguageModel,
     build_language_model,
-    input_limits,
     load_language_model,
-    output_head,
-    response_states,
 )
 
 
@@ -50,9 +47,10 @@ class TeacherLogits:
     """A dialogue teacher on the CPU."""
 
     def __init__(self, model: LanguageModel, vocabulary: Vocabulary) -> None:
-        self._model = model.eval()
-        self._head = output_head(self._model)
-        self._limits = input_limits(self._model)
+        model.module.eval()
+        self._model = model
+        self._head = self._model.head
+        self._limits = self._model.limits
         self._support = Support(
             vocab_size=vocabulary.size,
             first_id=0,
@@ -75,7 +73,7 @@ class TeacherLogits:
     def score(self, examples: Sequence[Example]) -> DialogueLogits:
         """Logits at every response position of the examples, end to end."""
         inputs = tuple(dialogue_input(example, self._limits) for example in examples)
-        hidden_PD = response_states(self._model, collate(inputs, pad_id=0))
+        hidden_PD = self._model.response_states(collate(inputs, pad_id=0))
         labels_P = torch.tensor([token for e in examples for token in e.response_ids.tolist()])
         return DialogueLogits(inputs, labels_P, hidden_PD, self._head(hidden_PD))
 

@@ -1,4 +1,4 @@
-"""What the commands in main.py show of a fleet: a table, JSON, and where to scrape."""
+"""Output of the commands in main.py about a fleet: a table, JSON, and scrape targets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 
 def print_status(state: FleetState, *, as_json: bool) -> None:
-    """Show the fleet on stdout: kinds, replicas, endpoints, their state and what they did."""
+    """Show the fleet on stdout: kinds, replicas, endpoints, their state and statistics."""
     content, stats = _look(state)
     if as_json:
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
@@ -76,7 +76,7 @@ def print_scrape_targets(state: FleetState) -> None:
 
 
 def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
-    """What Serve, the Directory and the replicas say now; the latter by replica id."""
+    """The state of Serve, the Directory and the replicas now; statistics by replica id."""
     try:
         endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
         addresses = {it.replica_id: it.address for it in endpoints}
@@ -117,7 +117,7 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
 def status_page(
     content: Mapping[str, Any], now: Mapping[str, ReplicaStats], before: Mapping[str, ReplicaStats]
 ) -> Group:
-    """A table of all replicas and a line for what they are reached by."""
+    """A table of all replicas, and a line for each of the addresses."""
     table = Table("kind", "wanted", "state", "replica", "pid", "endpoint")
     for name in ("requests/s", "positions/s", "queue", "in flight"):
         table.add_column(name, justify="right")
@@ -163,5 +163,5 @@ def _cells(now: ReplicaStats | None, before: ReplicaStats | None) -> tuple[str, 
         f"{seen.requests_per_s:.1f}",
         f"{seen.positions_per_s:.0f}",
         f"{seen.queue_s * 1e3:.1f} ms",
-        str(now.in_flight),
+        f"{now.gauges.get('in_flight', 0.0):.0f}",
     )

@@ -105,7 +105,6 @@ class TeacherReplica:
             address=f"{host}:{port}",
             replica_id=self._replica_id,
             pid=os.getpid(),
-            node_id=ray.get_runtime_context().get_node_id(),
         )
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 

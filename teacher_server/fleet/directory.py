@@ -66,10 +66,6 @@ class DirectoryReplica:
         """Take a replica out at once."""
         await self._service().release(replica_id)
 
-    async def fleet(self) -> list[dict[str, Any]]:
-        """Every lease held."""
-        return [dataclasses.asdict(lease) for lease in self._service().fleet()]
-
     def _wake(self, kind: str) -> None:
         """Have Serve start a replica of an autoscaled kind that has none."""
         is_waking = kind in self._waking and not self._waking[kind].done()

@@ -72,10 +72,6 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
             self._wake(kind)
         return teacher_pb2.WantReply()
 
-    def fleet(self) -> list[Lease]:
-        """Every lease held."""
-        return self._leases.fleet()
-
     async def renew(self, lease: Lease) -> None:
         """Register a replica or renew its lease."""
         await self._announce(self._leases.renew(lease))

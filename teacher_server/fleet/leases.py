@@ -18,7 +18,6 @@ class Lease:
     address: str
     replica_id: str
     pid: int
-    node_id: str = ""
 
 
 class Leases:

@@ -71,8 +71,7 @@ def read_state(path: Path) -> FleetState:
             "--dialogue DIR --recommendation DIR (or give its file with --fleet)"
         )
     content = json.loads(path.read_text())
-    # A fleet of before there was any security has none.
-    return FleetState(**content | {"security": SecurityFiles(**content.get("security", {}))})
+    return FleetState(**content | {"security": SecurityFiles(**content["security"])})
 
 
 def write_state(path: Path, state: FleetState) -> None:

@@ -1,15 +1,18 @@
-"""What replicas tell of themselves, made readable: rates between two looks, and where to scrape."""
+"""Statistics of replicas for people and Prometheus: rates between two looks, where to scrape."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from protos.teacher_pb2 import ReplicaStats
+from teacher_server.replica.metrics import ReplicaLevels
 from teacher_server.replica.rpc import fetch_stats
+from teacher_server.scoring.counters import ReplicaCounters
 from trainer.security.credentials import SecurityFiles
+from trainer.telemetry.counters import snapshot
 
 PARALLEL = 16
 
@@ -21,7 +24,6 @@ class Rates:
     requests_per_s: float
     """Answered or refused."""
     positions_per_s: float
-    reply_bytes_per_s: float
     queue_s: float
     """Mean wait of the requests that left the queue meanwhile; of none: of the oldest in it."""
 
@@ -31,34 +33,45 @@ def rates(now: ReplicaStats, before: ReplicaStats | None = None) -> Rates:
     before = before or ReplicaStats()
     seconds = now.uptime_s - before.uptime_s
     assert seconds > 0, "a replica's uptime grows from one look to the next"
-    left = now.queued - before.queued
+
+    def grown(*names: str) -> float:
+        return sum(now.counters.get(it, 0.0) - before.counters.get(it, 0.0) for it in names)
+
+    left = grown("queued")
     return Rates(
-        requests_per_s=(_ended(now) - _ended(before)) / seconds,
-        positions_per_s=(now.positions - before.positions) / seconds,
-        reply_bytes_per_s=(now.reply_bytes - before.reply_bytes) / seconds,
-        queue_s=(now.queue_s - before.queue_s) / left if left else now.oldest_wait_s,
+        requests_per_s=grown("blocks", "invalid", "failed") / seconds,
+        positions_per_s=grown("positions") / seconds,
+        queue_s=grown("queue_s") / left if left else now.gauges.get("oldest_wait_s", 0.0),
     )
 
 
 def fetch_all_stats(
     addresses: Mapping[str, str], timeout_s: float, security: SecurityFiles
 ) -> dict[str, ReplicaStats]:
-    """Replica id -> what it tells of itself, of those that answer in time.
+    """Replica id -> statistics, of the replicas that answer in time.
 
     Args:
         addresses: replica id -> host:port of its gRPC server.
-        timeout_s: for all together; they are asked side by side.
+        timeout_s: for all together; the calls run side by side.
         security: what protects the fleet.
     """
     with ThreadPoolExecutor(PARALLEL) as threads:
-        told = threads.map(lambda it: fetch_stats(it, timeout_s, security), addresses.values())
+        fetched = threads.map(lambda it: fetch_stats(it, timeout_s, security), addresses.values())
         # Another replica may have the port of one that died.
-        return {stats.replica_id: stats for stats in told if stats is not None}
+        return {stats.replica_id: stats for stats in fetched if stats is not None}
 
 
 def as_fields(stats: ReplicaStats) -> dict[str, Any]:
-    """The message's fields by name, numbers as numbers."""
-    return {field.name: getattr(stats, field.name) for field in ReplicaStats.DESCRIPTOR.fields}
+    """Name -> value of everything in the message; what is counted in integers is an integer."""
+    forms = {name: type(value) for name, value in snapshot(ReplicaCounters()).items()}
+    forms |= get_type_hints(ReplicaLevels)
+    numbers = {**stats.counters, **stats.gauges}
+    return {
+        "replica_id": stats.replica_id,
+        "uptime_s": stats.uptime_s,
+        **{name: forms.get(name, float)(value) for name, value in sorted(numbers.items())},
+        "metrics_address": stats.metrics_address,
+    }
 
 
 def scrape_targets(replicas: Iterable[ReplicaStats]) -> list[dict[str, Any]]:
@@ -68,7 +81,3 @@ def scrape_targets(replicas: Iterable[ReplicaStats]) -> list[dict[str, Any]]:
         for stats in sorted(replicas, key=lambda it: it.replica_id)
         if stats.metrics_address
     ]
-
-
-def _ended(stats: ReplicaStats) -> int:
-    return stats.blocks + stats.invalid + stats.failed

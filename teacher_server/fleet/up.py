@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from protos.teacher_pb2 import Description
 from teacher_server.fleet.autoscaling import Bounds, Pace
 from teacher_server.fleet.console import print_status, say
 from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
@@ -33,7 +34,7 @@ from teacher_server.fleet.ray_cluster import (
 from teacher_server.fleet.status import serve_is_running
 from teacher_server.replica.security import SERVER_REMEDY
 from trainer.config.watch import check_endpoint
-from trainer.models.frozen import FrozenCard, Kind, read_card
+from trainer.models.frozen import Kind, read_card
 from trainer.security.credentials import SecurityFiles, check_host, is_loopback, read_credentials
 
 
@@ -135,12 +136,12 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
     )
 
 
-def _check_teachers(folders: Mapping[str, Path]) -> dict[str, FrozenCard]:
+def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
     """The cards of the folders given, of one vocabulary."""
     if not folders:
         raise ValueError("--dialogue or --recommendation must be given, got neither.")
     kinds: tuple[Kind, ...] = ("dialogue", "recommendation")
-    read: dict[str, FrozenCard] = {
+    read: dict[str, Description] = {
         kind: read_card(folders[kind], kind) for kind in kinds if kind in folders
     }
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos import codec, teacher_pb2
+from protos import teacher_pb2
 from protos.limits import (
     MAX_DRAWS,
     MAX_EXAMPLES,
@@ -23,8 +23,9 @@ from protos.limits import (
     MAX_REQUEST_BYTES,
     MAX_ROWS,
 )
+from protos.value_formats import BY_NUMBER, FORMATS
 from teacher_server.scoring.compress import Cut
-from teacher_server.scoring.facts import TeacherFacts
+from teacher_server.scoring.description import num_token_ids, support_size
 from teacher_server.scoring.score_work import Columns, Ragged, ScoreWork
 
 BLOCK_MARGIN_BYTES = 1 << 20
@@ -59,13 +60,13 @@ class Column:
 class RequestCheck:
     """The rules of one teacher's requests."""
 
-    def __init__(self, facts: TeacherFacts, limits: RequestLimits) -> None:
-        self._facts = facts
+    def __init__(self, teacher: teacher_pb2.Description, limits: RequestLimits) -> None:
+        self._kind = teacher.kind
+        self._support_size = support_size(teacher)
         self._limits = limits
-        takes = facts.limits
-        self._tokens = Column("token", takes.max_tokens, facts.num_tokens, shortest=1)
-        self._entities = Column("entity", takes.max_entities, facts.num_entities)
-        self._words = Column("word", takes.max_words, facts.num_words)
+        self._tokens = Column("token", teacher.max_tokens, num_token_ids(teacher), shortest=1)
+        self._entities = Column("entity", teacher.max_entities, teacher.num_entities)
+        self._words = Column("word", teacher.max_words, teacher.num_words)
 
     def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
         """The work that a request asks for.
@@ -95,13 +96,13 @@ class RequestCheck:
         asked = request.compression
         cut = _cut(asked.top_k, asked.top_p, asked.samples, asked.seed, asked.values)
         num_rows = sum(targets)
-        max_entries = num_rows * cut.max_entries(self._facts.support_size)
+        max_entries = num_rows * cut.max_entries(self._support_size)
         if num_rows * cut.samples > MAX_DRAWS:
             raise ValueError(
                 f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
                 f"{cut.samples}. Split the request or lower top_k."
             )
-        value_bytes = codec.VALUE_DTYPES[asked.values].itemsize
+        value_bytes = BY_NUMBER[asked.values].dtype.itemsize
         reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
         # Draws are entries on the device, even if they fall on few ids.
         on_device = max(max_entries, num_rows * cut.samples)
@@ -148,7 +149,7 @@ class RequestCheck:
             if not 1 <= wanted <= most:
                 rule = "in [1, number of tokens]" if takes_tokens else "1"
                 raise ValueError(
-                    f"target_lengths of a {self._facts.kind} teacher must be {rule}, got {wanted} "
+                    f"target_lengths of a {self._kind} teacher must be {rule}, got {wanted} "
                     f"for example {example} of {most if takes_tokens else 0} tokens."
                 )
 
@@ -184,8 +185,9 @@ def _int32(name: str, of: str, content: bytes, max_length: int) -> np.ndarray:
 @functools.lru_cache(maxsize=64)
 def _cut(top_k: int, top_p: float, samples: int, seed: int, values: int) -> Cut:
     """Cached: the requests of a run have one."""
-    if values not in codec.VALUE_DTYPES:
-        raise ValueError(f"compression.values must be FLOAT32, FLOAT16 or UINT8, got {values}.")
+    if values not in BY_NUMBER:
+        names = ", ".join(FORMATS).upper()
+        raise ValueError(f"compression.values must be one of {names}, got {values}.")
     if samples > MAX_SAMPLES:
         raise ValueError(f"compression.samples must be at most {MAX_SAMPLES}, got {samples}.")
     return Cut(top_k=top_k, top_p=top_p, samples=samples, seed=seed)

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -18,17 +18,20 @@ from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
+from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
-from teacher_server.replica.metrics import replica_registry
+from teacher_server.replica.metrics import PREFIX, ReplicaLevels
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.score_stream import Pipeline, ScoreStream
 from teacher_server.replica.security import SERVER_REMEDY, ServerSecurity
 from teacher_server.replica.stage import Stage
 from teacher_server.scoring.counters import ReplicaCounters
+from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits, score_together
-from teacher_server.scoring.facts import Teacher, TeacherFacts
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
+from trainer.telemetry.counters import snapshot
+from trainer.telemetry.exposition import registry_of
 from trainer.telemetry.metrics_http import MetricsServer
 from trainer.telemetry.spans import Spans
 
@@ -40,7 +43,6 @@ SHORT_REQUEST_BYTES = 16 << 10
 SHORT_ENTRIES = 1024
 
 ScoreContext = grpc.aio.ServicerContext
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 def encoding_stage() -> Stage[tuple[TargetRows, int], bytes]:
@@ -57,7 +59,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
 
     def __init__(
         self,
-        facts: TeacherFacts,
+        description: teacher_pb2.Description,
         batcher: Batcher[Any],
         *,
         replica_id: str,
@@ -65,12 +67,12 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         encode: Stage[tuple[Any, int], bytes] | None = None,
         spans: Spans | None = None,
     ) -> None:
-        self.facts = facts
+        self.description = _of_replica(description, replica_id)
         self.metrics_address = ""
         self._started_s = time.monotonic()
         self.pipeline = Pipeline(
             check=Stage(
-                RequestCheck(facts, limits),
+                RequestCheck(description, limits),
                 "teacher-check",
                 is_short=lambda request: request.ByteSize() <= SHORT_REQUEST_BYTES,
             ),
@@ -78,7 +80,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             encode=encode or encoding_stage(),
             draining=asyncio.Event(),
             spans=spans,
-            kind=facts.kind,
+            kind=description.kind,
         )
         self._replica_id = replica_id
 
@@ -91,48 +93,18 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         self, request: teacher_pb2.DescribeRequest, context: ScoreContext
     ) -> teacher_pb2.Description:
         """What this teacher is: its sizes and the digests of the handshake."""
-        facts = self.facts
-        return teacher_pb2.Description(
-            kind=facts.kind,
-            replica_id=self._replica_id,
-            wire_version=codec.FORMAT_VERSION,
-            vocab_size=facts.vocab_size,
-            first_item_id=facts.first_item_id,
-            num_items=facts.num_items,
-            max_tokens=facts.limits.max_tokens,
-            max_entities=facts.limits.max_entities,
-            vocabulary_digest=facts.vocabulary_digest,
-            graph_digest=facts.graph_digest,
-            weights_digest=facts.weights_digest,
-            temperature=facts.temperature,
-            num_entities=facts.num_entities,
-            num_words=facts.num_words,
-            max_words=facts.limits.max_words,
-        )
+        return self.description
 
     async def Stats(
         self, request: teacher_pb2.StatsRequest, context: ScoreContext
     ) -> teacher_pb2.ReplicaStats:
         """What this replica did since it started, and what is in it now."""
         batcher = self.pipeline.batcher
-        counters = batcher.counters
         return teacher_pb2.ReplicaStats(
             replica_id=self._replica_id,
             uptime_s=time.monotonic() - self._started_s,
-            blocks=counters.blocks,
-            invalid=counters.invalid,
-            failed=counters.failed,
-            abandoned=counters.abandoned,
-            positions=counters.positions,
-            reply_bytes=counters.reply_bytes,
-            queued=sum(counters.queue_s.counts),
-            queue_s=counters.queue_s.total,
-            rounds=counters.rounds,
-            forward_s=counters.forward_s.total,
-            streams=counters.streams,
-            in_flight=counters.in_flight,
-            waiting=batcher.num_waiting,
-            oldest_wait_s=batcher.queue_delay_s,
+            counters=snapshot(batcher.counters),
+            gauges=snapshot(ReplicaLevels.of(batcher)),
             metrics_address=self.metrics_address,
         )
 
@@ -143,7 +115,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
 
         It writes replies itself instead of yielding them: a task less to wake for each.
         """
-        mismatch = handshake_mismatch(context.invocation_metadata() or (), self.facts)
+        mismatch = handshake_mismatch(context.invocation_metadata() or (), self.description)
         if mismatch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
         counters = self.pipeline.batcher.counters
@@ -177,7 +149,7 @@ class TeacherServer:
         score_round = functools.partial(score_together, teacher.score, counters=counters)
         self.batcher = Batcher(score_round, batch_limits or BatchLimits(), counters=counters)
         self._service = TeacherService(
-            teacher.facts,
+            teacher.description,
             self.batcher,
             replica_id=replica_id,
             limits=request_limits or RequestLimits(),
@@ -226,7 +198,7 @@ class TeacherServer:
             ValueError: if it is beyond this machine and nothing protects what is read there.
         """
         self._metrics = MetricsServer(
-            replica_registry(self._service.facts.kind, self.batcher),
+            registry_of(PREFIX, {"kind": self._service.description.kind}, self._numbers),
             host=host,
             port=port,
             security=self._security_files,
@@ -234,6 +206,9 @@ class TeacherServer:
         )
         self._service.metrics_address = self._metrics.address
         return self._metrics.address
+
+    def _numbers(self) -> tuple[ReplicaCounters, ReplicaLevels]:
+        return self.batcher.counters, ReplicaLevels.of(self.batcher)
 
     async def drain(self, grace_s: float) -> None:
         """Answer what was accepted, tell callers to go elsewhere, then stop."""
@@ -248,32 +223,8 @@ class TeacherServer:
             await asyncio.to_thread(self._spans.close)
 
 
-def handshake_mismatch(metadata: Metadata, facts: TeacherFacts) -> str:
-    """What a caller expects that this teacher is not, with both values; empty if all agree."""
-    sent = {str(key): str(value) for key, value in metadata}
-    wanted = {
-        "conkd-wire-version": (str(codec.FORMAT_VERSION), True),
-        "conkd-vocabulary-digest": (facts.vocabulary_digest, True),
-        "conkd-weights-digest": (facts.weights_digest, False),
-    }
-    for key, (value, required) in wanted.items():
-        if key in sent and sent[key] != value:
-            return f"{key} must be {value} for this {facts.kind} teacher, got {sent[key]}."
-        if required and key not in sent:
-            return f"{key} must be {value} for this {facts.kind} teacher, got none."
-    if "conkd-temperature" in sent and not _same_number(
-        sent["conkd-temperature"], facts.temperature
-    ):
-        return (
-            f"conkd-temperature must be {facts.temperature} for this {facts.kind} teacher, got "
-            f"{sent['conkd-temperature']}."
-        )
-    return ""
-
-
-def _same_number(text: str, number: float) -> bool:
-    try:
-        # Both may have gone through a float32 field.
-        return abs(float(text) - number) <= 1e-6 * abs(number)
-    except ValueError:
-        return False
+def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb2.Description:
+    """What one replica of a teacher answers to Describe."""
+    described = teacher_pb2.Description(wire_version=codec.FORMAT_VERSION, replica_id=replica_id)
+    described.MergeFrom(teacher)
+    return described

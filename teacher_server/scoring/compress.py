@@ -111,22 +111,6 @@ def compress(
     )
 
 
-def take_rows(rows: TargetRows, index_R: np.ndarray) -> TargetRows:
-    """The rows at `index_R` (int [R]), in that order."""
-    starts = np.cumsum(rows.counts_R, dtype=np.int64) - rows.counts_R
-    counts_R = rows.counts_R[index_R]
-    new_starts_R = np.cumsum(counts_R, dtype=np.int64) - counts_R
-    entry_E = np.repeat(starts[index_R] - new_starts_R, counts_R) + np.arange(int(counts_R.sum()))
-    return TargetRows(
-        counts_R=counts_R,
-        ids_E=rows.ids_E[entry_E],
-        log_probs_E=rows.log_probs_E[entry_E],
-        tail_R=rows.tail_R[index_R],
-        item_mass_R=rows.item_mass_R[index_R],
-        vocab_size=rows.vocab_size,
-    )
-
-
 def _keep(scores_TS: Tensor, total_T1: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
     """Candidate scores, their columns (ascending) and which of them are kept, all [T, K]."""
     size = scores_TS.shape[-1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos.codec import TargetRows, concat_rows
-from teacher_server.scoring.compress import Cut, take_rows
+from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.score_work import ScoreWork
 from trainer.data.model_input import ExampleInput
@@ -84,7 +84,7 @@ def score_together(
             np.arange(start, start + count)
             for start, count in zip(starts[mine], counts[mine], strict=True)
         ]
-        results.append(take_rows(rows, np.concatenate(index_R)))
+        results.append(rows.take(np.concatenate(index_R)))
         first += len(work.inputs)
     return results
 

@@ -13,24 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from protos.codec import TargetRows, concat_rows
+from protos.teacher_pb2 import Description
 from teacher_server.scoring.compress import Cut, Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
-from teacher_server.scoring.facts import Teacher, TeacherFacts
+from teacher_server.scoring.description import Teacher, describe
 from trainer.data.bags import Bags
-from trainer.data.model_input import ExampleInput, collate
+from trainer.data.model_input import ExampleInput, InputLimits, collate
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.frozen import FrozenCard, read_card
+from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import (
     LanguageModel,
-    input_limits,
-    knowledge_size,
     load_language_model,
-    output_head,
-    response_states,
 )
 
 # Logits exist for this many positions at a time: 256 x 57,184 float32 are 59 MB.
@@ -43,22 +39,22 @@ class DialogueTeacher:
     def __init__(
         self,
         model: LanguageModel,
-        facts: TeacherFacts,
+        description: Description,
         device: torch.device,
         *,
         counters: ReplicaCounters,
     ) -> None:
-        self.facts = facts
+        self.description = description
         self._counters = counters
         self._device = device
-        nn.Module.to(model, device)
-        self._model = model.eval().requires_grad_(False)
-        self._head = output_head(model)
+        model.module.to(device).eval().requires_grad_(False)
+        self._model = model
+        self._head = model.head
         self._support = Support(
-            vocab_size=facts.vocab_size,
+            vocab_size=description.vocab_size,
             first_id=0,
-            first_item_column=facts.first_item_id,
-            num_items=facts.num_items,
+            first_item_column=description.first_item_id,
+            num_items=description.num_items,
         )
 
     @classmethod
@@ -69,14 +65,15 @@ class DialogueTeacher:
         card = read_card(folder, "dialogue")
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)
-        of_card = (card.limits, (card.num_entities, card.num_words))
-        of_model = (input_limits(model), knowledge_size(model))
+        of_card = (InputLimits.of(card), (card.num_entities, card.num_words))
+        of_model = (model.limits, model.knowledge_size)
         if of_card != of_model:
             raise ValueError(
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
                 "Export the teacher again."
             )
-        return cls(model, _facts(card, vocabulary), device, counters=counters or ReplicaCounters())
+        description = describe(card, vocabulary)
+        return cls(model, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -84,7 +81,7 @@ class DialogueTeacher:
 
         No wanted position sees a pad, so the rows do not depend on what else is in the batch.
         """
-        hidden_TD = response_states(self._model, collate(inputs, pad_id=0).to(self._device))
+        hidden_TD = self._model.response_states(collate(inputs, pad_id=0).to(self._device))
         uniforms_TN = draw_uniforms(inputs, cut)
         parts = []
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
@@ -96,7 +93,7 @@ class DialogueTeacher:
                         logits_TV,
                         cut,
                         support=self._support,
-                        temperature=self.facts.temperature,
+                        temperature=self.description.temperature,
                         uniforms_TN=uniforms_TN[chunk],
                     )
                 )
@@ -109,20 +106,20 @@ class RecommendationTeacher:
     def __init__(
         self,
         recommender: FrozenRecommender,
-        facts: TeacherFacts,
+        description: Description,
         device: torch.device,
         *,
         counters: ReplicaCounters,
     ) -> None:
-        self.facts = facts
+        self.description = description
         self._counters = counters
         self._device = device
         self._recommender = recommender.to(device).eval().requires_grad_(False)
         self._support = Support(
-            vocab_size=facts.vocab_size,
-            first_id=facts.first_item_id,
+            vocab_size=description.vocab_size,
+            first_id=description.first_item_id,
             first_item_column=0,
-            num_items=facts.num_items,
+            num_items=description.num_items,
         )
 
     @classmethod
@@ -131,8 +128,8 @@ class RecommendationTeacher:
     ) -> RecommendationTeacher:
         """The frozen folder's teacher; raises as load_recommender does."""
         recommender, card = load_recommender(folder)
-        facts = _facts(card, Vocabulary.load(folder))
-        return cls(recommender, facts, device, counters=counters or ReplicaCounters())
+        description = describe(card, Vocabulary.load(folder))
+        return cls(recommender, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -146,7 +143,7 @@ class RecommendationTeacher:
                 scores_BI,
                 cut,
                 support=self._support,
-                temperature=self.facts.temperature,
+                temperature=self.description.temperature,
                 uniforms_TN=uniforms_BN,
             )
 
@@ -195,25 +192,3 @@ def _draws_of(each: ExampleInput, cut: Cut) -> np.ndarray:
     digest.update(b"".join(ids.astype("<i4").tobytes() for ids in content))
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest.digest(), "<u8")))
     return generator.random((each.num_targets, cut.samples))
-
-
-def _facts(card: FrozenCard, vocabulary: Vocabulary) -> TeacherFacts:
-    if card.vocabulary_digest != vocabulary.digest:
-        raise ValueError(
-            f"the {card.kind} teacher's vocabulary must have digest {card.vocabulary_digest}, got "
-            f"{vocabulary.digest}. The folder's files do not belong together; export it again."
-        )
-    assert card.kind != "classifier"
-    return TeacherFacts(
-        kind=card.kind,
-        vocab_size=vocabulary.size,
-        first_item_id=vocabulary.first_item_id,
-        num_items=vocabulary.num_items,
-        limits=card.limits,
-        vocabulary_digest=card.vocabulary_digest,
-        weights_digest=card.weights_digest,
-        graph_digest=card.graph_digest,
-        num_entities=card.num_entities,
-        num_words=card.num_words,
-        temperature=card.temperature,
-    )

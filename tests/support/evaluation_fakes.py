@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json, write_text
 from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
@@ -21,14 +21,16 @@ from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example, ExampleOptions, write_examples
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.prepare import Manifest, PreparedData, SplitCounts, load_prepared
+from trainer.data.manifest import Manifest, SplitCounts
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
-from trainer.models.causal_lm import build_causal_lm, output_weight
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
-from trainer.models.kg_transformer import KgTransformer
-from trainer.models.language_model import build_language_model
+from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
+from trainer.models.frozen import write_card
+from trainer.models.language_model import LanguageModel, build_language_model
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
+from trainer.telemetry.run_totals import RUN_TOTALS
+from trainer.telemetry.step_metrics import STEP_METRICS
 
 NUM_ITEMS = 80
 
@@ -126,34 +128,35 @@ def write_tiny_data(folder: Path) -> PreparedData:
     return load_prepared(folder)
 
 
-def tiny_model(vocabulary: Vocabulary, seed: int) -> PreTrainedModel:
+def tiny_model(vocabulary: Vocabulary, seed: int) -> CausalLanguageModel:
     """A random GPT-2 whose scores lie far apart, and which often names films and ends."""
     torch.manual_seed(seed)
     shape = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=96)
-    model = build_causal_lm(shape, vocabulary).eval()
+    model = build_causal_lm(shape, vocabulary)
+    module = model.module.eval()
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in module.named_parameters():
             if "ln_" not in name:
                 weight.mul_(12.0)
-        weight = output_weight(model)
+        weight = model.head.weight
         weight[vocabulary.first_item_id : vocabulary.rec_id] *= 1.3
         weight[vocabulary.eos_id] *= 1.6
     return model
 
 
-def tiny_kg_transformer(vocabulary: Vocabulary, seed: int) -> KgTransformer:
+def tiny_kg_transformer(vocabulary: Vocabulary, seed: int) -> LanguageModel:
     """The same of KGSF's transformer, without entities and words."""
     torch.manual_seed(seed)
     shape = LanguageModelConfig(
         architecture="kgsf", num_layers=2, hidden_size=32, num_heads=2, max_positions=96
     )
     model = build_language_model(shape, vocabulary)
-    assert isinstance(model, KgTransformer)
     with torch.no_grad():
         weight = model.head.weight
         weight[vocabulary.first_item_id : vocabulary.rec_id] *= 1.3
         weight[vocabulary.eos_id] *= 4.0
-    return model.eval()
+    model.module.eval()
+    return model
 
 
 def write_student(
@@ -165,7 +168,7 @@ def write_student(
     classifier: str | None = None,
 ) -> None:
     """An exported student as trainer/export.py leaves it."""
-    tiny_model(vocabulary, seed).save_pretrained(folder)
+    tiny_model(vocabulary, seed).module.save_pretrained(folder)
     vocabulary.save(folder)
     card: dict[str, Any] = {
         "vocabulary_digest": vocabulary.digest,
@@ -194,12 +197,11 @@ def write_classifier(folder: Path, vocabulary: Vocabulary, seed: int) -> TurnCla
 
 def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> None:
     """A frozen dialogue teacher."""
-    tiny_model(vocabulary, seed).save_pretrained(folder)
+    tiny_model(vocabulary, seed).module.save_pretrained(folder)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=96,
     )
     write_card(folder, card)
@@ -224,7 +226,7 @@ def write_run(
     write_text(folder / "config.yaml", to_yaml(config))
     lines: list[dict[str, Any]] = [{"event": "start", "world_size": 1}]
     for step in range(1, 5):
-        line: dict[str, Any] = {
+        line: dict[str, Any] = dict.fromkeys(it.name for it in STEP_METRICS) | {
             "step": step,
             "loss": 5.0 / step,
             "nll": 4.0 / step,
@@ -237,7 +239,8 @@ def write_run(
             line["gate_histogram_word_steps"] = [7] + [0] * 19
         lines.append(line)
     lines.append(
-        {
+        dict.fromkeys(it.name for it in RUN_TOTALS)
+        | {
             "event": "end",
             "steps": 4,
             "seconds": 2.0,

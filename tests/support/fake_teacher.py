@@ -9,29 +9,41 @@ import numpy as np
 import torch
 
 from protos.codec import TargetRows
+from protos.teacher_pb2 import Description
 from teacher_server.scoring.compress import Cut, Support, compress
-from teacher_server.scoring.facts import TeacherFacts
 from teacher_server.scoring.score_work import Columns, Ragged
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import ExampleInput
 
 VOCAB = 12
-FACTS = TeacherFacts(
+DESCRIPTION = Description(
     kind="dialogue",
     vocab_size=VOCAB,
     first_item_id=6,
     num_items=3,
-    limits=InputLimits(max_tokens=16),
+    max_tokens=16,
     vocabulary_digest="vocabulary-a",
     weights_digest="weights-a",
+    temperature=1.0,
 )
+
+
+def described(base: Description = DESCRIPTION, /, **fields: str | float) -> Description:
+    """A copy of a Description with other values of some fields."""
+    description = Description()
+    description.CopyFrom(base)
+    for name, value in fields.items():
+        setattr(description, name, value)
+    return description
+
+
 SUPPORT = Support(vocab_size=VOCAB, first_id=0, first_item_column=6, num_items=3)
 
 
 class FakeTeacher:
     """The row after token t has the logits sin(t + 1), sin(2 (t + 1)), ..."""
 
-    def __init__(self, facts: TeacherFacts = FACTS) -> None:
-        self.facts = facts
+    def __init__(self, description: Description = DESCRIPTION) -> None:
+        self.description = description
         self.batches: list[list[int]] = []
         self.gate: threading.Event | None = None
         self.started = threading.Event()

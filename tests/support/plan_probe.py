@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import sys
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 
+from trainer.common.atomic import write_json
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import start_distributed, stop_distributed
+from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
 from trainer.engine.student import Student
 from trainer.export import _build
 from trainer.lookahead import submitted_steps
 from trainer.main import checked_input
-from trainer.models.language_model import input_limits
 from trainer.train import train_step
 
 
@@ -37,27 +36,27 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def after_steps(config: RunConfig, data: PreparedData, rank: int, world_size: int) -> int:
+def after_steps(config: RunConfig, data: PreparedData) -> int:
     """What all tensors of a student take after two steps, less those that were there before."""
     before = live_bytes()
     model, examples, _ = _build(config, data, None)
-    engine = Engine(Student(model, loss_chunk_size=8), config, rank, world_size)
+    engine = Engine(Student(model, loss_chunk_size=8), config)
     for submitted in submitted_steps(
         config,
         engine,
         vocabulary=data.vocabulary,
         examples=examples,
-        limits=input_limits(model),
+        limits=model.limits,
         teachers=None,
         first_step=0,
     ):
-        train_step(config, engine, submitted, vocabulary=data.vocabulary)
+        train_step(config, engine, submitted)
     return live_bytes() - before
 
 
 def main() -> None:
     config, data = checked_input(sys.argv[1:])
-    rank, world_size = start_distributed()
+    start_distributed()
     found = {}
     for precision in ("float32", "bf16"):
         for stage in (0, 1, 2, 3):
@@ -67,10 +66,8 @@ def main() -> None:
                 zero_stage=cast(Literal[0, 1, 2, 3], stage),
                 train=dataclasses.replace(config.train, precision=name),
             )
-            found[f"{precision} {stage}"] = after_steps(chosen, data, rank, world_size)
-    if rank == 0:
-        Path(config.output).mkdir(parents=True, exist_ok=True)
-        (Path(config.output) / "found.json").write_text(json.dumps(found))
+            found[f"{precision} {stage}"] = after_steps(chosen, data)
+    on_first_rank(lambda: write_json(Path(config.output) / "found.json", found))
     stop_distributed()
 
 

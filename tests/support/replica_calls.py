@@ -10,27 +10,24 @@ import grpc
 import numpy as np
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.device_batches import BatchLimits
-from teacher_server.scoring.facts import TeacherFacts
 from teacher_server.scoring.score_work import ScoreWork
 from tests.support.fake_teacher import FakeTeacher
 from trainer.telemetry.spans import Spans
 
-METADATA = (
-    ("conkd-vocabulary-digest", "vocabulary-a"),
-    ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-)
+METADATA = handshake_metadata(teacher_pb2.Description(vocabulary_digest="vocabulary-a"))
 
 
 INVALID = teacher_pb2.ScoreError.INVALID_ARGUMENT
 
 
 def check_request(
-    one: teacher_pb2.ScoreRequest, facts: TeacherFacts, limits: RequestLimits
+    one: teacher_pb2.ScoreRequest, teacher: teacher_pb2.Description, limits: RequestLimits
 ) -> ScoreWork:
-    return RequestCheck(facts, limits)(one)
+    return RequestCheck(teacher, limits)(one)
 
 
 def int32(*values: int) -> bytes:

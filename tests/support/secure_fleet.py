@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,10 @@ from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import Lease
 from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.compress import Cut, Support, compress
-from tests.support.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
+from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import InputLimits
 from trainer.security.credentials import SecurityFiles
 from trainer.teacher_client.client import TeacherClient
 from trainer.telemetry.spans import Spans
@@ -39,17 +37,20 @@ GOOD = (("authorization", f"Bearer {TOKEN}"),)
 
 GRAPH = "graph-a"
 
-RECOMMENDATION = dataclasses.replace(
-    FACTS,
+RECOMMENDATION = described(
     kind="recommendation",
-    limits=InputLimits(max_entities=16),
+    max_tokens=0,
+    max_entities=16,
     num_entities=50,
     graph_digest=GRAPH,
     weights_digest="weights-r",
 )
 
 ITEMS = Support(
-    vocab_size=VOCAB, first_id=FACTS.first_item_id, first_item_column=0, num_items=FACTS.num_items
+    vocab_size=VOCAB,
+    first_id=DESCRIPTION.first_item_id,
+    first_item_column=0,
+    num_items=DESCRIPTION.num_items,
 )
 
 SERVICES = [
@@ -81,16 +82,16 @@ class FakeRecommender(FakeTeacher):
 
     def score(self, inputs: Any, cut: Cut) -> codec.TargetRows:
         ids = torch.tensor([len(each.entities) for each in inputs])
-        items = slice(FACTS.first_item_id, FACTS.first_item_id + FACTS.num_items)
+        items = slice(DESCRIPTION.first_item_id, DESCRIPTION.first_item_id + DESCRIPTION.num_items)
         return compress(rows_after(ids)[:, items], cut, support=ITEMS)
 
 
 @dataclass(frozen=True)
 class SmallVocabulary:
-    digest: str = FACTS.vocabulary_digest
+    digest: str = DESCRIPTION.vocabulary_digest
     size: int = VOCAB
-    num_items: int = FACTS.num_items
-    first_item_id: int = FACTS.first_item_id
+    num_items: int = DESCRIPTION.num_items
+    first_item_id: int = DESCRIPTION.first_item_id
 
 
 def files(root: Path, name: str = "ours") -> SecurityFiles:
@@ -114,7 +115,7 @@ async def fleet(security: SecurityFiles, *, spans: Spans | None = None) -> Async
     directory = DirectoryServer(settle_s=0.0, lease_s=600.0, security=security)
     port = await directory.start("127.0.0.1", 0)
     servers = [
-        TeacherServer(teacher, replica_id=teacher.facts.kind, security=security, spans=spans)
+        TeacherServer(teacher, replica_id=teacher.description.kind, security=security, spans=spans)
         for teacher in (FakeTeacher(), FakeRecommender())
     ]
     addresses = [f"127.0.0.1:{await server.start('127.0.0.1')}" for server in servers]

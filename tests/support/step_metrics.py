@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.telemetry.step_metrics import CACHE
+from trainer.telemetry.step_metrics import TEACHER_METRICS
 
 
 def step(mean_item: float | None, mean_word: float | None, *, number: int) -> dict[str, Any]:
     """A line of metrics.jsonl with 2 item steps and 6 word steps."""
-    counts = dict.fromkeys(("teacher_requests", "teacher_resends", "wire_bytes", *CACHE), 1)
-    return counts | {
+    return dict.fromkeys((it.name for it in TEACHER_METRICS), 1) | {
         "step": number,
         "step_s": 1.0,
         "tokens_per_s": 100.0,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from protos.fingerprint import digest_file
-from trainer.data.synthetic import train_tokenizer
+from protos.teacher_pb2 import Description
+from trainer.data.tokenizer import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, max_input_length
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
+from trainer.models.frozen import write_card
 from trainer.models.frozen_recommender import FrozenRecommender, export_recommender
 
 NUM_ENTITIES = 50
@@ -26,13 +26,12 @@ def tiny_vocabulary(num_films: int = len(TITLES)) -> Vocabulary:
 def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
     shape = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=64)
-    model = build_causal_lm(shape, vocabulary)
+    model = build_causal_lm(shape, vocabulary).module
     model.save_pretrained(folder)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=max_input_length(model),
     )
     write_card(folder, card)

@@ -29,12 +29,12 @@ def test_an_error_is_one_line_and_only_a_rank_leaves_python_as_it_is(run: str, s
     assert ended.stderr == "error: x must be 1, got 2.\n"
 
 
-TELLER_IS_LATE = """
+REPORT_IS_LATE = """
 import os, time
-from trainer.common.cli import ToldElsewhere, run_rank
+from trainer.common.cli import ReportedByOtherRank, run_rank
 def main(argv):
     if os.environ["LOCAL_RANK"] != "0":
-        raise ToldElsewhere
+        raise ReportedByOtherRank
     time.sleep(3)
     raise ValueError("x must be 1, got 2.")
 run_rank(main)
@@ -42,9 +42,9 @@ run_rank(main)
 
 
 @pytest.mark.everything
-def test_rank_that_tells_the_error_is_not_ended_by_one_that_left_before(tmp_path: Path) -> None:
+def test_rank_that_reports_the_error_is_not_ended_by_one_that_left_before(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(TELLER_IS_LATE)
+    script.write_text(REPORT_IS_LATE)
     argv = [*launcher(2), str(script)]
     env = {**environment(), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(

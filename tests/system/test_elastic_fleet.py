@@ -22,7 +22,7 @@ from tests.support.served_teachers import Service
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.security.channels import Dialer
 from trainer.security.credentials import NO_SECURITY
 from trainer.teacher_client.client import TeacherClient

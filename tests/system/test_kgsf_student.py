@@ -16,12 +16,12 @@ from tests.support.served_teachers import (
 )
 from tests.support.student_runs import EXACT, TINY, loss_curve, run_student
 from trainer.chat import Conversation
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
 from trainer.evaluation.generate import GenerateConfig
-from trainer.evaluation.speaker import load_speaker
+from trainer.evaluation.loaded_model import load_model
 from trainer.models.frozen import read_card
-from trainer.models.kg_transformer import KgTransformer
+from trainer.models.kg_language_model import KgLanguageModel
 
 pytestmark = pytest.mark.everything
 
@@ -89,10 +89,10 @@ def test_kgsf_student_is_evaluated_and_chats(student: Path, prepared_dir: Path) 
     said = [[r.token_ids for r in each.responses] for each in (first, second)]
     assert said[0] == said[1]
     assert first.likelihood.num_tokens > 0
-    speaker = load_speaker(student)
-    assert isinstance(speaker.model, KgTransformer)
+    loaded = load_model(student)
+    assert isinstance(loaded.model, KgLanguageModel)
     with pytest.raises(ValueError, match="Give --data DIR"):
-        Conversation(speaker, None, GenerateConfig())
+        Conversation(loaded, None, GenerateConfig())
 
 
 def test_kgsf_student_learns_in_bf16(

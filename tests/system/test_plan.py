@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2Config
 
 from tests.support.student_runs import ROOT, environment, launcher
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.plan.memory import (
     GPU_OVERHEAD,
     Setting,

@@ -17,6 +17,7 @@ import torch
 
 from cluster.launch import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import (
     read_state,
@@ -226,18 +227,13 @@ def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles)
         **columns,
     )
     dialer = Dialer(security)
-    metadata = (
-        *dialer.metadata,
-        ("conkd-vocabulary-digest", teacher.facts.vocabulary_digest),
-        ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-        ("conkd-weights-digest", teacher.facts.weights_digest),
-    )
+    metadata = (*dialer.metadata, *handshake_metadata(teacher.description))
     with dialer.blocking(address) as channel:
         stub = teacher_pb2_grpc.TeacherStub(channel)
         reply = next(stub.Score(iter([request]), metadata=metadata, timeout=30))
     expected = teacher.score(inputs, Cut(top_k=8))
     rows = codec.decode(
-        reply.block, num_rows=expected.num_rows, vocab_size=teacher.facts.vocab_size
+        reply.block, num_rows=expected.num_rows, vocab_size=teacher.description.vocab_size
     )
     np.testing.assert_array_equal(rows.ids_E, expected.ids_E)
     np.testing.assert_allclose(rows.log_probs_E, expected.log_probs_E, atol=1e-5)

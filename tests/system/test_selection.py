@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.student_runs import run_student, step_lines
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import gold_likelihood
-from trainer.evaluation.speaker import load_speaker
+from trainer.evaluation.loaded_model import load_model
 
 
 @pytest.mark.everything
@@ -31,7 +31,7 @@ def test_run_that_overfits_exports_its_best_checkpoint_and_ends_early(
     assert [f.name for f in (output / "best").iterdir()] == [f"step-{best:08d}"]
     # What was exported has the loss that was measured under ZeRO-3 on two ranks.
     data = load_prepared(prepared_dir)
-    likelihood = gold_likelihood(load_speaker(output), data.examples("valid"))
+    likelihood = gold_likelihood(load_model(output), data.examples("valid"))
     assert likelihood.nll_sum / likelihood.num_tokens == pytest.approx(valid[best], rel=1e-4)
     card = json.loads((output / "model" / "student.json").read_text())
     assert card["steps"] == best

@@ -27,14 +27,13 @@ from trainer.data.bags import Bags
 from trainer.data.examples import Example
 from trainer.data.loader import StudentInput, to_student_input
 from trainer.data.model_input import InputLimits, dialogue_input
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.student import Student
 from trainer.loss import conkd
 from trainer.models.causal_lm import (
     LanguageModelConfig,
     build_causal_lm,
     load_causal_lm,
-    output_weight,
 )
 from trainer.models.frozen_recommender import load_recommender
 from trainer.teacher_client.client import TeacherClient
@@ -86,7 +85,7 @@ def test_student_starts_with_the_recommendation_teachers_geometry(
     assert result.returncode == 0, result.stderr
     vocabulary = load_prepared(prepared_dir).vocabulary
     model = load_causal_lm(tmp_path / "run" / "model", vocabulary)
-    rows = output_weight(model)[vocabulary.first_item_id : vocabulary.rec_id]
+    rows = model.head.weight[vocabulary.first_item_id : vocabulary.rec_id]
     recommender, _ = load_recommender(teachers.recommendation)
     assert_same_geometry(rows.detach(), recommender.items_ID)
 
@@ -118,7 +117,8 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
         client.close()
     torch.manual_seed(0)
     shape = LanguageModelConfig(num_layers=1, hidden_size=32, num_heads=2)
-    model = build_causal_lm(shape, data.vocabulary).double()
+    model = build_causal_lm(shape, data.vocabulary)
+    model.module.double()
     student = Student(model, loss_chunk_size=16)
     inputs = to_student_input(examples, data.vocabulary, InputLimits(), action_tokens=True)
     first = data.vocabulary.first_item_id
@@ -127,7 +127,7 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
     loss, _ = student(inputs.model, targets)
     expected = dense_loss(student, inputs, examples, service.teachers, data, config)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    parameters = list(model.parameters())
+    parameters = list(model.module.parameters())
     for served, dense in zip(
         torch.autograd.grad(loss, parameters),
         torch.autograd.grad(expected, parameters),
@@ -145,7 +145,7 @@ def dense_loss(
     config: DistillConfig,
 ) -> Tensor:
     """Eqs. 5-11 as printed, one example at a time, from whole distributions in this process."""
-    teacher = load_causal_lm(teachers.dialogue, data.vocabulary).double()
+    teacher = load_causal_lm(teachers.dialogue, data.vocabulary).module.double()
     recommender, _ = load_recommender(teachers.recommendation)
     first, size = data.vocabulary.first_item_id, data.vocabulary.size
     last = first + data.vocabulary.num_items

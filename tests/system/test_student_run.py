@@ -20,7 +20,7 @@ from tests.support.student_runs import (
     step_lines,
 )
 from trainer.checkpoints.files import WholeCheckpoint, newest_whole
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
 

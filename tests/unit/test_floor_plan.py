@@ -21,7 +21,7 @@ FLOORS = (
     ("protos", "trainer/security"),
     ("trainer/common", "trainer/config"),
     ("trainer/data", "trainer/checkpoints"),
-    ("trainer/models", "trainer/loss"),
+    ("trainer/data/corpora", "trainer/models", "trainer/loss"),
     ("trainer/engine", "trainer/telemetry", "trainer/plan"),
     ("trainer/target_cache", "trainer/evaluation"),
     ("trainer/teacher_client",),
@@ -29,7 +29,7 @@ FLOORS = (
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
     ("teacher_server/fleet",),
-    ("teacher_server", "cluster"),
+    ("teacher_server", "cluster/grafana", "cluster"),
     ("cluster/bench/fleet", "cluster/bench"),
     tuple(
         f"cluster/bench/{name}" for name in ("chaos", "loss", "memory", "service", "step", "wire")
@@ -42,7 +42,7 @@ DOORS = {
     "deepspeed": ("trainer/engine/",),
     "ray": ("teacher_server/fleet/", "teacher_server/main.py", "cluster/"),
     "torch_geometric": ("trainer/models/rgcn.py", "trainer/models/word_conv.py"),
-    "prometheus_client": ("trainer/telemetry/", "teacher_server/replica/metrics.py"),
+    "prometheus_client": ("trainer/telemetry/exposition.py", "trainer/telemetry/metrics_http.py"),
     "opentelemetry": ("trainer/telemetry/spans.py",),
     "lmdb": ("trainer/target_cache/store.py",),
     "grpc": (

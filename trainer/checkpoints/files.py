@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoints.policy import checkpoints_to_keep
 from trainer.common.atomic import write_json
 
 TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
@@ -20,8 +21,7 @@ TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
 TAG = re.compile(rf"{TAG_PREFIX}\d{{8}}")
 UNIVERSAL_TAG = re.compile(rf"\.?{UNIVERSAL_PREFIX}{TAG.pattern}")
 WHOLE_NAME = "whole.json"
-EARLIER_LIST_NAME = "newest.json"
-# DeepSpeed's, and nobody reads it.
+# DeepSpeed writes it; this repository does not read it.
 UNIVERSAL_LIST_NAME = "latest_universal"
 CHECKPOINTS_NAME = "checkpoints"
 
@@ -61,13 +61,7 @@ def newest_whole(folder: Path) -> WholeCheckpoint | None:
 
     Raises:
         FileNotFoundError: if there were some, and all of them are damaged.
-        ValueError: if an earlier version wrote them: it had another list, and drew other batches.
     """
-    if (folder / EARLIER_LIST_NAME).exists():
-        raise ValueError(
-            f"checkpoints in {folder} must have been written by this version, got those of an "
-            "earlier one. Finish the run with that version, or start over with train.resume=false."
-        )
     problems = []
     for path in _newest_first(folder):
         problem = find_damage(path)
@@ -107,9 +101,9 @@ def find_damage(path: Path) -> str | None:
 
 
 def commit(folder: Path, step: int, *, ranks: int, keep: int) -> None:
-    """Make the checkpoint of `step` whole, and remove all but the newest `keep` whole ones.
+    """Make the checkpoint of `step` whole, and remove those that the policy does not keep.
 
-    To be called on one rank, after every rank has written its files.
+    Call it on one rank, after every rank has written its files.
     """
     path = folder / tag_of(step)
     files = {
@@ -118,10 +112,10 @@ def commit(folder: Path, step: int, *, ranks: int, keep: int) -> None:
         if file.is_file() and file.name != WHOLE_NAME
     }
     write_json(path / WHOLE_NAME, {"step": step, "ranks": ranks, "files": files})
-    kept = _whole(folder)[:keep]
-    for other in (*_newest_first(folder), *_universal(folder)):
-        if other not in kept:
-            remove(other)
+    kept = checkpoints_to_keep([step_of(each) for each in _whole(folder)], keep)
+    unneeded = [each for each in _newest_first(folder) if step_of(each) not in kept]
+    for other in (*unneeded, *_universal(folder)):
+        remove(other)
 
 
 def oldest_whole(folder: Path) -> int:
@@ -149,8 +143,7 @@ def forget(folder: Path) -> None:
         (path / WHOLE_NAME).unlink(missing_ok=True)
     for path in (*_newest_first(folder), *_universal(folder)):
         shutil.rmtree(path)
-    for name in (EARLIER_LIST_NAME, UNIVERSAL_LIST_NAME):
-        (folder / name).unlink(missing_ok=True)
+    (folder / UNIVERSAL_LIST_NAME).unlink(missing_ok=True)
 
 
 def _whole(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Whether a run to be resumed is the same run: by its settings, and by what it learns from."""
+"""Check that a resumed run has the settings and the training sources of the run before."""
 
 from __future__ import annotations
 
@@ -9,24 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
+from trainer.checkpoints.policy import may_change
 from trainer.common.atomic import write_json
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 
 CONFIG_NAME = "config.yaml"
 ORIGIN_NAME = "origin.json"
-MAY_CHANGE = (
-    *("output", "classifier", "teachers.", "watch."),
-    *("train.steps", "train.epochs", "train.checkpoint_every", "train.keep_checkpoints"),
-    *("train.resume", "train.loss_chunk_size", "train.micro_batch_size"),
-    *("train.keep_freed_memory", "student.activation_checkpointing"),
-)
-"""Settings that a resumed run may have otherwise: they change no loss of a step done before."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOrigin:
-    """What a run learns from, beyond its settings; a resumed run must find it again."""
+class RunProvenance:
+    """What a run learns from, beyond its settings; a resumed run must have the same."""
 
     vocabulary: str
     examples: str
@@ -36,30 +30,30 @@ class RunOrigin:
 
 
 def check_same_run(output: Path, config: RunConfig) -> None:
-    """Raise ValueError if the run to resume was started with settings that make it another run."""
+    """Raise ValueError if a setting differs that may not change when a run is resumed."""
     if newest_whole(output / CHECKPOINTS_NAME) is None:
         return
     before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
     for key, value in flat_settings(config).items():
-        if before.get(key) != value and not key.startswith(MAY_CHANGE):
+        if before.get(key) != value and not may_change(key):
             raise ValueError(
                 f"{key} must be {before.get(key)} to go on with the run in {output}, got {value}. "
                 "Name another output, or start over with train.resume=false."
             )
 
 
-def check_same_origin(output: Path, origin: RunOrigin) -> None:
-    """Raise ValueError if the run to resume has learnt from others than it would go on with."""
+def check_same_provenance(output: Path, provenance: RunProvenance) -> None:
+    """Raise ValueError if the run before had other data or other teachers."""
     path = output / ORIGIN_NAME
     if newest_whole(output / CHECKPOINTS_NAME) is None:
         return
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} must tell what the checkpoint was learnt from, got no file. "
+            f"{path} must name the sources of the checkpoint, got no file. "
             "Start over with train.resume=false."
         )
     before = _flat(json.loads(path.read_text()))
-    after = _flat(dataclasses.asdict(origin))
+    after = _flat(dataclasses.asdict(provenance))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             raise ValueError(
@@ -68,9 +62,9 @@ def check_same_origin(output: Path, origin: RunOrigin) -> None:
             )
 
 
-def write_origin(output: Path, origin: RunOrigin) -> None:
-    """Write origin.json, which `check_same_origin` compares with."""
-    write_json(output / ORIGIN_NAME, dataclasses.asdict(origin))
+def write_provenance(output: Path, provenance: RunProvenance) -> None:
+    """Write origin.json, which `check_same_provenance` compares with."""
+    write_json(output / ORIGIN_NAME, dataclasses.asdict(provenance))
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:

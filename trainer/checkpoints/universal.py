@@ -1,6 +1,6 @@
-"""A checkpoint for any number of ranks: its shards put together per parameter by DeepSpeed.
+"""A checkpoint for any number of ranks: DeepSpeed joins its shards, parameter by parameter.
 
-DeepSpeed's part is handed in, as engine.py alone imports it.
+DeepSpeed's part is a parameter: only the room trainer/engine imports DeepSpeed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How every command of ours ends: one clear line for an error that the user can mend."""
+"""Entry-point wrapper: a user error becomes one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainer.common.errors import TeacherUnavailable
 USER_ERRORS = (ValueError, OSError, TeacherUnavailable, WireError)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-TELLER_S = 60.0
+REPORT_GRACE_S = 60.0
 
 
-class ToldElsewhere(SystemExit):
-    """Raised on a rank that leaves because of an error that another rank tells."""
+class ReportedByOtherRank(SystemExit):
+    """Exit of a rank whose error another rank reports."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_ERROR)
@@ -48,7 +48,7 @@ def run_rank(main: Callable[[list[str]], None]) -> NoReturn:
     """
     code: object = 0
     try:
-        run_main(lambda argv: _let_the_other_tell(main, argv))
+        run_main(lambda argv: _wait_for_reporting_rank(main, argv))
     except SystemExit as end:
         code = end.code or 0
     if not isinstance(code, int):
@@ -60,10 +60,10 @@ def run_rank(main: Callable[[list[str]], None]) -> NoReturn:
     os._exit(code)
 
 
-def _let_the_other_tell(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    """The launcher ends every rank as soon as one has failed: the one that tells must be first."""
+def _wait_for_reporting_rank(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """The launcher kills all ranks when one has failed, so the reporting rank must exit first."""
     try:
         main(argv)
-    except ToldElsewhere:
-        time.sleep(TELLER_S)
+    except ReportedByOtherRank:
+        time.sleep(REPORT_GRACE_S)
         raise

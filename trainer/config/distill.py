@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from protos import codec
+from protos.value_formats import FORMATS
 
 MAX_TOP_K = 1 << 16
 
@@ -32,8 +32,8 @@ class DistillConfig:
     tail: Literal["bucket", "drop", "renormalise", "sampled"] = "bucket"
     """What is done with the mass that was not sent (docs/loss.md). With "sampled" there is none:
     top_k and recommendation_top_k are numbers of draws."""
-    values: Literal["uint8", "float16", "float32"] = "uint8"
-    """Precision of log-probs on the wire."""
+    values: str = "uint8"
+    """Precision of log-probs on the wire: a name of protos/value_formats.py."""
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -42,6 +42,10 @@ class DistillConfig:
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"distill.{name} must be in [0, 1], got {value}.")
+        if self.values not in FORMATS:
+            raise ValueError(
+                f"distill.values must be one of {', '.join(FORMATS)}, got {self.values}."
+            )
         if (self.gate == "fixed") != (self.fixed_lambda is not None):
             raise ValueError(
                 "distill.fixed_lambda must be given with distill.gate fixed, and only then, got "
@@ -78,5 +82,4 @@ class DistillConfig:
     @property
     def value_format(self) -> int:
         """The wire's number for `values`."""
-        formats = {"float32": codec.FLOAT32, "float16": codec.FLOAT16, "uint8": codec.UINT8}
-        return formats[self.values]
+        return FORMATS[self.values].number

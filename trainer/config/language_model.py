@@ -23,8 +23,6 @@ class LanguageModelConfig:
     activation_checkpointing: bool = False
     """Keep the inputs of layers alone and compute the rest again in backward: a third more time,
     far less memory."""
-    new_rows: Literal["random", "titles"] = "random"
-    """The films' own part of their new rows: drawn, or the mean of their titles' tokens."""
     max_entities: int = 50
     """Entities of the context that kgsf attends to, the last ones."""
     max_words: int = 256

@@ -18,9 +18,9 @@ import numpy as np
 
 from protos.fingerprint import digest_arrays
 from trainer.common.atomic import write_text
+from trainer.data.dialogue import Dialogue, Mention, Piece, Sender, split_mentions
 from trainer.data.entity_linker import EntityLinker
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.redial import Dialogue, Mention, Piece, Sender, split_mentions
 from trainer.data.vocabulary import Vocabulary
 from trainer.data.word_graph import WordGraph
 

@@ -1,4 +1,4 @@
-"""The files of a knowledge graph: JSON as the corpora of this project have it, or KGSF's pickles.
+"""The files of a knowledge graph: JSON, or KGSF's pickles.
 
 | JSON | pickle | holds |
 |---|---|---|
@@ -10,19 +10,24 @@
 
 from __future__ import annotations
 
-import builtins
-import collections
-import io
 import json
-import pickle
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from trainer.data.knowledge_graph import KnowledgeGraph
+from trainer.data.graph_checks import (
+    check_edges,
+    check_entity_ids,
+    check_items,
+    check_movie_entities,
+)
+from trainer.data.graph_pickles import (
+    pickled_entities,
+    pickled_heads,
+    pickled_movies,
+    read_pickle,
+)
+from trainer.data.raw_graph import RawGraph
 
 ENTITIES_NAME = "entity2id.json"
 MOVIES_NAME = "movie2entity.json"
@@ -34,39 +39,16 @@ PICKLES = {
     ITEMS_NAME: "movie_ids.pkl",
     SUBGRAPH_NAME: "subkg.pkl",
 }
-MAX_PICKLE_BYTES = 1 << 27
-ALLOWED_GLOBALS = {
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("builtins", "list"): builtins.list,
-    # As Python 2 and protocol 2 name it.
-    ("__builtin__", "list"): builtins.list,
+_FROM_PICKLE: dict[str, Callable[[Path, Any], Any]] = {
+    ENTITIES_NAME: pickled_entities,
+    MOVIES_NAME: pickled_movies,
+    ITEMS_NAME: lambda path, content: content,
+    SUBGRAPH_NAME: pickled_heads,
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraphFiles:
-    """What the four files of one folder hold, checked against each other."""
-
-    entity_ids: dict[str, int]
-    """Entity (a URI in angle brackets, or a movie id) -> 0..N-1."""
-    movie_entities: dict[str, str]
-    """The catalogue: movie id -> its entity."""
-    edges_E3: np.ndarray
-    """int32 [E, 3]: head, relation, tail; sorted."""
-
-    def graph(self, movie_ids: Sequence[str]) -> KnowledgeGraph:
-        """The graph, with the entity of each movie in the given order."""
-        items = [self.entity_ids[self.movie_entities[movie_id]] for movie_id in movie_ids]
-        return KnowledgeGraph(
-            edges_E3=self.edges_E3,
-            num_entities=len(self.entity_ids),
-            num_relations=int(self.edges_E3[:, 1].max()) + 1,
-            item_entities_I=np.array(items, dtype=np.int32),
-        )
-
-
-def read_graph_files(folder: Path) -> GraphFiles:
-    """Read and check the four files; pickles where there is no entity2id.json.
+def read_graph_files(folder: Path) -> RawGraph:
+    """Read and check the four files; pickles if there is no entity2id.json.
 
     Raises:
         FileNotFoundError: if one of them is missing.
@@ -74,27 +56,15 @@ def read_graph_files(folder: Path) -> GraphFiles:
             own, the items are not exactly the movies' entities, or a pickle asks for more than
             plain containers.
     """
-    pickled = not (folder / ENTITIES_NAME).exists() and (folder / PICKLES[ENTITIES_NAME]).exists()
-    read = _read_pickled if pickled else _read_json
-    entities_path, entities = read(folder, ENTITIES_NAME)
-    entity_ids = _entity_ids(entities_path, _object(entities_path, entities))
-    movies_path, movies = read(folder, MOVIES_NAME)
-    movie_entities = _movie_entities(movies_path, _object(movies_path, movies), entity_ids)
-    items_path, items = read(folder, ITEMS_NAME)
-    _check_items(items_path, items, [entity_ids[entity] for entity in movie_entities.values()])
-    edges_path, heads = read(folder, SUBGRAPH_NAME)
-    edges_E3 = _edges(edges_path, _object(edges_path, heads), len(entity_ids))
-    return GraphFiles(entity_ids=entity_ids, movie_entities=movie_entities, edges_E3=edges_E3)
-
-
-class ContainerUnpickler(pickle.Unpickler):
-    """Reads numbers, strings and plain containers, and refuses to import anything else."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """One of ALLOWED_GLOBALS; pickle.UnpicklingError otherwise."""
-        if (module_name, global_name) not in ALLOWED_GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-        return ALLOWED_GLOBALS[module_name, global_name]
+    is_pickled = (
+        not (folder / ENTITIES_NAME).exists() and (folder / PICKLES[ENTITIES_NAME]).exists()
+    )
+    read = _read_pickled if is_pickled else _read_json
+    entity_ids = check_entity_ids(*read(folder, ENTITIES_NAME))
+    movie_entities = check_movie_entities(*read(folder, MOVIES_NAME), entity_ids)
+    check_items(*read(folder, ITEMS_NAME), [entity_ids[it] for it in movie_entities.values()])
+    edges_E3 = check_edges(*read(folder, SUBGRAPH_NAME), len(entity_ids))
+    return RawGraph(entity_ids=entity_ids, movie_entities=movie_entities, edges_E3=edges_E3)
 
 
 def _read_json(folder: Path, name: str) -> tuple[Path, Any]:
@@ -112,134 +82,4 @@ def _read_json(folder: Path, name: str) -> tuple[Path, Any]:
 def _read_pickled(folder: Path, name: str) -> tuple[Path, Any]:
     """The content of a pickle, in the form that the JSON file of this name has."""
     path = folder / PICKLES[name]
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} must be a file, got none. Name the folder of the graph with --graph."
-        )
-    if path.stat().st_size > MAX_PICKLE_BYTES:
-        raise ValueError(
-            f"{path} must be at most {MAX_PICKLE_BYTES} bytes, got {path.stat().st_size}."
-        )
-    try:
-        content = ContainerUnpickler(io.BytesIO(path.read_bytes())).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError) as error:
-        raise ValueError(
-            f"{path} must be a pickle of plain containers, got: {error}. "
-            "Do not open it otherwise; fetch it again: python -m trainer.data download dbpedia"
-        ) from error
-    return path, _CONVERSIONS[name](path, content)
-
-
-def _pickled_entities(path: Path, content: Any) -> Any:
-    return {str(entity): number for entity, number in _object(path, content).items()}
-
-
-def _pickled_movies(path: Path, content: Any) -> Any:
-    # A movie without a DBpedia page is its own entity.
-    return {
-        str(movie): str(movie) if entity is None else entity
-        for movie, entity in _object(path, content).items()
-    }
-
-
-def _pickled_heads(path: Path, content: Any) -> Any:
-    return {
-        str(head): [list(pair) if isinstance(pair, tuple) else pair for pair in pairs]
-        if isinstance(pairs, list)
-        else pairs
-        for head, pairs in _object(path, content).items()
-    }
-
-
-_CONVERSIONS: dict[str, Callable[[Path, Any], Any]] = {
-    ENTITIES_NAME: _pickled_entities,
-    MOVIES_NAME: _pickled_movies,
-    ITEMS_NAME: lambda path, content: content,
-    SUBGRAPH_NAME: _pickled_heads,
-}
-
-
-def _entity_ids(path: Path, entity_ids: dict[str, Any]) -> dict[str, int]:
-    taken: dict[int, str] = {}
-    for entity, entity_id in entity_ids.items():
-        if not _is_id(entity_id, len(entity_ids)):
-            raise ValueError(
-                f"{path}: ids must be 0..{len(entity_ids) - 1}, got {entity_id!r} for {entity}."
-            )
-        if entity_id in taken:
-            raise ValueError(
-                f"{path}: ids must be distinct, got {entity_id} for {taken[entity_id]} "
-                f"and {entity}."
-            )
-        taken[entity_id] = entity
-    return entity_ids
-
-
-def _movie_entities(
-    path: Path, movies: dict[str, Any], entity_ids: dict[str, int]
-) -> dict[str, str]:
-    owner: dict[str, str] = {}
-    for movie_id, entity in movies.items():
-        if not (movie_id.isascii() and movie_id.isdigit()):
-            raise ValueError(f"{path}: a movie id must be a number, got {movie_id!r}.")
-        if not isinstance(entity, str):
-            raise ValueError(f"{path}: the entity of {movie_id} must be a string, got {entity!r}.")
-        if entity not in entity_ids:
-            raise ValueError(
-                f"{path}: the entity of movie {movie_id} must be among the entities, got {entity}. "
-                "Add it there."
-            )
-        if entity in owner:
-            raise ValueError(
-                f"{path}: each movie must have its own entity, got {entity} for {owner[entity]} "
-                f"and {movie_id}."
-            )
-        owner[entity] = movie_id
-    if not movies:
-        raise ValueError(f"{path} must name at least one movie, got none.")
-    return movies
-
-
-def _check_items(path: Path, item_ids: Any, movies: Iterable[int]) -> None:
-    if not isinstance(item_ids, list) or not all(isinstance(item, int) for item in item_ids):
-        raise ValueError(f"{path} must be a list of entity ids, got {item_ids!r:.60}.")
-    expected = set(movies)
-    different = sorted(expected.symmetric_difference(item_ids))
-    if different:
-        where = "missing" if different[0] in expected else "not a movie's entity"
-        raise ValueError(
-            f"{path} must be exactly the entities of the movies, got {len(different)} that differ; "
-            f"the first is {different[0]} ({where})."
-        )
-
-
-def _edges(path: Path, heads: dict[str, Any], num_entities: int) -> np.ndarray:
-    edges: list[tuple[int, int, int]] = []
-    for head, pairs in heads.items():
-        if not (head.isascii() and head.isdigit() and int(head) < num_entities):
-            raise ValueError(f"{path}: a head must be in [0, {num_entities}), got {head!r}.")
-        if not isinstance(pairs, list):
-            raise ValueError(f"{path}: head {head} must hold a list, got {pairs!r:.60}.")
-        for pair in pairs:
-            if not (isinstance(pair, list) and len(pair) == 2 and _is_id(pair[0], 1 << 16)):
-                raise ValueError(
-                    f"{path}: head {head} must hold [relation, tail] pairs, got {pair!r:.60}."
-                )
-            if not _is_id(pair[1], num_entities):
-                raise ValueError(
-                    f"{path}: a tail of head {head} must be in [0, {num_entities}), got {pair[1]}."
-                )
-            edges.append((int(head), pair[0], pair[1]))
-    if not edges:
-        raise ValueError(f"{path} must hold at least one triple, got none.")
-    return np.array(sorted(edges), dtype=np.int32)
-
-
-def _object(path: Path, content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must be a JSON object, got a {type(content).__name__}.")
-    return content
-
-
-def _is_id(value: Any, limit: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < limit
+    return path, _FROM_PICKLE[name](path, read_pickle(path))

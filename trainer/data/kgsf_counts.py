@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from punkt import sent_tokenize
 
-from trainer.data.redial import MENTION_PATTERN, Dialogue
+from trainer.data.dialogue import MENTION_PATTERN, Dialogue
 
 # What NLTK's word tokenizer does not split from the digits before it.
 GLUE_PATTERN = re.compile(r"[\w*+/=\\^|~`-]")

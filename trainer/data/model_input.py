@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from protos.teacher_pb2 import Description
 from trainer.data.bags import Bags
 from trainer.data.examples import Example, last_ids
 
@@ -29,6 +30,15 @@ class InputLimits:
     """Of a context's entities the last so many are given."""
     max_words: int = 0
     """Of a context's words the last so many are given."""
+
+    @classmethod
+    def of(cls, description: Description) -> InputLimits:
+        """What the described model takes."""
+        return cls(
+            max_tokens=description.max_tokens,
+            max_entities=description.max_entities,
+            max_words=description.max_words,
+        )
 
 
 def _none() -> np.ndarray:

@@ -1,12 +1,21 @@
-"""The tokenizer of the base tokens: found by name or folder, and checked."""
+"""The tokenizer of the base tokens: found by name or folder, or trained on a corpus."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
+from trainer.data.dialogue import Dialogue
+
 END_OF_TEXT = "<|endoftext|>"
+MAX_BASE_TOKENS = 2_000
+"""Of a tokenizer that is trained here."""
+
+TokenizerMaker = Callable[[Sequence[Dialogue], Sequence[str]], PreTrainedTokenizerFast]
+"""Train dialogues, titles of the movies -> a tokenizer: loaded by name, or trained on them."""
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -36,6 +45,34 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
             f"tokenizer must have a fast version, got {type(tokenizer).__name__} from {name}."
         )
     return tokenizer
+
+
+def pretrained_tokenizer(name: str) -> TokenizerMaker:
+    """`load_tokenizer` of this name, whatever the corpus."""
+    return lambda dialogues, titles: load_tokenizer(name)
+
+
+def train_tokenizer(
+    dialogues: Sequence[Dialogue], titles: Sequence[str]
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most MAX_BASE_TOKENS tokens, fitted on the texts and the titles."""
+    pieces = (piece for dialogue in dialogues for piece in dialogue.pieces())
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=MAX_BASE_TOKENS,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([*texts, *(f" {title}" for title in titles)], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT
+    )
 
 
 def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:

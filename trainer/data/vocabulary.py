@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
 from trainer.common.atomic import write_json
-from trainer.data.redial import Mention, Piece
+from trainer.data.dialogue import Mention, Piece
 from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
 
 VOCABULARY_NAME = "vocabulary.json"

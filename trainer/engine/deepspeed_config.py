@@ -1,6 +1,6 @@
-"""DeepSpeed's own config of a run: one of ours or the user's file, with what the run's config says.
+"""DeepSpeed's config of a run: a file of ours or of the user, completed from the run's config.
 
-Needs no deepspeed, so that a mistake is told before any rank starts to work.
+Needs no deepspeed, so that a mistake is reported before any rank starts to work.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.run import RunConfig
-from trainer.engine.deepspeed_rules import check_agreement, check_supported, without_what_is_off
+from trainer.engine.deepspeed_rules import check_agreement, check_stage, supported_settings
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
 
 def deepspeed_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given.
+    """The config for `deepspeed.initialize`.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such file, if the batch cannot be shared by so
-            many ranks, or if the file says other than the run's config or what cannot work here.
+            many ranks, or if the file contradicts the run's config or sets what is unsupported.
     """
     path = Path(config.deepspeed or CONFIG_FOLDER / f"zero{config.zero_stage}.json")
     ours = _batch_sizes(config, world_size)
     ours["gradient_clipping"] = config.optimiser.clip_norm
-    settings = without_what_is_off(_read_settings(path))
+    settings = supported_settings(path, _read_settings(path))
     check_agreement(path, settings, config, ours)
-    check_supported(path, settings, world_size)
+    check_stage(path, settings.get("zero_optimization", {}), world_size)
     return {
         **settings,
         **ours,
@@ -77,21 +77,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _precision(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """The block that turns on what train.precision says, with the file's details of it."""
+    """The blocks that turn train.precision on, with the file's details of it."""
     name = config.train.precision
     if name == "float32":
         return {each: {"enabled": False} for each in ("bf16", "fp16")}
     other = "fp16" if name == "bf16" else "bf16"
     # DeepSpeed, too, takes "auto" for left out.
-    said = {key: value for key, value in (settings.get(name) or {}).items() if value != "auto"}
-    return {name: {**said, "enabled": True}, other: {"enabled": False}}
+    details = {key: value for key, value in settings.get(name, {}).items() if value != "auto"}
+    return {name: {**details, "enabled": True}, other: {"enabled": False}}
 
 
 def _zero_optimization(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     # Pinned memory is what makes copies to a GPU asynchronous; a CPU's DeepSpeed ignores it.
     cpu = {"device": "cpu", "pin_memory": True}
     # A file may leave the block or the stage out; where it has one, it is the run's.
-    block = {**(settings.get("zero_optimization") or {}), "stage": config.zero_stage}
+    block = {**settings.get("zero_optimization", {}), "stage": config.zero_stage}
     if config.offload != "none":
         block = {**block, "offload_optimizer": cpu}
     if config.offload == "all":

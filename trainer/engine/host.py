@@ -1,4 +1,4 @@
-"""Quirks of one machine: malloc, builds of torch extensions, shared memory."""
+"""Quirks of one machine: precisions, malloc, builds of torch extensions, shared memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ LOCK_NAME = "conkd.lock"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP_BYTES = 1 << 30
 RETURN_BYTES = 1 << 20
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError if this machine's device cannot compute in `train.precision`."""
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    # It gives None for no on some CPUs.
+    if precision == "fp16" and not accelerator.is_fp16_supported():
+        raise ValueError(
+            f"train.precision must be float32 or bf16 on this {accelerator.device_name()}, which "
+            "cannot compute in it, got fp16. Take bf16."
+        )
 
 
 def keep_freed_memory() -> bool:

@@ -1,4 +1,4 @@
-"""Join the ranks of a run, agree on errors, and leave together."""
+"""Join the ranks of a run, sum over them, agree on errors, and leave together."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import datetime
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import deepspeed
 import torch
 from deepspeed import comm
 from deepspeed.accelerator import get_accelerator
+from torch import Tensor
 
-from trainer.common.cli import USER_ERRORS, ToldElsewhere
+from trainer.common.cli import USER_ERRORS, ReportedByOtherRank
 from trainer.config.teachers import MAX_PATIENCE_S
 from trainer.engine.host import (
     build_cpu_extension,
@@ -29,8 +30,8 @@ ResultT = TypeVar("ResultT")
 GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
 
 
-def start_distributed(*, keep_freed: bool = True) -> tuple[int, int]:
-    """Join the ranks that the `deepspeed` launcher started, or be the only one; (rank, world).
+def start_distributed(*, keep_freed: bool = True) -> None:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one.
 
     `keep_freed` is `train.keep_freed_memory`.
     """
@@ -47,7 +48,6 @@ def start_distributed(*, keep_freed: bool = True) -> tuple[int, int]:
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=GROUP_TIMEOUT)
     unlink_shared_memory()
-    return comm.get_rank(), comm.get_world_size()
 
 
 def stop_distributed() -> None:
@@ -56,30 +56,49 @@ def stop_distributed() -> None:
         comm.destroy_process_group()
 
 
-def raise_together(error: Exception | None) -> None:
+def raise_on_all_ranks(error: Exception | None) -> None:
     """Collective: raise on every rank if any has an error; the lowest failing rank reports it."""
     failed = torch.zeros(comm.get_world_size())
     failed[comm.get_rank()] = error is not None
-    accelerator = get_accelerator()
-    assert accelerator is not None
-    failed = failed.to(accelerator.current_device_name())
+    failed = failed.to(current_device())
     comm.all_reduce(failed)
     if not failed.any():
         return
     if error is not None and int(failed.nonzero()[0]) == comm.get_rank():
         raise error
-    raise ToldElsewhere
+    raise ReportedByOtherRank
 
 
 def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
-    """What `action` gives, or leave on every rank with one error line if it fails on any."""
+    """Collective: the result of `action`; raises on every rank if it fails on any."""
     try:
         result = action()
     except USER_ERRORS as error:
-        raise_together(error)
-        raise AssertionError("raise_together leaves where there is an error") from error
-    raise_together(None)
+        raise_on_all_ranks(error)
+        raise AssertionError("raise_on_all_ranks raises where there is an error") from error
+    raise_on_all_ranks(None)
     return result
+
+
+def on_first_rank(action: Callable[[], None]) -> None:
+    """Collective: run `action` on rank 0 while the others wait; raises on all if it fails."""
+    on_all_ranks(lambda: action() if comm.get_rank() == 0 else None)
+
+
+def sum_over_ranks(values: Sequence[float], on_device: Tensor | None = None) -> list[float]:
+    """Collective: element-wise float64 sum, first of the values that are on the device already."""
+    total = torch.tensor(values, dtype=torch.float64, device=current_device())
+    if on_device is not None:
+        total = torch.cat([on_device, total])
+    comm.all_reduce(total)
+    return total.tolist()
+
+
+def current_device() -> torch.device:
+    """The device of this rank."""
+    accelerator = get_accelerator()
+    assert accelerator is not None
+    return torch.device(accelerator.current_device_name())
 
 
 def _free_port() -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer.data.model_input import ModelInput
 from trainer.loss.soft_targets import SoftTargets
 from trainer.loss.sparse_ce import SparseCrossEntropy
-from trainer.models.language_model import LanguageModel, output_head, response_states
+from trainer.models.language_model import LanguageModel
 
 
 class Student(nn.Module):
@@ -18,8 +18,10 @@ class Student(nn.Module):
 
     def __init__(self, language_model: LanguageModel, *, loss_chunk_size: int) -> None:
         super().__init__()
-        self.language_model = language_model
-        self.loss = SparseCrossEntropy(output_head(language_model), loss_chunk_size)
+        self.language_model = language_model.module
+        # A plain object beside the module: it holds no parameters of its own.
+        self._response_states = language_model.response_states
+        self.loss = SparseCrossEntropy(language_model.head, loss_chunk_size)
 
     def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor]:
         """Loss summed over positions, and the gold tokens' NLL [P] without gradient.
@@ -28,4 +30,4 @@ class Student(nn.Module):
             inputs: what the student reads.
             targets: what its P wanted positions should learn.
         """
-        return self.loss(response_states(self.language_model, inputs), targets)
+        return self.loss(self._response_states(inputs), targets)

@@ -19,7 +19,7 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.cli import run_main
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import (
     EvaluationResult,
     add_evaluate_arguments,

@@ -1,4 +1,4 @@
-"""Which action token opens each response: [REC] or [GEN], guessed, known, or none at all.
+"""The action token of each response, [REC] or [GEN]: predicted, from gold, or none.
 
 T responses.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trainer.data.examples import Example
-from trainer.evaluation.speaker import Speaker, check_vocabulary, resolve_classifier
+from trainer.evaluation.loaded_model import LoadedModel, check_vocabulary, resolve_classifier
 from trainer.evaluation.turns import gold_turns, turn_scores
 from trainer.models.turn_classifier import TurnClassifier, load_classifier
 
@@ -44,19 +44,19 @@ class Actions:
 class ActionChooser:
     """Chooses the actions for one model's prompts; the classifier is loaded once."""
 
-    def __init__(self, speaker: Speaker, choice: str | None) -> None:
+    def __init__(self, loaded: LoadedModel, choice: str | None) -> None:
         """`choice` is a classifier's folder, "oracle", or None for the one in the model's card.
 
         Raises:
             FileNotFoundError: if the classifier is missing.
             ValueError: if there is none to ask, or it has another vocabulary than the model.
         """
-        self._where = resolve_classifier(speaker, choice)
+        self._where = resolve_classifier(loaded, choice)
         self._classifier: TurnClassifier | None = None
         if self._where is not None and self._where != ORACLE:
             folder = Path(self._where)
             self._classifier, card = load_classifier(folder)
-            check_vocabulary(folder, card.vocabulary_digest, speaker.vocabulary.digest)
+            check_vocabulary(folder, card.vocabulary_digest, loaded.vocabulary.digest)
 
     def __call__(self, examples: Sequence[Example]) -> Actions:
         """The action of every example's response."""

@@ -1,4 +1,4 @@
-"""One trained model scored on one split: what it says, what it recommends, what it expects.
+"""Score one trained model on one split: text, recommendations and likelihood.
 
 P response positions of a batch, V vocabulary, I items.
 """
@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.common.progress import progress_bar
+from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
-from trainer.data.prepare import SPLITS, PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions
-from trainer.evaluation.generate import GenerateConfig, generate, progress_bar
+from trainer.evaluation.generate import GenerateConfig, generate
+from trainer.evaluation.loaded_model import LoadedModel, check_knows, load_model
 from trainer.evaluation.metrics import GeneratedResponse
-from trainer.evaluation.speaker import Speaker, check_knows, load_speaker
 from trainer.evaluation.views import RecommendationViews, recommendation_views
-from trainer.models.language_model import input_limits, output_head, response_states
 
 DISTINCT_N = (1, 2, 3, 4)
 POSITION_CHUNK = 256
@@ -142,21 +143,21 @@ def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) 
         ValueError: if its vocabulary is not the data's (with both digests), or its action token has
             no source.
     """
-    speaker = load_speaker(model_dir)
-    check_knows(speaker, data)
+    loaded = load_model(model_dir)
+    check_knows(loaded, data)
     examples = data.examples(config.split)[: config.limit]
     started = time.perf_counter()
-    actions = ActionChooser(speaker, config.classifier)(examples)
+    actions = ActionChooser(loaded, config.classifier)(examples)
     chosen = time.perf_counter()
     prompts = [
-        speaker.prompt(example, recommends=bool(recommends))
+        loaded.prompt(example, recommends=bool(recommends))
         for example, recommends in zip(examples, actions.recommends_T, strict=True)
     ]
     responses = generate(
-        speaker.model, speaker.vocabulary, prompts, config.generate, title="generate"
+        loaded.model, loaded.vocabulary, prompts, config.generate, title="generate"
     )
     generated = time.perf_counter()
-    likelihood = gold_likelihood(speaker, examples)
+    likelihood = gold_likelihood(loaded, examples)
     scored = time.perf_counter()
     seconds = {
         "actions": chosen - started,
@@ -166,13 +167,13 @@ def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) 
     return _score(model_dir, data, config, examples, responses, likelihood, actions, seconds)
 
 
-def gold_likelihood(speaker: Speaker, examples: Sequence[Example]) -> Likelihood:
+def gold_likelihood(loaded: LoadedModel, examples: Sequence[Example]) -> Likelihood:
     """NLL of the gold responses, end of text included, the gold action token given.
 
     Never holds more than [POSITION_CHUNK, V] logits; independent of padding.
     """
-    model, vocabulary = speaker.model, speaker.vocabulary
-    weight_VD = output_head(model).weight.detach()
+    model, vocabulary = loaded.model, loaded.vocabulary
+    weight_VD = model.head.weight.detach()
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
     nll_sum, num_tokens, batch_size = 0.0, 0, 32
     with torch.inference_mode(), progress_bar() as bar:
@@ -180,9 +181,9 @@ def gold_likelihood(speaker: Speaker, examples: Sequence[Example]) -> Likelihood
         for start in range(0, len(order), batch_size):
             batch = tuple(examples[i] for i in order[start : start + batch_size])
             inputs = to_student_input(
-                batch, vocabulary, input_limits(model), action_tokens=speaker.action_tokens
+                batch, vocabulary, model.limits, action_tokens=loaded.action_tokens
             )
-            hidden_PD = response_states(model, inputs.model.to(model.device))
+            hidden_PD = model.response_states(inputs.model.to(model.device))
             labels_P = inputs.positions.labels_P.to(model.device)
             nll_sum += _nll_sum(hidden_PD, weight_VD, labels_P)
             num_tokens += len(labels_P)

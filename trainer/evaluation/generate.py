@@ -1,4 +1,4 @@
-"""Greedy responses by the student alone, and the items it ranked where it named one.
+"""Greedy responses of a model, with the ranked items at every position that names one.
 
 B prompts of a batch, L padded prompt length, T response positions, V vocabulary, I items.
 """
@@ -7,25 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import (
-    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    PreTrainedModel,
 )
 
-from trainer.data.model_input import ExampleInput, collate
+from trainer.common.progress import progress_bar
+from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
-from trainer.models.kg_transformer import KgTransformer
-from trainer.models.language_model import LanguageModel, input_limits
+from trainer.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,91 +138,26 @@ def generate(
     return [responses[index] for index in range(len(prompts))]
 
 
-def progress_bar() -> Progress:
-    """A bar on stderr; silent where stderr is not a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def _generate_batch(
     model: LanguageModel,
     vocabulary: Vocabulary,
     prompts: Sequence[Prompt],
     config: GenerateConfig,
 ) -> list[GeneratedResponse]:
-    # KGSF's decoder starts with the prompt's last token; a causal LM goes on behind all of it.
-    start = 1 if isinstance(model, KgTransformer) else max(len(p.given.tokens) for p in prompts)
+    given = [prompt.given for prompt in prompts]
+    start = model.prompt_width(given)
     depth = list_depth(vocabulary.num_items, max(prompt.num_mentioned for prompt in prompts))
     recorder = ItemRecorder(vocabulary, start, depth)
     processors = LogitsProcessorList([SuppressSpecialTokens(vocabulary), recorder])
     with torch.inference_mode():
-        if isinstance(model, KgTransformer):
-            output_BL = _decode_greedily(model, vocabulary, prompts, config, processors)
-        else:
-            output_BL = _generate_causally(model, vocabulary, prompts, config, processors)
+        output_BL = model.generate(
+            given, vocabulary, max_new_tokens=config.max_new_tokens, processors=processors
+        )
     rows = output_BL[:, start:].tolist()
     return [
         _response(prompt, vocabulary, row, tokens, recorder)
         for row, (prompt, tokens) in enumerate(zip(prompts, rows, strict=True))
     ]
-
-
-def _generate_causally(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Prompt],
-    config: GenerateConfig,
-    processors: LogitsProcessorList,
-) -> Tensor:
-    """Prompts and responses, int64 [B, L + T], ended by pads."""
-    input_ids_BL, mask_BL = _left_pad(prompts, vocabulary.pad_id)
-    # Any: pyright cannot bind `generate` to its self protocol.
-    speaking: Any = model
-    return speaking.generate(
-        input_ids_BL.to(model.device),
-        attention_mask=mask_BL.to(model.device),
-        generation_config=GenerationConfig(
-            max_new_tokens=config.max_new_tokens,
-            do_sample=False,
-            eos_token_id=vocabulary.eos_id,
-            pad_token_id=vocabulary.pad_id,
-        ),
-        logits_processor=processors,
-    )
-
-
-def _decode_greedily(
-    model: KgTransformer,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Prompt],
-    config: GenerateConfig,
-    processors: LogitsProcessorList,
-) -> Tensor:
-    """Start tokens and responses, int64 [B, 1 + T], ended by pads.
-
-    The sources are read once; the response so far is read anew at every step, it is short.
-    """
-    inputs = collate([prompt.given for prompt in prompts], pad_id=vocabulary.pad_id)
-    inputs = inputs.to(model.device)
-    memories = model.encode(inputs)
-    ids_BT = inputs.input_ids_BL.gather(1, inputs.lengths_B[:, None] - 1)
-    is_finished_B = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
-    for _ in range(config.max_new_tokens):
-        states_BTD = model.decode(ids_BT, torch.ones_like(ids_BT, dtype=torch.bool), memories)
-        scores_BV: Any = processors(ids_BT, model.head(states_BTD[:, -1]))  # type: ignore[arg-type]
-        next_B = scores_BV.argmax(-1).masked_fill(is_finished_B, vocabulary.pad_id)
-        ids_BT = torch.cat([ids_BT, next_B[:, None]], dim=1)
-        is_finished_B |= next_B == vocabulary.eos_id
-        if is_finished_B.all():
-            break
-    return ids_BT
 
 
 def _response(
@@ -248,20 +178,8 @@ def _response(
     )
 
 
-def _left_pad(prompts: Sequence[Prompt], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts [B, L] int64 ending in the last column, and their mask [B, L] int64."""
-    width = max(len(prompt.given.tokens) for prompt in prompts)
-    input_ids_BL = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
-    mask_BL = torch.zeros_like(input_ids_BL)
-    for row, prompt in enumerate(prompts):
-        start = width - len(prompt.given.tokens)
-        input_ids_BL[row, start:] = torch.from_numpy(prompt.given.tokens.astype(np.int64))
-        mask_BL[row, start:] = 1
-    return input_ids_BL, mask_BL
-
-
 def _check_lengths(model: LanguageModel, prompts: Sequence[Prompt], config: GenerateConfig) -> None:
-    room = input_limits(model).max_tokens - config.max_new_tokens
+    room = model.limits.max_tokens - config.max_new_tokens
     for prompt in prompts:
         if not 1 <= len(prompt.given.tokens) <= room:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What generated responses are scored by; numpy and the standard library only.
+"""Metrics of generated responses; numpy and the standard library only.
 
 T responses, G_t gold items of response t (a multiset), S_t its generated item positions, L_k(s) the
 top k items at the decoding step that emitted s. Definitions, sources and the choices where the

@@ -1,4 +1,4 @@
-"""Where the gold movie stands in a ranking of all items; one sample per gold movie of a response.
+"""Rank of the gold movie among all items; one sample per gold movie of a response.
 
 S samples, I items.
 """

@@ -1,4 +1,4 @@
-"""A student beside what it is compared with, and the story of its run: report.json, report.md.
+"""The report of a run, beside the students it is compared with: report.json, report.md.
 
     python -m trainer.evaluation.report --run DIR --data DIR --undistilled DIR
         --dialogue-teacher DIR [--plain DIR] [--classifier DIR] [--oracle] [--split test]
@@ -27,7 +27,7 @@ from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.evaluate import (
     EvaluateConfig,
@@ -36,9 +36,9 @@ from trainer.evaluation.evaluate import (
     evaluate_config,
     evaluate_model,
 )
+from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
-from trainer.evaluation.speaker import check_vocabulary, read_speaker_card, resolve_classifier
 from trainer.evaluation.views import baseline_views
 
 NUM_SAMPLES = 6
@@ -80,7 +80,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     # What can be missing is looked for before the minutes of evaluation.
     data = load_prepared(config.data)
     for folder in _folders(config).values():
-        card = read_speaker_card(folder)
+        card = read_model_card(folder)
         check_vocabulary(card.folder, card.vocabulary_digest, data.vocabulary.digest)
         resolve_classifier(card, config.evaluate.classifier)
     student_history = read_history(config.run)
@@ -150,7 +150,6 @@ def _run_part(
     config: ReportConfig, data: PreparedData, run_config: RunConfig, history: RunHistory
 ) -> dict[str, Any]:
     """Everything in the report that is known before the evaluation."""
-    end = history.end
     return {
         "run": {
             "folder": str(config.run),
@@ -168,18 +167,7 @@ def _run_part(
             "graph_digest": data.manifest.graph_digest,
             "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
         },
-        "steps": end["steps"],
-        "training_seconds": end["seconds"],
-        "tokens_per_s": end["tokens_per_s"],
-        "teacher": {
-            "requests": end["teacher_requests"],
-            "wait_fraction": end["teacher_wait_fraction"],
-        },
-        "gate": {
-            "mean_item_steps": end["gate_mean_item_steps"],
-            "mean_word_steps": end["gate_mean_word_steps"],
-        },
-        "wire": {"bytes_per_position": end["wire_bytes_per_position"]},
+        **history.report,
         "machine": {
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""The report as people read it: tables, plots and a few dialogues in Markdown."""
+"""The report in Markdown: tables, plots and a few dialogues."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from trainer.data.examples import Example
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.evaluate import gold_text
 from trainer.evaluation.metrics import CUTOFFS
+from trainer.telemetry.run_totals import RUN_TOTALS
 
 CONTEXT_TURNS = 4
 RECOMMENDATION_ROWS = (
@@ -189,15 +190,14 @@ def _ratio_text(report: dict[str, Any]) -> str:
 
 
 def _teacher_text(report: dict[str, Any]) -> str:
-    gate, teacher = report["gate"], report["teacher"]
     if report["config"]["distill"]["gamma"] == 0:
         return "No teacher was asked in this run (gamma 0)."
     rows = [
-        ["mean item mass at item steps", _cell(gate["mean_item_steps"])],
-        ["mean item mass at word steps", _cell(gate["mean_word_steps"])],
-        ["requests to teachers", str(teacher["requests"])],
-        ["share of time waiting for teachers", _cell(teacher["wait_fraction"])],
-        ["bytes per position on the wire", _cell(report["wire"]["bytes_per_position"])],
+        [metric.text.partition(";")[0], _number(report[group][key])]
+        for metric in RUN_TOTALS
+        for group, _, key in [metric.report.partition(".")]
+        # What is not in a group has its place among what was run.
+        if key
     ]
     return _table(["what", "value"], rows, numbers=True)
 
@@ -213,6 +213,10 @@ def _sample_text(sample: SampleDialogue) -> str:
 def _table(header: list[str], rows: list[list[str]], *, numbers: bool) -> str:
     align = ["---", *(["---:" if numbers else "---"] * (len(header) - 1))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, align, *rows])
+
+
+def _number(value: float | None) -> str:
+    return str(value) if isinstance(value, int) else _cell(value)
 
 
 def _cell(value: float | None) -> str:

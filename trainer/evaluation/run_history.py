@@ -1,25 +1,16 @@
-"""What a training run wrote about itself, read back: metrics.jsonl."""
+"""Read the metrics.jsonl of a training run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.telemetry.run_log import METRICS_NAME
-
-END_KEYS = (
-    "steps",
-    "seconds",
-    "tokens_per_s",
-    "teacher_requests",
-    "teacher_wait_fraction",
-    "wire_bytes_per_position",
-    "gate_mean_item_steps",
-    "gate_mean_word_steps",
-)
-STEP_KEYS = ("step", "loss", "nll", "step_s", "teacher_wait_s")
+from trainer.telemetry.run_totals import RUN_TOTALS
+from trainer.telemetry.step_metrics import STEP_METRICS, Metric
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +20,17 @@ class RunHistory:
     folder: Path
     steps: tuple[dict[str, Any], ...]
     end: dict[str, Any]
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The closing figures as report.json nests them."""
+        nested: dict[str, Any] = {}
+        for metric in RUN_TOTALS:
+            group, _, key = metric.report.rpartition(".")
+            if metric.report:
+                place = nested.setdefault(group, {}) if group else nested
+                place[key] = self.end[metric.name]
+        return nested
 
     @property
     def has_teachers(self) -> bool:
@@ -74,10 +76,10 @@ def read_history(folder: Path) -> RunHistory:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: the line must be JSON, got {error}.") from error
         if "event" not in record:
-            _require(record, STEP_KEYS, f"{path}:{number}")
+            _require(record, STEP_METRICS, f"{path}:{number}")
             steps.append(record)
         elif record["event"] == "end":
-            _require(record, END_KEYS, f"{path}:{number}")
+            _require(record, RUN_TOTALS, f"{path}:{number}")
             end = record
     if end is None or not steps:
         raise ValueError(
@@ -87,7 +89,10 @@ def read_history(folder: Path) -> RunHistory:
     return RunHistory(folder=folder, steps=tuple(steps), end=end)
 
 
-def _require(record: dict[str, Any], keys: tuple[str, ...], place: str) -> None:
-    missing = [key for key in keys if key not in record]
+def _require(record: dict[str, Any], metrics: Sequence[Metric], place: str) -> None:
+    missing = [it.name for it in metrics if it.name not in record]
     if missing:
-        raise ValueError(f"{place}: the line must have {', '.join(keys)}, got no {missing[0]}.")
+        raise ValueError(
+            f"{place}: the line must have every key that docs/training.md lists, got no "
+            f"{missing[0]}. Train again with this version."
+        )

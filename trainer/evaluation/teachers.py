@@ -1,4 +1,4 @@
-"""How good the frozen teachers are, before anything is distilled from them: teachers.md and .json.
+"""Quality of the frozen teachers, before distillation: teachers.md and teachers.json.
 
     python -m trainer.evaluation.teachers --data DIR --output DIR [--split test]
         [--recommendation DIR ...] [--dialogue DIR ...] [--classifier DIR ...]
@@ -25,25 +25,25 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
+from trainer.common.progress import progress_bar
 from trainer.data.bags import Bags
+from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
-from trainer.data.model_input import recommendation_input
-from trainer.data.prepare import SPLITS, PreparedData, load_prepared
-from trainer.evaluation.generate import progress_bar
-from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
-from trainer.evaluation.speaker import (
-    Speaker,
+from trainer.data.model_input import InputLimits, recommendation_input
+from trainer.data.prepared import PreparedData, load_prepared
+from trainer.evaluation.loaded_model import (
+    LoadedModel,
     check_digests,
     check_knows,
     check_vocabulary,
-    load_speaker,
+    load_model,
 )
+from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
 from trainer.evaluation.teachers_text import to_markdown
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
 from trainer.evaluation.views import mentioned_items
 from trainer.models.frozen_recommender import load_recommender
-from trainer.models.language_model import input_limits, output_head, response_states
 from trainer.models.turn_classifier import load_classifier
 
 BATCH = 32
@@ -123,7 +123,8 @@ def recommender_scores(folder: Path, samples: GoldSamples, data: PreparedData) -
     """Recalls of a frozen recommendation teacher, and its mean cross entropy in nats."""
     recommender, card = load_recommender(folder)
     check_digests(folder, card.vocabulary_digest, card.graph_digest, data)
-    inputs = [recommendation_input(example, card.limits) for example in samples.examples]
+    limits = InputLimits.of(card)
+    inputs = [recommendation_input(example, limits) for example in samples.examples]
     log_probs_SI = torch.cat(
         [
             recommender(
@@ -181,22 +182,20 @@ def calibration(mass_P: np.ndarray, is_item_P: np.ndarray) -> list[dict[str, flo
 
 
 @torch.inference_mode()
-def item_mass(speaker: Speaker, examples: Sequence[Example]) -> ItemMass:
+def item_mass(loaded: LoadedModel, examples: Sequence[Example]) -> ItemMass:
     """Next-token distributions at every response position, [POSITION_CHUNK, V] at a time."""
-    vocabulary = speaker.vocabulary
+    vocabulary = loaded.vocabulary
     items = slice(vocabulary.first_item_id, vocabulary.rec_id)
-    weight_VD = output_head(speaker.model).weight.cpu()
-    limits = input_limits(speaker.model)
+    weight_VD = loaded.model.head.weight.cpu()
+    limits = loaded.model.limits
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
     masses, gold, nll_sum = [], [], 0.0
     with progress_bar() as bar:
         task = bar.add_task("item mass", total=len(order))
         for start in range(0, len(order), BATCH):
             batch = tuple(examples[i] for i in order[start : start + BATCH])
-            inputs = to_student_input(
-                batch, vocabulary, limits, action_tokens=speaker.action_tokens
-            )
-            hidden_PD = response_states(speaker.model, inputs.model.to(speaker.model.device)).cpu()
+            inputs = to_student_input(batch, vocabulary, limits, action_tokens=loaded.action_tokens)
+            hidden_PD = loaded.model.response_states(inputs.model.to(loaded.model.device)).cpu()
             labels_P = inputs.positions.labels_P
             for hidden_CD, labels_C in zip(
                 hidden_PD.split(POSITION_CHUNK), labels_P.split(POSITION_CHUNK), strict=True
@@ -250,10 +249,10 @@ def report_teachers(
     masses: dict[str, ItemMass] = {}
     architectures: dict[str, str] = {}
     for folder in dialogue:
-        speaker = load_speaker(folder)
-        check_knows(speaker, data)
-        masses[str(folder)] = item_mass(speaker, examples)
-        architectures[str(folder)] = type(speaker.model).__name__
+        loaded = load_model(folder)
+        check_knows(loaded, data)
+        masses[str(folder)] = item_mass(loaded, examples)
+        architectures[str(folder)] = type(loaded.model.module).__name__
     content["dialogue"] = {
         name: {"architecture": architectures[name], **mass.to_dict()}
         for name, mass in masses.items()

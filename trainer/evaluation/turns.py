@@ -1,4 +1,4 @@
-"""How well it is foreseen which responses recommend (Eq. 12).
+"""Precision, recall and F1 of the turn-level recommendation classifier (Eq. 12).
 
 T responses.
 """

@@ -1,4 +1,4 @@
-"""The three ways in which we look at recommended items, and two baselines seen the same way.
+"""Candidate sets for ranking metrics: three views of recommended items, and two baselines.
 
 T responses, I items.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.evaluation.metrics import (
     ItemSlot,
     RecommendationScores,

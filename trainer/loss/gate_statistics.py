@@ -1,4 +1,4 @@
-"""What the gate did: sums over a batch of lambda, item mass, entropy and kept mass."""
+"""Sums over a batch of lambda, item mass, entropy and kept mass."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ HISTOGRAM_BINS = 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateStatistics:
-    """Sums over one batch, so that ranks and steps can be added up; 0 of a teacher not asked.
+    """Sums over one batch, by the names that trainer/telemetry/step_metrics.py forms metrics of.
+
+    They are 0 of a teacher that is not used. Item steps are positions whose gold token is an item.
 
     Attributes:
-        gate: sum of lambda_t at item steps and at word steps, [2].
+        gate_item, gate_word: sum of lambda_t at item steps and at word steps.
         num_recommended: positions at which lambda_t is 1.
         dialogue_entropy: sum over positions of the dialogue rows', in nats, the tail as one class:
             a lower bound of the whole row's.
         recommendation_entropy: mean of the recommendation rows', likewise, times positions.
-        item_mass: sum of the gate's input at item steps and at word steps, [2].
-        count: number of item steps and word steps, [2].
-        histogram: counts of item mass over [0, 1] in 20 bins, [2, 20].
+        mass_item, mass_word: sum of the gate's input at item steps and at word steps.
+        histogram_item, histogram_word: counts of that input over [0, 1], [HISTOGRAM_BINS].
         kept_mass: sum over positions of the dialogue teacher's kept mass.
         recommendation_kept_mass: mean of the recommendation rows', times positions.
     """
 
-    gate: np.ndarray
+    gate_item: float
+    gate_word: float
     num_recommended: int
     dialogue_entropy: float
     recommendation_entropy: float
-    item_mass: np.ndarray
-    count: np.ndarray
-    histogram: np.ndarray
+    mass_item: float
+    mass_word: float
+    histogram_item: np.ndarray
+    histogram_word: np.ndarray
     kept_mass: float
     recommendation_kept_mass: float
 
@@ -47,25 +50,32 @@ def gate_statistics(
     positions: Positions, teachers: TeacherTargets, config: DistillConfig
 ) -> GateStatistics:
     """Gate and item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
-    masks = [positions.is_item_P.numpy(), ~positions.is_item_P.numpy()]
+    dialogue, recommendation = teachers.dialogue, teachers.recommendation
+    is_item_P = positions.is_item_P.numpy()
     gate_P = gate_of_rows(positions, teachers, config).numpy()
-    num_positions, mass_R = len(gate_P), teachers.dialogue.item_mass_R
-    masses = [mass_R[mask] if len(mass_R) else mass_R for mask in masks]
-    # Rounding may leave a little more than 1, which counts as 1.
-    histograms = [
-        np.histogram(it.clip(0.0, 1.0), bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0] for it in masses
-    ]
-    return GateStatistics(
-        gate=np.array([float(gate_P[mask].sum()) for mask in masks]),
-        num_recommended=int((gate_P == 1.0).sum()),
-        dialogue_entropy=float(entropy(teachers.dialogue).sum()),
-        recommendation_entropy=_mean(entropy(teachers.recommendation)) * num_positions,
-        item_mass=np.array([float(mass.sum()) for mass in masses]),
-        count=np.array([int(mask.sum()) for mask in masks]),
-        histogram=np.stack(histograms),
-        kept_mass=float((1.0 - teachers.dialogue.tail_R).sum()),
-        recommendation_kept_mass=_mean(1.0 - teachers.recommendation.tail_R) * num_positions,
+    num_positions, mass_R = len(gate_P), dialogue.item_mass_R
+    # There is a row per position, or none.
+    item_mass, word_mass = (
+        mass_R[mask] if len(mass_R) else mass_R for mask in (is_item_P, ~is_item_P)
     )
+    return GateStatistics(
+        gate_item=float(gate_P[is_item_P].sum()),
+        gate_word=float(gate_P[~is_item_P].sum()),
+        num_recommended=int((gate_P == 1.0).sum()),
+        dialogue_entropy=float(entropy(dialogue).sum()),
+        recommendation_entropy=_mean(entropy(recommendation)) * num_positions,
+        mass_item=float(item_mass.sum()),
+        mass_word=float(word_mass.sum()),
+        histogram_item=_histogram(item_mass),
+        histogram_word=_histogram(word_mass),
+        kept_mass=float((1.0 - dialogue.tail_R).sum()),
+        recommendation_kept_mass=_mean(1.0 - recommendation.tail_R) * num_positions,
+    )
+
+
+def _histogram(mass_R: np.ndarray) -> np.ndarray:
+    # Rounding may leave a little more than 1, which counts as 1.
+    return np.histogram(mass_R.clip(0.0, 1.0), bins=HISTOGRAM_BINS, range=(0.0, 1.0))[0]
 
 
 def entropy(rows: TargetRows) -> np.ndarray:

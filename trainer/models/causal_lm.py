@@ -5,33 +5,108 @@ B examples, L input positions, V vocabulary, I items, D hidden, K of the items' 
 
 from __future__ import annotations
 
-import math
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    LogitsProcessorList,
     PreTrainedModel,
 )
 
+from trainer.common.errors import first_line
 from trainer.config.language_model import LanguageModelConfig
+from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import Vocabulary
+from trainer.models.new_rows import draw_new_rows_
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
 PRETRAINED_WIDTH = 0.1
-YEAR = re.compile(r"\s*\(\d{4}\)$")
+
+
+class CausalLanguageModel:
+    """A causal language model of Hugging Face as a LanguageModel."""
+
+    knowledge_size = (0, 0)
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        """Refuse a model whose logits the fused loss would not compute."""
+        check_head(module)
+        self.module = module
+
+    @property
+    def head(self) -> nn.Linear:
+        """The output projection, without bias."""
+        return output_head(self.module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.module.device
+
+    @property
+    def limits(self) -> InputLimits:
+        """Tokens with the response; neither entities nor words."""
+        return InputLimits(max_tokens=max_input_length(self.module))
+
+    def response_states(self, inputs: ModelInput) -> Tensor:
+        """Last hidden states of the wanted positions, examples end to end, float [P, D]."""
+        hidden_BLD = hidden_states(self.module, inputs.input_ids_BL)
+        return hidden_BLD.flatten(0, 1).index_select(0, inputs.hidden_index_P)
+
+    def write(self, folder: Path, whole: dict[str, Tensor]) -> None:
+        """Write a folder of Hugging Face's; OSError if it could not be written."""
+        try:
+            self.module.save_pretrained(folder, state_dict=whole)
+        except SafetensorError as error:
+            # That of a full disk, too, is no OSError.
+            raise OSError(
+                f"{folder} must take the model, got: {first_line(error)}. Make room and start the "
+                "same command again."
+            ) from error
+
+    def prompt_width(self, prompts: Sequence[ExampleInput]) -> int:
+        """Columns before the response in what `generate` returns: the longest prompt's."""
+        return max(len(prompt.tokens) for prompt in prompts)
+
+    def generate(
+        self,
+        prompts: Sequence[ExampleInput],
+        vocabulary: Vocabulary,
+        *,
+        max_new_tokens: int,
+        processors: LogitsProcessorList,
+    ) -> Tensor:
+        """Prompts and greedy responses, int64 [B, prompt_width + T], ended by pads."""
+        input_ids_BL, mask_BL = _left_pad(prompts, vocabulary.pad_id)
+        device = self.module.device
+        # Any: pyright cannot bind `generate` to its self protocol.
+        module: Any = self.module
+        return module.generate(
+            input_ids_BL.to(device),
+            attention_mask=mask_BL.to(device),
+            generation_config=GenerationConfig(
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=vocabulary.eos_id,
+                pad_token_id=vocabulary.pad_id,
+            ),
+            logits_processor=processors,
+        )
 
 
 def build_causal_lm(
     config: LanguageModelConfig, vocabulary: Vocabulary, item_vectors_IK: Tensor | None = None
-) -> PreTrainedModel:
+) -> CausalLanguageModel:
     """A causal LM with one tied output row per vocabulary entry, drawn by torch's generator.
 
     A pretrained model keeps the rows that it has. A random one draws them from
@@ -42,15 +117,14 @@ def build_causal_lm(
     if config.pretrained is None:
         model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
         nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
-        _draw_new_rows_of_(model, config, vocabulary, item_vectors_IK, width=1.0)
+        _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=1.0)
     else:
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
         _check_base_size(model, config.pretrained, vocabulary)
         if output_weight(model).shape[0] == vocabulary.base_size:
             # mean_resizing=False: the new rows are ours to draw.
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-            width = PRETRAINED_WIDTH
-            _draw_new_rows_of_(model, config, vocabulary, item_vectors_IK, width=width)
+            _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=PRETRAINED_WIDTH)
         elif item_vectors_IK is not None:
             raise ValueError(
                 "item_vectors must be null for a student whose model has the items' rows already, "
@@ -60,12 +134,12 @@ def build_causal_lm(
     model.generation_config = GenerationConfig(
         eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
     )
-    check_head(model)
+    causal = CausalLanguageModel(model)
     if config.activation_checkpointing:
         enable_checkpointing(model)
     # from_pretrained leaves a model without its dropout.
     nn.Module.train(model)
-    return model
+    return causal
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
@@ -77,12 +151,7 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
 
 
 def _draw_new_rows_of_(
-    model: PreTrainedModel,
-    config: LanguageModelConfig,
-    vocabulary: Vocabulary,
-    item_vectors_IK: Tensor | None,
-    *,
-    width: float,
+    model: PreTrainedModel, vocabulary: Vocabulary, item_vectors_IK: Tensor | None, *, width: float
 ) -> None:
     weights = [output_weight(model)]
     embedding = model.get_input_embeddings().weight
@@ -90,80 +159,10 @@ def _draw_new_rows_of_(
         assert isinstance(embedding, Tensor)
         weights.append(embedding)
     for weight_VD in weights:
-        draw_new_rows_(
-            weight_VD, vocabulary, item_vectors_IK, width=width, new_rows=config.new_rows
-        )
+        draw_new_rows_(weight_VD, vocabulary, item_vectors_IK, width=width)
 
 
-@torch.no_grad()
-def draw_new_rows_(
-    weight_VD: Tensor,
-    vocabulary: Vocabulary,
-    item_vectors_IK: Tensor | None = None,
-    *,
-    width: float,
-    new_rows: Literal["random", "titles"] = "random",
-) -> None:
-    """Draw the rows after the base tokens around their mean, `width` times as wide as they are.
-
-    Items get one more draw that all of them share. "A movie comes here" is then one direction,
-    learnt from every item step at once, and not anew for each of thousands of rarely seen rows: on
-    redial-mini 150 steps gave the gold items' steps an item mass of .31 with it and .09 without.
-    Their own part must be as wide: taught the recommendation teacher's rows at item steps alone, a
-    student with a fifth of it did not tell the context's movies apart in 300 steps of 64 and stayed
-    .97 nats from the teacher (its mean row: 1.06); with the whole of it, .67 after 250.
-
-    Args:
-        item_vectors_IK: float [I, K], the items' own part up to a turn and the width, so that films
-            which are close there are close here; None: as new_rows says.
-        new_rows: without vectors, the items' own part: random, or how the mean row of a title's
-            tokens differs from other titles', up to the width.
-    """
-    base_VD = weight_VD[: vocabulary.base_size]
-    mean_D = base_VD.mean(0)
-    std = width * float((base_VD - mean_D).square().mean().sqrt())
-    items_ID = weight_VD[vocabulary.first_item_id : vocabulary.rec_id]
-    if item_vectors_IK is not None:
-        items_ID.copy_(_turned(item_vectors_IK, weight_VD.shape[1], std))
-    elif new_rows == "titles":
-        items_ID.copy_(_scaled(title_means(base_VD, vocabulary), std))
-    else:
-        items_ID.normal_(std=std)
-    items_ID.add_(mean_D + torch.randn_like(mean_D) * std)
-    weight_VD[vocabulary.rec_id :].normal_(std=std).add_(mean_D)
-
-
-def _turned(vectors_IK: Tensor, hidden_size: int, std: float) -> Tensor:
-    """The vectors about their mean in a random basis of D dimensions, elements of this width.
-
-    Inner products keep their proportions if D >= K, and do on average if not.
-    """
-    basis_KD = nn.init.orthogonal_(torch.empty(vectors_IK.shape[1], hidden_size))
-    return _scaled((vectors_IK - vectors_IK.mean(0)) @ basis_KD, std)
-
-
-def title_means(base_VD: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """The mean base row of each item's title without its year, float [I, D]."""
-    # As in the middle of a sentence, where films are named: with a space before.
-    titles = [" " + YEAR.sub("", title) for title in vocabulary.titles]
-    rows = vocabulary.tokenizer(titles, add_special_tokens=False)["input_ids"]
-    # A tokenizer may have no token for a title; then it is like any other.
-    return torch.stack([base_VD[ids or slice(None)].mean(0) for ids in rows])
-
-
-def _scaled(vectors_ID: Tensor, std: float) -> Tensor:
-    """The vectors about their mean, elements of this width."""
-    vectors_ID = vectors_ID - vectors_ID.mean(0)
-    width = float(vectors_ID.square().mean().sqrt())
-    if not (math.isfinite(width) and width > 0):
-        raise ValueError(
-            f"item vectors must be finite and differ from each other, got a width of {width}. Fit "
-            "the recommendation teacher again."
-        )
-    return vectors_ID * (std / width)
-
-
-def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:
+def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
     """An exported model, refused unless it has exactly the vocabulary's rows."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} must be a model folder, got no config.json there.")
@@ -175,8 +174,7 @@ def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> PreTrainedModel:
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
-    check_head(model)
-    return model
+    return CausalLanguageModel(model)
 
 
 @torch.no_grad()
@@ -255,3 +253,15 @@ def _check_base_size(model: PreTrainedModel, name: str, vocabulary: Vocabulary) 
             f"{name} must have the tokenizer's {vocabulary.base_size} base tokens, got {rows} "
             "rows. Prepare the data with this model's own tokenizer (--tokenizer)."
         )
+
+
+def _left_pad(prompts: Sequence[ExampleInput], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Prompts [B, L] int64 ending in the last column, and their mask [B, L] int64."""
+    width = max(len(prompt.tokens) for prompt in prompts)
+    input_ids_BL = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
+    mask_BL = torch.zeros_like(input_ids_BL)
+    for row, prompt in enumerate(prompts):
+        start = width - len(prompt.tokens)
+        input_ids_BL[row, start:] = torch.from_numpy(prompt.tokens.astype(np.int64))
+        mask_BL[row, start:] = 1
+    return input_ids_BL, mask_BL

@@ -1,4 +1,4 @@
-"""The card of a frozen model: what it is and the digests that the handshake compares.
+"""The card of a frozen model: the wire's Description, as far as its folder alone decides it.
 
 An exported folder holds `teacher.json` (this card), `config.json` (the sizes that rebuild the
 module), `model.safetensors`, `vocabulary.json` and `tokenizer/`; the folder of a dialogue teacher
@@ -7,15 +7,15 @@ that is a causal LM also loads with `transformers.AutoModelForCausalLM`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from google.protobuf import json_format
+
 from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json
-from trainer.data.model_input import InputLimits
 
 CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
@@ -25,38 +25,24 @@ Kind = Literal["dialogue", "recommendation", "classifier"]
 ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrozenCard:
-    """What a frozen model's folder says of itself."""
+def write_card(folder: Path, card: Description) -> Description:
+    """Make an exported folder a frozen model.
 
-    kind: Kind
-    vocabulary_digest: str
-    weights_digest: str
-    max_tokens: int = 0
-    """Of one example, with the response; 0: the model takes none. So with all limits below."""
-    max_entities: int = 0
-    """Entities of one example that are used, the last ones."""
-    max_words: int = 0
-    """Words of one example that are used, the last ones."""
-    num_entities: int = 0
-    """Entity ids are below this."""
-    num_words: int = 0
-    """Word ids are below this."""
-    graph_digest: str = ""
-    """Of the films' and the words' graph; empty for a model that takes tokens alone."""
-    temperature: float = 1.0
+    The card is written last, so that a folder with a card is a whole folder.
 
-    @property
-    def limits(self) -> InputLimits:
-        """What it takes of one example."""
-        return InputLimits(
-            max_tokens=self.max_tokens, max_entities=self.max_entities, max_words=self.max_words
-        )
+    Args:
+        folder: holds the weights already.
+        card: kind, vocabulary and graph digest, limits and sizes; without a temperature it is 1.
 
-
-def write_card(folder: Path, card: FrozenCard) -> None:
-    """Write the card last, so that a folder with a card is a whole folder."""
-    write_json(folder / CARD_NAME, dataclasses.asdict(card))
+    Returns:
+        The card with the weights' digest, as it was written.
+    """
+    written = Description(temperature=1.0)
+    written.MergeFrom(card)
+    written.weights_digest = digest_file(folder / WEIGHTS_NAME)
+    content = json_format.MessageToDict(written, preserving_proto_field_name=True)
+    write_json(folder / CARD_NAME, content)
+    return written
 
 
 def write_shape(folder: Path, kind: ShapeKind, shape: dict[str, int]) -> None:
@@ -89,7 +75,7 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     return sizes
 
 
-def read_card(folder: Path, kind: Kind) -> FrozenCard:
+def read_card(folder: Path, kind: Kind) -> Description:
     """The card of a frozen model, checked against the kind wanted and the weights on disk.
 
     Raises:
@@ -103,8 +89,8 @@ def read_card(folder: Path, kind: Kind) -> FrozenCard:
             f"Make one with: python -m trainer.pretrain {kind} --config FILE --output {folder}"
         )
     try:
-        card = FrozenCard(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        card = json_format.Parse(path.read_text(), Description(temperature=1.0))
+    except json_format.ParseError as error:
         raise ValueError(
             f"{path} must be the card of a frozen model, got: {error}. Export the model again."
         ) from error

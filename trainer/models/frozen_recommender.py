@@ -20,23 +20,22 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_bytes
 from trainer.data.bags import Bags
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     WEIGHTS_NAME,
-    FrozenCard,
     read_card,
     read_shape,
     write_card,
     write_shape,
 )
+from trainer.models.weights import load_state
 
 
 def attentive_pool(vectors_ND: Tensor, attention_N: Tensor, bags: Bags) -> Tensor:
@@ -162,7 +161,7 @@ def export_recommender(
     graph_digest: str,
     max_entities: int,
     max_words: int,
-) -> FrozenCard:
+) -> Description:
     """Write weights, vocabulary and, last, the card.
 
     Args:
@@ -178,21 +177,19 @@ def export_recommender(
     }
     write_shape(folder, "recommendation", sizes)
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="recommendation",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_entities=max_entities,
         graph_digest=graph_digest,
         num_entities=recommender.num_entities,
         num_words=recommender.num_words,
         max_words=max_words if recommender.num_words else 0,
     )
-    write_card(folder, card)
-    return card
+    return write_card(folder, card)
 
 
-def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
+def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
     """A frozen recommendation teacher, on the CPU in eval mode, and its card.
 
     Raises:
@@ -200,10 +197,6 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
         ValueError: if it is another kind of model, or its weights are not those of the card.
     """
     card = read_card(folder, "recommendation")
-    try:
-        state = load_file(folder / WEIGHTS_NAME)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS_NAME} must be safetensors, got: {error}.") from error
     shape = read_shape(folder, "recommendation")
     num_items, hidden_size = shape.get("num_items"), shape.get("hidden_size")
     expected = {
@@ -216,11 +209,6 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, FrozenCard]:
         "gate_2D": (2 * (hidden_size or 0),),
         "gate_bias": (),
     }
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if shapes != expected:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} must hold {expected} as its config says, got {shapes}. "
-            "Export the model again."
-        )
+    state = load_state(folder / WEIGHTS_NAME, expected)
     recommender = FrozenRecommender(**state, distinct_words=bool(shape.get("distinct_words")))
     return recommender.eval().requires_grad_(False), card

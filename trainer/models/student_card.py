@@ -15,7 +15,7 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class StudentCard:
-    """What an exported student says of itself."""
+    """Facts about an exported student that its readers check."""
 
     vocabulary_digest: str
     graph_digest: str
@@ -29,7 +29,7 @@ class StudentCard:
 
 
 def remove_student_card(folder: Path) -> None:
-    """Before a folder is written again: what has no card is not taken for a student."""
+    """Delete the card first, so an interrupted export is not mistaken for a student."""
     (folder / STUDENT_CARD_NAME).unlink(missing_ok=True)
 
 

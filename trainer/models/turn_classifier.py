@@ -15,23 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_bytes
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     CONFIG_NAME,
     WEIGHTS_NAME,
-    FrozenCard,
     read_card,
     read_shape,
     write_card,
     write_shape,
 )
 from trainer.models.kg_transformer import EncoderLayer, sinusoids
+from trainer.models.weights import load_state
 
 GEN, REC = 0, 1
 PREDICT_BATCH = 64
@@ -120,16 +119,15 @@ def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Voca
     write_bytes(folder / WEIGHTS_NAME, save(state))
     write_shape(folder, "classifier", dataclasses.asdict(classifier.shape))
     vocabulary.save(folder)
-    card = FrozenCard(
+    card = Description(
         kind="classifier",
         vocabulary_digest=vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=classifier.shape.max_tokens,
     )
     write_card(folder, card)
 
 
-def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
+def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     """A frozen classifier, on the CPU in eval mode, and its card.
 
     Raises:
@@ -142,14 +140,6 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, FrozenCard]:
     if set(shape) != names:
         raise ValueError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
     classifier = TurnClassifier(ClassifierShape(**shape))
-    path = folder / WEIGHTS_NAME
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be safetensors, got: {error}.") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    expected = {name: tuple(t.shape) for name, t in classifier.state_dict().items()}
-    if shapes != expected:
-        raise ValueError(f"{path} must hold {expected} as its config says, got {shapes}.")
-    classifier.load_state_dict(state)
+    expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
+    classifier.load_state_dict(load_state(folder / WEIGHTS_NAME, expected))
     return classifier.eval().requires_grad_(False), card

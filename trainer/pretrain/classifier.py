@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.data.examples import Example
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
 from trainer.models.turn_classifier import (
     GEN,

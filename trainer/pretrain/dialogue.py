@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from protos.fingerprint import digest_file
+from protos.teacher_pb2 import Description
 from trainer.checkpoints.provenance import check_same_run
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData, load_prepared
-from trainer.engine.ranks import start_distributed, stop_distributed
-from trainer.export import train_and_export, with_steps
-from trainer.models.frozen import WEIGHTS_NAME, FrozenCard, write_card
-from trainer.models.language_model import LanguageModel, input_limits, knowledge_size
+from trainer.data.prepared import PreparedData, load_prepared
+from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
+from trainer.export import resolve_num_steps, train_and_export
+from trainer.models.frozen import write_card
+from trainer.models.language_model import LanguageModel
 
 
 def fit_dialogue(config: RunConfig, output: Path) -> None:
@@ -26,26 +26,24 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
             f"{config.distill.gamma} and {config.action_tokens}. Change them in the config."
         )
     data = load_prepared(Path(config.data))
-    config = with_steps(config, data)
+    config = resolve_num_steps(config, data)
     if config.train.resume:
         check_same_run(Path(config.output), config)
-    rank, world_size = start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed(keep_freed=config.train.keep_freed_memory)
     try:
-        done = train_and_export(config, data, None, output, rank=rank, world_size=world_size)
+        done = train_and_export(config, data, None, output)
+        on_first_rank(lambda: write_dialogue_card(output, done.model, data))
     finally:
         stop_distributed()
-    if rank == 0:
-        write_dialogue_card(output, done.model, data)
 
 
 def write_dialogue_card(folder: Path, model: LanguageModel, data: PreparedData) -> None:
     """Make an exported language model a frozen dialogue teacher."""
-    limits = input_limits(model)
-    num_entities, num_words = knowledge_size(model)
-    card = FrozenCard(
+    limits = model.limits
+    num_entities, num_words = model.knowledge_size
+    card = Description(
         kind="dialogue",
         vocabulary_digest=data.vocabulary.digest,
-        weights_digest=digest_file(folder / WEIGHTS_NAME),
         max_tokens=limits.max_tokens,
         max_entities=limits.max_entities,
         max_words=limits.max_words,

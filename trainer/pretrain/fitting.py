@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from trainer.common.atomic import write_json
+from trainer.common.progress import progress_bar
 
 FIT_NAME = "fit.json"
 LOSS_DECAY = 0.95
@@ -51,7 +50,7 @@ def fit_epochs(
     best: dict[str, Tensor] = {}
     best_epoch, history = 0, []
     start = time.monotonic()
-    with _progress() as progress:
+    with progress_bar("loss", "valid") as progress:
         bar = progress.add_task("fitting", total=num_epochs * epoch_steps, loss="", valid="")
         console = progress.console
         for epoch in range(1, num_epochs + 1):
@@ -91,17 +90,3 @@ def fit_epochs(
 def write_fit(folder: Path, fit: Mapping[str, Any]) -> None:
     """Write fit.json: how the model was fitted and how good it is."""
     write_json(folder / FIT_NAME, fit)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TextColumn("{task.fields[valid]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )

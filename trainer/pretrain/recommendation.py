@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from trainer.data.bags import Bags
 from trainer.data.examples import Example, last_ids
-from trainer.data.prepare import PreparedData, load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.ranking import gold_ranks, recalls
 from trainer.models.frozen_recommender import export_recommender
 from trainer.models.recommender import Recommender, RecommenderShape, freeze

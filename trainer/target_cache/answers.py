@@ -21,7 +21,7 @@ from protos import codec
 from protos.codec import TargetRows, WireError
 from trainer.common.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
-from trainer.target_cache.block import pack, split_rows, unpack
+from trainer.target_cache.block import pack, unpack
 from trainer.target_cache.keys import Question
 from trainer.target_cache.store import TargetCache
 from trainer.telemetry.client_counters import ClientCounters
@@ -82,7 +82,7 @@ class CachedAnswers:
         if missing:
             received = await ask(list(missing.values()))
             lengths = [each.num_targets for each in missing.values()]
-            new = dict(zip(missing, split_rows(received, lengths), strict=True))
+            new = dict(zip(missing, received.split(lengths), strict=True))
             rows |= await self._keep(question, new, found.broken)
         return codec.concat_rows([rows[key] for key in keys])
 

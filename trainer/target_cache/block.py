@@ -13,39 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
-
-import numpy as np
 
 from protos import codec
 from protos.codec import TargetRows, WireError
+from protos.target_rows import COLUMNS
 
 CHECKSUM_BYTES = 16
 NUM_ROWS = struct.Struct("<I")
-COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R")
-
-
-def split_rows(rows: TargetRows, lengths: Sequence[int]) -> list[TargetRows]:
-    """The rows of each example; lengths must sum to the number of rows."""
-    if sum(lengths) != rows.num_rows:
-        raise ValueError(f"lengths must sum to the {rows.num_rows} rows, got {sum(lengths)}.")
-    ends_R1 = np.concatenate([[0], np.cumsum(rows.counts_R, dtype=np.int64)])
-    parts = []
-    start = 0
-    for length in lengths:
-        row, entry = slice(start, start + length), slice(ends_R1[start], ends_R1[start + length])
-        parts.append(
-            TargetRows(
-                counts_R=rows.counts_R[row],
-                ids_E=rows.ids_E[entry],
-                log_probs_E=rows.log_probs_E[entry],
-                tail_R=rows.tail_R[row],
-                item_mass_R=rows.item_mass_R[row],
-                vocab_size=rows.vocab_size,
-            )
-        )
-        start += length
-    return parts
 
 
 def pack(key: bytes, rows: TargetRows, values: int) -> bytes:

@@ -55,7 +55,7 @@ class Group:
     @property
     def limits(self) -> InputLimits:
         """What the teacher takes of an example."""
-        return input_limits(self.description)
+        return InputLimits.of(self.description)
 
     @classmethod
     def of(cls, described: teacher_pb2.Description, compression: teacher_pb2.Compression) -> Group:
@@ -96,15 +96,6 @@ class Group:
                 f"group {group_id.hex()} must have its own record, got {group.group_id.hex()}'s."
             )
         return group
-
-
-def input_limits(description: teacher_pb2.Description) -> InputLimits:
-    """What a teacher takes of one example."""
-    return InputLimits(
-        max_tokens=description.max_tokens,
-        max_entities=description.max_entities,
-        max_words=description.max_words,
-    )
 
 
 def sent_columns(each: ExampleInput, limits: InputLimits) -> Iterator[tuple[str, np.ndarray]]:

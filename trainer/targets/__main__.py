@@ -22,15 +22,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from protos.codec import WireError
 from trainer.common.cli import run_main
+from trainer.common.progress import progress_bar
 from trainer.config.run import RunConfig
 from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.raw_corpus import SPLITS
+from trainer.data.dialogue import SPLITS
 from trainer.target_cache.archive import export_file, import_file
 from trainer.target_cache.store import TargetCache
 from trainer.target_cache.survey import GroupSummary, Survey, survey
@@ -41,11 +42,8 @@ def main(argv: list[str]) -> None:
     """Run one command: a table, a line or JSON on stdout, progress on stderr."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     arguments = _build_parser().parse_args(argv)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    # Gone when it is done, so that what is left to read is the outcome.
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as progress:
+    # Transient, so that what is left to read is the outcome.
+    with progress_bar(transient=True) as progress:
         arguments.run(arguments, progress)
 
 

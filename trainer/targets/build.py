@@ -11,7 +11,7 @@ from rich.progress import Progress, TaskID
 from protos.target_rows import TeacherTargets
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.teacher_client.client import Pending, TeacherClient
 from trainer.telemetry.client_counters import ClientCounters
 

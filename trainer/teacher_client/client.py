@@ -34,7 +34,7 @@ from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input, 
 from trainer.data.vocabulary import Vocabulary
 from trainer.loss.soft_targets import ENTRY_BYTES, ROW_BYTES
 from trainer.target_cache.answers import CachedAnswers
-from trainer.target_cache.keys import Group, Question, input_limits, sent_columns
+from trainer.target_cache.keys import Group, Question, sent_columns
 from trainer.target_cache.store import TargetCache
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.request_parts import split_question
@@ -281,7 +281,7 @@ class TeacherClient:
         """The rows of all inputs, from the cache where they are there."""
         # Looked up once: the key must be of the very columns that are sent.
         described = self._streams.described[kind]
-        limits = input_limits(described)
+        limits = InputLimits.of(described)
         if self._cached is None:
             return await self._score(kind, inputs, limits, traceparent)
         question = Question(Group.of(described, self._asked[kind]))

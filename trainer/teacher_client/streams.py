@@ -13,13 +13,13 @@ from typing import Any
 import grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from protos.limits import MAX_MESSAGE_BYTES
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.security.channels import Dialer
-from trainer.target_cache.keys import input_limits
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.replica import Replica
@@ -196,13 +196,8 @@ class TeacherStreams:
             stub = teacher_pb2_grpc.TeacherStub(channel)
             if not await self._shake_hands(stub, endpoint):
                 return
-            metadata = (
-                *self._dialer.metadata,
-                ("conkd-vocabulary-digest", self._vocabulary.digest),
-                ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-                ("conkd-weights-digest", self.identity[endpoint.kind][0]),
-                ("conkd-temperature", str(self.identity[endpoint.kind][1])),
-            )
+            described = self.described[endpoint.kind]
+            metadata = (*self._dialer.metadata, *handshake_metadata(described))
             replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 
@@ -253,7 +248,7 @@ class TeacherStreams:
                 "Serve one teacher at a time."
             )
         self.described[kind] = described
-        self.input_limits[kind] = input_limits(described)
+        self.input_limits[kind] = InputLimits.of(described)
 
     async def _serve_stream(
         self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica

@@ -1,38 +1,50 @@
-"""What a teacher client counts, from the first request on."""
+"""The counters of a teacher client, from its first request on."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
+from trainer.telemetry.counters import counter
+
 
 @dataclass
 class ClientCounters:
-    """What went over the wire so far; written by the client's thread, read by any."""
+    """Written by the client's thread, read by any thread."""
 
-    requests: int = 0
-    resends: int = 0
-    hedges: int = 0
-    """Requests that were sent to a second replica because the first took long."""
-    answer_s: float = 0.0
-    """From the first sending of a request to its answer, summed over requests."""
-    queue_s: float = 0.0
-    """Of that, in the queue of the replica that answered."""
-    forward_s: float = 0.0
-    """Of that, on its device."""
-    wire_bytes: int = 0
-    """Bytes of all reply messages of both kinds, without gRPC's own framing."""
-    positions: int = 0
-    """Response positions whose dialogue targets arrived."""
-    cache_hits: int = 0
-    """Questions about one example to one kind of teacher that the cache answered."""
-    cache_misses: int = 0
-    cache_read_bytes: int = 0
-    cache_written_bytes: int = 0
-    cache_broken: int = 0
-    """Cached values that were no good: misses too."""
-    cache_unwritten: int = 0
-    """Answers that were not kept: the cache was full, or slower than the teachers."""
+    requests: int = counter("requests to replicas", log="teacher_requests")
+    resends: int = counter("requests sent again, to another replica", log="teacher_resends")
+    hedges: int = counter(
+        "requests sent to a second replica because the first took long", log="teacher_hedges"
+    )
+    answer_s: float = counter(
+        "seconds from sending a request to its answer, summed", start=0.0, log="teacher_answer_s"
+    )
+    queue_s: float = counter(
+        "of that, in the queue of the replica that answered", start=0.0, log="teacher_queue_s"
+    )
+    forward_s: float = counter("of that, on its device", start=0.0, log="teacher_forward_s")
+    wire_bytes: int = counter(
+        "bytes of the replies of all kinds, without gRPC's framing", log="wire_bytes"
+    )
+    positions: int = counter(
+        "response positions whose dialogue targets arrived", log="wire_positions"
+    )
+    cache_hits: int = counter(
+        "targets of one example and one kind that the cache had", log="cache_hits"
+    )
+    cache_misses: int = counter(
+        "targets of one example and one kind that the cache did not have", log="cache_misses"
+    )
+    cache_read_bytes: int = counter("bytes of values read from the cache", log="cache_read_bytes")
+    cache_written_bytes: int = counter(
+        "bytes of values written to the cache", log="cache_written_bytes"
+    )
+    cache_broken: int = counter("corrupt values in the cache, misses too", log="cache_broken")
+    cache_unwritten: int = counter(
+        "answers not cached: the cache was full, or slower than the teachers",
+        log="cache_unwritten",
+    )
 
     def minus(self, earlier: ClientCounters) -> ClientCounters:
         """What was counted since `earlier`."""

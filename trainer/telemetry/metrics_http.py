@@ -1,8 +1,9 @@
-"""Serves the metrics of one process to a Prometheus, under the rules of its other ports.
+"""Serves the metrics of one process to Prometheus, under the rules of its other ports.
 
-Beyond this machine a port has TLS and asks for the token, or it is not opened; certificates are the
-server's of the same folder, and whoever scrapes shows one that its CA has signed. A caller holds a
-thread for a while at most, and only some callers at a time: the process has other work.
+Beyond this machine a port has TLS and requires the bearer token, or it is not opened. The server's
+certificate is that of the same folder; a client must show one signed by its CA. Connections are
+bounded in number and in time. prometheus_client's own server has no token and no timeouts, and its
+handshake happens on the accepting thread, where one silent client blocks all others.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from trainer.security.credentials import CA_NAME, SecurityFiles, check_host, rea
 
 logger = logging.getLogger(__name__)
 
-# From accepting a connection to its end: handshake, request and answer, however slow the caller.
+# From accepting a connection to its end: handshake, request and answer.
 PATIENCE_S = 10.0
-# Connections at a time; a Prometheus has one, and another in the seconds when it is replaced.
+# Connections at a time; a Prometheus has one, two while it is replaced.
 MAX_OPEN = 16
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class MetricsServer:
-    """An HTTP server in a thread of its own: GET /metrics gives what a registry collects then."""
+    """An HTTP server in a thread of its own: GET /metrics collects from a registry."""
 
     def __init__(
         self,
@@ -51,8 +52,8 @@ class MetricsServer:
 
         Raises:
             OSError: if the address cannot be bound.
-            ValueError: if it is beyond this machine and nothing protects what is read there, with
-                `remedy`; as `trainer.security.credentials.read_credentials`.
+            ValueError: if it is beyond this machine and not protected, with `remedy`; as
+                `trainer.security.credentials.read_credentials`.
         """
         check_host("the metrics' host", host, security, remedy=remedy)
         token = read_credentials(security, "server").token
@@ -64,12 +65,12 @@ class MetricsServer:
                 "Choose another port, or stop what listens there."
             ) from error
         app = make_wsgi_app(registry)
-        self._server.set_app(app if token is None else _asking_for(token, app))
+        self._server.set_app(app if token is None else _with_token(token, app))
         if security.tls is not None:
             self._server.socket = _tls(Path(security.tls)).wrap_socket(
                 self._server.socket,
                 server_side=True,
-                # In the thread of the connection: here a silent caller would hold up all others.
+                # In the connection's thread: on this one a silent client would block all others.
                 do_handshake_on_connect=False,
             )
         shown = f"[{host}]" if ":" in host else host
@@ -87,11 +88,11 @@ class MetricsServer:
 
 
 class _Handler(WSGIRequestHandler):
-    # Of each read and write; it ends a silent connection of a server that is closed, too.
+    # Of each read and write; it also ends silent connections of a closed server.
     timeout = PATIENCE_S
 
     def log_message(self, format: str, *args: object) -> None:
-        """A scrape is not news."""
+        """Scrapes are not logged."""
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -100,21 +101,21 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int) -> None:
-        # Each open connection and when its time is up. Under the lock they are closed and cut off:
-        # the number of a closed socket may be another one's already.
+        # Deadline of each open connection. The lock is held to close and to cut off: the number of
+        # a closed socket may already belong to another one.
         self._deadlines_s: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which asks the name service who we are.
+        # Not HTTPServer's, which looks up this host's name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # pyright: ignore
         self.setup_environ()
 
     def verify_request(self, request: Any, client_address: object) -> bool:
-        """Whether there is room for a connection; the base class closes it if there is none."""
+        """Whether there is room for a connection; if not, the base class closes it."""
         with self._lock:
             if len(self._deadlines_s) >= MAX_OPEN:
                 logger.debug("%s refused: %d connections are open", client_address, MAX_OPEN)
@@ -123,28 +124,28 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             return True
 
     def close_request(self, request: Any) -> None:
-        """The base class ends every connection here, whatever became of it."""
+        """Called by the base class at the end of every connection."""
         with self._lock:
             self._deadlines_s.pop(request, None)
             super().close_request(request)
 
     def service_actions(self) -> None:
-        """Cut off who takes too long; serve_forever calls this twice a second."""
+        """Cut off late connections; serve_forever calls this twice a second."""
         now_s = time.monotonic()
         with self._lock:
             late = [it for it, deadline_s in self._deadlines_s.items() if deadline_s <= now_s]
             for request in late:
                 with contextlib.suppress(OSError):
-                    # Not SSLSocket's own, which would have the thread go on in clear text.
+                    # Not SSLSocket's own, after which the thread would go on in clear text.
                     socket.socket.shutdown(request, socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        # A caller without a certificate, or one that went away: its doing, not ours.
+        # A client without a certificate, or one that disconnected: no error of this process.
         logger.debug("scrape from %s failed: %r", client_address, sys.exc_info()[1])
 
 
-def _asking_for(token: str, app: App) -> App:
-    """The application for those who bear the token."""
+def _with_token(token: str, app: App) -> App:
+    """The application, for requests with the bearer token alone."""
     expected = f"Bearer {token}".encode("ascii")
 
     def checked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -158,7 +159,7 @@ def _asking_for(token: str, app: App) -> App:
 
 
 def _tls(folder: Path) -> ssl.SSLContext:
-    """Both sides show a certificate of the folder's CA; `read_credentials` has seen the files."""
+    """Both sides show a certificate of the folder's CA; `read_credentials` has read the files."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / CA_NAME))
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     context.verify_mode = ssl.CERT_REQUIRED

@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard events and a progress bar on rank 0."""
+"""The log of a run on rank 0: metrics.jsonl, TensorBoard events and a progress bar."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.common.atomic import write_text
 from trainer.common.errors import first_line
-from trainer.telemetry.step_metrics import RunTotals
+from trainer.common.progress import progress_bar
+from trainer.telemetry.run_totals import RunTotals
 
 METRICS_NAME = "metrics.jsonl"
 # Plain lines for logs and pipes, where a bar that redraws itself cannot be read.
@@ -22,7 +22,7 @@ PLAIN_EVERY_STEPS = 20
 
 
 class RunLog:
-    """Writes one JSON object per step; open on rank 0 only (docs/training.md lists the keys)."""
+    """Writes one JSON object per step; open on rank 0 only (keys: step_metrics.py)."""
 
     def __init__(self, folder: Path, *, total_steps: int, first_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,47 +34,39 @@ class RunLog:
             if "event" not in entry:
                 self._totals.add(entry)
         self.valid_history = [entry for entry in kept if entry.get("event") == "valid"]
-        """What was measured on valid until the checkpoint."""
+        """The "valid" lines until the checkpoint."""
         self.problem: OSError | None = None
-        """Why a step could not be noted; from then on nothing is."""
+        """First write error; logging is off afterwards."""
         self._path = path
         self._file = path.open("a", encoding="utf-8")
-        # Curves of an earlier run in this folder end where ours begin.
+        # Curves of an earlier run in this folder end where these begin.
         self._events = SummaryWriter(str(folder / "events"), purge_step=first_step + 1)
         self._console = Console(stderr=True)
         self._total_steps = total_steps
-        self._progress = Progress(
-            TextColumn("distil"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[summary]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._progress = progress_bar("summary", console=self._console)
         self._task = self._progress.add_task(
-            "steps", total=total_steps, completed=first_step, summary=""
+            "distil", total=total_steps, completed=first_step, summary=""
         )
 
     def start(self, values: Mapping[str, Any]) -> None:
-        """Show the bar and note that the run began (again)."""
+        """Show the bar and write the "start" line."""
         self._progress.start()
         self._write({"event": "start", **values})
 
     def close(self) -> None:
-        """Flush everything; the bar stays as it was last."""
+        """Flush everything; the bar stays as it is."""
         self._progress.stop()
-        # What could not be written cannot be flushed either, and was told.
+        # What could not be written cannot be flushed either; `problem` holds the error.
         with contextlib.suppress(OSError) if self.problem else contextlib.nullcontext():
             self._events.close()
             self._file.close()
 
     def end(self) -> None:
-        """The totals of the whole run, earlier processes of it included."""
+        """Write the totals of the whole run, its earlier processes included."""
         self._write({"event": "end", **self._totals.summary()})
 
     def step(self, metrics: dict[str, Any]) -> None:
-        """One line about one optimiser step, and the bar moved on."""
+        """Write one line about one optimiser step, and advance the bar."""
         step = int(metrics["step"])
         curves = {
             key: value
@@ -86,8 +78,8 @@ class RunLog:
         summary = summarise(metrics)
         self._progress.update(self._task, completed=step, summary=summary)
         if metrics["skipped_steps"]:
-            told = f"step {step} skipped, loss scale now {metrics['loss_scale']:g}"
-            self._console.print(told, highlight=False)
+            text = f"step {step} skipped, loss scale now {metrics['loss_scale']:g}"
+            self._console.print(text, highlight=False)
         if not self._console.is_terminal and (step % PLAIN_EVERY_STEPS == 0 or step == 1):
             left_s = float(metrics["step_s"]) * (self._total_steps - step)
             self._console.print(
@@ -97,12 +89,12 @@ class RunLog:
             )
 
     def valid(self, step: int, nll: float) -> None:
-        """One line about the loss on valid, in nats per token."""
+        """Write one line about the loss on valid, in nats per token."""
         self._note({"event": "valid", "step": step, "nll": nll}, {"valid_nll": nll}, step)
         self._console.print(f"step {step} valid nll {nll:.3f}", highlight=False)
 
     def _note(self, values: Mapping[str, Any], curves: Mapping[str, float], step: int) -> None:
-        # The other ranks are on their way into the next step: they must hear of an error there.
+        # Not raised here: the other ranks are already in the next step, where all raise it.
         if self.problem is not None:
             return
         try:
@@ -121,7 +113,7 @@ class RunLog:
 
 
 def summarise(metrics: Mapping[str, Any]) -> str:
-    """The numbers that a person watches, in one short line."""
+    """The main numbers of a step, in one short line."""
     text = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_s']:.0f} tokens/s"
     if metrics["teacher_wait_s"] is not None:
         text += f", teacher wait {metrics['teacher_wait_s'] / metrics['step_s']:.1%}"
@@ -129,7 +121,7 @@ def summarise(metrics: Mapping[str, Any]) -> str:
 
 
 def _entries_until(path: Path, first_step: int) -> list[dict[str, Any]]:
-    """What earlier processes wrote up to their last checkpoint: later steps are done again."""
+    """The lines up to the checkpoint; later steps are repeated."""
     if not path.is_file() or first_step == 0:
         return []
     lines = path.read_text().splitlines()

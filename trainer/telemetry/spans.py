@@ -1,9 +1,8 @@
-"""OpenTelemetry spans, for who asks for them; without that nothing of the library is imported.
+"""OpenTelemetry spans, if an endpoint is set; otherwise the library is not imported.
 
-A span of a student's question goes with its requests, so that what the replicas did for it appears
-under it. Spans leave in batches, by a thread of the library, over OTLP/HTTP; what its queue cannot
-hold is dropped. How many are sampled and what is sent along are the library's own settings: the
-environment variables OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_HEADERS.
+The requests of a student carry its span, so the spans of replicas appear under it. A thread of the
+library sends them in batches over OTLP/HTTP and drops what its queue cannot hold. Sampling and
+headers are settings of the library: OTEL_TRACES_SAMPLER and OTEL_EXPORTER_OTLP_HEADERS.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ MAX_TRACEPARENT = 64
 
 
 class OpenSpan:
-    """A span that has begun."""
+    """A span that has started."""
 
     def __init__(self, span: Span, tracer: Tracer) -> None:
         self._span = span
@@ -26,33 +25,33 @@ class OpenSpan:
 
     @property
     def traceparent(self) -> str:
-        """Names the span to another process."""
+        """The W3C header that names this span to another process."""
         context = self._span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def part(self, name: str, start_ns: int, end_ns: int) -> None:
-        """A span within this one that is over; nanoseconds since the epoch."""
+        """Add a finished child span; nanoseconds since the epoch."""
         from opentelemetry.trace import set_span_in_context
 
         context = set_span_in_context(self._span)
         self._tracer.start_span(name, context, start_time=start_ns).end(end_ns)
 
     def end(self, outcome: str) -> None:
-        """It is over."""
+        """Finish the span with an attribute `outcome`."""
         self._span.set_attribute("outcome", outcome)
         self._span.end()
 
 
 class Spans:
-    """Where the spans of one process go."""
+    """The tracer of one process."""
 
     def __init__(self, endpoint: str, *, service: str, instance: str) -> None:
-        """Begin to send.
+        """Start to send.
 
         Args:
             endpoint: URL of an OTLP/HTTP receiver.
-            service: what the process is.
-            instance: which one of them.
+            service: OpenTelemetry's `service.name`.
+            instance: its `service.instance.id`.
 
         Raises:
             ValueError: if the library is not installed.
@@ -73,15 +72,15 @@ class Spans:
         self._tracer = self._provider.get_tracer("conkd")
 
     def start(self, name: str, *, kind: str, examples: int, parent: bytes = b"") -> OpenSpan:
-        """Begin a span, under one of another process if that is named by its traceparent."""
+        """Start a span, as a child of `parent` if that is a valid traceparent."""
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # From the network: whatever does not read as a traceparent is none.
+        # From the network: what is not a valid traceparent is ignored.
         carrier = parent[: MAX_TRACEPARENT + 1].decode("ascii", "replace")
         context = TraceContextTextMapPropagator().extract({"traceparent": carrier})
         attributes = {"kind": kind, "examples": examples}
         return OpenSpan(self._tracer.start_span(name, context, attributes=attributes), self._tracer)
 
     def close(self) -> None:
-        """Send what is left, then stop."""
+        """Send the remaining spans, then stop."""
         self._provider.shutdown()

@@ -14,7 +14,6 @@ import numpy as np
 from cluster.bench.fleet.replay import fingerprint
 from protos.codec import concat_rows
 from protos.target_rows import TeacherTargets
-from teacher_server.scoring.compress import take_rows
 
 WINDOW_S = 2.0
 """Speed is taken over so long."""
@@ -57,8 +56,8 @@ class Counts:
 
 def print_of(targets: TeacherTargets, rows: range, example: int) -> str:
     """Whose answers these are: a digest of an example's rows from both teachers."""
-    dialogue = take_rows(targets.dialogue, np.array(rows))
-    recommendation = take_rows(targets.recommendation, np.array([example]))
+    dialogue = targets.dialogue.take(np.array(rows))
+    recommendation = targets.recommendation.take(np.array([example]))
     return fingerprint(concat_rows([dialogue, recommendation]))
 
 

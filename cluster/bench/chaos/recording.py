@@ -16,7 +16,7 @@ from protos.target_rows import TeacherTargets
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.examples import Example
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,8 @@ import numpy as np
 from protos import codec, teacher_pb2
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.service import ScoreContext, TeacherServer, TeacherService
-from teacher_server.scoring.compress import take_rows
+from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits
-from teacher_server.scoring.facts import Teacher
 from trainer.security.credentials import SecurityFiles
 
 Fault = Literal["none", "garbage", "short", "never"]
@@ -62,7 +61,7 @@ class FaultyServer(TeacherServer):
             teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS, security=security
         )
         self._service = FaultyService(
-            teacher.facts, self.batcher, replica_id=replica_id, limits=RequestLimits()
+            teacher.description, self.batcher, replica_id=replica_id, limits=RequestLimits()
         )
         self._service.fault_file = fault_file
 
@@ -96,4 +95,4 @@ def without_last_row(block: bytes) -> bytes:
     """A block that is whole in itself and one row short."""
     header = codec.Header.of(block)
     rows = codec.decode(block, num_rows=header.num_rows, vocab_size=header.vocab_size)
-    return codec.encode(take_rows(rows, np.arange(header.num_rows - 1)), header.values)
+    return codec.encode(rows.take(np.arange(header.num_rows - 1)), header.values)

@@ -16,7 +16,7 @@ from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import dialogue_input, recommendation_input
+from trainer.data.model_input import InputLimits, dialogue_input, recommendation_input
 from trainer.telemetry.client_counters import ClientCounters
 
 ResultT = TypeVar("ResultT")
@@ -55,14 +55,14 @@ class InProcessTeachers:
     def identity(self) -> dict[str, str]:
         """Kind -> weights digest and temperature."""
         return {
-            facts.kind: f"{facts.weights_digest} at temperature {facts.temperature:g}"
-            for facts in (self._dialogue.facts, self._recommendation.facts)
+            it.kind: f"{it.weights_digest} at temperature {it.temperature:g}"
+            for it in (self._dialogue.description, self._recommendation.description)
         }
 
     @property
     def max_tokens(self) -> int:
         """Longest input of one example that the dialogue teacher takes."""
-        return self._dialogue.facts.limits.max_tokens
+        return self._dialogue.description.max_tokens
 
     def submit(self, examples: Sequence[Example]) -> PendingInProcess[TeacherTargets]:
         """Remember the question."""
@@ -74,11 +74,12 @@ class InProcessTeachers:
     def score(self, examples: Sequence[Example]) -> TeacherTargets:
         """Both teachers' rows, cut as the config says."""
         dialogue = self._dialogue.score(
-            [dialogue_input(e, self._dialogue.facts.limits) for e in examples],
+            [dialogue_input(e, InputLimits.of(self._dialogue.description)) for e in examples],
             cut_of(self._distill, self._distill.top_k, 1.0),
         )
+        limits = InputLimits.of(self._recommendation.description)
         recommendation = self._recommendation.score(
-            [recommendation_input(e, self._recommendation.facts.limits) for e in examples],
+            [recommendation_input(e, limits) for e in examples],
             cut_of(
                 self._distill,
                 self._distill.recommendation_top_k,

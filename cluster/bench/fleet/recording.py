@@ -11,11 +11,16 @@ from cluster.bench.fleet.in_process import cut_of
 from cluster.bench.fleet.replay import key_of, record, save_answers
 from protos.codec import TargetRows
 from teacher_server.scoring.compress import Cut
-from teacher_server.scoring.facts import Teacher
+from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.teachers import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, dialogue_input, recommendation_input
+from trainer.data.model_input import (
+    ExampleInput,
+    InputLimits,
+    dialogue_input,
+    recommendation_input,
+)
 
 
 def record_kind(
@@ -30,8 +35,9 @@ def record_kind(
 
 
 def _inputs(teacher: Teacher, examples: Sequence[Example]) -> list[ExampleInput]:
-    to_input = dialogue_input if teacher.facts.kind == "dialogue" else recommendation_input
-    return [to_input(example, teacher.facts.limits) for example in examples]
+    description = teacher.description
+    to_input = dialogue_input if description.kind == "dialogue" else recommendation_input
+    return [to_input(example, InputLimits.of(description)) for example in examples]
 
 
 def _cut(kind: str, distill: DistillConfig) -> Cut:

@@ -15,21 +15,21 @@ import numpy as np
 
 from protos import codec
 from protos.codec import TargetRows, concat_rows
-from teacher_server.scoring.compress import Cut, take_rows
-from teacher_server.scoring.facts import Teacher
+from protos.target_rows import COLUMNS
+from teacher_server.scoring.compress import Cut
+from teacher_server.scoring.description import Teacher
 from trainer.data.model_input import ExampleInput
 
 Answers = Mapping[str, TargetRows]
 """Key of an input -> its rows, all of one cut."""
 RECORD_BATCH = 32
-COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R")
 
 
 class ReplayTeacher:
     """Answers from a table keyed by the input; the cut is the one of the table."""
 
     def __init__(self, teacher: Teacher, answers: Answers) -> None:
-        self.facts = teacher.facts
+        self.description = teacher.description
         self._answers = answers
 
     def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
@@ -45,7 +45,7 @@ class PacedTeacher:
     """A teacher that takes so long per row as a large one on a device of its own would."""
 
     def __init__(self, teacher: Teacher, seconds_per_row: float) -> None:
-        self.facts = teacher.facts
+        self.description = teacher.description
         self._teacher = teacher
         self._seconds_per_row = seconds_per_row
 
@@ -63,7 +63,7 @@ def record(teacher: Teacher, inputs: Sequence[ExampleInput], cut: Cut) -> dict[s
         batch = by_length[start : start + RECORD_BATCH]
         rows = teacher.score(batch, cut)
         answers |= zip(
-            map(key_of, batch), _split(rows, [it.num_targets for it in batch]), strict=True
+            map(key_of, batch), rows.split([it.num_targets for it in batch]), strict=True
         )
     return answers
 
@@ -109,11 +109,4 @@ def load_answers(path: Path) -> dict[str, TargetRows]:
             vocab_size=int(file["vocab_size"]), **{name: file[name] for name in COLUMNS}
         )
         keys, counts = [key.decode() for key in file["keys"]], file["num_rows"]
-    return dict(zip(keys, _split(rows, counts), strict=True))
-
-
-def _split(rows: TargetRows, counts: Sequence[int]) -> list[TargetRows]:
-    """Runs of so many rows each."""
-    ends = np.cumsum(counts)
-    parts = (np.arange(end - n, end) for end, n in zip(ends, counts, strict=True))
-    return [take_rows(rows, part) for part in parts]
+    return dict(zip(keys, rows.split(counts), strict=True))

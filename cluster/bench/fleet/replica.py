@@ -24,7 +24,7 @@ from cluster.bench.fleet.faults import FaultyServer
 from cluster.bench.fleet.replay import PacedTeacher, ReplayTeacher, load_answers
 from teacher_server.fleet.directory import DRAIN_S
 from teacher_server.fleet.leases import RENEW_S, Lease
-from teacher_server.scoring.facts import Teacher
+from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.teachers import load_teacher
 from trainer.common.cli import run_main
 from trainer.security.credentials import SecurityFiles
@@ -54,7 +54,10 @@ async def serve(
     )
     port = await server.start(host)
     lease = Lease(
-        kind=teacher.facts.kind, address=f"{host}:{port}", replica_id=replica_id, pid=os.getpid()
+        kind=teacher.description.kind,
+        address=f"{host}:{port}",
+        replica_id=replica_id,
+        pid=os.getpid(),
     )
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)

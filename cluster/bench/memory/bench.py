@@ -24,7 +24,7 @@ from cluster.launch import Command, Launcher, free_port
 from cluster.stages import ROOT, Demo, Machine, this_machine
 from trainer.data.loader import LoaderConfig, StudentInput, batches, to_student_input
 from trainer.data.model_input import InputLimits
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.plan.memory import Setting, StagePlan, plan_stage, read_buckets
 from trainer.plan.shape import MAX_POSITIONS, SHAPES, student_config, student_size
 from trainer.plan.stages import CONFIGS, DTYPES

@@ -25,7 +25,7 @@ from protos import codec, teacher_pb2
 from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.teachers import DialogueTeacher
 from trainer.config.language_model import LanguageModelConfig
-from trainer.data.model_input import ExampleInput, dialogue_input
+from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 
 CUT = Cut(top_k=64)
@@ -77,15 +77,18 @@ def bench_service(source: Path | None) -> BenchResult:
 def record(corpus: Corpus) -> Recording:
     """What the dialogue teacher answers to the first valid requests."""
     teacher = DialogueTeacher.load(corpus.dialogue, torch.device("cpu"))
+    limits = InputLimits.of(teacher.description)
     asked, answered = [], []
     for number, part in enumerate(requests(corpus.examples("valid"))[:NUM_RECORDED]):
-        inputs = [dialogue_input(example, teacher.facts.limits) for example in part]
+        inputs = [dialogue_input(example, limits) for example in part]
         request = _request(number, inputs)
         block = codec.encode(teacher.score(inputs, CUT), codec.UINT8)
         reply = teacher_pb2.ScoreReply(request_id=number, block=block)
         asked.append(request.SerializeToString())
         answered.append(reply.SerializeToString())
-    return Recording(facts=teacher.facts, requests=tuple(asked), replies=tuple(answered))
+    return Recording(
+        description=teacher.description, requests=tuple(asked), replies=tuple(answered)
+    )
 
 
 def _request(number: int, inputs: list[ExampleInput]) -> teacher_pb2.ScoreRequest:

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 
 from cluster.bench.service.replay import Recording
-from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos import teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from trainer.teacher_client.streams import CHANNEL_OPTIONS
 
 
@@ -77,10 +78,7 @@ async def _connect(address: str, number: int) -> list[grpc.aio.Channel]:
 
 
 def _call(channel: grpc.aio.Channel, recording: Recording) -> Any:
-    metadata = (
-        ("conkd-vocabulary-digest", recording.facts.vocabulary_digest),
-        ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-    )
+    metadata = handshake_metadata(recording.description)
     return teacher_pb2_grpc.TeacherStub(channel).Score(metadata=metadata)
 
 

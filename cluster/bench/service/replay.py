@@ -24,7 +24,6 @@ from teacher_server.replica.security import ServerSecurity
 from teacher_server.replica.service import TeacherService
 from teacher_server.replica.stage import Stage
 from teacher_server.scoring.device_batches import BatchLimits
-from teacher_server.scoring.facts import TeacherFacts
 from teacher_server.scoring.score_work import ScoreWork
 from trainer.security.credentials import NO_SECURITY
 
@@ -43,7 +42,7 @@ KEY_BYTES = 4 * KEY_TOKENS
 class Recording:
     """Requests and the replies that a teacher gave to them, as serialised messages."""
 
-    facts: TeacherFacts
+    description: teacher_pb2.Description
     requests: tuple[bytes, ...]
     replies: tuple[bytes, ...]
 
@@ -106,7 +105,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     answers: dict[bytes, Any] = {}
     for request, block in zip(requests, blocks, strict=True):
         answers[request.token_ids[-KEY_BYTES:]] = (
-            _rows(request, block, recording.facts.vocab_size) if arm == "rows" else block
+            _rows(request, block, recording.description.vocab_size) if arm == "rows" else block
         )
     if len(answers) < len(requests):
         raise ValueError(f"requests must end differently, got {len(answers)} ends of them.")
@@ -117,7 +116,7 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     batcher: Batcher[Any] = Batcher(replay, BatchLimits() if arm == "small" else LARGE_ROUNDS)
     batcher.start()
     return TeacherService(
-        recording.facts,
+        recording.description,
         batcher,
         replica_id="replay",
         limits=RequestLimits(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.bench.fleet.in_process import InProcessTeachers
 from trainer.config.run import RunConfig
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.lookahead import Teachers
 from trainer.teacher_client.client import TeacherClient
 

@@ -31,7 +31,7 @@ from cluster.stages import ROOT, this_machine
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.models.language_model import build_language_model, write_language_model
 from trainer.pretrain.dialogue import write_dialogue_card
 

@@ -29,13 +29,13 @@ from trainer.common.cli import run_rank
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import raise_together, start_distributed, stop_distributed
+from trainer.engine.ranks import raise_on_all_ranks, start_distributed, stop_distributed
 from trainer.engine.student import Student
 from trainer.lookahead import submitted_steps
 from trainer.main import checked_input
-from trainer.models.language_model import build_language_model, input_limits
+from trainer.models.language_model import build_language_model
 from trainer.train import train_step
 
 BLOCK_STEPS = 2
@@ -47,12 +47,12 @@ IN_PROCESS_EVERY = 4
 class Ranks:
     """This rank's student and its arms."""
 
-    def __init__(self, config: RunConfig, data: PreparedData, rank: int, world_size: int) -> None:
+    def __init__(self, config: RunConfig, data: PreparedData) -> None:
         torch.manual_seed(config.seed)
         model = build_language_model(config.student, data.vocabulary)
         student = Student(model, loss_chunk_size=config.train.loss_chunk_size)
-        self.engine = Engine(student, config, rank, world_size)
-        self._limits = input_limits(model)
+        self.engine = Engine(student, config)
+        self._limits = model.limits
         self._vocabulary = data.vocabulary
         self._examples: list[Example] = data.examples("train")
         self.widest_step = widest_step(self._examples, config, (MAX_TURNS + 1) * BLOCK_STEPS)
@@ -73,10 +73,10 @@ class Ranks:
             teachers=arm.teachers,
             first_step=first_step,
         ):
-            sums = train_step(config, self.engine, submitted, vocabulary=self._vocabulary)
+            sums = train_step(config, self.engine, submitted)
             counters = arm.teachers.counters if arm.teachers else None
             total = sums.over_ranks(self.engine.sum_over_ranks, self.engine.world_size, counters)
-            raise_together(total.find_problem(submitted.step) or self.engine.find_problem())
+            raise_on_all_ranks(total.find_problem(submitted.step) or self.engine.find_problem())
             tokens += total.values["tokens"]
             wait_s += total.values["wait_s"] / total.world_size
         seconds = time.perf_counter() - start
@@ -163,10 +163,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--end-by", type=float, required=True, help="seconds since the epoch")
     arguments, rest = parser.parse_known_args(argv)
     config, data = checked_input(rest)
-    rank, world_size = start_distributed()
+    start_distributed()
     built: list[Arm] = []
     try:
-        ranks = Ranks(config, data, rank, world_size)
+        ranks = Ranks(config, data)
         builders = builders_of(
             config,
             data,
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
             cache=arguments.cache,
         )
         rows = measure(ranks, builders, close=built, end_by=arguments.end_by)
-        if rank == 0:
+        if ranks.engine.rank == 0:
             write_json(arguments.result, rows)
     finally:
         for arm in built:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,19 @@ import torch
 
 from tests.support.evaluation_fakes import tiny_model, write_tiny_data
 from trainer.checkpoints import files as checkpoint
+from trainer.checkpoints.policy import BestSoFar
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.export import valid_examples
-from trainer.models.language_model import LanguageModel, output_head, response_states
+from trainer.models.language_model import LanguageModel
 from trainer.selection import Selection, forget_best
 
 
 class FakeEngine:
-    """One rank without DeepSpeed, whose exports are empty folders."""
+    """One rank without DeepSpeed."""
 
     rank, world_size, device = 0, 1, torch.device("cpu")
 
@@ -33,14 +33,11 @@ class FakeEngine:
 
     def evaluate(self, inputs: Any, targets: Any) -> torch.Tensor:
         with torch.no_grad():
-            scores = output_head(self._model)(response_states(self._model, inputs))
+            scores = self._model.head(self._model.response_states(inputs))
         return torch.nn.functional.cross_entropy(scores, targets.labels_P, reduction="none")
 
     def on_first_rank(self, action: Callable[[], None]) -> None:
         action()
-
-    def export(self, model: LanguageModel, folder: Path) -> None:
-        folder.mkdir(parents=True)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +50,14 @@ def make_selection(data: PreparedData, output: Path, examples: list[Example]) ->
     train = TrainConfig(batch_size=4, select="best", patience=2)
     config = RunConfig(data="", output=str(output), action_tokens=False, train=train)
     engine: Any = FakeEngine(model)
-    return Selection(config, engine, model, vocabulary=data.vocabulary, examples=examples)
+    return Selection(
+        config,
+        engine,
+        vocabulary=data.vocabulary,
+        examples=examples,
+        limits=model.limits,
+        export=lambda folder: folder.mkdir(parents=True),
+    )
 
 
 def write_checkpoint(output: Path, step: int, *, keep: int) -> None:
@@ -76,11 +80,11 @@ def test_validate_is_the_mean_over_tokens_one_example_at_a_time(
     for example in examples:
         inputs = to_student_input((example,), data.vocabulary, InputLimits(), action_tokens=False)
         with torch.no_grad():
-            scores = output_head(model)(response_states(model, inputs.model)).double()
+            scores = model.head(model.response_states(inputs.model)).double()
         rows = torch.arange(len(example.response_ids))
         nlls += (-scores.log_softmax(-1)[rows, inputs.positions.labels_P]).tolist()
     assert selection.validate(10) == pytest.approx(sum(nlls) / len(nlls), rel=1e-5)
-    assert selection.best_step == 10
+    assert selection.best.step == 10
 
 
 def test_selection_keeps_the_lowest_loss_and_ends_after_patience(
@@ -97,7 +101,7 @@ def test_selection_keeps_the_lowest_loss_and_ends_after_patience(
         over.append(selection.is_over)
     # An equal loss is no better one.
     assert over == [False, False, False, True]
-    assert (selection.best_step, selection.best_nll) == (20, 2.0)
+    assert (selection.best.step, selection.best.nll) == (20, 2.0)
     assert exported(tmp_path) == ["step-00000020"]
 
 
@@ -107,10 +111,10 @@ def test_selection_restored_from_its_history_is_where_it_was(
     selection = make_selection(data, tmp_path, data.examples("test"))
     (tmp_path / "best" / "step-00000010").mkdir(parents=True)
     selection.restore([{"step": 10, "nll": 2.0}, {"step": 20, "nll": 2.5}], 20)
-    assert (selection.best_step, selection.best_nll, selection.misses) == (10, 2.0, 1)
+    assert selection.best == BestSoFar(step=10, nll=2.0, misses=1)
     fresh = make_selection(data, tmp_path, data.examples("test"))
     fresh.restore([], 0)
-    assert (fresh.best_step, fresh.best_nll, fresh.misses) == (0, math.inf, 0)
+    assert fresh.best == BestSoFar()
 
 
 def test_every_kept_checkpoint_finds_the_best_model_of_its_time(

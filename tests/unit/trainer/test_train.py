@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from protos.codec import WireError
 from trainer import train
-from trainer.checkpoints.provenance import RunOrigin
+from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.errors import TeacherUnavailable
 from trainer.lookahead import SubmittedStep
 from trainer.loss.conkd import PreparedTargets
@@ -21,19 +23,23 @@ class LosingPending:
 
 
 class FakeEngine:
-    """One rank alone, whose newest checkpoint is of `newest` steps."""
+    """One rank alone."""
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        return [float(value) for value in values]
+
+
+class FakeCheckpoints:
+    """The newest checkpoint is of `newest` steps."""
 
     def __init__(self, newest: int) -> None:
         self.newest = newest
         self.saved: list[int] = []
 
-    def sum_over_ranks(self, values: list[float]) -> list[float]:
-        return [float(value) for value in values]
-
-    def newest_checkpoint(self) -> int:
+    def newest_step(self) -> int:
         return self.newest
 
-    def save_checkpoint(self, step: int) -> None:
+    def save(self, step: int) -> None:
         self.saved.append(step)
 
 
@@ -46,12 +52,13 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
         assert problem is not None
         raise problem
 
-    monkeypatch.setattr(train, "raise_together", raise_alone)
-    engine = FakeEngine(newest)
+    monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
+    engine: Any = FakeEngine()
+    checkpoints: Any = FakeCheckpoints(newest)
     step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
     with pytest.raises(type(error)):
-        train._wait_for_targets(engine, step)  # type: ignore[arg-type]
-    assert engine.saved == saved
+        train._wait_for_targets(engine, step, checkpoints)
+    assert checkpoints.saved == saved
 
 
 class LogWithoutRoom:
@@ -65,13 +72,14 @@ def test_checkpoint_is_not_written_beyond_what_the_log_holds(
         if problem is not None:
             raise problem
 
-    monkeypatch.setattr(train, "raise_together", raise_alone)
-    engine = FakeEngine(newest=3)
+    monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
+    checkpoints: Any = FakeCheckpoints(newest=3)
+    log: Any = LogWithoutRoom()
     with pytest.raises(OSError, match="must take a line about step 7"):
-        train._keep(engine, 7, None, LogWithoutRoom())  # type: ignore[arg-type]
-    assert engine.saved == []
-    train._keep(engine, 7, None, None)  # type: ignore[arg-type]
-    assert engine.saved == [7]
+        train._keep(checkpoints, 7, None, log)
+    assert checkpoints.saved == []
+    train._keep(checkpoints, 7, None, None)
+    assert checkpoints.saved == [7]
 
 
 class FakeRanks:
@@ -92,12 +100,12 @@ def test_ranks_that_would_learn_from_different_teachers_leave(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     raised: list[Exception | None] = []
-    monkeypatch.setattr(train, "raise_together", raised.append)
+    monkeypatch.setattr(train, "raise_on_all_ranks", raised.append)
     teachers = {"dialogue": "weights-a at temperature 1"}
-    origin = RunOrigin(vocabulary="v", examples="e", teachers=teachers)
+    provenance = RunProvenance(vocabulary="v", examples="e", teachers=teachers)
     ranks = FakeRanks(other=1.0)
-    train._check_same_teachers(ranks, origin)  # type: ignore[arg-type]
-    train._check_same_teachers(FakeRanks(other=ranks.own), origin)  # type: ignore[arg-type]
+    train._check_same_teachers(ranks, provenance)  # type: ignore[arg-type]
+    train._check_same_teachers(FakeRanks(other=ranks.own), provenance)  # type: ignore[arg-type]
     assert isinstance(raised[0], ValueError)
     assert "all ranks must learn from the same teachers" in str(raised[0])
     assert raised[1] is None

@@ -18,7 +18,7 @@ from cluster.bench.memory.rank_memory import (
 )
 from cluster.launch import Launcher
 from cluster.stages import Demo, this_machine
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.plan.memory import CPU_OVERHEAD
 
 

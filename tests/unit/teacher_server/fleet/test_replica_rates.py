@@ -24,30 +24,32 @@ from tests.support.secure_fleet import ask, files, fleet, run, write_two_sets
 from trainer.security.credentials import SecurityFiles
 
 BEFORE = ReplicaStats(
-    replica_id="a", uptime_s=10, blocks=5, positions=50, reply_bytes=900, queued=5, queue_s=1
+    replica_id="a",
+    uptime_s=10,
+    counters={"blocks": 5, "positions": 50, "queued": 5, "queue_s": 1},
 )
 NOW = ReplicaStats(
     replica_id="a",
     uptime_s=12,
-    blocks=8,
-    invalid=1,
-    failed=2,
-    positions=80,
-    reply_bytes=1000,
-    queued=10,
-    queue_s=2.5,
-    in_flight=3,
-    oldest_wait_s=0.25,
+    counters={
+        **{"blocks": 8, "invalid": 1, "failed": 2, "positions": 80, "queued": 10, "queue_s": 2.5}
+    },
+    gauges={"in_flight": 3, "oldest_wait_s": 0.25},
 )
 
 
+# What `status --json` gives of each replica under `stats`, among others.
+STATUS_KEYS = {
+    *("replica_id", "uptime_s", "blocks", "invalid", "failed", "abandoned", "positions"),
+    *("reply_bytes", "queued", "queue_s", "rounds", "forward_s", "streams", "in_flight"),
+    *("waiting", "oldest_wait_s", "metrics_address"),
+}
 PACE = {"target_queue_s": 0.05, "idle_s": 60.0}
 KIND = {"state": "RUNNING", "target": 2, "min": 2, "max": 2, "autoscaling": None, "replicas": []}
 
 
 def test_rates_are_of_what_was_done_between_two_looks() -> None:
-    expected = Rates(requests_per_s=3.0, positions_per_s=15.0, reply_bytes_per_s=50.0, queue_s=0.3)
-    assert rates(NOW, BEFORE) == expected
+    assert rates(NOW, BEFORE) == Rates(requests_per_s=3.0, positions_per_s=15.0, queue_s=0.3)
 
 
 def test_rates_of_a_first_look_are_since_the_start() -> None:
@@ -56,8 +58,8 @@ def test_rates_of_a_first_look_are_since_the_start() -> None:
 
 
 def test_rates_while_nothing_leaves_the_queue_show_the_wait_of_the_oldest() -> None:
-    stuck = ReplicaStats(uptime_s=14, queued=10, queue_s=2.5, blocks=8, invalid=1, failed=2)
-    stuck.oldest_wait_s = 2.25
+    gauges = {"oldest_wait_s": 2.25}
+    stuck = ReplicaStats(uptime_s=14, counters=NOW.counters, gauges=gauges)
     seen = rates(stuck, NOW)
     assert (seen.requests_per_s, seen.queue_s) == (0.0, 2.25)
 
@@ -116,11 +118,15 @@ def test_stats_of_a_secured_fleet_come_with_its_files_alone(tmp_path: Path) -> N
         async with fleet(files(tmp_path)) as running:
             await asyncio.to_thread(ask, running.directory, files(tmp_path))
             told = await asyncio.to_thread(look, running.directory, files(tmp_path))
-            assert {it.replica_id: it.positions for it in told.values()} == {
+            fields = {name: as_fields(stats) for name, stats in told.items()}
+            assert {name: it["positions"] for name, it in fields.items()} == {
                 "dialogue": 3,
                 "recommendation": 1,
             }
-            assert as_fields(told["dialogue"])["blocks"] == 1
+            seen = fields["dialogue"]
+            assert seen.keys() >= STATUS_KEYS
+            numbers = ("blocks", "in_flight", "queue_s", "oldest_wait_s")
+            assert [type(seen[name]) for name in numbers] == [int, int, float, float]
             addresses = {"dialogue": running.dialogue}
             for other in (SecurityFiles(), files(tmp_path, "theirs")):
                 assert await asyncio.to_thread(fetch_all_stats, addresses, 5, other) == {}

@@ -7,7 +7,6 @@ an answer that is no INVALID_ARGUMENT is a defect.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -19,23 +18,22 @@ import pytest
 import torch
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.service import TeacherServer
-from tests.support.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
-from trainer.data.model_input import InputLimits
+from teacher_server.scoring.description import num_token_ids
+from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 
 MAX_TOKENS, MAX_ENTITIES, MAX_WORDS = 16, 8, 3
-ALL_COLUMNS = dataclasses.replace(
-    FACTS,
-    limits=InputLimits(max_tokens=MAX_TOKENS, max_entities=MAX_ENTITIES, max_words=MAX_WORDS),
+ALL_COLUMNS = described(
+    max_tokens=MAX_TOKENS,
+    max_entities=MAX_ENTITIES,
+    max_words=MAX_WORDS,
     num_entities=50,
     num_words=5,
 )
-NUM_IDS = {"token": FACTS.num_tokens, "entity": 50, "word": 5}
-METADATA = (
-    ("conkd-vocabulary-digest", FACTS.vocabulary_digest),
-    ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-)
+NUM_IDS = {"token": num_token_ids(DESCRIPTION), "entity": 50, "word": 5}
+METADATA = handshake_metadata(DESCRIPTION)
 INT32 = np.iinfo(np.int32)
 FIELDS = (
     "target_lengths",

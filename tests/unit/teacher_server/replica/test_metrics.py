@@ -10,9 +10,9 @@ import pytest
 
 from protos import teacher_pb2
 from teacher_server.replica.request_check import RequestLimits
-from teacher_server.scoring.counters import Histogram, ReplicaCounters
+from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, score_together
-from tests.support.fake_teacher import FACTS, FakeTeacher
+from tests.support.fake_teacher import DESCRIPTION, FakeTeacher
 from tests.support.replica_calls import (
     METADATA,
     check_request,
@@ -29,16 +29,9 @@ from tests.support.scrapes import scrape
 KIND = {"kind": "dialogue"}
 
 
-def test_histogram_counts_each_value_in_the_first_bucket_that_holds_it() -> None:
-    histogram = Histogram((1.0, 2.0))
-    for value in (0.5, 1.0, 1.5, 7.0):
-        histogram.observe(value)
-    assert (histogram.counts, histogram.total) == ([2, 1, 1], 10.0)
-
-
 def test_score_together_counts_tokens_and_padded_slots_of_its_batches() -> None:
     counters = ReplicaCounters()
-    work = check_request(request(1), FACTS, RequestLimits())  # Of 2 and 3 tokens.
+    work = check_request(request(1), DESCRIPTION, RequestLimits())  # Of 2 and 3 tokens.
     limits = BatchLimits(max_examples=3)
     score_together(FakeTeacher().score, [work, work], limits, counters=counters)
     # Longest first: [3, 3, 2] and [2].
@@ -92,9 +85,10 @@ def test_stats_and_scrape_tell_what_waits_and_who_left() -> None:
             reading = asyncio.ensure_future(leaver.read())
             await poll(lambda: server.batcher.num_waiting == 2)
             told = await stub.Stats(teacher_pb2.StatsRequest())
-            assert (told.streams, told.in_flight, told.waiting, told.blocks) == (2, 3, 2, 0)
-            assert told.oldest_wait_s > 0
-            assert server.batcher.num_waiting_bytes == 2 * request(1).ByteSize()
+            levels = {"streams": 2, "in_flight": 3, "waiting": 2}
+            levels["waiting_bytes"] = 2 * request(1).ByteSize()
+            assert told.gauges.pop("oldest_wait_s") > 0
+            assert (dict(told.gauges), told.counters["blocks"]) == (levels, 0)
             leaver.cancel()
             await asyncio.wait([reading])
             await poll(lambda: server.batcher.num_waiting == 0)
@@ -102,9 +96,10 @@ def test_stats_and_scrape_tell_what_waits_and_who_left() -> None:
             teacher.gate.set()
             await first
             told = await stub.Stats(teacher_pb2.StatsRequest())
-            assert (told.streams, told.in_flight, told.abandoned, told.blocks) == (0, 0, 2, 1)
-            assert (told.replica_id, told.positions, told.rounds) == ("replica-1", 3, 1)
-            assert (told.queued, told.metrics_address) == (1, "")
+            assert set(told.gauges.values()) == {0}
+            counted = {"blocks": 1, "abandoned": 2, "positions": 3, "rounds": 1, "queued": 1}
+            assert {name: told.counters[name] for name in counted} == counted
+            assert (told.replica_id, told.metrics_address) == ("replica-1", "")
             assert math.isfinite(told.uptime_s) and told.uptime_s > 0
             address = server.serve_metrics("127.0.0.1")
             told = await stub.Stats(teacher_pb2.StatsRequest())

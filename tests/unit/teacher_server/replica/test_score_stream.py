@@ -16,7 +16,7 @@ from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.score_stream import ScoreStream
 from teacher_server.replica.service import TeacherService
 from teacher_server.scoring.device_batches import BatchLimits, score_together
-from tests.support.fake_teacher import FACTS, FakeTeacher
+from tests.support.fake_teacher import DESCRIPTION, FakeTeacher
 from tests.support.replica_calls import INVALID, int32, request, run
 
 
@@ -33,7 +33,7 @@ class Line:
             self.batcher = after.batcher
         if batcher_runs and after is None:
             self.batcher.start()
-        service = TeacherService(FACTS, self.batcher, replica_id="r", limits=RequestLimits())
+        service = TeacherService(DESCRIPTION, self.batcher, replica_id="r", limits=RequestLimits())
         self.pipeline = service.pipeline
         self.requests: asyncio.Queue[teacher_pb2.ScoreRequest | None] = asyncio.Queue()
         self.replies: list[teacher_pb2.ScoreReply] = []

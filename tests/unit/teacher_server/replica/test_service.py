@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 
 import grpc
@@ -10,11 +9,17 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos.handshake import (
+    TEMPERATURE,
+    VOCABULARY_DIGEST,
+    WEIGHTS_DIGEST,
+    WIRE_VERSION,
+)
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
-from teacher_server.replica.service import TeacherServer, handshake_mismatch
-from tests.support.fake_teacher import FACTS, VOCAB, FakeTeacher, rows_after
+from teacher_server.replica.service import TeacherServer
+from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 from tests.support.replica_calls import (
     INVALID,
     METADATA,
@@ -27,7 +32,6 @@ from tests.support.replica_calls import (
     running,
     score,
 )
-from trainer.data.model_input import InputLimits
 from trainer.security.credentials import NO_SECURITY
 
 NO_TOKENS = {"token_ids": b"", "token_lengths": b""}
@@ -91,21 +95,16 @@ def test_score_of_malformed_requests_refuses_them_alone() -> None:
 def test_check_request_beyond_its_limits_is_refused() -> None:
     small = RequestLimits(max_examples=1)
     with pytest.raises(ValueError, match="at most 1 entries, got 2"):
-        check_request(request(1), FACTS, small)
+        check_request(request(1), DESCRIPTION, small)
     with pytest.raises(ValueError, match="at most 2 rows, got 3"):
-        check_request(request(1), FACTS, RequestLimits(max_rows=2))
+        check_request(request(1), DESCRIPTION, RequestLimits(max_rows=2))
     with pytest.raises(ValueError, match="in 400 bytes, got 3 rows that may need 540"):
-        check_request(request(1), FACTS, RequestLimits(max_reply_bytes=400))
-    assert check_request(request(1, top_k=8), FACTS, RequestLimits(max_reply_bytes=400))
+        check_request(request(1), DESCRIPTION, RequestLimits(max_reply_bytes=400))
+    assert check_request(request(1, top_k=8), DESCRIPTION, RequestLimits(max_reply_bytes=400))
 
 
 def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> None:
-    facts = dataclasses.replace(
-        FACTS,
-        kind="recommendation",
-        limits=InputLimits(max_entities=16),
-        num_entities=50,
-    )
+    teacher = described(kind="recommendation", max_tokens=0, max_entities=16, num_entities=50)
     one = request(
         1,
         top_k=99,
@@ -116,18 +115,19 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
             "target_lengths": int32(1, 1),
         },
     )
-    work = check_request(one, facts, RequestLimits())
+    work = check_request(one, teacher, RequestLimits())
     assert [len(example.entities) for example in work.inputs] == [0, 1]
-    assert work.max_entries == 2 * facts.num_items
+    assert work.max_entries == 2 * teacher.num_items
     one.target_lengths = int32(1, 2)
     with pytest.raises(ValueError, match="must be 1, got 2"):
-        check_request(one, facts, RequestLimits())
+        check_request(one, teacher, RequestLimits())
 
 
-WORD_FACTS = dataclasses.replace(
-    FACTS,
+WITH_WORDS = described(
     kind="recommendation",
-    limits=InputLimits(max_entities=16, max_words=3),
+    max_tokens=0,
+    max_entities=16,
+    max_words=3,
     num_entities=50,
     num_words=5,
 )
@@ -142,9 +142,9 @@ def words_request(ids: bytes, lengths: bytes) -> teacher_pb2.ScoreRequest:
 
 def test_check_request_gives_each_example_its_words() -> None:
     one = words_request(int32(4, 0, 4), int32(3, 0))
-    work = check_request(one, WORD_FACTS, RequestLimits())
+    work = check_request(one, WITH_WORDS, RequestLimits())
     assert [example.words.tolist() for example in work.inputs] == [[4, 0, 4], []]
-    plain = check_request(request(1), FACTS, RequestLimits())
+    plain = check_request(request(1), DESCRIPTION, RequestLimits())
     assert [example.words.tolist() for example in plain.inputs] == [[], []]
 
 
@@ -165,45 +165,38 @@ def test_check_request_with_bad_words_names_the_field(
     ids: bytes, lengths: bytes, expected: str
 ) -> None:
     with pytest.raises(ValueError, match=expected):
-        check_request(words_request(ids, lengths), WORD_FACTS, RequestLimits())
+        check_request(words_request(ids, lengths), WITH_WORDS, RequestLimits())
 
 
 def test_check_request_with_words_for_a_teacher_that_takes_none_is_refused() -> None:
-    facts = dataclasses.replace(WORD_FACTS, limits=InputLimits(max_entities=16), num_words=0)
+    teacher = described(WITH_WORDS, max_words=0, num_words=0)
     for ids, lengths in ((int32(1), int32(1, 0)), (int32(), int32(0, 0)), (int32(1), int32())):
         with pytest.raises(ValueError, match="word"):
-            check_request(words_request(ids, lengths), facts, RequestLimits())
+            check_request(words_request(ids, lengths), teacher, RequestLimits())
 
 
 def test_score_with_another_vocabulary_or_version_is_refused_with_both_values() -> None:
     async def scenario() -> None:
         async with running(FakeTeacher()) as (_, stub):
             cases = [
-                ((("conkd-vocabulary-digest", "vocabulary-b"), METADATA[1]), "vocabulary-"),
-                ((METADATA[0], ("conkd-wire-version", "99")), "99"),
+                (((VOCABULARY_DIGEST, "vocabulary-b"), METADATA[1]), "vocabulary-"),
+                ((METADATA[0], (WIRE_VERSION, "99")), "99"),
                 ((METADATA[1],), "got none"),
-                ((*METADATA, ("conkd-weights-digest", "weights-b")), "weights-"),
-                ((*METADATA, ("conkd-temperature", "2.0")), "2.0"),
+                ((*METADATA, (WEIGHTS_DIGEST, "weights-b")), "weights-"),
+                ((*METADATA, (TEMPERATURE, "2.0")), "2.0"),
             ]
             for metadata, value in cases:
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await score(stub, [request(1)], metadata)
                 assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
                 assert value in str(refused.value.details())
-            agreed = (*METADATA, ("conkd-weights-digest", "weights-a"), ("conkd-temperature", "1"))
+            agreed = (*METADATA, (WEIGHTS_DIGEST, "weights-a"), (TEMPERATURE, "1"))
             assert 1 in await score(stub, [request(1)], agreed)
 
     run(scenario)
 
 
-def test_handshake_mismatch_names_both_values() -> None:
-    message = handshake_mismatch([("conkd-vocabulary-digest", "b"), METADATA[1]], FACTS)
-    assert message == (
-        "conkd-vocabulary-digest must be vocabulary-a for this dialogue teacher, got b."
-    )
-
-
-def test_describe_tells_the_facts() -> None:
+def test_describe_returns_the_description_of_this_replica() -> None:
     async def scenario() -> None:
         async with running(FakeTeacher()) as (_, stub):
             told = await stub.Describe(teacher_pb2.DescribeRequest())
@@ -287,18 +280,18 @@ def test_score_of_a_caller_who_does_not_read_waits_and_stops_nobody_else() -> No
 
 def test_check_request_that_is_too_large_or_draws_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 40 bytes, got"):
-        check_request(request(1), FACTS, RequestLimits(max_request_bytes=40))
+        check_request(request(1), DESCRIPTION, RequestLimits(max_request_bytes=40))
     one = request(1)
     one.traceparent = b"x" * (5 << 20)
     with pytest.raises(ValueError, match="at most 4194304 bytes, got"):
-        check_request(one, FACTS, RequestLimits())
-    facts = dataclasses.replace(FACTS, limits=InputLimits(max_tokens=64))
+        check_request(one, DESCRIPTION, RequestLimits())
+    teacher = described(max_tokens=64)
     many = request(2, fields={"token_ids": int32(*[1] * 64), "token_lengths": int32(64)})
     many.target_lengths = int32(64)
     many.compression.Clear()
     many.compression.values, many.compression.samples = teacher_pb2.UINT8, 1 << 16
     with pytest.raises(ValueError, match="at most 2097152 draws, got 64 rows of 65536"):
-        check_request(many, facts, RequestLimits())
+        check_request(many, teacher, RequestLimits())
 
 
 def test_score_with_more_draws_than_a_row_may_have_is_refused() -> None:
@@ -307,14 +300,14 @@ def test_score_with_more_draws_than_a_row_may_have_is_refused() -> None:
     one.compression.values = teacher_pb2.UINT8
     one.compression.samples = (1 << 16) + 1
     with pytest.raises(ValueError, match="samples must be at most 65536, got 65537"):
-        check_request(one, FACTS, RequestLimits())
+        check_request(one, DESCRIPTION, RequestLimits())
     one.compression.samples = 8
     one.compression.seed = (1 << 64) - 1
-    work = check_request(one, FACTS, RequestLimits())
+    work = check_request(one, DESCRIPTION, RequestLimits())
     assert (work.cut.samples, work.cut.seed, work.max_entries) == (8, (1 << 64) - 1, 24)
     one.compression.top_k = 3
     with pytest.raises(ValueError, match="samples must stand alone"):
-        check_request(one, FACTS, RequestLimits())
+        check_request(one, DESCRIPTION, RequestLimits())
 
 
 def test_drain_answers_what_was_accepted_and_sends_callers_away() -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from protos.codec import check_rows, concat_rows
-from teacher_server.scoring.compress import Cut, Support, compress, take_rows
+from protos.target_rows import COLUMNS
+from teacher_server.scoring.compress import Cut, Support, compress
 
 V = 40
 WORDS_AND_ITEMS = Support(vocab_size=V, first_id=0, first_item_column=30, num_items=7)
@@ -129,7 +130,7 @@ def test_compress_of_bfloat16_logits_is_that_of_the_same_numbers_in_float32(cut:
     half = compress(scores, cut, support=WORDS_AND_ITEMS, temperature=1.5)
     single = compress(scores.float(), cut, support=WORDS_AND_ITEMS, temperature=1.5)
     assert half.log_probs_E.dtype == half.tail_R.dtype == half.item_mass_R.dtype == np.float32
-    for name in ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R"):
+    for name in COLUMNS:
         np.testing.assert_array_equal(getattr(half, name), getattr(single, name))
 
 
@@ -195,7 +196,7 @@ def test_take_rows_in_any_order_equals_compressing_those_rows() -> None:
     cut = Cut(top_k=9, top_p=0.7)
     parts = [compress(log_probs[i : i + 2], cut, support=WORDS_AND_ITEMS) for i in (0, 2, 4)]
     index = [4, 0, 5]
-    taken = take_rows(concat_rows(parts), np.array(index))
+    taken = concat_rows(parts).take(np.array(index))
     direct = compress(log_probs[index], cut, support=WORDS_AND_ITEMS)
-    for name in ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R"):
+    for name in COLUMNS:
         np.testing.assert_array_equal(getattr(taken, name), getattr(direct, name))

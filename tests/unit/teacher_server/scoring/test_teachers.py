@@ -11,6 +11,7 @@ from protos.codec import TargetRows
 from teacher_server.scoring import teachers as teachers_module
 from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.counters import ReplicaCounters
+from teacher_server.scoring.description import num_token_ids
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from teacher_server.scoring.score_work import ScoreWork
 from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher, load_teacher
@@ -58,7 +59,7 @@ def dense(rows: TargetRows) -> np.ndarray:
 
 def test_dialogue_rows_are_the_last_positions_scored_one_by_one(folders: dict[str, Path]) -> None:
     vocabulary = Vocabulary.load(folders["dialogue"])
-    model = load_causal_lm(folders["dialogue"], vocabulary).eval()
+    model = load_causal_lm(folders["dialogue"], vocabulary).module.eval()
     inputs = random_inputs(vocabulary.first_item_id + 30, [9, 1, 30, 64, 12], [3, 1, 30, 5, 1])
     twin = []
     for example in inputs:
@@ -108,7 +109,7 @@ def test_recommendation_rows_are_the_recommender_s_over_vocabulary_ids(
     teacher = RecommendationTeacher.load(folders["recommendation"], CPU)
     inputs = random_inputs(tiny_teachers.NUM_ENTITIES, [3, 0, 1], [1, 1, 1])
     rows = teacher.score(inputs, WHOLE)
-    first = teacher.facts.first_item_id
+    first = teacher.description.first_item_id
     for example, probs_V in zip(inputs, dense(rows), strict=True):
         twin_I = recommender(Bags.of([example.entities]), Bags.of([example.words]))[0].exp()
         np.testing.assert_allclose(probs_V[first : first + 30], twin_I.numpy(), atol=1e-6)
@@ -134,13 +135,13 @@ def test_recommendation_of_examples_without_any_entity_is_scored(folders: dict[s
     assert rows.counts_R.tolist() == [3, 3]
 
 
-def test_facts_come_from_card_and_vocabulary(folders: dict[str, Path]) -> None:
-    dialogue = load_teacher("dialogue", folders["dialogue"], CPU).facts
-    recommendation = load_teacher("recommendation", folders["recommendation"], CPU).facts
+def test_description_comes_from_card_and_vocabulary(folders: dict[str, Path]) -> None:
+    dialogue = load_teacher("dialogue", folders["dialogue"], CPU).description
+    recommendation = load_teacher("recommendation", folders["recommendation"], CPU).description
     assert dialogue.vocabulary_digest == recommendation.vocabulary_digest
-    assert dialogue.num_tokens == dialogue.vocab_size - 3
-    assert dialogue.limits == InputLimits(max_tokens=64)
-    assert recommendation.limits == InputLimits(max_entities=20, max_words=12)
+    assert num_token_ids(dialogue) == dialogue.vocab_size - 3
+    assert InputLimits.of(dialogue) == InputLimits(max_tokens=64)
+    assert InputLimits.of(recommendation) == InputLimits(max_entities=20, max_words=12)
     assert recommendation.num_entities == tiny_teachers.NUM_ENTITIES
     assert recommendation.graph_digest == "tiny-graph"
     assert (dialogue.num_words, recommendation.num_words) == (0, tiny_teachers.NUM_WORDS)

@@ -87,18 +87,6 @@ def test_what_else_lies_beside_the_checkpoints_is_neither_read_nor_removed(tmp_p
     assert checkpoint.oldest_whole(tmp_path) == 20
 
 
-def test_checkpoints_of_an_earlier_version_are_an_error_and_stay(tmp_path: Path) -> None:
-    file = tmp_path / "step-00000010" / "rank-0.pt"
-    file.parent.mkdir()
-    file.write_bytes(b"weights")
-    (tmp_path / "newest.json").write_text('{"tag": "step-00000010", "step": 10}')
-    with pytest.raises(ValueError, match=r"must have been written by this version"):
-        checkpoint.newest_whole(tmp_path)
-    assert file.is_file()
-    checkpoint.forget(tmp_path)
-    assert names(tmp_path) == []
-
-
 def test_removal_that_is_cut_short_leaves_nothing_that_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

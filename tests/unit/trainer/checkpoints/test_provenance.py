@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoints import files as checkpoint
-from trainer.checkpoints import provenance as run_origin
-from trainer.checkpoints.provenance import RunOrigin
+from trainer.checkpoints import provenance
+from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.atomic import write_text
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.config.yaml_file import to_yaml
 
-ORIGIN = RunOrigin(vocabulary="v", examples="e", teachers={"dialogue": "d at 1"})
+PROVENANCE = RunProvenance(vocabulary="v", examples="e", teachers={"dialogue": "d at 1"})
 
 
 @pytest.fixture
@@ -22,15 +22,15 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / checkpoint.CHECKPOINTS_NAME
     (folder / checkpoint.tag_of(10)).mkdir(parents=True)
     checkpoint.commit(folder, 10, ranks=2, keep=1)
-    write_text(tmp_path / run_origin.CONFIG_NAME, to_yaml(RunConfig(data="d", output="o")))
-    run_origin.write_origin(tmp_path, ORIGIN)
+    write_text(tmp_path / provenance.CONFIG_NAME, to_yaml(RunConfig(data="d", output="o")))
+    provenance.write_provenance(tmp_path, PROVENANCE)
     return tmp_path
 
 
 def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) -> None:
-    run_origin.check_same_run(run, RunConfig(data="d", output="o"))
+    provenance.check_same_run(run, RunConfig(data="d", output="o"))
     longer = RunConfig(data="d", output="elsewhere", train=TrainConfig(steps=77))
-    run_origin.check_same_run(run, longer)
+    provenance.check_same_run(run, longer)
     # What docs/training.md tells somebody whose memory is not enough.
     leaner = RunConfig(
         data="d",
@@ -38,12 +38,12 @@ def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) ->
         train=TrainConfig(keep_freed_memory=False),
         student=LanguageModelConfig(activation_checkpointing=True),
     )
-    run_origin.check_same_run(run, leaner)
+    provenance.check_same_run(run, leaner)
     with pytest.raises(ValueError, match=r"^seed must be 0 to go on .*, got 3"):
-        run_origin.check_same_run(run, RunConfig(data="d", output="o", seed=3))
+        provenance.check_same_run(run, RunConfig(data="d", output="o", seed=3))
     with pytest.raises(ValueError, match=r"^train\.batch_size must be"):
         smaller = RunConfig(data="d", output="o", train=TrainConfig(batch_size=4))
-        run_origin.check_same_run(run, smaller)
+        provenance.check_same_run(run, smaller)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) ->
         ({"teachers": {}}, r"teachers\.dialogue must be d at 1 .*, got None"),
     ],
 )
-def test_check_same_origin_refuses_other_sources(run: Path, change: dict, message: str) -> None:
-    run_origin.check_same_origin(run, ORIGIN)
+def test_check_same_provenance_refuses_other_sources(run: Path, change: dict, message: str) -> None:
+    provenance.check_same_provenance(run, PROVENANCE)
     with pytest.raises(ValueError, match=message):
-        run_origin.check_same_origin(run, dataclasses.replace(ORIGIN, **change))
+        provenance.check_same_provenance(run, dataclasses.replace(PROVENANCE, **change))
 
 
-def test_check_same_origin_without_its_file_is_refused_but_a_new_run_is_not(run: Path) -> None:
-    (run / run_origin.ORIGIN_NAME).unlink()
-    with pytest.raises(FileNotFoundError, match=r"origin\.json must tell"):
-        run_origin.check_same_origin(run, ORIGIN)
+def test_check_same_provenance_without_its_file_is_refused_but_a_new_run_is_not(run: Path) -> None:
+    (run / provenance.ORIGIN_NAME).unlink()
+    with pytest.raises(FileNotFoundError, match=r"origin\.json must name"):
+        provenance.check_same_provenance(run, PROVENANCE)
     checkpoint.forget(run / checkpoint.CHECKPOINTS_NAME)
-    run_origin.check_same_origin(run, ORIGIN)
+    provenance.check_same_provenance(run, PROVENANCE)

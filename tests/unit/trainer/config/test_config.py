@@ -9,7 +9,7 @@ from tests.support.evaluation_fakes import write_tiny_data
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.config.yaml_file import load_config, to_yaml
-from trainer.export import with_steps
+from trainer.export import resolve_num_steps
 from trainer.pretrain.classifier import ClassifierConfig
 from trainer.pretrain.recommendation import RecommendationConfig
 
@@ -87,8 +87,8 @@ def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> No
     num_examples = data.manifest.splits["train"].responses
     assert num_examples == len(data.examples("train"))
     config = RunConfig(data="", output="", train=TrainConfig(epochs=3, batch_size=2))
-    assert with_steps(config, data).train.num_steps == 3 * (num_examples // 2)
-    assert with_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
+    assert resolve_num_steps(config, data).train.num_steps == 3 * (num_examples // 2)
+    assert resolve_num_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
 
 
 def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:

@@ -18,29 +18,20 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT, with ranges; /cut ends every answer after 300,000 bytes."""
+    """Serves CONTENT; /cut ends every answer after 300,000 bytes."""
 
     protocol_version = "HTTP/1.1"
-    ranges: list[str | None]
-    honours_ranges = True
+    paths: list[str]
 
     def do_GET(self) -> None:
-        wanted = self.headers["Range"]
-        self.ranges.append(wanted)
+        self.paths.append(self.path)
         if "missing" in self.path:
             self.send_error(404)
             return
-        start = 0
-        if wanted and self.honours_ranges:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-        if start >= len(CONTENT):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
-        rest = CONTENT[start:]
-        self.wfile.write(rest[:300_000] if "cut" in self.path else rest)
+        self.wfile.write(CONTENT[:300_000] if "cut" in self.path else CONTENT)
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
@@ -49,11 +40,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(module, "RETRY_S", 0.0)
-    monkeypatch.setattr(Handler, "ranges", [], raising=False)
-    monkeypatch.setattr(Handler, "honours_ranges", True)
+    monkeypatch.setattr(Handler, "paths", [], raising=False)
     listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listener.serve_forever)
+    # The default half second between looks for the end is what a test would wait.
+    thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{listener.server_port}"
     listener.shutdown()
@@ -61,58 +51,64 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     listener.server_close()
 
 
+def sources(url: str, sha256: str | None = SHA) -> dict[str, tuple[RemoteFile, ...]]:
+    return {"redial": (RemoteFile(name="thing.zip", url=f"{url}/thing.zip", sha256=sha256),)}
+
+
 def fetch(output: Path, url: str, sha256: str | None = SHA) -> dict[str, str]:
-    sources = {"thing": (RemoteFile(name="thing.zip", url=f"{url}/thing.zip", sha256=sha256),)}
     with pytest.MonkeyPatch.context() as patch, Progress(disable=True) as progress:
-        patch.setattr(module, "SOURCES", sources)
-        return download("thing", output, mirror=None, progress=progress)
+        patch.setattr(module, "SOURCES", sources(url, sha256))
+        return download("redial", output, progress=progress)
 
 
 def test_download_fetches_once_and_checks(tmp_path: Path, server: str) -> None:
     assert fetch(tmp_path / "new", server) == {"thing.zip": SHA}
     assert (tmp_path / "new" / "thing.zip").read_bytes() == CONTENT
     assert fetch(tmp_path / "new", server, sha256=None) == {"thing.zip": SHA}
-    assert Handler.ranges == [None]
+    assert Handler.paths == ["/thing.zip"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["thing.zip"]
 
 
-def test_download_goes_on_where_the_connection_ended(tmp_path: Path, server: str) -> None:
-    assert fetch(tmp_path, f"{server}/cut") == {"thing.zip": SHA}
-    assert Handler.ranges == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
-
-
-def test_download_of_a_later_call_goes_on_too(tmp_path: Path, server: str) -> None:
-    (tmp_path / "thing.zip.part").write_bytes(CONTENT[:1000])
-    fetch(tmp_path, server)
-    (tmp_path / "thing.zip").rename(tmp_path / "thing.zip.part")
-    fetch(tmp_path, server)
-    assert Handler.ranges == ["bytes=1000-", f"bytes={len(CONTENT)}-"]
-
-
-def test_download_from_a_server_without_ranges_starts_over(
-    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sha256", [SHA, None])
+def test_download_that_ends_early_leaves_no_file(
+    tmp_path: Path, server: str, sha256: str | None
 ) -> None:
-    monkeypatch.setattr(Handler, "honours_ranges", False)
+    with pytest.raises(OSError, match=r"cut/thing\.zip .* 300000 out of 1024000 bytes.*again"):
+        fetch(tmp_path, f"{server}/cut", sha256)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_download_replaces_what_an_interrupted_one_left(tmp_path: Path, server: str) -> None:
     (tmp_path / "thing.zip.part").write_bytes(b"something else")
     assert fetch(tmp_path, server) == {"thing.zip": SHA}
+    assert [path.name for path in tmp_path.iterdir()] == ["thing.zip"]
 
 
 def test_download_of_another_content_is_refused_and_removed(tmp_path: Path, server: str) -> None:
-    with pytest.raises(ValueError, match=f"must have SHA-256 {'0' * 64}, got {SHA} from http"):
+    with pytest.raises(ValueError, match=f"must have SHA-256 {'0' * 64}, got {SHA}.* from http"):
         fetch(tmp_path, server, sha256="0" * 64)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_put_there_by_hand_is_checked_and_not_fetched(tmp_path: Path, server: str) -> None:
+    (tmp_path / "thing.zip").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=f"must have SHA-256 {SHA}"):
+        fetch(tmp_path, server)
+    assert Handler.paths == []
+
+
 def test_download_that_cannot_be_had_says_where(tmp_path: Path, server: str) -> None:
-    with pytest.raises(OSError, match=r"missing/thing\.zip must be there .* 404"):
+    with pytest.raises(OSError, match=r"missing/thing\.zip must be there .* 404.* yourself"):
         fetch(tmp_path, f"{server}/missing")
-    assert len(Handler.ranges) == 1
+    assert len(Handler.paths) == 1
 
 
-def test_main_download_takes_a_mirror_and_prints_checksums(
-    tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
+def test_main_download_prints_checksums_and_refuses_the_mirror_that_was_removed(
+    tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main(["download", "conceptnet", "--output", str(tmp_path), "--mirror", server])
+    monkeypatch.setattr(module, "SOURCES", sources(server))
+    command = ["download", "redial", "--output", str(tmp_path)]
+    main(command)
     assert capsys.readouterr().out.split()[0] == SHA
-    with pytest.raises(ValueError, match=r"entity2entityId\.pkl must have SHA-256 ec3ac62a"):
-        main(["download", "dbpedia", "--output", str(tmp_path), "--mirror", server])
+    with pytest.raises(ValueError, match=r"--mirror must be left out: .*folder of --output"):
+        main([*command, "--mirror", server])

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.corpora.redial_lines import read_dialogues
+from trainer.data.dialogue import split_mentions
 from trainer.data.entity_linker import EntityLinker, Link, Name, build_linker
 from trainer.data.graph_files import read_graph_files
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.redial import read_dialogues, split_mentions
 
 CHECKED = Path(__file__).with_name("entity_links_checked.tsv")
 PREFIX = "<http://dbpedia.org/resource/"

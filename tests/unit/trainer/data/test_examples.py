@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.dialogue import Dialogue, Mention, Message, Sender
 from trainer.data.entity_linker import EntityLinker, Name
 from trainer.data.examples import (
     ARRAY_FIELDS,
@@ -18,8 +19,7 @@ from trainer.data.examples import (
     write_examples,
 )
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.redial import Dialogue, Mention, Message, Sender
-from trainer.data.synthetic import train_tokenizer
+from trainer.data.tokenizer import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 

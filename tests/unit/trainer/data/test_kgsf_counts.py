@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from trainer.data.dialogue import Dialogue, Message, Sender
 from trainer.data.kgsf_counts import count_as_kgsf, seen_movies
-from trainer.data.redial import Dialogue, Message, Sender
 
 TITLES = {"10": "Heat (1995)", "20": "Alien (1979)"}
 

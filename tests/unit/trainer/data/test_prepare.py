@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.padding import padding
 from trainer.data.__main__ import main
-from trainer.data.prepare import load_prepared, movie_titles
-from trainer.data.redial import Dialogue
+from trainer.data.dialogue import Dialogue
+from trainer.data.prepare import movie_titles
+from trainer.data.prepared import load_prepared
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +94,15 @@ def test_prepare_takes_graph_words_and_options_from_elsewhere(
         path.rename(graph / path.name)
     (words,) = raw.glob("conceptnet*")
     words.rename(tmp_path / "relations.csv.gz")
-    (tmp_path / "stop.txt").write_text("genre\n")
     with zipfile.ZipFile(tmp_path / "redial.zip", "w") as archive:
         for path in raw.glob("*.jsonl"):
             archive.write(path, f"redial/{path.name}")
     arguments = ["--source", "synthetic", "--input", str(tmp_path / "redial.zip")]
     arguments += ["--graph", str(graph), "--conceptnet", str(tmp_path / "relations.csv.gz")]
-    arguments += ["--stop-words", str(tmp_path / "stop.txt"), "--drop-unlinked"]
-    main(["prepare", *arguments, "--no-entity-links", "--output", str(tmp_path / "output")])
+    arguments += ["--drop-unlinked", "--no-entity-links", "--output", str(tmp_path / "output")]
+    main(["prepare", *arguments])
     other, whole = load_prepared(tmp_path / "output"), load_prepared(prepared_dir)
-    assert "genre" in whole.words.words and "genre" not in other.words.words
+    assert other.words.digest == whole.words.digest
     for split in ("train", "valid", "test"):
         ours, theirs = other.manifest.splits[split], whole.manifest.splits[split]
         assert ours.recommendation_samples == ours.as_kgsf.recommendation_samples
@@ -113,6 +113,8 @@ def test_prepare_takes_graph_words_and_options_from_elsewhere(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["--source", "nothing"], "--source must be one of redial, synthetic, got nothing"),
+        (["--source", "synthetic", "--stop-words=x"], "--stop-words must be left out: .*conceptn"),
         (["--source", "redial"], "--input must be given for --source redial"),
         (["--source", "redial", "--input", "nowhere"], r"nowhere/entity2id\.json must be a file"),
         (["--source", "synthetic", "--input", "x", "--dialogues", "3"], "must be left out"),

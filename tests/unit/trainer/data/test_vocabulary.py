@@ -8,9 +8,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
-from trainer.data.redial import Mention
-from trainer.data.synthetic import train_tokenizer
-from trainer.data.tokenizer import load_tokenizer
+from trainer.data.dialogue import Mention
+from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 
 TITLES = {"200": "Heat (1995)", "99": "Alien (1979)", "1000": "Up (2009)"}

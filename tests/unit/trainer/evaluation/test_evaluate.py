@@ -20,21 +20,20 @@ from tests.support.evaluation_fakes import (
 )
 from trainer.chat import Conversation, chat, find_mentions
 from trainer.data.examples import Example
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.data.word_graph import WordGraph
 from trainer.evaluation import __main__ as command
 from trainer.evaluation.actions import ActionChooser, Actions
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model, gold_likelihood
 from trainer.evaluation.generate import GenerateConfig
+from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.metrics import ItemSlot
-from trainer.evaluation.speaker import load_speaker
 from trainer.evaluation.views import (
     baseline_views,
     mentioned_items,
     popularity_ranking,
     recommendation_views,
 )
-from trainer.models.language_model import input_limits
 
 ORACLE = EvaluateConfig(classifier="oracle")
 
@@ -129,15 +128,15 @@ def test_evaluate_config_with_limit_zero_is_refused() -> None:
 def test_gold_likelihood_equals_one_unpadded_forward_per_example(
     kind: str, request: pytest.FixtureRequest, data: PreparedData
 ) -> None:
-    speaker = load_speaker(request.getfixturevalue(kind))
+    loaded = load_model(request.getfixturevalue(kind))
     examples = data.examples("test")
-    likelihood = gold_likelihood(speaker, examples)
+    likelihood = gold_likelihood(loaded, examples)
     expected, tokens = 0.0, 0
     for example in examples:
-        prompt = speaker.prompt(example, recommends=example.is_recommendation).given.tokens
+        prompt = loaded.prompt(example, recommends=example.is_recommendation).given.tokens
         ids = torch.tensor([[*prompt.tolist(), *example.response_ids.tolist()]])
         with torch.no_grad():
-            log_probs = speaker.model(input_ids=ids).logits[0].double().log_softmax(-1)
+            log_probs = loaded.model.module(input_ids=ids).logits[0].double().log_softmax(-1)
         for position in range(len(prompt), ids.shape[1]):
             expected -= float(log_probs[position - 1, ids[0, position]])
             tokens += 1
@@ -149,31 +148,31 @@ def test_gold_likelihood_equals_one_unpadded_forward_per_example(
     )
 
 
-def test_load_speaker_takes_the_student_out_of_a_run_directory(
+def test_load_model_takes_the_student_out_of_a_run_directory(
     tmp_path: Path, data: PreparedData
 ) -> None:
     write_run(tmp_path, data.vocabulary, seed=3, teachers=True)
-    speaker = load_speaker(tmp_path)
-    assert speaker.folder == tmp_path / "model"
-    assert speaker.action_tokens
+    loaded = load_model(tmp_path)
+    assert loaded.folder == tmp_path / "model"
+    assert loaded.action_tokens
 
 
-def test_load_speaker_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_load_model_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="must be a run directory, an exported student or"):
-        load_speaker(tmp_path)
+        load_model(tmp_path)
 
 
-def test_load_speaker_with_a_torn_card_is_refused(tmp_path: Path) -> None:
+def test_load_model_with_a_torn_card_is_refused(tmp_path: Path) -> None:
     (tmp_path / "student.json").write_text('{"action_tokens": true}')
     with pytest.raises(ValueError, match="must be a student's card with action_tokens"):
-        load_speaker(tmp_path)
+        load_model(tmp_path)
 
 
-def test_speaker_prompt_ends_with_the_action_token_of_a_student(
+def test_prompt_ends_with_the_action_token_of_a_student(
     student: Path, teacher: Path, data: PreparedData
 ) -> None:
     example = data.examples("test")[1]
-    trained, frozen = load_speaker(student), load_speaker(teacher)
+    trained, frozen = load_model(student), load_model(teacher)
     vocabulary = data.vocabulary
     assert trained.prompt(example, recommends=True).given.tokens[-1] == vocabulary.rec_id
     assert trained.prompt(example, recommends=False).given.tokens[-1] == vocabulary.gen_id
@@ -187,14 +186,14 @@ def test_action_chooser_with_a_missing_classifier_is_refused(
 ) -> None:
     write_student(tmp_path, data.vocabulary, seed=3, classifier="nowhere")
     with pytest.raises(FileNotFoundError, match=r"must be in .*nowhere, got no folder"):
-        ActionChooser(load_speaker(tmp_path), None)
+        ActionChooser(load_model(tmp_path), None)
 
 
 def test_action_chooser_prefers_the_choice_over_the_card(
     tmp_path: Path, data: PreparedData
 ) -> None:
     write_student(tmp_path, data.vocabulary, seed=3, classifier="nowhere")
-    actions = ActionChooser(load_speaker(tmp_path), "oracle")(data.examples("test"))
+    actions = ActionChooser(load_model(tmp_path), "oracle")(data.examples("test"))
     assert actions.recommends_T.tolist() == [False, True, True, True, True, False]
 
 
@@ -204,7 +203,7 @@ def test_action_chooser_asks_the_classifier_of_the_card_beside_the_student(
     write_student(tmp_path / "model", data.vocabulary, seed=3, classifier="../classifier")
     classifier = write_classifier(tmp_path / "classifier", data.vocabulary, seed=1)
     examples = data.examples("test")
-    actions = ActionChooser(load_speaker(tmp_path), None)(examples)
+    actions = ActionChooser(load_model(tmp_path), None)(examples)
     expected = classifier.predict([example.context_ids for example in examples])
     assert actions.source == "classifier"
     assert actions.recommends_T.tolist() == expected.tolist()
@@ -220,7 +219,7 @@ def test_action_chooser_with_a_classifier_of_another_vocabulary_is_refused(
 ) -> None:
     write_classifier(tmp_path, tiny_vocabulary(NUM_ITEMS - 1), seed=1)
     with pytest.raises(ValueError, match="must have vocabulary digest"):
-        ActionChooser(load_speaker(student), str(tmp_path))
+        ActionChooser(load_model(student), str(tmp_path))
 
 
 def test_actions_f1_counts_the_rec_token() -> None:
@@ -301,7 +300,7 @@ def test_command_without_json_prints_a_table(
 
 
 def test_chat_answers_each_line_and_passes_over_blank_ones(teacher: Path) -> None:
-    conversation = Conversation(load_speaker(teacher), None, GenerateConfig(batch_size=1))
+    conversation = Conversation(load_model(teacher), None, GenerateConfig(batch_size=1))
     written: list[str] = []
     chat(conversation, ["hello", "  ", 'I liked "Film 3 (1903)" and @104'], written.append)
     assert len(written) == 2
@@ -309,11 +308,11 @@ def test_chat_answers_each_line_and_passes_over_blank_ones(teacher: Path) -> Non
 
 
 def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None:
-    speaker = load_speaker(teacher)
-    conversation = Conversation(speaker, None, GenerateConfig(batch_size=1))
+    loaded = load_model(teacher)
+    conversation = Conversation(loaded, None, GenerateConfig(batch_size=1))
     answers = [conversation.answer("word " * 12) for _ in range(5)]
     # More than the model can attend to was said, and each turn was answered nevertheless.
-    assert len(conversation._context_ids) > input_limits(speaker.model).max_tokens
+    assert len(conversation._context_ids) > loaded.model.limits.max_tokens
     assert all(isinstance(answer, str) for answer in answers)
 
 
@@ -322,7 +321,7 @@ def test_conversation_notes_entities_and_words_as_prepared_examples_have_them(
 ) -> None:
     vocabulary, texts = data.vocabulary, []
     monkeypatch.setattr(WordGraph, "find", lambda self, text: texts.append(text) or [len(texts)])
-    conversation = Conversation(load_speaker(teacher), None, GenerateConfig(), data)
+    conversation = Conversation(load_model(teacher), None, GenerateConfig(), data)
     said = [*vocabulary.encode(["see "]), vocabulary.first_item_id + 5]
     monkeypatch.setattr(conversation, "_respond", lambda: said)
     assert "Film 5 (1905)" in conversation.answer('I liked "Film 3 (1903)" and @104')
@@ -335,7 +334,7 @@ def test_conversation_notes_entities_and_words_as_prepared_examples_have_them(
 
 def test_conversation_with_oracle_is_refused(student: Path) -> None:
     with pytest.raises(ValueError, match="nobody knows the gold action"):
-        Conversation(load_speaker(student), "oracle", GenerateConfig())
+        Conversation(load_model(student), "oracle", GenerateConfig())
 
 
 def test_find_mentions_takes_ids_and_exact_titles_only() -> None:

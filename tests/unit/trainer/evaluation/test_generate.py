@@ -19,7 +19,7 @@ from trainer.evaluation.generate import (
     SuppressSpecialTokens,
     generate,
 )
-from trainer.models.language_model import LanguageModel, output_head, response_states
+from trainer.models.language_model import LanguageModel
 
 MAX_NEW = 12
 
@@ -58,7 +58,7 @@ def slow_greedy(
         read = np.concatenate([prompt.given.tokens, np.array(tokens, np.int32)])
         inputs = collate([ExampleInput(num_targets=1 + step, tokens=read)], pad_id=0)
         with torch.no_grad():
-            scores_V = output_head(model)(response_states(model, inputs)[-1])
+            scores_V = model.head(model.response_states(inputs)[-1])
         token = int(scores_V[: vocabulary.rec_id].argmax())
         if token == vocabulary.eos_id:
             break

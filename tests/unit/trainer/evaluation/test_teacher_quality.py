@@ -14,9 +14,9 @@ from tests.support.evaluation_fakes import (
     write_dialogue_teacher,
     write_tiny_data,
 )
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
+from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
-from trainer.evaluation.speaker import load_speaker
 from trainer.evaluation.teachers import (
     GoldSamples,
     baselines,
@@ -131,15 +131,15 @@ def test_item_mass_equals_a_whole_softmax_position_by_position(
     tmp_path: Path, data: PreparedData
 ) -> None:
     write_dialogue_teacher(tmp_path, data.vocabulary, seed=4)
-    speaker = load_speaker(tmp_path)
+    loaded = load_model(tmp_path)
     examples = data.examples("test")
-    found = item_mass(speaker, examples)
+    found = item_mass(loaded, examples)
     masses, nll = [], 0.0
     vocabulary = data.vocabulary
     for example in sorted(examples, key=lambda e: -len(e.context_ids)):
         ids = np.concatenate([example.context_ids, example.response_ids])
         with torch.no_grad():
-            logits = speaker.model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
+            logits = loaded.model.module(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
         probs = logits.double().softmax(-1)
         for step, token in enumerate(example.response_ids):
             row = probs[len(example.context_ids) - 1 + step]

@@ -269,11 +269,11 @@ def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
     statistics = gate_statistics.gate_statistics(
         case.positions, dataclasses.replace(teachers, dialogue=dialogue), DistillConfig(eta=0.6)
     )
-    assert statistics.count.tolist() == [2, 3]
-    assert statistics.item_mass == pytest.approx([1.4, 0.6])
-    assert statistics.histogram.sum(axis=1).tolist() == [2, 3]
+    assert [statistics.mass_item, statistics.mass_word] == pytest.approx([1.4, 0.6])
+    histograms = (statistics.histogram_item, statistics.histogram_word)
+    assert [counts.sum() for counts in histograms] == [2, 3]
     assert statistics.kept_mass == pytest.approx(5.0)
-    assert statistics.gate.tolist() == [2.0, 0.0]
+    assert (statistics.gate_item, statistics.gate_word) == (2.0, 0.0)
     assert statistics.num_recommended == 2
 
 
@@ -284,7 +284,7 @@ def test_item_mass_that_rounding_leaves_above_one_is_counted(case: Case) -> None
     statistics = gate_statistics.gate_statistics(
         case.positions, dataclasses.replace(teachers, dialogue=dialogue), DistillConfig()
     )
-    assert statistics.histogram.sum() == 5
+    assert statistics.histogram_item.sum() + statistics.histogram_word.sum() == 5
 
 
 @pytest.mark.parametrize("keep", [1, 3, V])

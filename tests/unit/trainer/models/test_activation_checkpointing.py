@@ -30,7 +30,8 @@ def loss_gradients_and_kept_bytes(
     vocabulary, inputs = tiny_vocabulary(), batch(*EXAMPLES)
     knowledge = load_recommender(recommendation)[0] if config.architecture == "kgsf" else None
     torch.manual_seed(0)
-    model = build_language_model(config, vocabulary, knowledge=knowledge).train()
+    model = build_language_model(config, vocabulary, knowledge=knowledge)
+    model.module.train()
     student = Student(model, loss_chunk_size=4)
     num_positions = int(inputs.num_targets_B.sum())
     labels_P = torch.arange(num_positions) % vocabulary.size
@@ -44,7 +45,7 @@ def loss_gradients_and_kept_bytes(
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss, _ = student(inputs, targets)
-    gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+    gradients = torch.autograd.grad(loss, [p for p in model.module.parameters() if p.requires_grad])
     return loss, list(gradients), sum(kept.values())
 
 

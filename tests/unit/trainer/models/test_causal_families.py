@@ -72,7 +72,7 @@ def test_causal_lm_of_any_family_has_the_loss_and_gradient_of_its_own_logits(
     shape: str, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     saved_model(tmp_path, shape, vocabulary.base_size)
-    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).eval()
+    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module.eval()
     ids = torch.tensor([[1, 5, vocabulary.first_item_id, 7, vocabulary.rec_id, 9]])
     targets = SoftTargets(labels_P=ids[0, 1:], gold_P=torch.ones(5))
     fused, _ = SparseCrossEntropy(output_head(model))(hidden_states(model, ids)[0, :-1], targets)
@@ -94,7 +94,7 @@ def test_new_rows_of_input_and_output_start_around_the_mean_of_their_own(
     shape: str, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     saved_model(tmp_path, shape, vocabulary.base_size)
-    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module
     for weight in (output_weight(model), model.get_input_embeddings().weight):
         assert isinstance(weight, torch.Tensor)
         rows = weight.detach()

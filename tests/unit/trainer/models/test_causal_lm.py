@@ -1,6 +1,5 @@
 """Language models over words and items: which rows are kept, and how new ones start."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.little_room import little_room
 from tests.support.tiny_teachers import tiny_vocabulary
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import (
+    CausalLanguageModel,
     LanguageModelConfig,
     build_causal_lm,
     check_head,
@@ -49,14 +49,14 @@ def saved_gpt2(folder: Path, num_rows: int) -> torch.Tensor:
 
 def test_random_model_starts_with_logits_of_unit_variance(vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
-    model = build_causal_lm(SHAPE, vocabulary)
+    model = build_causal_lm(SHAPE, vocabulary).module
     base = output_weight(model).detach()[: vocabulary.base_size]
     assert base.std().item() == pytest.approx(1 / 8, rel=0.02)
 
 
 def test_item_rows_share_a_direction_that_words_do_not_have(vocabulary: Vocabulary) -> None:
     torch.manual_seed(0)
-    model = build_causal_lm(SHAPE, vocabulary)
+    model = build_causal_lm(SHAPE, vocabulary).module
     rows = output_weight(model).detach()
     items = rows[vocabulary.first_item_id : vocabulary.rec_id]
     words = rows[: vocabulary.base_size]
@@ -73,7 +73,7 @@ def test_item_rows_start_with_the_geometry_of_the_item_vectors(
 ) -> None:
     torch.manual_seed(0)
     vectors = 3.0 + 5.0 * torch.randn(vocabulary.num_items, width)
-    rows = output_weight(build_causal_lm(SHAPE, vocabulary, vectors)).detach()
+    rows = output_weight(build_causal_lm(SHAPE, vocabulary, vectors).module).detach()
     items = rows[vocabulary.first_item_id : vocabulary.rec_id]
     assert (items - items.mean(0)).square().mean().sqrt().item() == pytest.approx(1 / 8, rel=0.02)
     assert_same_geometry(items, vectors)
@@ -93,7 +93,7 @@ def test_item_vectors_for_a_pretrained_model_start_its_new_rows(
     torch.manual_seed(0)
     vectors = torch.randn(vocabulary.num_items, 16)
     config = LanguageModelConfig(pretrained=str(tmp_path))
-    rows = output_weight(build_causal_lm(config, vocabulary, vectors)).detach()
+    rows = output_weight(build_causal_lm(config, vocabulary, vectors).module).detach()
     assert torch.equal(rows[: vocabulary.base_size], base)
     items = rows[vocabulary.first_item_id : vocabulary.rec_id]
     assert_same_geometry(items, vectors)
@@ -113,7 +113,7 @@ def test_pretrained_model_keeps_base_rows_and_new_ones_start_around_their_mean(
 ) -> None:
     base = saved_gpt2(tmp_path, vocabulary.base_size)
     torch.manual_seed(0)
-    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module
     rows = output_weight(model).detach()
     assert rows.shape[0] == vocabulary.size
     assert torch.equal(rows[: vocabulary.base_size], base)
@@ -127,7 +127,7 @@ def test_pretrained_model_with_items_keeps_every_row(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     whole = saved_gpt2(tmp_path, vocabulary.size)
-    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+    model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module
     assert torch.equal(output_weight(model).detach(), whole)
 
 
@@ -137,7 +137,9 @@ def test_model_to_be_trained_has_its_dropout_on(tmp_path: Path, vocabulary: Voca
         LanguageModelConfig(pretrained=str(tmp_path)),
         LanguageModelConfig(num_layers=1, hidden_size=8, num_heads=1, max_positions=16),
     ):
-        assert all(module.training for module in build_causal_lm(config, vocabulary).modules())
+        assert all(
+            module.training for module in build_causal_lm(config, vocabulary).module.modules()
+        )
     with pytest.raises(ValueError, match="dropout must be 0 and architecture gpt2 beside"):
         LanguageModelConfig(pretrained=str(tmp_path), dropout=0.1)
 
@@ -174,26 +176,10 @@ def test_model_without_a_number_of_positions_is_refused() -> None:
         max_input_length(BloomForCausalLM(config))
 
 
-def test_item_rows_from_titles_differ_as_the_means_of_their_titles_tokens(
-    vocabulary: Vocabulary,
-) -> None:
-    torch.manual_seed(0)
-    config = dataclasses.replace(SHAPE, new_rows="titles")
-    rows = output_weight(build_causal_lm(config, vocabulary)).detach()
-    items = rows[vocabulary.first_item_id : vocabulary.rec_id]
-    means = []
-    for title in vocabulary.titles:
-        ids = vocabulary.tokenizer(" " + title.rsplit(" (", 1)[0])["input_ids"]
-        means.append(sum(rows[each] for each in ids) / len(ids))
-    expected = torch.stack(means) - torch.stack(means).mean(0)
-    expected = expected / (8 * expected.square().mean().sqrt())
-    assert torch.allclose(items - items.mean(0), expected, rtol=0.02, atol=1e-3)
-
-
 def test_model_that_finds_no_room_is_an_error_that_a_user_can_mend(
     vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    model = build_causal_lm(SHAPE, vocabulary)
+    model = build_causal_lm(SHAPE, vocabulary).module
     message = f"{tmp_path} must take the model, got: .* Make room"
     with little_room(4096), pytest.raises(OSError, match=message):
-        write_language_model(tmp_path, model)
+        write_language_model(tmp_path, CausalLanguageModel(model))

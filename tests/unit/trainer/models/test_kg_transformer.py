@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.support import tiny_teachers
 from tests.support.kg_inputs import EXAMPLES, batch, given
@@ -15,13 +15,11 @@ from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
+from trainer.models.kg_language_model import KgLanguageModel
 from trainer.models.kg_transformer import KgTransformer, sinusoids
 from trainer.models.language_model import (
     build_language_model,
-    input_limits,
     load_language_model,
-    output_head,
-    response_states,
     write_language_model,
 )
 
@@ -48,8 +46,8 @@ def knowledge(
 def model(vocabulary: Vocabulary, knowledge: FrozenRecommender) -> KgTransformer:
     torch.manual_seed(0)
     built = build_language_model(CONFIG, vocabulary, knowledge=knowledge)
-    assert isinstance(built, KgTransformer)
-    return built.eval()
+    assert isinstance(built, KgLanguageModel)
+    return built.module.eval()
 
 
 def attend(attention: Any, queries_TD: Tensor, sources_SD: Tensor) -> Tensor:
@@ -111,7 +109,7 @@ def slow_states(model: KgTransformer, example: ExampleInput) -> Tensor:
 @torch.no_grad()
 def test_response_states_equal_a_loop_without_batch_or_mask(model: KgTransformer) -> None:
     model = model.double()
-    states_PD = response_states(model, batch(*EXAMPLES))
+    states_PD = model.response_states(batch(*EXAMPLES))
     twin_PD = torch.cat([slow_states(model, example) for example in EXAMPLES])
     torch.testing.assert_close(states_PD, twin_PD, rtol=1e-6, atol=1e-6)
 
@@ -127,7 +125,7 @@ def test_changing_a_padded_token_changes_no_bit(model: KgTransformer) -> None:
     inputs = batch(*EXAMPLES)
     other = collate(EXAMPLES, pad_id=77)
     assert not torch.equal(inputs.input_ids_BL, other.input_ids_BL)
-    assert torch.equal(response_states(model, inputs), response_states(model, other))
+    assert torch.equal(model.response_states(inputs), model.response_states(other))
 
 
 @torch.no_grad()
@@ -135,7 +133,7 @@ def test_changing_a_padded_entity_or_word_changes_no_bit(
     model: KgTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = batch(*EXAMPLES)
-    before = response_states(model, inputs)
+    before = model.response_states(inputs)
     padded = type(inputs.entities).padded
 
     def padded_with_others(bags: object) -> tuple[Tensor, Tensor]:
@@ -144,13 +142,13 @@ def test_changing_a_padded_entity_or_word_changes_no_bit(
         return ids_BS.masked_fill(~is_id_BS, 7), is_id_BS
 
     monkeypatch.setattr(type(inputs.entities), "padded", padded_with_others)
-    assert torch.equal(response_states(model, inputs), before)
+    assert torch.equal(model.response_states(inputs), before)
 
 
 @torch.no_grad()
 def test_states_do_not_depend_on_what_else_is_in_the_batch(model: KgTransformer) -> None:
-    together = response_states(model, batch(*EXAMPLES))
-    alone = torch.cat([response_states(model, batch(example)) for example in EXAMPLES])
+    together = model.response_states(batch(*EXAMPLES))
+    alone = torch.cat([model.response_states(batch(example)) for example in EXAMPLES])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -160,11 +158,11 @@ def test_changing_a_response_token_changes_no_logit_at_or_before_it(
     model: KgTransformer, changed: int
 ) -> None:
     # Input t + 1 is the token that state t predicts.
-    before = response_states(model, batch(EXAMPLES[0]))
+    before = model.response_states(batch(EXAMPLES[0]))
     tokens = EXAMPLES[0].tokens.copy()
     tokens[-4 + changed] = 55
     other = given(tokens.tolist(), 4, [3, 4, 40], [1, 2, 2])
-    after = response_states(model, batch(other))
+    after = model.response_states(batch(other))
     assert torch.equal(before[:changed], after[:changed])
     assert not torch.equal(before[changed], after[changed])
 
@@ -181,31 +179,31 @@ def test_changing_a_response_token_changes_no_logit_at_or_before_it(
 def test_entities_words_and_context_each_change_every_state(
     model: KgTransformer, other: ExampleInput
 ) -> None:
-    before, after = (response_states(model, batch(each)) for each in (EXAMPLES[0], other))
+    before, after = (model.response_states(batch(each)) for each in (EXAMPLES[0], other))
     assert (before != after).any(-1).all()
 
 
 @torch.no_grad()
 def test_two_evaluations_are_identical_and_training_has_dropout(model: KgTransformer) -> None:
     inputs = batch(*EXAMPLES)
-    assert torch.equal(response_states(model, inputs), response_states(model, inputs))
+    assert torch.equal(model.response_states(inputs), model.response_states(inputs))
     model.train()
-    assert not torch.equal(response_states(model, inputs), response_states(model, inputs))
+    assert not torch.equal(model.response_states(inputs), model.response_states(inputs))
 
 
 @torch.no_grad()
 def test_written_and_read_again_gives_the_same_bits(
     model: KgTransformer, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    write_language_model(tmp_path, model)
+    write_language_model(tmp_path, KgLanguageModel(model))
     read = load_language_model(tmp_path, vocabulary)
-    assert isinstance(read, KgTransformer)
-    assert not read.training
-    assert read.head.weight is read.tokens.weight
+    assert isinstance(read, KgLanguageModel)
+    assert not read.module.training
+    assert read.head.weight is read.module.tokens.weight
     inputs = batch(*EXAMPLES)
-    assert torch.equal(response_states(read, inputs), response_states(model, inputs))
-    assert torch.equal(output_head(read).weight, output_head(model).weight)
-    assert input_limits(read) == InputLimits(max_tokens=64, max_entities=50, max_words=256)
+    assert torch.equal(read.response_states(inputs), model.response_states(inputs))
+    assert torch.equal(read.head.weight, model.head.weight)
+    assert read.limits == InputLimits(max_tokens=64, max_entities=50, max_words=256)
 
 
 @torch.no_grad()
@@ -214,19 +212,19 @@ def test_bf16_model_stays_near_float32_also_where_the_vectors_are_not_cast(
     model: KgTransformer, vocabulary: Vocabulary, tmp_path: Path, casts_vectors: bool
 ) -> None:
     inputs = batch(*EXAMPLES)
-    expected = response_states(model, inputs)
+    expected = model.response_states(inputs)
     if casts_vectors:
         model.bfloat16()
     else:
         # As DeepSpeed does it.
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
-    states = response_states(model, inputs)
+    states = model.response_states(inputs)
     assert states.dtype == torch.bfloat16
     torch.testing.assert_close(states.float(), expected, rtol=0.05, atol=0.1)
-    write_language_model(tmp_path, model)
+    write_language_model(tmp_path, KgLanguageModel(model))
     read = load_language_model(tmp_path, vocabulary)
-    torch.testing.assert_close(response_states(read, inputs), expected, rtol=0.05, atol=0.1)
+    torch.testing.assert_close(read.response_states(inputs), expected, rtol=0.05, atol=0.1)
 
 
 def test_knowledge_is_frozen_and_everything_else_learns(
@@ -234,7 +232,7 @@ def test_knowledge_is_frozen_and_everything_else_learns(
 ) -> None:
     torch.testing.assert_close(model.entities_NK, knowledge.entities_ND, rtol=0, atol=0)
     assert not model.entities_NK.requires_grad
-    loss = output_head(model)(response_states(model, batch(*EXAMPLES))).square().sum()
+    loss = model.head(model.response_states(batch(*EXAMPLES))).square().sum()
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
@@ -245,12 +243,12 @@ def test_without_knowledge_entities_and_words_are_not_taken(
     vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
     plain = build_language_model(CONFIG, vocabulary)
-    assert input_limits(plain) == InputLimits(max_tokens=64)
+    assert plain.limits == InputLimits(max_tokens=64)
     write_language_model(tmp_path, plain)
     read = load_language_model(tmp_path, vocabulary)
-    nn.Module.eval(plain)
+    plain.module.eval()
     inputs = batch(*EXAMPLES)
-    assert torch.equal(response_states(read, inputs), response_states(plain, inputs))
+    assert torch.equal(read.response_states(inputs), plain.response_states(inputs))
 
 
 def test_knowledge_for_another_architecture_is_refused(
@@ -263,13 +261,13 @@ def test_knowledge_for_another_architecture_is_refused(
 def test_folder_of_another_vocabulary_or_without_vectors_is_refused(
     model: KgTransformer, vocabulary: Vocabulary, tmp_path: Path
 ) -> None:
-    write_language_model(tmp_path, model)
+    write_language_model(tmp_path, KgLanguageModel(model))
     with pytest.raises(ValueError, match=f"must have {vocabulary.size - 1} output rows"):
         load_language_model(tmp_path, tiny_teachers.tiny_vocabulary(num_films=29))
     plain = KgTransformer(
         type(model.shape)(**{**vars(model.shape), "knowledge_size": 0}), dropout=0.0
     )
-    write_language_model(tmp_path / "plain", plain)
+    write_language_model(tmp_path / "plain", KgLanguageModel(plain))
     (tmp_path / "plain" / "model.safetensors").replace(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="must hold entities_NK, words_WK"):
+    with pytest.raises(ValueError, match=r"must hold .*entities_NK.* as its config says"):
         load_language_model(tmp_path, vocabulary)

@@ -15,7 +15,7 @@ from torch_geometric.nn import RGCNConv
 from trainer.data.examples import Example
 from trainer.data.graph_files import read_graph_files
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.evaluation.teachers import (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn, tensor
 
-from trainer.data.prepare import load_prepared
+from trainer.data.prepared import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.turns import turn_scores
 from trainer.models.frozen_recommender import load_recommender

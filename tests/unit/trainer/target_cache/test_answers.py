@@ -16,7 +16,7 @@ import torch
 from protos import codec, teacher_pb2
 from protos.codec import TargetRows
 from teacher_server.scoring.compress import Cut
-from teacher_server.scoring.facts import Teacher
+from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
 from tests.support.caches import corrupt
 from tests.support.same_bits import assert_same_bits
@@ -68,20 +68,8 @@ class Asked:
     """The teachers in this process, through the wire's bytes: what a served student is given."""
 
     def __init__(self, teacher: Teacher, values: int) -> None:
-        facts = teacher.facts
-        description = teacher_pb2.Description(
-            kind=facts.kind,
-            vocab_size=facts.vocab_size,
-            vocabulary_digest=facts.vocabulary_digest,
-            graph_digest=facts.graph_digest,
-            weights_digest=facts.weights_digest,
-            temperature=facts.temperature,
-            max_tokens=facts.limits.max_tokens,
-            max_entities=facts.limits.max_entities,
-            max_words=facts.limits.max_words,
-        )
         asked = teacher_pb2.Compression(top_k=TOP_K, values=values)  # type: ignore[arg-type]
-        self.question = Question(Group.of(description, asked))
+        self.question = Question(Group.of(teacher.description, asked))
         self.batches: list[int] = []
         self.given: list[TargetRows] = []
         self._teacher = teacher
@@ -90,7 +78,7 @@ class Asked:
         self.batches.append(len(inputs))
         rows = self._teacher.score(inputs, Cut(top_k=TOP_K))
         block = codec.encode(rows, self.question.group.compression.values)
-        vocab_size = self._teacher.facts.vocab_size
+        vocab_size = self._teacher.description.vocab_size
         self.given.append(codec.decode(block, num_rows=rows.num_rows, vocab_size=vocab_size))
         return self.given[-1]
 

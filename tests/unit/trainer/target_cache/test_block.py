@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protos import codec
 from protos.codec import FLOAT16, FLOAT32, UINT8, TargetRows, WireError
 from tests.support.same_bits import assert_same_bits
-from trainer.target_cache.block import pack, split_rows, unpack
+from trainer.target_cache.block import pack, unpack
 
 KEY = b"k" * 40
 VOCAB = 300
@@ -101,13 +101,3 @@ def test_value_of_another_key_number_of_rows_or_vocabulary_is_refused() -> None:
     with pytest.raises(WireError, match="vocabulary"):
         unpack(KEY, value, vocab_size=VOCAB + 1, num_rows=2)
     assert unpack(KEY, value, vocab_size=VOCAB).num_rows == 2
-
-
-def test_split_rows_is_undone_by_concat_rows() -> None:
-    rows = received(3, 6, 7, 2.0, FLOAT32)
-    parts = split_rows(rows, [1, 3, 0, 2])
-    assert [part.num_rows for part in parts] == [1, 3, 0, 2]
-    assert parts[1].ids_E.tolist() == rows.ids_E[7:28].tolist()
-    assert_same_bits(codec.concat_rows(parts), rows)
-    with pytest.raises(ValueError, match="sum to the 6 rows, got 5"):
-        split_rows(rows, [2, 3])

@@ -16,11 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos import teacher_pb2, teacher_pb2_grpc
+from protos.handshake import handshake_metadata
 from teacher_server.fleet import certificates
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
-from tests.support.fake_teacher import FACTS
+from tests.support.fake_teacher import DESCRIPTION
 from tests.support.secure_fleet import (
     GOOD,
     METHODS,
@@ -33,10 +34,7 @@ from tests.support.secure_fleet import (
 from trainer.security.channels import Dialer
 from trainer.security.credentials import NO_SECURITY, SERVER_NAME, SecurityFiles
 
-HANDSHAKE = (
-    ("conkd-vocabulary-digest", FACTS.vocabulary_digest),
-    ("conkd-wire-version", str(codec.FORMAT_VERSION)),
-)
+HANDSHAKE = handshake_metadata(DESCRIPTION)
 
 
 @pytest.fixture(scope="module")

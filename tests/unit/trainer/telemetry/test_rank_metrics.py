@@ -15,14 +15,12 @@ from trainer.config.run import RunConfig
 from trainer.config.watch import WatchConfig
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.rank_metrics import RankMetrics, RankProgress
-from trainer.telemetry.step_metrics import SCALARS, StepSums
+from trainer.telemetry.step_sums import StepSums
 
 
 def sums(tokens: int, wait_s: float) -> StepSums:
-    step = StepSums.zero(torch.device("cpu"))
-    step.scalars[SCALARS.index("tokens")] = tokens
-    step.scalars[SCALARS.index("wait_s")] = wait_s
-    return step
+    counted = {"tokens": np.asarray(tokens), "wait_s": np.asarray(wait_s)}
+    return dataclasses.replace(StepSums.zero(torch.device("cpu")), host=counted)
 
 
 def run_config(port: int | None) -> RunConfig:
@@ -52,10 +50,3 @@ def test_rank_without_a_port_or_teachers_counts_nevertheless() -> None:
     assert dataclasses.asdict(progress) == dataclasses.asdict(
         RankProgress(steps=1, step_s=1.0, tokens=5, exposed_wait_s=0.0)
     )
-
-
-def test_value_of_step_sums_is_the_scalar_of_that_name() -> None:
-    step = dataclasses.replace(
-        StepSums.zero(torch.device("cpu")), scalars=np.arange(len(SCALARS), dtype=float)
-    )
-    assert [step.value(name) for name in SCALARS] == list(range(len(SCALARS)))

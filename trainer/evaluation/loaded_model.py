@@ -1,4 +1,4 @@
-"""A trained model that can answer: an exported student or a frozen dialogue teacher."""
+"""A trained model ready to generate: an exported student or a frozen dialogue teacher."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 
 from trainer.data.examples import Example
 from trainer.data.model_input import prompt_input
-from trainer.data.prepare import PreparedData
+from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import Prompt
 from trainer.models.frozen import CARD_NAME, read_card
-from trainer.models.language_model import LanguageModel, input_limits, load_language_model
+from trainer.models.language_model import LanguageModel, load_language_model
 from trainer.models.student_card import MODEL_FOLDER, STUDENT_CARD_NAME
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Speaker:
-    """A language model with all that it needs to answer."""
+class LoadedModel:
+    """A language model with everything that generation needs."""
 
     folder: Path
     """Where its weights are: DIR, or DIR/model for a run directory."""
@@ -37,13 +37,13 @@ class Speaker:
         """Context and, if the model was trained with one, the action token."""
         action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
         action_ids = [action] if self.action_tokens else []
-        given = prompt_input(example, input_limits(self.model), action_ids)
+        given = prompt_input(example, self.model.limits, action_ids)
         return Prompt(example.example_id, given, len(example.context_entities))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeakerCard:
-    """What a model's folder says of it, before its weights are read."""
+class ModelCard:
+    """Card of a model's folder, read before its weights."""
 
     folder: Path
     action_tokens: bool
@@ -52,7 +52,7 @@ class SpeakerCard:
     graph_digest: str
 
 
-def read_speaker_card(folder: Path) -> SpeakerCard:
+def read_model_card(folder: Path) -> ModelCard:
     """The card of a run directory's student, an exported student or a dialogue teacher.
 
     Raises:
@@ -65,7 +65,7 @@ def read_speaker_card(folder: Path) -> SpeakerCard:
         return _read_student_card(folder)
     if (folder / CARD_NAME).is_file():
         card = read_card(folder, "dialogue")
-        return SpeakerCard(
+        return ModelCard(
             folder=folder,
             action_tokens=False,
             classifier=None,
@@ -79,21 +79,21 @@ def read_speaker_card(folder: Path) -> SpeakerCard:
     )
 
 
-def load_speaker(folder: Path) -> Speaker:
+def load_model(folder: Path) -> LoadedModel:
     """The model of a run directory, an exported student's or a dialogue teacher's folder.
 
     Raises:
         FileNotFoundError: if the folder is none of the three, or a file of it is missing.
         ValueError: if its card and its vocabulary disagree.
     """
-    card = read_speaker_card(folder)
+    card = read_model_card(folder)
     vocabulary = Vocabulary.load(card.folder)
     check_vocabulary(card.folder, card.vocabulary_digest, vocabulary.digest)
     model = load_language_model(card.folder, vocabulary)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Speaker(
+    model.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    return LoadedModel(
         folder=card.folder,
-        model=model.to(device),  # pyright: ignore[reportArgumentType]
+        model=model,
         vocabulary=vocabulary,
         action_tokens=card.action_tokens,
         classifier=card.classifier,
@@ -110,9 +110,9 @@ def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
         )
 
 
-def check_knows(speaker: Speaker, data: PreparedData) -> None:
+def check_knows(loaded: LoadedModel, data: PreparedData) -> None:
     """Refuse a model to which the data's tokens, entities or words mean something else."""
-    check_digests(speaker.folder, speaker.vocabulary.digest, speaker.graph_digest, data)
+    check_digests(loaded.folder, loaded.vocabulary.digest, loaded.graph_digest, data)
 
 
 def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData) -> None:
@@ -125,7 +125,7 @@ def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData)
         )
 
 
-def resolve_classifier(speaker: Speaker | SpeakerCard, choice: str | None) -> str | None:
+def resolve_classifier(loaded: LoadedModel | ModelCard, choice: str | None) -> str | None:
     """Where the action token comes from: "oracle", a folder, or None for a model without any.
 
     The user's choice stands before the one in the student's card, whose path is seen from the
@@ -134,29 +134,29 @@ def resolve_classifier(speaker: Speaker | SpeakerCard, choice: str | None) -> st
     Raises:
         ValueError: if the model needs action tokens and there is no classifier.
     """
-    if not speaker.action_tokens:
+    if not loaded.action_tokens:
         return None
     if choice is not None:
         return choice
-    if speaker.classifier is None:
+    if loaded.classifier is None:
         raise ValueError(
-            f"the student in {speaker.folder} needs an action token for each response, got no "
+            f"the student in {loaded.folder} needs an action token for each response, got no "
             "classifier. Give --classifier DIR, or --classifier oracle for the gold tokens."
         )
-    candidate = speaker.folder / speaker.classifier
+    candidate = loaded.folder / loaded.classifier
     if not candidate.is_dir():
         raise FileNotFoundError(
-            f"the classifier of {speaker.folder} must be in {candidate}, got no folder there. "
+            f"the classifier of {loaded.folder} must be in {candidate}, got no folder there. "
             "Give --classifier DIR."
         )
     return str(candidate)
 
 
-def _read_student_card(folder: Path) -> SpeakerCard:
+def _read_student_card(folder: Path) -> ModelCard:
     path = folder / STUDENT_CARD_NAME
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        return SpeakerCard(
+        return ModelCard(
             folder=folder,
             action_tokens=card["action_tokens"],
             classifier=card["classifier"],

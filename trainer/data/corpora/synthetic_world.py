@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.common.atomic import write_bytes, write_json, write_text
-from trainer.data import synthetic_text as words
+from trainer.data.corpora import synthetic_text as words
 from trainer.data.graph_files import ENTITIES_NAME, ITEMS_NAME, MOVIES_NAME, SUBGRAPH_NAME
 
 CONCEPTS_NAME = "conceptnet-assertions-subset.csv.gz"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from trainer.data.raw_corpus import RawCorpus, draw_valid, read_corpus
-from trainer.data.redial import Dialogue
+from trainer.data.corpora.redial import read_splits
+from trainer.data.dialogue import Dialogue
+from trainer.data.splits import LoadedSplits, load_splits
 
 
 def lines(*ids: int) -> str:
@@ -27,9 +28,9 @@ def lines(*ids: int) -> str:
     )
 
 
-def read(source: Path, seed: int = 0) -> RawCorpus:
+def read(source: Path, seed: int = 0) -> LoadedSplits:
     with Progress(disable=True) as progress:
-        return read_corpus(source, movie_ids=set(), valid_seed=seed, progress=progress)
+        return load_splits(read_splits(source), movie_ids=set(), valid_seed=seed, progress=progress)
 
 
 def write_zip(path: Path, **members: str) -> Path:
@@ -43,7 +44,7 @@ def ids(dialogues: list[Dialogue]) -> list[str]:
     return [dialogue.dialogue_id for dialogue in dialogues]
 
 
-def test_read_corpus_of_a_zip_equals_that_of_its_folder(tmp_path: Path) -> None:
+def test_read_splits_of_a_zip_equals_that_of_its_folder(tmp_path: Path) -> None:
     for split, text in (("train", lines(1, 2)), ("valid", lines(3)), ("test", lines(4))):
         (tmp_path / f"{split}_data.jsonl").write_text(text)
     members = {"train": lines(1, 2), "valid": lines(3), "test": lines(4)}
@@ -51,7 +52,7 @@ def test_read_corpus_of_a_zip_equals_that_of_its_folder(tmp_path: Path) -> None:
     assert read(tmp_path).drawn_valid_ids == ()
 
 
-def test_read_corpus_without_valid_draws_the_same_dialogues_for_the_same_seed(
+def test_read_splits_without_valid_draws_the_same_dialogues_for_the_same_seed(
     tmp_path: Path,
 ) -> None:
     path = write_zip(tmp_path / "redial.zip", train=lines(*range(100)), test=lines(500))
@@ -64,12 +65,6 @@ def test_read_corpus_without_valid_draws_the_same_dialogues_for_the_same_seed(
     assert read(path, seed=1).drawn_valid_ids != raw.drawn_valid_ids
 
 
-def test_draw_valid_of_redials_size_draws_901() -> None:
-    dialogues = [Dialogue(str(i), (), {}) for i in range(10_006)]
-    train, valid = draw_valid(dialogues, 0)
-    assert (len(train), len(valid)) == (9_105, 901)
-
-
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
@@ -79,14 +74,14 @@ def test_draw_valid_of_redials_size_draws_901() -> None:
         ({"train": "{", "test": lines(4)}, r"redial\.zip/redial/train_data\.jsonl:1: the line"),
     ],
 )
-def test_read_corpus_with_bad_content_says_where(
+def test_read_splits_with_bad_content_says_where(
     tmp_path: Path, members: dict[str, str], expected: str
 ) -> None:
     with pytest.raises(ValueError, match=expected):
         read(write_zip(tmp_path / "redial.zip", **members))
 
 
-def test_read_corpus_of_a_torn_zip_or_no_source_is_refused(tmp_path: Path) -> None:
+def test_read_splits_of_a_torn_zip_or_no_source_is_refused(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "redial.zip", train=lines(*range(50)), test=lines(500))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.corpora.redial_lines import read_dialogues
+from trainer.data.corpora.synthetic import CorpusSizes, write_corpus
+from trainer.data.corpora.synthetic_world import Film, build_world
+from trainer.data.dialogue import Dialogue, Mention, split_mentions
 from trainer.data.graph_files import read_graph_files
-from trainer.data.redial import Dialogue, Mention, read_dialogues, split_mentions
-from trainer.data.synthetic import CorpusSizes, train_tokenizer, write_corpus
-from trainer.data.synthetic_world import Film, build_world
+from trainer.data.tokenizer import train_tokenizer
 
 SIZES = CorpusSizes(train=120, valid=5, test=40)
 NAMES = {
@@ -34,8 +36,7 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dialogues(folder: Path, split: str) -> list[Dialogue]:
-    movies = read_graph_files(folder).movie_entities
-    return list(read_dialogues(folder / f"{split}_data.jsonl", movie_ids=movies))
+    return list(read_dialogues(folder / f"{split}_data.jsonl"))
 
 
 def mentions(dialogue: Dialogue) -> list[tuple[str, str]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainer.data.redial import Mention, Message, read_dialogues, split_mentions
+from trainer.data.corpora.redial_lines import read_dialogues
+from trainer.data.dialogue import Message, split_mentions
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def test_read_dialogues_takes_roles_from_worker_ids_and_cleans_titles(tmp_path: 
 
 def test_read_dialogues_with_empty_lists_and_blank_lines_is_valid(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", record(movieMentions=[], messages=[]), "  ")
-    (dialogue,) = read_dialogues(path, movie_ids=set())
+    (dialogue,) = read_dialogues(path)
     assert dialogue.messages == () and dialogue.titles == {}
 
 
@@ -92,37 +93,11 @@ def test_read_dialogues_with_bytes_that_are_not_utf8_names_file_and_line(tmp_pat
         list(read_dialogues(path))
 
 
-def test_read_dialogues_with_mention_outside_the_catalogue_says_what_to_do(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "test_data.jsonl", record())
-    with pytest.raises(ValueError, match=r":1: dialogue 7 .*got @12345\. Add the movie"):
-        list(read_dialogues(path, movie_ids={"54321"}))
-
-
-def test_read_dialogues_with_title_outside_the_catalogue_never_mentioned_is_valid(
-    tmp_path: Path,
-) -> None:
-    path = write_lines(tmp_path / "test_data.jsonl", record())
-    assert len(list(read_dialogues(path, movie_ids={"12345"}))) == 1
-
-
 def test_read_dialogues_with_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one dialogue"):
         list(read_dialogues(write_lines(tmp_path / "valid_data.jsonl")))
     with pytest.raises(FileNotFoundError, match=r"absent\.jsonl must be a file"):
         list(read_dialogues(tmp_path / "absent.jsonl"))
-
-
-def test_split_mentions_handles_glued_mentions_and_junk() -> None:
-    movies = {"187028", "111776"}
-    assert split_mentions("like@187028.I saw @111776@187028", movies) == [
-        "like",
-        Mention("187028"),
-        ".I saw ",
-        Mention("111776"),
-        Mention("187028"),
-    ]
-    assert split_mentions("@99999 and @1870281", movies) == ["@99999 and @1870281"]
-    assert split_mentions("", movies) == []
 
 
 @pytest.mark.redial

@@ -1,4 +1,4 @@
-"""ReDial's dialogues, from JSON lines on disk to typed, validated turns.
+"""ReDial's dialogues, from JSON lines on disk to typed, validated dialogues.
 
 Source of the format: Li et al., Towards Deep Conversational Recommendations, NeurIPS 2018.
 """
@@ -6,60 +6,24 @@ Source of the format: Li et al., Towards Deep Conversational Recommendations, Ne
 from __future__ import annotations
 
 import json
-import re
 import zipfile
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-MENTION_PATTERN = re.compile(r"@([0-9]+)")
-
-Sender = Literal["seeker", "recommender"]
+from trainer.data.dialogue import Dialogue, Message, Sender
 
 
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """A movie named inside a message, written @<movie id> in the file."""
-
-    movie_id: str
-
-
-Piece = str | Mention
-"""A stretch of text, or a movie named in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message as in the file; mentions are still written "@123"."""
-
-    sender: Sender
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dialogue:
-    """A conversation between a seeker and a recommender."""
-
-    dialogue_id: str
-    messages: tuple[Message, ...]
-    titles: dict[str, str]
-    """Movie id -> "Title (Year)", "" where the file has null. No other @number is a movie here."""
-
-
-def read_dialogues(
-    path: Path | zipfile.Path, *, movie_ids: Container[str] | None = None
-) -> Iterator[Dialogue]:
+def read_dialogues(path: Path | zipfile.Path) -> Iterator[Dialogue]:
     """Dialogues of one JSON-lines file, in its order.
 
     Args:
         path: a ReDial file, one JSON object a line; blank lines are skipped.
-        movie_ids: the catalogue; where given, every movie mentioned in a text must be in it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming file and line, for the first line that breaks the format, a repeated
-            conversationId, a mention that is not in the catalogue, or a file without dialogues.
+            conversationId, or a file without dialogues.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be a file of dialogues, got none. Check the folder.")
@@ -70,32 +34,13 @@ def read_dialogues(
                 continue
             try:
                 dialogue = _parse_dialogue(line)
-                _check_dialogue(dialogue, seen, movie_ids)
+                _check_is_new(dialogue.dialogue_id, seen)
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: {error}") from error
             seen.add(dialogue.dialogue_id)
             yield dialogue
     if not seen:
         raise ValueError(f"{path} must hold at least one dialogue, got an empty file.")
-
-
-def split_mentions(text: str, movie_ids: Container[str]) -> list[Piece]:
-    """Text pieces and mentions in order; joined again they give the text back.
-
-    An @number that is not in movie_ids is plain text. Mentions may be glued to text ("@187028.I").
-    """
-    pieces: list[Piece] = []
-    start = 0
-    for match in MENTION_PATTERN.finditer(text):
-        if match.group(1) not in movie_ids:
-            continue
-        if match.start() > start:
-            pieces.append(text[start : match.start()])
-        pieces.append(Mention(match.group(1)))
-        start = match.end()
-    if start < len(text):
-        pieces.append(text[start:])
-    return pieces
 
 
 def _parse_dialogue(line: bytes) -> Dialogue:
@@ -182,20 +127,9 @@ def _field(record: dict[str, Any], key: str, prefix: str = "") -> Any:
     return record[key]
 
 
-def _check_dialogue(
-    dialogue: Dialogue, seen: Container[str], movie_ids: Container[str] | None
-) -> None:
-    if dialogue.dialogue_id in seen:
+def _check_is_new(dialogue_id: str, seen: set[str]) -> None:
+    if dialogue_id in seen:
         raise ValueError(
-            f"conversationId must be unique in the file, got {dialogue.dialogue_id} again. "
+            f"conversationId must be unique in the file, got {dialogue_id} again. "
             "Remove the second line."
         )
-    if movie_ids is None:
-        return
-    for message in dialogue.messages:
-        for piece in split_mentions(message.text, dialogue.titles):
-            if isinstance(piece, Mention) and piece.movie_id not in movie_ids:
-                raise ValueError(
-                    f"dialogue {dialogue.dialogue_id} must mention movies of movie2entity.json, "
-                    f"got @{piece.movie_id}. Add the movie there or remove it from movieMentions."
-                )

@@ -1,0 +1,65 @@
+"""The metadata of a Score stream, in which a caller names the teacher that it expects.
+
+Vocabulary and wire version are required; weights and temperature are checked where they are sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from protos.codec import FORMAT_VERSION
+from protos.teacher_pb2 import Description
+
+VOCABULARY_DIGEST = "conkd-vocabulary-digest"
+WIRE_VERSION = "conkd-wire-version"
+WEIGHTS_DIGEST = "conkd-weights-digest"
+TEMPERATURE = "conkd-temperature"
+# Both may have gone through a float32 field.
+TEMPERATURE_TOLERANCE = 1e-6
+
+
+def handshake_metadata(expected: Description) -> tuple[tuple[str, str], ...]:
+    """The metadata of a stream to this teacher.
+
+    Without a weights digest, or without a temperature, any is accepted.
+    """
+    metadata = [
+        (VOCABULARY_DIGEST, expected.vocabulary_digest),
+        (WIRE_VERSION, str(FORMAT_VERSION)),
+    ]
+    if expected.weights_digest:
+        metadata.append((WEIGHTS_DIGEST, expected.weights_digest))
+    if expected.temperature:
+        metadata.append((TEMPERATURE, str(expected.temperature)))
+    return tuple(metadata)
+
+
+def handshake_mismatch(metadata: Iterable[tuple[str, str | bytes]], served: Description) -> str:
+    """The first key in which a caller's metadata and the teacher differ, with both values.
+
+    Returns:
+        The refusal; empty if all agree.
+    """
+    sent = {str(key): str(value) for key, value in metadata}
+    of = f"for this {served.kind} teacher"
+    for key, value, is_required in (
+        (WIRE_VERSION, str(FORMAT_VERSION), True),
+        (VOCABULARY_DIGEST, served.vocabulary_digest, True),
+        (WEIGHTS_DIGEST, served.weights_digest, False),
+    ):
+        got = sent.get(key)
+        if got is None and is_required:
+            return f"{key} must be {value} {of}, got none."
+        if got not in (None, value):
+            return f"{key} must be {value} {of}, got {got}."
+    temperature = sent.get(TEMPERATURE)
+    if temperature is not None and not _is_close(temperature, served.temperature):
+        return f"{TEMPERATURE} must be {served.temperature} {of}, got {temperature}."
+    return ""
+
+
+def _is_close(text: str, number: float) -> bool:
+    try:
+        return abs(float(text) - number) <= TEMPERATURE_TOLERANCE * abs(number)
+    except ValueError:
+        return False

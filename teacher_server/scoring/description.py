@@ -1,0 +1,53 @@
+"""What a teacher is to the rest of the server: its Description and its one method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from protos.codec import TargetRows
+from protos.teacher_pb2 import Description
+from teacher_server.scoring.compress import Cut
+from trainer.data.model_input import ExampleInput
+from trainer.data.vocabulary import Vocabulary
+
+
+class Teacher(Protocol):
+    """A pure function of its inputs: scoring the same input again gives the same rows."""
+
+    description: Description
+
+    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+        """The wanted rows of each input, in the order of the inputs."""
+        ...
+
+
+def describe(card: Description, vocabulary: Vocabulary) -> Description:
+    """The card of a frozen folder, completed by the sizes of its vocabulary.
+
+    Raises:
+        ValueError: if the folder holds another vocabulary than the card names.
+    """
+    if card.vocabulary_digest != vocabulary.digest:
+        raise ValueError(
+            f"the {card.kind} teacher's vocabulary must have digest {card.vocabulary_digest}, got "
+            f"{vocabulary.digest}. The folder's files do not belong together; export it again."
+        )
+    description = Description(
+        vocab_size=vocabulary.size,
+        first_item_id=vocabulary.first_item_id,
+        num_items=vocabulary.num_items,
+    )
+    description.MergeFrom(card)
+    return description
+
+
+def num_token_ids(description: Description) -> int:
+    """Token ids are below this: base tokens and items, but no [REC], [GEN] and pad."""
+    return description.first_item_id + description.num_items
+
+
+def support_size(description: Description) -> int:
+    """Entries of one whole row."""
+    is_dialogue = description.kind == "dialogue"
+    return description.vocab_size if is_dialogue else description.num_items

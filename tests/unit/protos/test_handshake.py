@@ -1,0 +1,50 @@
+"""The metadata in which a caller names the teacher that it expects."""
+
+from __future__ import annotations
+
+import pytest
+
+from protos.codec import FORMAT_VERSION
+from protos.handshake import handshake_metadata, handshake_mismatch
+from tests.support.fake_teacher import DESCRIPTION, described
+
+
+def test_handshake_keys_are_those_of_the_documentation() -> None:
+    assert handshake_metadata(DESCRIPTION) == (
+        ("conkd-vocabulary-digest", "vocabulary-a"),
+        ("conkd-wire-version", str(FORMAT_VERSION)),
+        ("conkd-weights-digest", "weights-a"),
+        ("conkd-temperature", "1.0"),
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"weights_digest": ""}, {"temperature": 0.0}])
+def test_handshake_with_the_teacher_that_is_served_agrees(fields: dict[str, str]) -> None:
+    assert handshake_mismatch(handshake_metadata(described(**fields)), DESCRIPTION) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocabulary_digest": "b"}, "vocabulary-digest must be vocabulary-a for this .* got b"),
+        ({"weights_digest": "b"}, "weights-digest must be weights-a for this dialogue .* got b"),
+        ({"temperature": 2.0}, "temperature must be 1.0 for this dialogue teacher, got 2.0"),
+    ],
+)
+def test_handshake_with_another_teacher_names_both_values(
+    fields: dict[str, str], message: str
+) -> None:
+    mismatch = handshake_mismatch(handshake_metadata(described(**fields)), DESCRIPTION)
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(mismatch)
+
+
+def test_handshake_without_a_required_key_is_refused() -> None:
+    sent = handshake_metadata(DESCRIPTION)
+    assert handshake_mismatch(sent[:1], DESCRIPTION).endswith("got none.")
+    assert handshake_mismatch(sent[1:], DESCRIPTION).endswith("got none.")
+
+
+def test_handshake_with_a_temperature_that_is_no_number_is_refused() -> None:
+    sent = (*handshake_metadata(described(temperature=0.0)), ("conkd-temperature", "warm"))
+    assert "got warm" in handshake_mismatch(sent, DESCRIPTION)

@@ -1,0 +1,63 @@
+"""The table of value formats, and what each of them puts into a block."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import zstandard
+
+from protos import codec, teacher_pb2
+from protos.target_rows import TargetRows
+from protos.value_formats import BY_NUMBER, FORMATS
+from trainer.config.distill import DistillConfig
+
+# SHA-256 of a block's header and decoded frames: compressed bytes depend on the release of zstd.
+GOLDEN = {
+    "uint8": "77c9b229352f0ba3c6015d50a73f3d3c",
+    "float16": "bc16e4956366960ab5eb4aa5cb039690",
+    "float32": "926b79868af14cbe3e5f4fd37b25d5dd",
+}
+
+
+def rows() -> TargetRows:
+    """Three rows of 0, 2 and 3 entries whose probabilities are multiples of 1/8."""
+    probs_E = np.array([1, 6, 4, 2, 1]) / 8
+    return TargetRows(
+        counts_R=np.array([0, 2, 3], np.int32),
+        ids_E=np.array([5, 299, 0, 5, 17], np.int32),
+        log_probs_E=np.log(probs_E).astype(np.float32),
+        tail_R=np.array([1.0, 0.125, 0.125], np.float32),
+        item_mass_R=np.array([0.5, 0.75, 0.0], np.float32),
+        vocab_size=300,
+    )
+
+
+def decoded(block: bytes) -> bytes:
+    """The header without the size of the compressed frame, and what both frames hold."""
+    size, end = codec.Header.FORMAT.size, codec.Header.of(block).index_frame_bytes
+    frames = block[size : size + end], block[size + end :]
+    return block[: size - 4] + b"".join(map(zstandard.ZstdDecompressor().decompress, frames))
+
+
+def test_formats_are_those_of_the_proto() -> None:
+    names = {name.lower(): number for name, number in teacher_pb2.ValueFormat.items() if number}
+    assert {name: each.number for name, each in FORMATS.items()} == names
+    assert set(BY_NUMBER) == {codec.FLOAT32, codec.FLOAT16, codec.UINT8}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_block_holds_the_same_bytes_as_ever(name: str) -> None:
+    block = codec.encode(rows(), FORMATS[name].number)
+    assert hashlib.sha256(decoded(block)).hexdigest()[:32] == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_config_names_a_format(name: str) -> None:
+    assert DistillConfig(values=name).value_format == FORMATS[name].number
+
+
+def test_config_with_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"distill\.values must be one of uint8, float16, float32"):
+        DistillConfig(values="int4")

@@ -1,0 +1,173 @@
+"""KGSF's transformer as a LanguageModel: built, run, written and read.
+
+B examples, P wanted positions, S source positions, T response positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers import LogitsProcessorList
+
+from trainer.common.atomic import write_bytes
+from trainer.config.language_model import LanguageModelConfig
+from trainer.data.model_input import ExampleInput, InputLimits, ModelInput, collate
+from trainer.data.vocabulary import Vocabulary
+from trainer.models.frozen import CONFIG_NAME, WEIGHTS_NAME, read_shape, write_shape
+from trainer.models.frozen_recommender import FrozenRecommender
+from trainer.models.kg_transformer import KgTransformer, KgTransformerShape
+from trainer.models.new_rows import draw_new_rows_
+from trainer.models.weights import load_state
+
+# Tied to the embedding: one tensor, written once.
+TIED = "head.weight"
+
+
+class KgLanguageModel:
+    """KGSF's transformer as a LanguageModel."""
+
+    def __init__(self, module: KgTransformer) -> None:
+        self.module = module
+
+    @property
+    def head(self) -> nn.Linear:
+        """The output projection, tied to the embedding."""
+        return self.module.head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.module.device
+
+    @property
+    def limits(self) -> InputLimits:
+        """Tokens with the response; entities and words if it has knowledge of them."""
+        shape = self.module.shape
+        if not shape.knowledge_size:
+            return InputLimits(max_tokens=shape.max_positions)
+        return InputLimits(
+            max_tokens=shape.max_positions,
+            max_entities=shape.max_entities,
+            max_words=shape.max_words,
+        )
+
+    @property
+    def knowledge_size(self) -> tuple[int, int]:
+        """Entities and words that it knows."""
+        return self.module.shape.num_entities, self.module.shape.num_words
+
+    def response_states(self, inputs: ModelInput) -> Tensor:
+        """Last hidden states of the wanted positions, examples end to end, float [P, D]."""
+        return self.module.response_states(inputs)
+
+    def write(self, folder: Path, whole: dict[str, Tensor]) -> None:
+        """Write the weights, then the sizes that rebuild the module."""
+        state = {k: t.contiguous().cpu() for k, t in whole.items() if k != TIED}
+        write_bytes(folder / WEIGHTS_NAME, save(state))
+        write_shape(folder, "kg-transformer", dataclasses.asdict(self.module.shape))
+
+    def prompt_width(self, prompts: Sequence[ExampleInput]) -> int:
+        """Columns before the response in what `generate` returns: the prompt's last token."""
+        return 1
+
+    def generate(
+        self,
+        prompts: Sequence[ExampleInput],
+        vocabulary: Vocabulary,
+        *,
+        max_new_tokens: int,
+        processors: LogitsProcessorList,
+    ) -> Tensor:
+        """Start tokens and greedy responses, int64 [B, 1 + T], ended by pads.
+
+        The sources are read once; the response so far is read anew at every step, it is short.
+        """
+        module = self.module
+        inputs = collate(prompts, pad_id=vocabulary.pad_id).to(module.device)
+        memories = module.encode(inputs)
+        ids_BT = inputs.input_ids_BL.gather(1, inputs.lengths_B[:, None] - 1)
+        is_finished_B = torch.zeros(len(prompts), dtype=torch.bool, device=module.device)
+        for _ in range(max_new_tokens):
+            mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)
+            states_BTD = module.decode(ids_BT, mask_BT, memories)
+            logits_BV: Any = module.head(states_BTD[:, -1])
+            scores_BV: Any = processors(ids_BT, logits_BV)  # type: ignore[arg-type]
+            next_B = scores_BV.argmax(-1).masked_fill(is_finished_B, vocabulary.pad_id)
+            ids_BT = torch.cat([ids_BT, next_B[:, None]], dim=1)
+            is_finished_B |= next_B == vocabulary.eos_id
+            if is_finished_B.all():
+                break
+        return ids_BT
+
+
+def build_kgsf(
+    config: LanguageModelConfig,
+    vocabulary: Vocabulary,
+    item_vectors_IK: Tensor | None,
+    knowledge: FrozenRecommender | None,
+) -> KgLanguageModel:
+    """A random transformer that attends to the knowledge's entities and words, if there is any.
+
+    Raises:
+        ValueError: if the knowledge has no words.
+    """
+    if knowledge is not None and not knowledge.num_words:
+        raise ValueError(
+            "knowledge must be a recommendation teacher with words, got one without. "
+            "Fit it with word_side: true."
+        )
+    model = KgTransformer(
+        _shape(config, vocabulary, knowledge),
+        entities_NK=None if knowledge is None else knowledge.entities_ND.clone(),
+        words_WK=None if knowledge is None else knowledge.words_WD.clone(),
+        dropout=config.dropout,
+        activation_checkpointing=config.activation_checkpointing,
+    )
+    draw_new_rows_(model.head.weight, vocabulary, item_vectors_IK, width=1.0)
+    return KgLanguageModel(model)
+
+
+def load_kgsf(folder: Path, vocabulary: Vocabulary) -> KgLanguageModel:
+    """An exported model; ValueError unless it has exactly the vocabulary's rows."""
+    sizes = read_shape(folder, "kg-transformer")
+    names = {field.name for field in dataclasses.fields(KgTransformerShape)}
+    if set(sizes) != names:
+        raise ValueError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(sizes)}.")
+    shape = KgTransformerShape(**sizes)
+    if shape.vocab_size != vocabulary.size:
+        raise ValueError(
+            f"the model in {folder} must have {vocabulary.size} output rows, got "
+            f"{shape.vocab_size}. Use the vocabulary it was trained with."
+        )
+    vectors = None, None
+    if shape.knowledge_size:
+        size = shape.knowledge_size
+        vectors = torch.empty(shape.num_entities, size), torch.empty(shape.num_words, size)
+    model = KgTransformer(shape, entities_NK=vectors[0], words_WK=vectors[1])
+    expected = {k: tuple(t.shape) for k, t in model.state_dict().items() if k != TIED}
+    state = load_state(folder / WEIGHTS_NAME, expected)
+    model.load_state_dict({**state, TIED: state["tokens.weight"]})
+    return KgLanguageModel(model)
+
+
+def _shape(
+    config: LanguageModelConfig, vocabulary: Vocabulary, knowledge: FrozenRecommender | None
+) -> KgTransformerShape:
+    return KgTransformerShape(
+        vocab_size=vocabulary.size,
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        max_positions=config.max_positions,
+        knowledge_size=0 if knowledge is None else knowledge.entities_ND.shape[1],
+        num_entities=0 if knowledge is None else knowledge.num_entities,
+        num_words=0 if knowledge is None else knowledge.num_words,
+        max_entities=config.max_entities,
+        max_words=config.max_words,
+    )

@@ -1,0 +1,140 @@
+"""The sums of a step over micro-batches and ranks, of which step_metrics.py forms metrics.
+
+Only sums are kept until the end: ranks and micro-batches add up, and a mean is a ratio of sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.data.loader import StudentInput
+from trainer.loss.gate_statistics import GateStatistics
+from trainer.telemetry.client_counters import ClientCounters
+from trainer.telemetry.step_metrics import CLIENT, STEP_METRICS, TEACHER_METRICS
+
+SumOverRanks = Callable[[Sequence[float], Tensor], list[float]]
+"""The engine's sum over ranks: values on the host, and those on the device, which come first."""
+ON_DEVICE = ("loss", "nll")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepSums:
+    """Sums of one step.
+
+    Attributes:
+        losses_2: float64 [2] on the engine's device, ON_DEVICE: read once a step, since every
+            read waits for the device.
+        host: float64, or float64 [bins], by name: the `needs` of step_metrics.py.
+    """
+
+    losses_2: Tensor
+    host: Mapping[str, float | np.ndarray]
+
+    @classmethod
+    def zero(cls, device: torch.device) -> StepSums:
+        """No sums yet."""
+        return cls(losses_2=torch.zeros(2, dtype=torch.float64, device=device), host={})
+
+    @classmethod
+    def of_micro_batch(
+        cls,
+        inputs: StudentInput,
+        statistics: GateStatistics | None,
+        *,
+        loss_sum: Tensor,
+        nll_P: Tensor,
+        wait_s: float,
+    ) -> StepSums:
+        """The sums of one forward."""
+        is_item_P = inputs.positions.is_item_P
+        values = {
+            "tokens": int(inputs.model.lengths_B.sum()),
+            "slots": inputs.model.input_ids_BL.numel(),
+            "positions": len(is_item_P),
+            "item_steps": int(is_item_P.sum()),
+            "word_steps": int((~is_item_P).sum()),
+            "wait_s": wait_s,
+            **(dataclasses.asdict(statistics) if statistics is not None else {}),
+        }
+        return cls(
+            losses_2=torch.stack([loss_sum.detach().double(), nll_P.double().sum()]),
+            host={name: np.asarray(value, np.float64) for name, value in values.items()},
+        )
+
+    def __add__(self, other: StepSums) -> StepSums:
+        names = {**self.host, **other.host}
+        return StepSums(
+            losses_2=self.losses_2 + other.losses_2,
+            host={name: self.host.get(name, 0.0) + other.host.get(name, 0.0) for name in names},
+        )
+
+    def value(self, name: str) -> float:
+        """One number of `host`."""
+        return float(self.host[name])
+
+    def over_ranks(
+        self, sum_over_ranks: SumOverRanks, world_size: int, counted: ClientCounters | None
+    ) -> GlobalSums:
+        """Summed over all ranks, together with the client counters of every rank; collective."""
+        of_client = dataclasses.asdict(counted) if counted is not None else {}
+        parts = {**self.host, **{f"{CLIENT}{name}": it for name, it in of_client.items()}}
+        flat = np.concatenate([np.ravel(part) for part in parts.values()])
+        total = iter(sum_over_ranks(flat.tolist(), self.losses_2))
+        values: dict[str, Any] = {name: next(total) for name in ON_DEVICE}
+        for name, part in parts.items():
+            summed = [next(total) for _ in range(np.size(part))]
+            values[name] = summed if np.ndim(part) else summed[0]
+        return GlobalSums(values=values, has_teachers=counted is not None, world_size=world_size)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GlobalSums:
+    """A step's sums over all ranks: a float, or a list of them for a histogram."""
+
+    values: Mapping[str, Any]
+    has_teachers: bool
+    world_size: int
+
+    def find_problem(self, step: int) -> ValueError | None:
+        """The error, alike on every rank, if the loss is not finite."""
+        loss = self.values["loss"]
+        if math.isfinite(loss):
+            return None
+        return ValueError(
+            f"the loss must be finite, got {loss} at step {step}. Start over with "
+            "train.resume=false and a lower optimiser.learning_rate."
+        )
+
+    def metrics(
+        self,
+        *,
+        step: int,
+        step_s: float,
+        num_examples: int,
+        learning_rate: float,
+        grad_norm: float | None,
+        loss_scale: float | None,
+        was_skipped: bool,
+    ) -> dict[str, Any]:
+        """The step's object in metrics.jsonl; step_metrics.py declares its keys."""
+        sums = {
+            **self.values,
+            "step": step,
+            "step_s": step_s,
+            "examples": num_examples,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "loss_scale": loss_scale,
+            "was_skipped": was_skipped,
+            "ranks_with_teachers": self.world_size if self.has_teachers else 0,
+        }
+        metrics = (*STEP_METRICS, *TEACHER_METRICS) if self.has_teachers else STEP_METRICS
+        return {it.name: it.value(sums) for it in metrics}
