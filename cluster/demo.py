@@ -1,4 +1,4 @@
-"""The main job, whole: fit teachers, serve them, distil a student, compare, report.
+"""The whole job: fit teachers, serve them, distil a student, compare, report.
 
     python -m cluster.demo [--data DIR] [--output DIR] [--resume]
 
@@ -20,9 +20,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from cluster.launch import Command, CommandFailed, Launcher, free_port
-from cluster.screen import duration
-from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
+from cluster.launch.child import Command
+from cluster.launch.launcher import CommandFailed, Launcher
+from cluster.launch.ports import free_port
+from cluster.launch.screen import duration
+from cluster.stages import PRETRAIN_LANES, ROOT, Demo, checked_source, this_machine
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
 
@@ -32,20 +34,20 @@ LOCK_NAME = ".lock"
 
 
 class Stages:
-    """Runs stages and remembers in the output folder which of them are finished."""
+    """Runs stages and marks the finished ones in the output folder."""
 
     def __init__(self, launcher: Launcher, output: Path) -> None:
         self._launcher = launcher
         self._finished = output / "finished"
 
     def run(self, *lanes: Sequence[Command]) -> None:
-        """Run what is not finished yet; lanes side by side."""
+        """Run the stages that are not finished; lanes side by side."""
         self._finished.mkdir(parents=True, exist_ok=True)
         todo = [[it for it in lane if not self._mark(it.name).exists()] for lane in lanes]
         self._launcher.run(*todo, on_success=lambda done: self._mark(done.name).touch())
 
     def is_finished(self, name: str) -> bool:
-        """Whether the stage ended well, in this run or in the one that is resumed."""
+        """Whether the stage succeeded, in this run or in the resumed one."""
         return self._mark(name).exists()
 
     def _mark(self, name: str) -> Path:
@@ -56,7 +58,7 @@ def run_demo(demo: Demo, launcher: Launcher) -> None:
     """The story: prepare, pretrain, serve and distil, train without teachers, report."""
     stages = Stages(launcher, demo.output)
     if demo.fleet_file.exists():
-        # Of a demo that was killed with SIGKILL.
+        # A demo that was ended by SIGKILL has left its fleet.
         launcher.run([demo.fleet_down()])
 
     stages.run([demo.prepare()])
@@ -79,7 +81,7 @@ def run_demo(demo: Demo, launcher: Launcher) -> None:
 
 @contextlib.contextmanager
 def serve_teachers(demo: Demo, launcher: Launcher) -> Iterator[str]:
-    """A fleet for as long as the context lasts; gives the Directory's host:port."""
+    """Serve the teachers inside the context; yields the Directory's host:port."""
     port = free_port()
     try:
         launcher.run([demo.fleet_up(port)])
@@ -91,7 +93,7 @@ def serve_teachers(demo: Demo, launcher: Launcher) -> Iterator[str]:
 
 @contextlib.contextmanager
 def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterator[None]:
-    """Hold the output folder for ourselves: empty, or with what is finished if we resume.
+    """Lock the output folder, and empty it unless a demo is resumed in it.
 
     Raises:
         ValueError: if the folder is not a demo's, or holds another demo than the one to resume.
@@ -114,7 +116,7 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
     output.mkdir(parents=True, exist_ok=True)
     with (output / LOCK_NAME).open("w") as lock:
         _lock(lock, output)
-        # The fleet file stays until the fleet that it names is down.
+        # The fleet file stays until its fleet is down.
         keep = {LOCK_NAME, RECORD_NAME, "fleet.json"}
         for entry in [] if resume else list(output.iterdir()):
             if entry.name not in keep:
@@ -133,7 +135,7 @@ def _lock(file: TextIO, output: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Parse, run, say where the report is."""
+    """Parse, run, print where the report is."""
     started_s = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -143,12 +145,8 @@ def main(argv: list[str]) -> None:
         "--resume", action="store_true", help="skip the stages that an earlier demo has finished"
     )
     arguments = parser.parse_args(argv)
-    source = arguments.data.resolve() if arguments.data else None
-    if source is not None and not source.is_dir():
-        raise FileNotFoundError(
-            f"--data must be a folder with dialogues, got {arguments.data}. Leave it out for the "
-            "default."
-        )
+    given = checked_source(arguments.data)
+    source = given.resolve() if given else None
     default = ROOT / "runs" / (f"demo-{source.name}" if source else "demo")
     demo = Demo(
         source=source,
@@ -157,7 +155,7 @@ def main(argv: list[str]) -> None:
     )
     shown = os.path.relpath(demo.output)
     with output_folder(demo.output, source, resume=arguments.resume):
-        _say(f"{source.name if source else 'synthetic corpus'} -> {shown} ({_hardware(demo)})")
+        _print(f"{source.name if source else 'synthetic corpus'} -> {shown} ({_hardware(demo)})")
         try:
             with Launcher(demo.output / "logs", screen=sys.stdout) as launcher:
                 run_demo(demo, launcher)
@@ -165,7 +163,7 @@ def main(argv: list[str]) -> None:
             sys.stderr.write(f"{error.tail}\n")
             raise
     elapsed = duration(time.monotonic() - started_s)
-    _say(f"done in {elapsed}: {shown}/report.md, {shown}/report.json")
+    _print(f"done in {elapsed}: {shown}/report.md, {shown}/report.json")
 
 
 def _hardware(demo: Demo) -> str:
@@ -174,7 +172,7 @@ def _hardware(demo: Demo) -> str:
     return f"{machine.num_cores} cores, {devices}, {machine.num_ranks} student ranks"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The stages of the demo as commands: what each of them runs, and with how much of the machine."""
+"""The stages of the demo as commands, each with its share of the machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from cluster.launch import Command, free_port
+from cluster.launch.child import Command
+from cluster.launch.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2
@@ -20,7 +21,7 @@ PRETRAIN_LANES = (("recommendation", "classifier", "dialogue"),)
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What the stages may use."""
+    """Cores, devices and interpreter that the stages may use."""
 
     num_cores: int
     num_devices: int
@@ -30,16 +31,16 @@ class Machine:
 
     @property
     def num_ranks(self) -> int:
-        """Student processes: two, or one where there is one CUDA device."""
+        """Student processes: two, or one on a machine with one CUDA device."""
         return min(NUM_RANKS, self.num_devices) if self.num_devices else NUM_RANKS
 
     def environment(self, num_processes: int) -> dict[str, str | None]:
-        """The stages' environment, when so many processes share the cores."""
+        """Environment of a stage of which `num_processes` processes share the cores."""
         environment: dict[str, str | None] = {
             # DeepSpeed builds its CPU extension with the ninja that lies beside the interpreter.
             "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "OMP_NUM_THREADS": str(self.num_threads(num_processes)),
-            # The fleet is one of our own, also in a shell that is set up for another cluster.
+            # Start a cluster of our own, also in a shell that is configured for another one.
             "RAY_ADDRESS": None,
         }
         if not self.num_devices:
@@ -47,12 +48,12 @@ class Machine:
         return environment
 
     def num_threads(self, num_processes: int) -> int:
-        """Cores for each of so many processes, at least one."""
+        """Cores for each of `num_processes` processes, at least one."""
         return max(1, self.num_cores // num_processes)
 
 
 def this_machine() -> Machine:
-    """The machine that we run on, as far as this process may use it."""
+    """This machine, as far as this process may use it."""
     affinity = hasattr(os, "sched_getaffinity")
     return Machine(
         num_cores=len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1,
@@ -61,9 +62,22 @@ def this_machine() -> Machine:
     )
 
 
+def checked_source(folder: Path | None) -> Path | None:
+    """The value of --data, if it is None or a folder.
+
+    Raises:
+        FileNotFoundError: if it is anything else.
+    """
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"--data must be a folder with dialogues, got {folder}. Leave it out for the default."
+        )
+    return folder
+
+
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """One demo: where its parts are and which command makes each of them."""
+    """One demo: its folders, and the command of each stage."""
 
     source: Path | None
     """Folder with dialogues; None: the synthetic corpus."""
@@ -72,12 +86,12 @@ class Demo:
 
     @property
     def recipe(self) -> str:
-        """Which of trainer/configs/ is used."""
+        """Name of the recipe in trainer/configs/."""
         return "redial-mini" if self.source else "synthetic"
 
     @property
     def fleet_file(self) -> Path:
-        """What `teacher_server up` leaves for `teacher_server down`."""
+        """Written by `teacher_server up`, read by `teacher_server down`."""
         return self.output / "fleet.json"
 
     def prepare(self) -> Command:
@@ -103,9 +117,9 @@ class Demo:
         )
 
     def fleet_up(self, port: int) -> Command:
-        """Serve both teachers; ends when they are ready."""
+        """Serve both teachers; exits when they are ready."""
         num_processes = self.machine.num_ranks + NUM_TEACHERS
-        # Ray knows nothing of the student: both teachers are content with a share of one device.
+        # Ray does not schedule the student: both teachers share one device and leave it the others.
         num_gpus = 1 / NUM_TEACHERS if self.machine.num_devices else 0
         return self._module(
             "teachers up",
@@ -118,7 +132,7 @@ class Demo:
         )
 
     def fleet_down(self) -> Command:
-        """Stop the fleet and the Ray cluster that it brought along."""
+        """Stop the fleet and the Ray cluster that `fleet_up` started."""
         return self._module(
             "teachers down", "teacher_server", "down", "--fleet", str(self.fleet_file)
         )

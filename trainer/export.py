@@ -94,12 +94,17 @@ def _build(
 ) -> tuple[LanguageModel, list[Example], list[Example]]:
     """The model, the training examples, and valid's if the best checkpoint is chosen by them."""
     torch.manual_seed(config.seed)
-    item_source = _recommender(config.item_vectors, data)
+    # Both settings may name one folder, which is then read once.
+    names = {name for name in (config.item_vectors, config.knowledge) if name is not None}
+    recommenders: dict[str | None, FrozenRecommender] = {
+        name: _recommender(Path(name), data) for name in names
+    }
+    item_source = recommenders.get(config.item_vectors)
     language_model = build_language_model(
         config.student,
         data.vocabulary,
         item_vectors_IK=None if item_source is None else item_source.items_ID,
-        knowledge=_recommender(config.knowledge, data),
+        knowledge=recommenders.get(config.knowledge),
     )
     examples = data.examples("train")
     _check_length(config, language_model.limits.max_tokens, examples)
@@ -121,12 +126,10 @@ def valid_examples(config: RunConfig, data: PreparedData) -> list[Example]:
     return examples
 
 
-def _recommender(folder: str | None, data: PreparedData) -> FrozenRecommender | None:
-    """The frozen recommendation teacher of a folder, if one is named; it must know this data."""
-    if folder is None:
-        return None
-    check_frozen(Path(folder), "recommendation", data.vocabulary.digest)
-    recommender, card = load_recommender(Path(folder))
+def _recommender(folder: Path, data: PreparedData) -> FrozenRecommender:
+    """The frozen recommendation teacher of a folder; it must know this data."""
+    check_frozen(folder, "recommendation", data.vocabulary.digest, check_weights=False)
+    recommender, card = load_recommender(folder)
     if card.graph_digest != data.graphs_digest:
         raise ValueError(
             f"the recommendation model in {folder} must have the data's graph "

@@ -45,7 +45,7 @@ def run_student(
 ) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed()
     teachers = None
     try:
         teachers = on_all_ranks(connect)
@@ -89,16 +89,13 @@ def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
 
 
 def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
-    """Config and data; a mistake in them is told once per node, not once per rank."""
+    """Config and data; a mistake in them is reported once per node, not once per rank."""
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         config = parse(argv)
         data = load_prepared(Path(config.data))
         config = resolve_num_steps(config, data)
-        if config.classifier is not None:
-            check_frozen(Path(config.classifier), "classifier", data.vocabulary.digest)
-        for folder in (config.item_vectors, config.knowledge):
-            if folder is not None:
-                check_frozen(Path(folder), "recommendation", data.vocabulary.digest)
+        _check_models(config, data.vocabulary.digest, check_weights=is_first)
         if config.distill.gamma:
             read_credentials(config.teachers, "client")
         deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
@@ -106,9 +103,19 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
             check_same_run(Path(config.output), config)
         return config, data
     except USER_ERRORS:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if is_first:
             raise
         raise ReportedByOtherRank from None
+
+
+def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
+    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
+    if config.classifier is not None:
+        folder = Path(config.classifier)
+        check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
+    for name in (config.item_vectors, config.knowledge):
+        if name is not None:
+            check_frozen(Path(name), "recommendation", vocabulary_digest, check_weights=False)
 
 
 def parse(argv: list[str]) -> RunConfig:

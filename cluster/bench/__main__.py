@@ -29,6 +29,7 @@ from cluster.bench.service.bench import bench_service
 from cluster.bench.step.bench import bench_step
 from cluster.bench.teachers import bench_teachers
 from cluster.bench.wire.bench import bench_wire
+from cluster.stages import checked_source
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
 
@@ -107,11 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.name not in (*BENCHMARKS, ALL):
         raise ValueError(f"NAME must be one of {NAMES}, got {arguments.name!r}.")
-    if arguments.data is not None and not arguments.data.is_dir():
-        raise FileNotFoundError(
-            f"--data must be a folder with dialogues, got {arguments.data}. Leave it out for the "
-            "default."
-        )
+    checked_source(arguments.data)
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks measure on: prepared dialogues and the teachers fitted on them, made once."""
+"""Input of the benchmarks: prepared dialogues and the teachers fitted on them, made once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.launch import Launcher
+from cluster.launch.launcher import Launcher
 from cluster.stages import Demo, this_machine
 from trainer.common.atomic import write_json, write_text
 from trainer.data.examples import Example, read_examples
@@ -19,7 +19,7 @@ from trainer.models.frozen import CARD_NAME
 FOLDER = Path("bench/teachers")
 DEFAULT_SOURCE = Path("../shared/redial-mini")
 KINDS = ("recommendation", "dialogue")
-# Requests as the recipes make them: 32 examples a step on two ranks.
+# As in the recipes: 32 examples a step on two ranks.
 EXAMPLES_PER_REQUEST = 16
 
 
@@ -38,7 +38,7 @@ class Corpus:
 
 
 def default_source() -> Path | None:
-    """The real dialogues beside the repository; None, and said on stderr, if they are not there."""
+    """The real dialogues beside the repository; without them None, and a note on stderr."""
     if DEFAULT_SOURCE.is_dir():
         return DEFAULT_SOURCE
     sys.stderr.write(
@@ -63,7 +63,7 @@ def fitted_corpus(source: Path | None) -> Corpus:
 
 
 def fit_teachers(source: Path | None) -> Corpus:
-    """The same without a word: prepare, and fit what is not there."""
+    """The same without the note: prepare, and fit the teachers that are missing."""
     demo = _demo(source)
     if missing := _missing_kinds(demo):
         with Launcher(demo.output / "logs", screen=sys.stderr) as launcher:
@@ -99,6 +99,6 @@ def first_examples(data: Path, number: int, output: Path) -> Path:
 
 
 def requests(examples: list[Example]) -> list[list[Example]]:
-    """The examples in the groups in which a student asks for them; the last may be short."""
+    """Split examples into requests of the size that a student sends; the last may be shorter."""
     size = EXAMPLES_PER_REQUEST
     return [examples[start : start + size] for start in range(0, len(examples), size)]

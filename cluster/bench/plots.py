@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from cluster.bench.result import Row
-from trainer.common.atomic import write_bytes
+from trainer.evaluation.plots import write_figure
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 COLOURS = {"bucket": "#0072B2", "drop": "#D55E00", "renormalise": "#009E73", "sampled": "#CC79A7"}
 
 
@@ -35,7 +34,7 @@ def draw_wire(rows: Sequence[Row], path: Path) -> None:
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     figure.axes[0].set_ylabel("relative error of dL/dlogits")
-    write_png(figure, path)
+    write_figure(figure, path)
 
 
 def draw_loss(times: Sequence[Row], memory: Sequence[Row], path: Path) -> None:
@@ -60,11 +59,4 @@ def draw_loss(times: Sequence[Row], memory: Sequence[Row], path: Path) -> None:
     growth.bar_label(bars, fmt="%.0f", padding=3)
     growth.invert_yaxis()
     growth.set_xlabel("MB beyond states, weight and gradients")
-    write_png(figure, path)
-
-
-def write_png(figure: Figure, path: Path) -> None:
-    """The figure as a file, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(path, buffer.getvalue())
+    write_figure(figure, path)

@@ -1,4 +1,4 @@
-"""What a benchmark hands back."""
+"""Result of a benchmark."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class BenchResult:
     figures: dict[str, float]
     rows: list[Row]
     corpus: str
-    """The dialogues that were measured on."""
+    """Name of the dialogues used."""
     details: dict[str, list[Row]] = field(default_factory=dict)
-    """Lists by name for the JSON object alone; rows need not be alike."""
+    """Lists by name for the JSON object alone; their rows may have any columns."""

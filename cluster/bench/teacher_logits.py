@@ -1,4 +1,4 @@
-"""The dialogue teacher with its dense logits kept: what served rows are held against.
+"""The dialogue teacher with its dense logits, with which served rows are compared.
 
 P positions, V vocabulary, D hidden.
 """

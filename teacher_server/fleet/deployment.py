@@ -25,10 +25,9 @@ from ray.serve.exceptions import RayServeException
 from teacher_server.fleet.directory import (
     DIRECTORY_APP,
     DIRECTORY_DEPLOYMENT,
-    DRAIN_S,
     new_deployment,
 )
-from teacher_server.fleet.leases import RENEW_S, Lease
+from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.counters import ReplicaCounters
 from trainer.security.credentials import SecurityFiles, is_loopback
 from trainer.telemetry.spans import Spans

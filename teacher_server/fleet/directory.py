@@ -15,7 +15,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
 from teacher_server.fleet.directory_server import DirectoryServer
-from teacher_server.fleet.leases import Lease
+from teacher_server.fleet.leases import DRAIN_S, Lease
 from trainer.security.credentials import SecurityFiles
 
 logger = logging.getLogger("ray.serve")
@@ -23,7 +23,6 @@ logger = logging.getLogger("ray.serve")
 DIRECTORY_APP = "conkd-directory"
 DIRECTORY_DEPLOYMENT = "Directory"
 HEAD_RESOURCE = "node:__internal_head__"
-DRAIN_S = 5.0
 # How long one call waits for a replica to start; students want again what has not come.
 WAKE_S = 10.0
 

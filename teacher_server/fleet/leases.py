@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 RENEW_S = 1.0
 LEASE_S = 6.0
+# Time for a replica to answer what it holds, after it has released its lease.
+DRAIN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)

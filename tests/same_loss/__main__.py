@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster.launch import CommandFailed, Launcher
+from cluster.launch.launcher import CommandFailed, Launcher
 from tests.same_loss.story import Outcome, Scene, run_scene
 from tests.same_loss.trees import ROOT, Tree, checked_out, find_commit
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.launch import Command, Launcher, free_port
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import free_port
 from tests.same_loss.compare import (
     Difference,
     compare_files,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.bench.fleet.fleet import Fleet, Place, Served
-from cluster.launch import Launcher, free_port
+from cluster.bench.fleet.fleet import Served, running_fleet
+from cluster.launch.ports import free_port
 from tests.support.student_runs import ROOT, environment, launcher, run_to_end, student_command
 
 
@@ -73,10 +71,7 @@ def serving(folder: Path, teachers: FittedTeachers) -> Iterator[Service]:
 def serving_without_ray(folder: Path, teachers: FittedTeachers) -> Iterator[Service]:
     """The same servers as plain processes: up in a third of the time."""
     folders = {"dialogue": teachers.dialogue, "recommendation": teachers.recommendation}
-    with Launcher(folder / "logs", screen=io.StringIO()) as processes:
-        served = Served(folders=folders, seconds_per_row=0.0)
-        fleet = Fleet(processes, served, folder / "fleet", Place())
-        asyncio.run(fleet.mend())
+    with running_fleet(Served(folders=folders), folder / "fleet") as fleet:
         yield Service(directory=fleet.directory, teachers=teachers)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.launch import free_port
+from cluster.launch.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = ("distill.top_k=0", "distill.recommendation_top_p=1", "distill.recommendation_top_k=0")

@@ -12,20 +12,20 @@ import pytest
 from cluster.bench.chaos.network import missing_for_network, open_network
 from cluster.bench.chaos.recording import record_answers
 from cluster.bench.chaos.scenarios import DIRECTORY, GARBAGE, KILL, KILL_RECOMMENDATION
-from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
-from cluster.bench.fleet.fleet import Fleet, Place, Served
-from cluster.launch import Launcher
+from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial, served_for_trials
+from cluster.bench.fleet.fleet import Fleet
+from cluster.launch.launcher import Launcher
 from tests.support.served_teachers import FittedTeachers
 
 
 @pytest.mark.everything
-def test_network_is_cut_and_mended_and_leaves_nothing() -> None:
+def test_network_is_cut_and_healed_and_leaves_nothing() -> None:
     if missing := missing_for_network():
         pytest.skip(f"a network of namespaces cannot be made here: {missing}")
 
     def reaches(network) -> bool:
         # Nothing listens there: a host that is reached refuses, one that is not lets us wait.
-        code = f"import socket; socket.create_connection(({network.teachers.host!r}, 9), 2)"
+        code = f"import socket; socket.create_connection(({network.teachers.address!r}, 9), 2)"
         argv = [*network.student.prefix, "python3", "-c", code]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert "ConnectionRefused" in done.stderr or "timed out" in done.stderr, done.stderr
@@ -35,7 +35,7 @@ def test_network_is_cut_and_mended_and_leaves_nothing() -> None:
         assert reaches(network)
         network.cut()
         assert not reaches(network)
-        network.mend()
+        network.heal()
         assert reaches(network)
         raise InterruptedError
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
@@ -53,18 +53,18 @@ def test_short_chaos_run_does_not_show_in_the_student(
             launcher=launcher,
             data=prepared_dir,
             output=tmp_path / "trials",
-            prints=recording.prints,
+            fingerprints=recording.fingerprints,
             steps=32,
             fault_step=10,
             # Undisturbed nothing is sent twice, be the machine never so busy.
             deadline_s=30.0,
         )
-        served = Served(folders=folders, answers=recording.tables, num_recommendation=2)
-        fleet = Fleet(launcher, served, tmp_path / "fleet", Place())
+        served = served_for_trials(folders, recording.tables, num_recommendation=2)
+        fleet = Fleet(launcher, served, tmp_path / "fleet")
 
         async def trials() -> list[Trial]:
             scenarios = (None, KILL, KILL_RECOMMENDATION, GARBAGE, DIRECTORY)
-            return [await run_trial(subject, fleet, it, Place()) for it in scenarios]
+            return [await run_trial(subject, fleet, it) for it in scenarios]
 
         undisturbed, *hurt = asyncio.run(trials())
     for trial in (undisturbed, *hurt):

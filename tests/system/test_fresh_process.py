@@ -1,43 +1,53 @@
-"""What can only be seen in a process of its own: settings of malloc, and what is imported."""
+"""What only a process of its own can show: settings of malloc, and which modules are imported."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
 
+from cluster.bench.memory.bench import RETURN_FREED_MEMORY
 from tests.support.student_runs import ROOT
 
 SCRIPT = """
-import os, sys, torch
+import os, torch
 from cluster.bench.memory.rank_memory import status_bytes
-from trainer.engine import host
-assert getattr(host, sys.argv[1])()
+from trainer.engine.host import keep_freed_memory
+kept = keep_freed_memory()
 blocks = [torch.ones(25 << 20) for _ in range(2)]
 end_of_heap = torch.ones(25 << 20)
 before = status_bytes(os.getpid())["VmRSS"]
 blocks.clear()
-print((before - status_bytes(os.getpid())["VmRSS"]) >> 20)
+print(kept, (before - status_bytes(os.getpid())["VmRSS"]) >> 20)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 @pytest.mark.parametrize(
-    ("setting", "given_back"),
+    ("environment", "kept", "given_back"),
     [
-        ("keep_freed_memory", 0),
-        pytest.param("return_freed_memory", 200, marks=pytest.mark.everything),
+        ({}, True, 0),
+        pytest.param(RETURN_FREED_MEMORY, False, 200, marks=pytest.mark.everything),
     ],
 )
-def test_freed_blocks_are_kept_or_given_back_as_set(setting: str, given_back: int) -> None:
+def test_freed_blocks_are_kept_unless_the_environment_tunes_malloc(
+    environment: dict[str, str], kept: bool, given_back: int
+) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT, setting], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0, ended.stderr
+    was_kept, mib = ended.stdout.split()
+    assert was_kept == str(kept)
     # Two blocks of 100 MiB are freed, and one behind them is not.
-    assert abs(int(ended.stdout) - given_back) < 20
+    assert abs(int(mib) - given_back) < 20
 
 
 def test_without_the_option_the_library_is_not_imported() -> None:

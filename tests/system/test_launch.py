@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from cluster.demo import output_folder, run_demo
-from cluster.launch import Command, CommandFailed, Launcher
+from cluster.launch.child import Command
+from cluster.launch.launcher import CommandFailed, Launcher
 from cluster.stages import Demo, Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Deaf to SIGTERM, with a child that is deaf too; says both ids through the pipe it is given.
+# Ignores SIGTERM, as does its child; writes both process ids to the pipe that it is given.
 STUBBORN = """
 import os, signal, subprocess, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -29,47 +30,29 @@ if len(sys.argv) > 1:
 signal.pause()
 """
 
-# Leaves a daemon in a session of its own and ends well. The daemon has memory to give back, as a
-# student has: for some milliseconds after the signal it has lost its mark and has not ended.
+# Leaves a daemon in a session of its own, without a parent and an environment, and ends well. A
+# first fork ends at once, so the daemon has lost its parent before the command ends. The daemon has
+# memory to give back, as a student has: it lives on for some milliseconds after the signal.
 DAEMON = """
-import subprocess, sys
+import os, subprocess, sys
 code = "import signal; memory = b'1' * (256 << 20); print(flush=True); signal.pause()"
-child = subprocess.Popen(
-    [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
-)
-child.stdout.readline()
-open(sys.argv[1], "w").write(str(child.pid))
-"""
-
-# Leaves one that, when asked to end, wipes its environment, and the mark with it, and lives on.
-DEAF_DAEMON = """
-import subprocess, sys
-code = '''
-import ctypes, pathlib, signal
-def wipe(number, frame):
-    fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = map(int, fields[47:49])  # env_start and env_end: proc(5)
-    ctypes.memset(start, 0, end - start)
-    pathlib.Path(path).write_bytes(pathlib.Path("/proc/self/environ").read_bytes().strip(bytes(1)))
-signal.signal(signal.SIGTERM, wipe)
-print(flush=True)
-while True:
-    signal.pause()
-'''
-code = f"path = {sys.argv[2]!r}\\n" + code
-child = subprocess.Popen(
-    [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE
-)
-child.stdout.readline()
-open(sys.argv[1], "w").write(str(child.pid))
+deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+middle = "import subprocess, sys; it = subprocess.Popen([sys.executable, '-c', sys.argv[1]], "
+middle += "start_new_session=True, env={}); print(it.pid, flush=True)"
+argv = [sys.executable, "-c", middle, deaf + code if "deaf" in sys.argv[2:] else code]
+child = subprocess.Popen(argv, stdout=subprocess.PIPE)
+pid, ready = child.stdout.readline(), child.stdout.readline()
+child.wait()
+open(sys.argv[1], "wb").write(pid)
 """
 
 # Runs one command as the demo would, in a process that the test can signal; also where the tests
-# run under nohup or in the background, whose children are born deaf to SIGHUP or SIGINT.
+# run under nohup or in the background, where children start with SIGHUP or SIGINT ignored.
 DRIVER = """
 import signal, sys
 from pathlib import Path
-from cluster.launch import Command, Launcher
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
 from trainer.common.cli import run_main
 
 def main(argv):
@@ -101,7 +84,7 @@ def launcher(tmp_path: Path, screen: io.StringIO | None = None) -> Launcher:
 
 @pytest.fixture
 def stubborn(tmp_path: Path) -> tuple[str, str]:
-    """A script, and the pipe through which it says that it runs."""
+    """A script, and the pipe to which it writes its process ids."""
     script, pipe = tmp_path / "stubborn.py", tmp_path / "pipe"
     script.write_text(STUBBORN)
     os.mkfifo(pipe)
@@ -191,28 +174,57 @@ def test_command_started_beside_others_ends_with_the_context_even_if_stopped(
     with launcher(tmp_path) as it:
         child = it.start(python("beside", "import signal; signal.pause()"))
         it.run([python("other", "")])
-        assert child.process.poll() is None
-        os.kill(child.process.pid, signal.SIGSTOP)
-    assert child.process.poll() is not None
+        assert child.poll() is None
+        os.kill(child.pid, signal.SIGSTOP)
+    assert child.poll() is not None
 
 
-def test_leaving_the_context_ends_a_daemon_that_a_command_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deaf", [(), ("deaf",)])
+def test_leaving_the_context_ends_a_daemon_without_parent_session_or_environment(
+    tmp_path: Path, deaf: tuple[str, ...]
+) -> None:
     path = tmp_path / "pid"
     with launcher(tmp_path) as it:
-        it.run([python("daemon", DAEMON, str(path))])
+        it.run([python("daemon", DAEMON, str(path), *deaf)])
         pid = int(path.read_text())
         assert is_running(pid)
-    assert not is_running(pid)
+        assert Path(f"/proc/{pid}/environ").read_bytes() == b""
+        assert os.getsid(pid) == pid
+    # Reaped by the launcher's side, so not even a zombie is left.
+    assert not Path(f"/proc/{pid}").exists()
 
 
-def test_leaving_the_context_ends_a_daemon_that_lost_its_mark_and_lives_on(tmp_path: Path) -> None:
-    path, environment = tmp_path / "pid", tmp_path / "environment"
-    # A grace in which it surely wipes it.
-    with Launcher(tmp_path / "logs", screen=io.StringIO(), grace_s=3.0) as it:
-        it.run([python("deaf-daemon", DEAF_DAEMON, str(path), str(environment))])
-        pid = int(path.read_text())
-    assert environment.read_bytes() == b""
-    assert not is_running(pid)
+def test_leaving_the_context_ends_a_daemon_whose_command_failed(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with pytest.raises(CommandFailed, match="got 3"), launcher(tmp_path) as it:
+        it.run([python("daemon", DAEMON + "sys.exit(3)", str(path))])
+    assert not Path(f"/proc/{int(path.read_text())}").exists()
+
+
+def test_leaving_the_context_leaves_other_children_of_this_process_alone(tmp_path: Path) -> None:
+    code = "import sys; sys.exit(int(input()))"
+    with launcher(tmp_path) as it:
+        # In a session of its own, as a daemon is, and started while the launcher is open.
+        other = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True
+        )
+        it.run([python("command", "")])
+    assert other.poll() is None
+    other.communicate(b"7")
+    assert other.returncode == 7
+
+
+def test_leaving_an_inner_context_leaves_what_the_outer_one_started(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with launcher(tmp_path / "outer") as outer:
+        with launcher(tmp_path / "inner") as inner:
+            beside = outer.start(python("beside", "import signal; signal.pause()"))
+            outer.run([python("daemon", DAEMON, str(path))])
+            inner.run([python("command", "")])
+        assert beside.poll() is None
+        assert is_running(int(path.read_text()))
+    assert beside.poll() is not None
+    assert not is_running(int(path.read_text()))
 
 
 @pytest.mark.parametrize(

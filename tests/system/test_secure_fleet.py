@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from cluster.launch import free_port
+from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.handshake import handshake_metadata
 from teacher_server.fleet.directory_server import fetch_fleet

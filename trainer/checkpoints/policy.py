@@ -15,7 +15,7 @@ MAY_CHANGE = (
     *("output", "classifier", "teachers.", "watch."),
     *("train.steps", "train.epochs", "train.checkpoint_every", "train.keep_checkpoints"),
     *("train.resume", "train.loss_chunk_size", "train.micro_batch_size"),
-    *("train.keep_freed_memory", "student.activation_checkpointing"),
+    "student.activation_checkpointing",
 )
 """Settings that may differ on resume, because they do not affect the loss. A trailing dot stands
 for all settings of a group."""

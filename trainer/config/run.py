@@ -1,10 +1,12 @@
-"""The settings of a run: frozen dataclasses, checked on construction; config_file.py reads them."""
+"""The settings of a run: frozen dataclasses, checked on construction; yaml_file.py reads them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
 
 from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
@@ -72,9 +74,6 @@ class TrainConfig:
     """Go on from the newest whole checkpoint in the run directory, if there is one."""
     loss_chunk_size: int = 256
     """Positions whose logits are held at once."""
-    keep_freed_memory: bool = True
-    """On a CPU: keep freed blocks in the process, which is faster, or give them back at once, so
-    that a rank takes what `python -m trainer.plan` says."""
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -113,6 +112,8 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run of `deepspeed trainer/main.py` or of `python -m trainer.pretrain dialogue`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
 
     data: str
     """Folder made by `python -m trainer.data prepare`."""

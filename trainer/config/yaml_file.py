@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+
+from trainer.config.removed import REMOVED
 
 ConfigT = TypeVar("ConfigT")
 
@@ -41,16 +44,28 @@ def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT
 
 
 def parse_config(cls: type[ConfigT], settings: dict[str, Any], source: str) -> ConfigT:
-    """A config from nested dicts; `source` is named in errors."""
-    _refuse_unknown_keys(cls, settings, source, prefix="")
+    """A config from nested dicts; `source` is named in errors.
+
+    Unknown keys are errors if `cls` says so with `__pydantic_config__`, as every config here does;
+    groups of settings inherit it.
+    """
+    _refuse_removed(cls, settings, source)
     try:
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
-        got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
-        raise ValueError(f"{source}: {key + ': ' if key else ''}{problem}{got}") from error
+        raise ValueError(f"{source}: {_problem(cls, error)}") from error
+
+
+def setting_names(cls: type[Any], prefix: str = "") -> list[str]:
+    """Dotted names of all settings; a group's own name comes before those of its settings."""
+    names: list[str] = []
+    for name, type_ in get_type_hints(cls).items():
+        if name not in {field.name for field in dataclasses.fields(cls)}:
+            continue
+        names.append(f"{prefix}{name}")
+        if dataclasses.is_dataclass(type_) and isinstance(type_, type):
+            names += setting_names(type_, f"{prefix}{name}.")
+    return names
 
 
 def to_yaml(config: Any) -> str:
@@ -76,15 +91,38 @@ def _set_dotted(settings: dict[str, Any], override: str) -> None:
         raise ValueError(f"the value of {key} must be YAML, got {text!r}: {error}") from error
 
 
-def _refuse_unknown_keys(cls: Any, settings: dict[str, Any], source: str, prefix: str) -> None:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    types = get_type_hints(cls)
+def _refuse_removed(cls: type[Any], settings: dict[str, Any], source: str) -> None:
+    removed = REMOVED.keys() - setting_names(cls)
+    for key in _dotted(settings):
+        if key in removed:
+            raise ValueError(f"{source}: {key} was removed, {REMOVED[key]}. Delete the key.")
+
+
+def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in settings.items():
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"Did you mean {prefix}{close[0]}?" if close else f"Known: {', '.join(fields)}."
-            raise ValueError(
-                f"{source}: every key must be a setting, got unknown key {prefix}{key}. {hint}"
-            )
-        if dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
-            _refuse_unknown_keys(types[key], value, source, f"{prefix}{key}.")
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _problem(cls: type[Any], error: ValidationError) -> str:
+    """One problem of several: an unknown key may be why another one is missing."""
+    problems = error.errors(include_url=False)
+    unknown = [each for each in problems if each["type"] == "unexpected_keyword_argument"]
+    first = (unknown or problems)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if unknown:
+        return f"every key must be a setting, got unknown key {key}. {_hint(cls, key)}"
+    text = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
+    return f"{key + ': ' if key else ''}{text}{got}"
+
+
+def _hint(cls: type[Any], key: str) -> str:
+    names = setting_names(cls)
+    group, _, last = key.rpartition(".")
+    siblings = [name for name in names if name.rpartition(".")[0] == group]
+    elsewhere = [name for name in names if name.rpartition(".")[2] == last]
+    leaves = {name.rpartition(".")[2]: name for name in siblings}
+    close = [leaves[leaf] for leaf in difflib.get_close_matches(last, leaves, n=1)] or elsewhere
+    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(siblings)}."

@@ -18,7 +18,7 @@ LOCK_NAME = "conkd.lock"
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEEP_BYTES = 1 << 30
-RETURN_BYTES = 1 << 20
+MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def check_precision(precision: str) -> None:
@@ -34,13 +34,17 @@ def check_precision(precision: str) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """glibc malloc tuning: keep freed blocks of up to 1 GiB; False if the C library cannot.
+    """glibc malloc tuning: keep freed blocks of up to 1 GiB; False if malloc is left as it is.
+
+    That is the case with another C library, or if the environment tunes malloc (mallopt(3)).
 
     glibc maps every block over a threshold afresh and unmaps it on free, so a step that makes and
     drops score buffers of 50 MB spends a third of its loss in page faults (measured on a CPU rank:
-    .21 s of .62 s in the kernel before, .05 s after).
+    .21 s of .62 s in the kernel before, .05 s after). Kept blocks leave gaps that the next, larger
+    one does not fit in: a rank of a student of 130 M parameters under ZeRO-3 held 1.6 GiB more
+    than it used.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or _environment_tunes_malloc():
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)) and bool(
@@ -48,15 +52,9 @@ def keep_freed_memory() -> bool:
     )
 
 
-def return_freed_memory() -> bool:
-    """glibc malloc tuning: give back blocks of 1 MiB or more at once; False if it cannot.
-
-    Kept blocks leave gaps that the next, larger one does not fit in: a rank of a student of 130 M
-    parameters under ZeRO-3 held 1.6 GiB more than it used.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    return bool(ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, RETURN_BYTES))
+def _environment_tunes_malloc() -> bool:
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    return "glibc.malloc." in tunables or any(name in os.environ for name in MALLOC_VARIABLES)
 
 
 @contextlib.contextmanager

@@ -17,12 +17,7 @@ from torch import Tensor
 
 from trainer.common.cli import USER_ERRORS, ReportedByOtherRank
 from trainer.config.teachers import MAX_PATIENCE_S
-from trainer.engine.host import (
-    build_cpu_extension,
-    keep_freed_memory,
-    return_freed_memory,
-    unlink_shared_memory,
-)
+from trainer.engine.host import build_cpu_extension, keep_freed_memory, unlink_shared_memory
 
 ResultT = TypeVar("ResultT")
 
@@ -30,13 +25,10 @@ ResultT = TypeVar("ResultT")
 GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
 
 
-def start_distributed(*, keep_freed: bool = True) -> None:
-    """Join the ranks that the `deepspeed` launcher started, or be the only one.
-
-    `keep_freed` is `train.keep_freed_memory`.
-    """
+def start_distributed() -> None:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    _ = keep_freed_memory() if keep_freed else return_freed_memory()
+    keep_freed_memory()
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))

@@ -75,8 +75,10 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     return sizes
 
 
-def read_card(folder: Path, kind: Kind) -> Description:
+def read_card(folder: Path, kind: Kind, *, check_weights: bool = True) -> Description:
     """The card of a frozen model, checked against the kind wanted and the weights on disk.
+
+    Without `check_weights` the weights are not read, which takes seconds for large ones.
 
     Raises:
         FileNotFoundError: if the folder or its card is missing.
@@ -96,18 +98,25 @@ def read_card(folder: Path, kind: Kind) -> Description:
         ) from error
     if card.kind != kind:
         raise ValueError(f"{folder} must hold a {kind} model, got a {card.kind} model.")
-    digest = digest_file(folder / WEIGHTS_NAME)
-    if digest != card.weights_digest:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} must have digest {card.weights_digest}, got {digest}. "
-            "The file was changed or torn; export the model again."
-        )
+    if check_weights:
+        _check_weights(folder / WEIGHTS_NAME, card)
     return card
 
 
-def check_frozen(folder: Path, kind: Kind, vocabulary_digest: str) -> None:
+def _check_weights(path: Path, card: Description) -> None:
+    digest = digest_file(path)
+    if digest != card.weights_digest:
+        raise ValueError(
+            f"{path} must have digest {card.weights_digest}, got {digest}. "
+            "The file was changed or torn; export the model again."
+        )
+
+
+def check_frozen(
+    folder: Path, kind: Kind, vocabulary_digest: str, *, check_weights: bool = True
+) -> None:
     """Raise as `read_card` does, and ValueError unless it was fitted on this vocabulary."""
-    card = read_card(folder, kind)
+    card = read_card(folder, kind, check_weights=check_weights)
     if card.vocabulary_digest != vocabulary_digest:
         raise ValueError(
             f"the {kind} model in {folder} must have the data's vocabulary {vocabulary_digest}, "

@@ -18,10 +18,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 
+from trainer.config.language_model import LanguageModelConfig
 from trainer.models.causal_lm import enable_checkpointing, hidden_states, output_weight
 
-# DialoGPT's three sizes: layers, hidden size, heads.
-SHAPES = {"small": (12, 768, 12), "medium": (24, 1024, 16), "large": (36, 1280, 20)}
+# Layers, width and heads of DialoGPT, which are those of GPT-2.
+SHAPES = {
+    "small": LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12),
+    "medium": LanguageModelConfig(num_layers=24, hidden_size=1024, num_heads=16),
+    "large": LanguageModelConfig(num_layers=36, hidden_size=1280, num_heads=20),
+}
 DIALOGPT = "microsoft/DialoGPT-"
 MAX_POSITIONS = 1024
 
@@ -49,15 +54,15 @@ def student_config(student: str, vocab_size: int) -> PretrainedConfig:
     """The config of a size in words, of DialoGPT by name, or of a folder that holds one."""
     word = student.removeprefix(DIALOGPT)
     if word in SHAPES:
-        layers, hidden, heads = SHAPES[word]
+        shape = SHAPES[word]
         # Random students have no dropout unless they are told to; DialoGPT has GPT-2's.
         dropout = 0.0 if word == student else 0.1
         return GPT2Config(
             vocab_size=vocab_size,
             n_positions=MAX_POSITIONS,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=heads,
+            n_embd=shape.hidden_size,
+            n_layer=shape.num_layers,
+            n_head=shape.num_heads,
             resid_pdrop=dropout,
             embd_pdrop=dropout,
             attn_pdrop=dropout,

@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,6 +37,8 @@ WINDOW_BATCHES = 8
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
     """What the classifier is fitted on, how large it is and how it is fitted."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
 
     data: str
     """Prepared folder."""

@@ -29,7 +29,7 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
     config = resolve_num_steps(config, data)
     if config.train.resume:
         check_same_run(Path(config.output), config)
-    start_distributed(keep_freed=config.train.keep_freed_memory)
+    start_distributed()
     try:
         done = train_and_export(config, data, None, output)
         on_first_rank(lambda: write_dialogue_card(output, done.model, data))

@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +40,8 @@ EVALUATION_BATCH = 512
 @dataclass(frozen=True, kw_only=True)
 class RecommendationConfig:
     """What the recommendation teacher is fitted on, how large it is and how it is fitted."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
 
     data: str
     """Prepared folder."""

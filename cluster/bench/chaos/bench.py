@@ -1,4 +1,4 @@
-"""Does trouble in the fleet show in the student? Real processes, hurt one way after another.
+"""Does a fault of the fleet show in the student? Real processes, one fault after another.
 
 Students train on fleets of a Directory, two dialogue teachers, and one recommendation teacher or
 two. Two lanes run side by side, one with real scoring and one with recorded answers, whose students
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import secrets
 import sys
@@ -32,25 +31,24 @@ from cluster.bench.chaos.scenarios import (
     Scenario,
     network_cut,
 )
-from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial
+from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial, served_for_trials
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
-from cluster.bench.fleet.fleet import Fleet, Place, Served
+from cluster.bench.fleet.fleet import LOCAL, Fleet, Host
 from cluster.bench.result import BenchResult, Row
-from cluster.launch import Launcher
+from cluster.launch.launcher import Launcher
 from teacher_server.fleet.certificates import make_certificates
 from trainer.common.atomic import write_text
-from trainer.security.credentials import SecurityFiles
+from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 PLOT = Path("bench/results/chaos.png")
 LOGS = Path("bench/logs/chaos")
 NUM_EXAMPLES = 560
-"""So many that no trial meets one twice: 70 steps of 8."""
-LOCAL = Place()
+"""70 steps of 8, so that no trial uses an example twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """One fleet, and what is done to it in one run after another."""
+    """One fleet, and the faults that are injected in one run after another."""
 
     answers: str
     """scored or replayed."""
@@ -63,7 +61,7 @@ class Lane:
 
 LANES = (
     Lane(answers="scored", scenarios=(*SCENARIOS, NO_RECOMMENDATION)),
-    # Replayed answers tell whose they are: one that hedging let in twice would be seen here.
+    # A replayed answer identifies its example, so one that hedging let in twice would be seen.
     Lane(
         answers="replayed",
         scenarios=(*SCENARIOS, KILL_RECOMMENDATION),
@@ -91,20 +89,24 @@ class Setting:
             launcher=self.launcher,
             data=self.data,
             output=self.output / name,
-            prints=self.recording.prints if answers == "replayed" else None,
+            fingerprints=self.recording.fingerprints if answers == "replayed" else None,
             hedge_percent=hedge_percent,
         )
 
     def fleet(
-        self, answers: str, name: str, place: Place = LOCAL, num_recommendation: int = 1
+        self,
+        answers: str,
+        name: str,
+        *,
+        num_recommendation: int = 1,
+        host: Host = LOCAL,
+        security: SecurityFiles = NO_SECURITY,
     ) -> Fleet:
         """A fleet that scores or replays."""
-        served = Served(
-            folders=self.folders,
-            answers=self.recording.tables if answers == "replayed" else {},
-            num_recommendation=num_recommendation,
-        )
-        return Fleet(self.launcher, served, self.output / f"fleet-{name}", place)
+        tables = self.recording.tables if answers == "replayed" else {}
+        served = served_for_trials(self.folders, tables, num_recommendation=num_recommendation)
+        run = self.output / f"fleet-{name}"
+        return Fleet(self.launcher, served, run, host=host, security=security)
 
 
 def bench_chaos(source: Path | None) -> BenchResult:
@@ -176,13 +178,13 @@ async def run_lane(setting: Setting, lane: Lane) -> list[Trial]:
     """An undisturbed run and one per scenario, on one fleet."""
     subject = setting.subject(lane.answers, lane.answers, lane.hedge_percent)
     fleet = setting.fleet(lane.answers, lane.answers, num_recommendation=lane.num_recommendation)
-    trials = [await _told(run_trial(subject, fleet, it, LOCAL)) for it in (None, *lane.scenarios)]
+    trials = [await _reported(run_trial(subject, fleet, it)) for it in (None, *lane.scenarios)]
     await fleet.stop()
     return trials
 
 
-async def _told(trial: Awaitable[Trial]) -> Trial:
-    """Say on stderr that a trial is done: a job that is silent for minutes may be ended."""
+async def _reported(trial: Awaitable[Trial]) -> Trial:
+    """Report on stderr that a trial is done: CI may end a job without output for minutes."""
     done = await trial
     sys.stderr.write(f"  {done.name}, answers {done.answers}\n")
     sys.stderr.flush()
@@ -202,13 +204,12 @@ async def _run_third_lane(setting: Setting, network: Network | None) -> tuple[li
     for answers in ("scored", "replayed") if network else ():
         assert network is not None
         name = f"{answers}-net"
-        place = dataclasses.replace(network.teachers, security=setting.security)
-        fleet = setting.fleet(answers, name, place)
+        fleet = setting.fleet(answers, name, host=network.teachers, security=setting.security)
         subject = setting.subject(answers, name)
         trial = run_trial(subject, fleet, network_cut(network), network.student)
-        trials.append(await _told(trial))
+        trials.append(await _reported(trial))
         await fleet.stop()
-    fleet = setting.fleet("replayed", "patience", Place(security=setting.security))
+    fleet = setting.fleet("replayed", "patience", security=setting.security)
     patience = await run_beyond_patience(setting.subject("replayed", "patience"), fleet)
     await fleet.stop()
     return trials, patience

@@ -1,4 +1,4 @@
-"""What a witnessed run proves: nothing lost, doubled or reordered, and how fast it was again."""
+"""Evidence from a witnessed run: lost, duplicated and reordered answers, and recovery time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from protos.codec import concat_rows
 from protos.target_rows import TeacherTargets
 
 WINDOW_S = 2.0
-"""Speed is taken over so long."""
+"""Window over which speed is measured."""
 GRID_S = 0.1
 FULL_SPEED = 0.8
 """Share of the expected speed that counts as full: runs differ by a tenth on a busy machine."""
@@ -29,14 +29,14 @@ class HandOut:
     at_s: float
     batch: int
     rows: int
-    prints: list[str]
+    fingerprints: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Witnessed:
     """The record of one run."""
 
-    asked: list[list[str]]
+    submitted: list[list[str]]
     """Example ids of every batch, in order of submission."""
     handed_out: list[HandOut]
     positions: int
@@ -47,15 +47,15 @@ class Witnessed:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Answers that did not come, came too often, or came to another's question."""
+    """Answers that were never handed out, too often, or for another example."""
 
     lost: int
     duplicated: int
     reordered: int
 
 
-def print_of(targets: TeacherTargets, rows: range, example: int) -> str:
-    """Whose answers these are: a digest of an example's rows from both teachers."""
+def example_fingerprint(targets: TeacherTargets, rows: range, example: int) -> str:
+    """Digest of an example's rows from both teachers, by which answers are told apart."""
     dialogue = targets.dialogue.take(np.array(rows))
     recommendation = targets.recommendation.take(np.array([example]))
     return fingerprint(concat_rows([dialogue, recommendation]))
@@ -67,13 +67,13 @@ def read_witness(path: Path) -> Witnessed:
     entries = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     ends = [entry for entry in entries if "positions" in entry]
     return Witnessed(
-        asked=[entry["examples"] for entry in entries if "asked" in entry],
+        submitted=[entry["examples"] for entry in entries if "submitted" in entry],
         handed_out=[
             HandOut(
                 at_s=entry["at_s"],
                 batch=entry["handed_out"],
                 rows=entry["rows"],
-                prints=entry["prints"],
+                fingerprints=entry["fingerprints"],
             )
             for entry in entries
             if "handed_out" in entry
@@ -84,15 +84,15 @@ def read_witness(path: Path) -> Witnessed:
     )
 
 
-def count_prints(run: Witnessed, prints: Mapping[str, str]) -> Counts:
-    """Compare what was handed out with the recorded answer of every example that was asked.
+def count_answers(run: Witnessed, fingerprints: Mapping[str, str]) -> Counts:
+    """Compare what was handed out with the recorded answer of every submitted example.
 
     Args:
         run: of replayed answers.
-        prints: example id -> print_of its recorded answers.
+        fingerprints: example id -> example_fingerprint of its recorded answers.
     """
-    wanted = [[prints[example_id] for example_id in batch] for batch in run.asked]
-    got = [hand_out.prints for hand_out in run.handed_out]
+    wanted = [[fingerprints[example_id] for example_id in batch] for batch in run.submitted]
+    got = [hand_out.fingerprints for hand_out in run.handed_out]
     num_wanted = Counter(each for batch in wanted for each in batch)
     num_got = Counter(each for batch in got for each in batch)
     pairs = [
@@ -108,18 +108,18 @@ def count_prints(run: Witnessed, prints: Mapping[str, str]) -> Counts:
 
 
 def count_rows(run: Witnessed) -> Counts:
-    """The same where answers may differ in a quantisation step: batches, and rows by number."""
+    """The same if answers may differ by a quantisation step: count batches and rows."""
     batches = [hand_out.batch for hand_out in run.handed_out]
     rows = sum(hand_out.rows for hand_out in run.handed_out)
     return Counts(
-        lost=len(run.asked) - len(set(batches)) + max(0, rows - run.positions),
+        lost=len(run.submitted) - len(set(batches)) + max(0, rows - run.positions),
         duplicated=len(batches) - len(set(batches)) + max(0, run.positions - rows),
         reordered=sum(later < earlier for earlier, later in itertools.pairwise(batches)),
     )
 
 
 def max_relative_difference(curve: Sequence[float], expected: Sequence[float]) -> float:
-    """Of two loss curves, which must be of one length."""
+    """Largest relative difference of two loss curves; ValueError if their lengths differ."""
     if len(curve) != len(expected):
         raise ValueError(f"a curve must have {len(expected)} steps, got {len(curve)}.")
     return max(abs(a - b) / abs(b) for a, b in zip(curve, expected, strict=True))

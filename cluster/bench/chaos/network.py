@@ -1,7 +1,7 @@
 """A network that can be cut: students, a router and teachers in network namespaces of their own.
 
 Nothing leaves these namespaces. A cut is a black hole in the router: packets vanish both ways, and
-both ends keep their links and sockets, as with a cable that is pulled further off.
+both ends keep their links and sockets, as if a cable behind the next switch was pulled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cluster.bench.fleet.fleet import Place
+from cluster.bench.fleet.fleet import Host
 
 # Reserved for documentation (RFC 5737): no real host can be meant.
 STUDENT_HOST, STUDENT_GATE = "192.0.2.2", "192.0.2.1"
@@ -24,8 +24,8 @@ TEACHER_HOST, TEACHER_GATE = "198.51.100.2", "198.51.100.1"
 class Network:
     """Two ends and the router between them."""
 
-    student: Place
-    teachers: Place
+    student: Host
+    teachers: Host
     router: str
     """Name of its namespace."""
 
@@ -34,14 +34,14 @@ class Network:
         for host in (STUDENT_HOST, TEACHER_HOST):
             _ip("-n", self.router, "route", "add", "blackhole", f"{host}/32")
 
-    def mend(self) -> None:
+    def heal(self) -> None:
         """Let packets through again."""
         for host in (STUDENT_HOST, TEACHER_HOST):
             _ip("-n", self.router, "route", "del", "blackhole", f"{host}/32")
 
 
 def missing_for_network() -> str:
-    """Why no network can be made here; empty if it can."""
+    """Reason why no network can be made here; empty if it can."""
     if shutil.which("ip") is None:
         return "no ip command"
     if os.geteuid() != 0:
@@ -73,8 +73,8 @@ def open_network() -> Iterator[Network]:
         forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
         _run(("ip", "netns", "exec", router, "sh", "-c", forward))
         yield Network(
-            student=Place(host=STUDENT_HOST, prefix=("ip", "netns", "exec", student)),
-            teachers=Place(host=TEACHER_HOST, prefix=("ip", "netns", "exec", teachers)),
+            student=Host(address=STUDENT_HOST, prefix=("ip", "netns", "exec", student)),
+            teachers=Host(address=TEACHER_HOST, prefix=("ip", "netns", "exec", teachers)),
             router=router,
         )
     finally:

@@ -1,4 +1,4 @@
-"""Teachers gone beyond patience: the launcher's real run stops whole, and is resumed later."""
+"""Teachers gone for longer than teachers.patience_s: the run stops whole and is resumed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from cluster.bench.chaos.trial import (
     environment,
     loss_curve,
 )
-from cluster.bench.fleet.fleet import Fleet, ended, wait_until
+from cluster.bench.fleet.fleet import Fleet
+from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.bench.result import Row
-from cluster.launch import Child, Command, free_port
+from cluster.launch.child import Child, Command
+from cluster.launch.ports import free_port
 from cluster.stages import NUM_RANKS, ROOT
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 
@@ -32,11 +34,11 @@ async def run_beyond_patience(subject: Subject, fleet: Fleet) -> Row:
     Raises:
         ChildProcessError: if a run ends otherwise than it must.
     """
-    await fleet.mend()
+    await fleet.heal()
     calm, deserted = subject.output / "calm", subject.output / "deserted"
     await _finish(_start(subject, fleet, calm, "calm"))
     left = await _desert(_start(subject, fleet, deserted, "deserted"), fleet, deserted)
-    await fleet.mend()
+    await fleet.heal()
     await _finish(_start(subject, fleet, deserted, "resumed"))
     difference = max_relative_difference(loss_curve(deserted), loss_curve(calm))
     return {
@@ -48,9 +50,9 @@ async def run_beyond_patience(subject: Subject, fleet: Fleet) -> Row:
 
 
 async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
-    """Kill all teachers in the middle, and see how the run ends."""
+    """Kill all teachers in the middle, and return how the run ended."""
     await wait_until(lambda: _steps_done(output) >= GONE_AFTER_STEP, child, STUDENT_START_S)
-    for replica in (*fleet.dialogue, *fleet.recommendation):
+    for replica in fleet.replicas():
         await fleet.kill(replica)
     status = await ended(child, STUDENT_END_S)
     errors = [it for it in child.log.read_text().splitlines() if it.startswith("error: ")]

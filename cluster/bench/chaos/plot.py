@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cluster.bench.chaos.evidence import speed
+from cluster.bench.chaos.evidence import WINDOW_S, speed
 from cluster.bench.chaos.trial import Trial
 from trainer.evaluation.plots import (
     STUDENT_COLOUR,
@@ -20,7 +20,6 @@ from trainer.evaluation.plots import (
 )
 
 NUM_COLUMNS = 3
-WINDOW_S = 2.0
 GRID_S = 0.25
 COLOURS = {"scored": STUDENT_COLOUR, "replayed": TEACHER_COLOUR}
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a fleet, each as a coroutine that does it and returns once it is over."""
+"""Faults of a fleet, each as a coroutine that injects one and returns once it is over."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cluster.bench.chaos.network import Network
 from cluster.bench.fleet.faults import Fault
 from cluster.bench.fleet.fleet import Fleet, ReplicaProcess
 
+DIALOGUE, RECOMMENDATION = "dialogue", "recommendation"
 STOPPED_S = 8.0
 DIRECTORY_AWAY_S = 2.0
 OUTAGE_S = 20.0
@@ -30,12 +31,12 @@ class Scenario:
 
 async def kill_one(fleet: Fleet) -> None:
     """SIGKILL of one of two."""
-    await fleet.kill(fleet.dialogue[0])
+    await fleet.kill(fleet.replicas(DIALOGUE)[0])
 
 
 async def stop_one(fleet: Fleet) -> None:
     """SIGSTOP of one of two, and SIGCONT later: it still has its connections and old work."""
-    replica = fleet.dialogue[0]
+    replica = fleet.replicas(DIALOGUE)[0]
     replica.signal(signal.SIGSTOP)
     await asyncio.sleep(STOPPED_S)
     replica.signal(signal.SIGCONT)
@@ -43,7 +44,7 @@ async def stop_one(fleet: Fleet) -> None:
 
 async def drain_one(fleet: Fleet) -> None:
     """A graceful stop of one of two, which must end well."""
-    await fleet.drain(fleet.dialogue[0])
+    await fleet.drain(fleet.replicas(DIALOGUE)[0])
 
 
 async def restart_directory(fleet: Fleet) -> None:
@@ -55,36 +56,36 @@ async def restart_directory(fleet: Fleet) -> None:
 
 async def all_gone(fleet: Fleet) -> None:
     """SIGKILL of every teacher of both kinds at once, and new ones later."""
-    for replica in (*fleet.dialogue, *fleet.recommendation):
+    for replica in fleet.replicas():
         await fleet.kill(replica)
     await asyncio.sleep(OUTAGE_S)
-    await fleet.mend()
+    await fleet.heal()
 
 
 async def kill_one_recommendation(fleet: Fleet) -> None:
     """SIGKILL of one of two recommendation teachers, with work in its hands."""
-    await _kill_at_work(fleet, fleet.recommendation[:1])
+    await _kill_at_work(fleet, fleet.replicas(RECOMMENDATION)[:1])
 
 
 async def recommendation_gone(fleet: Fleet) -> None:
     """SIGKILL of the recommendation teachers, with work in their hands, and new ones later."""
-    await _kill_at_work(fleet, fleet.recommendation)
+    await _kill_at_work(fleet, fleet.replicas(RECOMMENDATION))
     await asyncio.sleep(SHORT_OUTAGE_S)
-    await fleet.mend()
+    await fleet.heal()
 
 
 async def _kill_at_work(fleet: Fleet, doomed: Sequence[ReplicaProcess]) -> None:
     """SIGKILL of recommendation teachers that hold requests.
 
     All of them are stopped before, so that requests pile up at each: a recommendation takes
-    milliseconds, and most kills would find nothing. Who is not killed wakes up.
+    milliseconds, and most kills would find nothing. The others continue afterwards.
     """
-    for replica in fleet.recommendation:
+    for replica in fleet.replicas(RECOMMENDATION):
         replica.signal(signal.SIGSTOP)
     await asyncio.sleep(HELD_S)
     for replica in doomed:
         await fleet.kill(replica)
-    for replica in fleet.recommendation:
+    for replica in fleet.replicas(RECOMMENDATION):
         replica.signal(signal.SIGCONT)
 
 
@@ -94,16 +95,16 @@ def network_cut(network: Network) -> Scenario:
     async def inject(fleet: Fleet) -> None:
         network.cut()
         await asyncio.sleep(OUTAGE_S)
-        network.mend()
+        network.heal()
 
     return Scenario(name="network cut for 20 s", inject=inject, survivors=1.0)
 
 
-def spoil_one(fault: Fault) -> Callable[[Fleet], Awaitable[None]]:
-    """One of two answers with a fault for good."""
+def faulty_one(fault: Fault) -> Callable[[Fleet], Awaitable[None]]:
+    """One of two answers with a fault from now on."""
 
     async def inject(fleet: Fleet) -> None:
-        fleet.spoil(fleet.dialogue[0], fault)
+        fleet.inject(fleet.replicas(DIALOGUE)[0], fault)
 
     return inject
 
@@ -116,7 +117,7 @@ KILL_RECOMMENDATION = Scenario(
 NO_RECOMMENDATION = Scenario(
     name="no recommendation for 5 s", inject=recommendation_gone, survivors=1.0
 )
-GARBAGE = Scenario(name="garbage", inject=spoil_one("garbage"), survivors=0.5)
+GARBAGE = Scenario(name="garbage", inject=faulty_one("garbage"), survivors=0.5)
 SCENARIOS = (
     KILL,
     Scenario(name="stop one of two", inject=stop_one, survivors=0.5),
@@ -124,6 +125,6 @@ SCENARIOS = (
     DIRECTORY,
     Scenario(name="all gone for 20 s", inject=all_gone, survivors=1.0),
     GARBAGE,
-    Scenario(name="short rows", inject=spoil_one("short"), survivors=0.5),
-    Scenario(name="never an answer", inject=spoil_one("never"), survivors=0.5),
+    Scenario(name="short rows", inject=faulty_one("short"), survivors=0.5),
+    Scenario(name="never an answer", inject=faulty_one("never"), survivors=0.5),
 )

@@ -17,7 +17,7 @@ from typing import Generic, TextIO, TypeVar
 
 import numpy as np
 
-from cluster.bench.chaos.evidence import print_of
+from cluster.bench.chaos.evidence import example_fingerprint
 from protos.target_rows import TeacherTargets
 from trainer.common.cli import run_main
 from trainer.data.examples import Example
@@ -48,9 +48,9 @@ class Witness:
         return self._client.max_tokens
 
     def submit(self, examples: Sequence[Example]) -> WitnessedPending[TeacherTargets]:
-        """Note what is asked, and ask."""
+        """Note what is requested, and request it."""
         batch, self._submitted = self._submitted, self._submitted + 1
-        self.note({"asked": batch, "examples": [example.example_id for example in examples]})
+        self.note({"submitted": batch, "examples": [example.example_id for example in examples]})
         lengths = [len(example.response_ids) for example in examples]
         # The rows come through beside whatever is made of them.
         both = self._client.submit(examples).then(lambda targets: (targets, targets))
@@ -75,7 +75,7 @@ class Witness:
 
 
 class WitnessedPending(Generic[ResultT]):
-    """Targets on their way; handing them out is noted with a print per example."""
+    """Targets on their way; handing them out is noted with a fingerprint per example."""
 
     def __init__(
         self,
@@ -99,12 +99,12 @@ class WitnessedPending(Generic[ResultT]):
         targets, taken = self._pending.result()
         ends = np.cumsum(self._lengths)
         starts = [0, *ends[:-1]]
-        prints = [
-            print_of(targets, range(start, end), example)
+        fingerprints = [
+            example_fingerprint(targets, range(start, end), example)
             for example, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
         rows = targets.dialogue.num_rows
-        self._witness.note({"handed_out": self._batch, "rows": rows, "prints": prints})
+        self._witness.note({"handed_out": self._batch, "rows": rows, "fingerprints": fingerprints})
         return taken
 
 

@@ -1,4 +1,4 @@
-"""One student run under one scenario, and what it shows beside the undisturbed run."""
+"""One student run under one scenario, compared with the undisturbed run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.bench.chaos.evidence import (
     Counts,
     Witnessed,
-    count_prints,
+    count_answers,
     count_rows,
     longest_wait_s,
     max_relative_difference,
@@ -20,10 +20,12 @@ from cluster.bench.chaos.evidence import (
     recovery_s,
     speed,
 )
-from cluster.bench.chaos.scenarios import Scenario
-from cluster.bench.fleet.fleet import Fleet, Place, ended, wait_until
+from cluster.bench.chaos.scenarios import DIALOGUE, RECOMMENDATION, Scenario
+from cluster.bench.fleet.fleet import LOCAL, Fleet, Host, Served
+from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.bench.result import Row
-from cluster.launch import Command, Launcher
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
 from cluster.stages import ROOT, Machine
 
 STEPS = 70
@@ -31,6 +33,7 @@ FAULT_STEP = 25
 WARM_UP_STEPS = 5
 STUDENT_END_S = 180.0
 DEADLINE_S = 3.0
+SECONDS_PER_ROW = 0.004
 CONFIG = "trainer/configs/synthetic.yaml"
 TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
 SETTINGS = (
@@ -42,19 +45,31 @@ STUDENT_START_S = 240.0
 """On a new machine DeepSpeed builds an extension first."""
 
 
+def served_for_trials(
+    folders: Mapping[str, Path], answers: Mapping[str, Path], *, num_recommendation: int = 1
+) -> Served:
+    """Two dialogue teachers, faster than a student's step together, and the other kind."""
+    return Served(
+        folders=folders,
+        answers=answers,
+        num_replicas={DIALOGUE: 2, RECOMMENDATION: num_recommendation},
+        seconds_per_row={DIALOGUE: SECONDS_PER_ROW},
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Whom trials are made on: data, and the recorded answers if teachers replay them."""
+    """What trials train: students on data, with the recorded answers if teachers replay them."""
 
     launcher: Launcher
     data: Path
     output: Path
     """Every trial has a folder in it."""
-    prints: Mapping[str, str] | None = None
-    """Example id -> print of its replayed answers; None: real scoring."""
+    fingerprints: Mapping[str, str] | None = None
+    """Example id -> fingerprint of its replayed answers; None: real scoring."""
     steps: int = STEPS
     fault_step: int = FAULT_STEP
-    """The fault comes when so many batches were handed out."""
+    """Handed-out batches after which the fault is injected."""
     hedge_percent: float = 0.0
     """teachers.hedge_percent of the students."""
     deadline_s: float = DEADLINE_S
@@ -62,13 +77,13 @@ class Subject:
 
     @property
     def answers(self) -> str:
-        """How the teachers come by their answers."""
-        return "scored" if self.prints is None else "replayed"
+        """Where the teachers' answers come from."""
+        return "scored" if self.fingerprints is None else "replayed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one run left."""
+    """Results of one run."""
 
     name: str
     answers: str
@@ -87,19 +102,19 @@ class Trial:
 
 
 async def run_trial(
-    subject: Subject, fleet: Fleet, scenario: Scenario | None, place: Place
+    subject: Subject, fleet: Fleet, scenario: Scenario | None, host: Host = LOCAL
 ) -> Trial:
-    """Train a student on the fleet and hurt the fleet meanwhile; None: leave it in peace.
+    """Train a student on the fleet and inject a fault meanwhile; None: an undisturbed run.
 
     Raises:
         ChildProcessError: if the student fails, or something else does not come in time.
     """
-    await fleet.mend()
+    await fleet.heal()
     name = "undisturbed" if scenario is None else scenario.name
     folder = subject.output / name.replace(" ", "-")
     witness = folder / "witness.jsonl"
     folder.mkdir(parents=True)
-    student = subject.launcher.start(_student(subject, fleet, folder, witness, place))
+    student = subject.launcher.start(_student(subject, fleet, folder, witness, host))
     await wait_until(
         lambda: _num_handed_out(witness) >= subject.fault_step, student, STUDENT_START_S
     )
@@ -144,7 +159,7 @@ def row_of(trial: Trial, undisturbed: Trial) -> Row:
 
 
 def loss_curve(run: Path) -> list[float]:
-    """Loss of every step of a run directory, in order; ValueError if a step is not there once."""
+    """Loss of every step of a run directory, in order; ValueError if one is missing or double."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     steps = [entry for entry in map(json.loads, lines) if "event" not in entry]
     numbers = [entry["step"] for entry in steps]
@@ -154,26 +169,26 @@ def loss_curve(run: Path) -> list[float]:
 
 
 def environment() -> dict[str, str | None]:
-    """Of students: on the CPU, and on one core, whatever the machine has."""
+    """Environment of students: one core and no GPU on every machine."""
     machine = Machine(num_cores=1, num_devices=0, python=Path(sys.executable))
     return {**machine.environment(1), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _count(subject: Subject, witnessed: Witnessed) -> Counts:
     rows = count_rows(witnessed)
-    if subject.prints is None:
+    if subject.fingerprints is None:
         return rows
-    prints = count_prints(witnessed, subject.prints)
+    fingerprints = count_answers(witnessed, subject.fingerprints)
     return Counts(
-        lost=rows.lost + prints.lost,
-        duplicated=rows.duplicated + prints.duplicated,
-        reordered=rows.reordered + prints.reordered,
+        lost=rows.lost + fingerprints.lost,
+        duplicated=rows.duplicated + fingerprints.duplicated,
+        reordered=rows.reordered + fingerprints.reordered,
     )
 
 
-def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, place: Place) -> Command:
+def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, host: Host) -> Command:
     argv = (
-        *(*place.prefix, sys.executable, "-m", "cluster.bench.chaos.student"),
+        *(*host.prefix, sys.executable, "-m", "cluster.bench.chaos.student"),
         *("--witness", str(witness), "--config", CONFIG),
         *(f"data={subject.data}", f"output={folder / 'run'}"),
         *(*fleet.settings, f"train.steps={subject.steps}", *SETTINGS),

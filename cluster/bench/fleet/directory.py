@@ -25,7 +25,7 @@ TIMEOUT_S = 1.5
 
 
 async def send(socket: Path, message: dict[str, Any]) -> None:
-    """One call; OSError if nobody is there or nothing comes back."""
+    """One call; OSError if the Directory does not answer."""
     reader, writer = await asyncio.open_unix_connection(socket)
     try:
         writer.write(json.dumps(message).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""A real teacher server whose replies can be spoilt on their way out, while it runs."""
+"""A real teacher server into whose replies faults are injected while it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL_ROUNDS = BatchLimits(token_budget=2048)
 
 
 class FaultyService(TeacherService):
-    """Scores as ever; what becomes of a reply is looked up in a file when it is ready."""
+    """Scores as usual; a file names the fault of each reply at the time it is written."""
 
     fault_file: Path
 
@@ -32,12 +32,12 @@ class FaultyService(TeacherService):
         self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
     ) -> None:
         """The replies as the present fault leaves them."""
-        spoiling: Any = _SpoilingContext(context, self.fault_file)
-        await super().Score(request_iterator, spoiling)
+        faulty: Any = _FaultyContext(context, self.fault_file)
+        await super().Score(request_iterator, faulty)
 
 
-class _SpoilingContext:
-    """What a service asks of a call's context, with replies spoilt as they are written."""
+class _FaultyContext:
+    """The part of a call's context that the service uses; replies get their fault when written."""
 
     def __init__(self, context: ScoreContext, fault_file: Path) -> None:
         self.invocation_metadata = context.invocation_metadata
@@ -46,9 +46,9 @@ class _SpoilingContext:
         self._fault_file = fault_file
 
     async def write(self, reply: teacher_pb2.ScoreReply) -> None:
-        spoilt = spoil(reply, read_fault(self._fault_file))
-        if spoilt is not None:
-            await self._write(spoilt)
+        sent = with_fault(reply, read_fault(self._fault_file))
+        if sent is not None:
+            await self._write(sent)
 
 
 class FaultyServer(TeacherServer):
@@ -75,8 +75,8 @@ def read_fault(path: Path) -> Fault:
     raise ValueError(f"{path} must name one of {', '.join(FAULTS)}, got {name!r}.")
 
 
-def spoil(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.ScoreReply | None:
-    """What is sent in the place of a reply; None: nothing ever."""
+def with_fault(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.ScoreReply | None:
+    """The message that replaces a reply; None: the reply is never sent."""
     if fault == "none" or not reply.HasField("block"):
         return reply
     if fault == "never":

@@ -22,8 +22,7 @@ import torch
 from cluster.bench.fleet.directory import add_security, send
 from cluster.bench.fleet.faults import FaultyServer
 from cluster.bench.fleet.replay import PacedTeacher, ReplayTeacher, load_answers
-from teacher_server.fleet.directory import DRAIN_S
-from teacher_server.fleet.leases import RENEW_S, Lease
+from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.teachers import load_teacher
 from trainer.common.cli import run_main

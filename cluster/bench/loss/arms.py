@@ -124,7 +124,7 @@ def three_matmuls(problem: Problem) -> Arm:
 
 
 def three_matmuls_kept(problem: Problem) -> Arm:
-    """The same with a buffer for the logits that is there already: no page of it is new."""
+    """The same with a buffer for the logits that exists before: none of its pages is new."""
     hidden_PD, weight_VD = problem.hidden_PD.detach(), problem.head.weight.detach()
     buffer_PV = hidden_PD.new_zeros(len(hidden_PD), len(weight_VD))
 

@@ -1,4 +1,4 @@
-"""How much memory an arm of the loss benchmark takes, each in a fresh process of its own."""
+"""Memory of an arm of the loss benchmark, measured in a fresh process per arm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cluster.bench.loss.problem import Problem, Shape, make_problem
 from cluster.bench.peak_memory import peak_bytes
 from cluster.bench.result import Row
 
-# What a first call brings in, code and threads, is no memory of the loss.
+# A first call loads code and starts threads, which is no memory of the loss.
 WARM_UP = Shape(positions=32, vocab_size=2_000, hidden_size=32, num_entries=8)
 
 

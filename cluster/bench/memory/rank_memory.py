@@ -1,4 +1,4 @@
-"""Watches how much memory the ranks of a run hold, from outside, while it runs.
+"""Sample the memory of the ranks of a run, from outside, while it runs.
 
 Resident pages are read from /proc. Code of shared libraries, some 120 MiB, is resident in every
 rank and counted in each of them: sums over ranks are a little too large, never too small.
@@ -31,7 +31,7 @@ class RankMemory:
 
 
 class Sampler:
-    """While it is open, samples those of our descendants that the launcher made ranks."""
+    """Samples the ranks among our descendants while the context is open."""
 
     def __init__(self, output: Path, steps: int) -> None:
         self._metrics = output / METRICS_NAME
@@ -55,7 +55,7 @@ class Sampler:
         self._thread.join()
 
     def result(self, ranks: int) -> RankMemory:
-        """What was seen; ValueError if it was not all ranks to their last step."""
+        """The measurement; ValueError if a rank was not seen after its last step."""
         if len(self._memory.steps_peak) != ranks:
             raise ValueError(
                 f"memory must be seen of {ranks} ranks after step {self._steps}, got ranks "
@@ -72,7 +72,7 @@ class Sampler:
             there = {rank: it for rank, it in held.items() if it is not None}
             together = sum(it["VmRSS"] for it in there.values())
             self._memory.together = max(self._memory.together, together)
-            # A rank that was seen without another at its end would stand for both.
+            # The peak counts only if all ranks are still there.
             if self._memory.steps_peak or len(there) < len(held):
                 continue
             if steps_done(self._metrics) >= self._steps:

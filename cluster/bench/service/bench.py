@@ -18,27 +18,26 @@ import torch
 
 from cluster.bench.corpus import Corpus, fitted_corpus, requests
 from cluster.bench.result import BenchResult, Row
-from cluster.bench.service.load import Answered, Load, ask, leave
+from cluster.bench.service.load import Load, LoadResult, abandon, send_load
 from cluster.bench.service.replay import Recording, serving
 from cluster.bench.teacher_logits import TeacherLogits
 from protos import codec, teacher_pb2
 from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.teachers import DialogueTeacher
-from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
+from trainer.plan.shape import SHAPES
 
 CUT = Cut(top_k=64)
-DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
 NUM_RECORDED = 20
 NUM_PAIRS = 15
-# Sixteen students, each a few batches ahead: the service is busy and waits for nobody. Turns of a
-# second or two: the begin and the end, when windows are not full, must not count for much.
+# Sixteen students, each a few batches ahead: the service never waits for one. Turns of a
+# second or two: start and end, with windows that are not full, must not weigh much.
 THROUGHPUT = Load(num_streams=16, window=32, num_requests=24_000)
 ENCODING = Load(num_streams=16, window=32, num_requests=1600)
 FAIRNESS = Load(num_streams=64, window=2, seconds=8.0)
 LATENCY = Load(num_streams=1, window=1, num_requests=2000)
-# Students come, ask and go, 5,000 requests at a time, and some leave without their answers.
+# Students connect, send and leave, 5,000 requests at a time; some leave before their answers.
 VISIT = Load(num_streams=16, window=8, num_requests=5_000)
 NUM_VISITS = 20
 WARM_UP = Load(num_streams=4, window=8, num_requests=5_000)
@@ -78,17 +77,15 @@ def record(corpus: Corpus) -> Recording:
     """What the dialogue teacher answers to the first valid requests."""
     teacher = DialogueTeacher.load(corpus.dialogue, torch.device("cpu"))
     limits = InputLimits.of(teacher.description)
-    asked, answered = [], []
+    sent, replies = [], []
     for number, part in enumerate(requests(corpus.examples("valid"))[:NUM_RECORDED]):
         inputs = [dialogue_input(example, limits) for example in part]
         request = _request(number, inputs)
         block = codec.encode(teacher.score(inputs, CUT), codec.UINT8)
         reply = teacher_pb2.ScoreReply(request_id=number, block=block)
-        asked.append(request.SerializeToString())
-        answered.append(reply.SerializeToString())
-    return Recording(
-        description=teacher.description, requests=tuple(asked), replies=tuple(answered)
-    )
+        sent.append(request.SerializeToString())
+        replies.append(reply.SerializeToString())
+    return Recording(description=teacher.description, requests=tuple(sent), replies=tuple(replies))
 
 
 def _request(number: int, inputs: list[ExampleInput]) -> teacher_pb2.ScoreRequest:
@@ -112,7 +109,7 @@ def _throughput(recording: Recording) -> tuple[list[Row], dict[str, list[float]]
         serving("small", recording) as (small, _),
     ):
         for address in (bare, blocks, encoding, small):
-            ask(address, recording, WARM_UP)
+            send_load(address, recording, WARM_UP)
         for pair in range(NUM_PAIRS):
             turn = [
                 ("bare", bare, THROUGHPUT),
@@ -122,7 +119,7 @@ def _throughput(recording: Recording) -> tuple[list[Row], dict[str, list[float]]
             ]
             # None always comes after the same one.
             speed = {
-                arm: ask(address, recording, load).exchanges_per_s
+                arm: send_load(address, recording, load).exchanges_per_s
                 for arm, address, load in (reversed(turn) if pair % 2 else turn)
             }
             for arm, of_arm in ratios.items():
@@ -141,11 +138,11 @@ def _throughput(recording: Recording) -> tuple[list[Row], dict[str, list[float]]
     return rows, ratios
 
 
-def _under_load(recording: Recording) -> tuple[Answered, Answered]:
+def _under_load(recording: Recording) -> tuple[LoadResult, LoadResult]:
     """Latency of one student alone, and the shares of 64."""
     with serving("rows", recording) as (address, _):
-        ask(address, recording, WARM_UP)
-        return ask(address, recording, LATENCY), ask(address, recording, FAIRNESS)
+        send_load(address, recording, WARM_UP)
+        return send_load(address, recording, LATENCY), send_load(address, recording, FAIRNESS)
 
 
 def _memory(recording: Recording) -> dict[str, float]:
@@ -155,8 +152,8 @@ def _memory(recording: Recording) -> dict[str, float]:
         resident_mb = []
         # What the first visit grows by are the threads and buffers that are there for good.
         for _ in range(1 + NUM_VISITS):
-            ask(address, recording, VISIT)
-            leave(address, recording, VISIT)
+            send_load(address, recording, VISIT)
+            abandon(address, recording, VISIT)
             resident_mb.append(replica.memory_info().rss / 1e6)
     return {
         "memory_mb": resident_mb[-1],
@@ -169,7 +166,7 @@ def _costs(corpus: Corpus) -> dict[str, float]:
     """Seconds for one request: forward pass of 12 layers x 768, cut, and encoding."""
     torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
     part = requests(corpus.examples("valid"))[0]
-    teacher = TeacherLogits.random(Vocabulary.load(corpus.dialogue), DIALOGPT_SMALL)
+    teacher = TeacherLogits.random(Vocabulary.load(corpus.dialogue), SHAPES["small"])
     times: dict[str, list[float]] = {"forward_s": [], "compress_s": [], "encode_s": []}
     for _ in range(3):
         start = time.perf_counter()

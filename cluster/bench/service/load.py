@@ -1,4 +1,4 @@
-"""A client that asks as fast as it is answered: streams with a window of open requests each."""
+"""A client without think time: streams with a window of open requests each."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trainer.teacher_client.streams import CHANNEL_OPTIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """How much is asked."""
+    """Amount of requests."""
 
     num_streams: int
     window: int
     """Open requests of one stream."""
     seconds: float = 0.0
-    """How long; or, if 0:"""
+    """Duration; 0: until num_requests are answered."""
     num_requests: int = 0
-    """how many, of all streams together."""
+    """Of all streams together, if seconds is 0."""
 
 
 @dataclass
-class Answered:
-    """What came back."""
+class LoadResult:
+    """Counts and times of the replies."""
 
     seconds: float = 0.0
     per_stream: list[int] = field(default_factory=list)
@@ -42,21 +42,21 @@ class Answered:
         return sum(self.per_stream) / self.seconds
 
 
-def ask(address: str, recording: Recording, load: Load) -> Answered:
-    """Put the load on the server at the address.
+def send_load(address: str, recording: Recording, load: Load) -> LoadResult:
+    """Put the load on the server at the address, and wait for all answers.
 
     Raises:
         RuntimeError: if a request was not answered with a block.
     """
-    return asyncio.run(_ask(address, recording, load))
+    return asyncio.run(_send_load(address, recording, load))
 
 
-def leave(address: str, recording: Recording, load: Load) -> None:
-    """Fill the window of every stream, and go without the answers."""
-    asyncio.run(_leave(address, recording, load))
+def abandon(address: str, recording: Recording, load: Load) -> None:
+    """Fill the window of every stream, and disconnect before the answers."""
+    asyncio.run(_abandon(address, recording, load))
 
 
-async def _leave(address: str, recording: Recording, load: Load) -> None:
+async def _abandon(address: str, recording: Recording, load: Load) -> None:
     channels = await _connect(address, load.num_streams)
     calls = [_call(channel, recording) for channel in channels]
     request = teacher_pb2.ScoreRequest.FromString(recording.requests[0])
@@ -82,26 +82,26 @@ def _call(channel: grpc.aio.Channel, recording: Recording) -> Any:
     return teacher_pb2_grpc.TeacherStub(channel).Score(metadata=metadata)
 
 
-async def _ask(address: str, recording: Recording, load: Load) -> Answered:
-    answered = Answered(per_stream=[0] * load.num_streams)
+async def _send_load(address: str, recording: Recording, load: Load) -> LoadResult:
+    result = LoadResult(per_stream=[0] * load.num_streams)
     channels = await _connect(address, load.num_streams)
     start_s = time.perf_counter()
     await asyncio.gather(
         *(
-            _stream(channel, recording, load, answered, number, start_s)
+            _stream(channel, recording, load, result, number, start_s)
             for number, channel in enumerate(channels)
         )
     )
-    answered.seconds = time.perf_counter() - start_s
+    result.seconds = time.perf_counter() - start_s
     await asyncio.gather(*(channel.close() for channel in channels))
-    return answered
+    return result
 
 
 async def _stream(
     channel: grpc.aio.Channel,
     recording: Recording,
     load: Load,
-    answered: Answered,
+    result: LoadResult,
     number: int,
     start_s: float,
 ) -> None:
@@ -109,20 +109,20 @@ async def _stream(
     call = _call(channel, recording)
     sent_s: dict[int, float] = {}
     share = load.num_requests // load.num_streams
-    asked = 0
+    sent = 0
 
     def goes_on() -> bool:
         if load.seconds:
             return time.perf_counter() - start_s < load.seconds
-        return asked < share
+        return sent < share
 
     async def send() -> None:
-        nonlocal asked
-        request = requests[(number + asked) % len(requests)]
+        nonlocal sent
+        request = requests[(number + sent) % len(requests)]
         # The recorded reply of a request is found by its id modulo the number of requests.
-        request.request_id = asked * len(requests) + (number + asked) % len(requests)
+        request.request_id = sent * len(requests) + (number + sent) % len(requests)
         sent_s[request.request_id] = time.perf_counter()
-        asked += 1
+        sent += 1
         await call.write(request)
 
     while goes_on() or sent_s:
@@ -133,12 +133,12 @@ async def _stream(
         reply = await call.read()
         if not isinstance(reply, teacher_pb2.ScoreReply) or not reply.block:
             raise RuntimeError(f"a reply must hold a block, got {reply}.")
-        answered.latencies_s.append(time.perf_counter() - _sent(sent_s, reply.request_id))
-        answered.per_stream[number] += 1
+        result.latencies_s.append(time.perf_counter() - _sent(sent_s, reply.request_id))
+        result.per_stream[number] += 1
     await call.done_writing()
 
 
 def _sent(sent_s: dict[int, float], request_id: int) -> float:
-    # A bare server's recorded reply bears the recorded id: any open request is as good.
+    # The bare server replies with recorded ids: count such a reply for any open request.
     key = request_id if request_id in sent_s else next(iter(sent_s))
     return sent_s.pop(key)

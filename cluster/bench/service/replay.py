@@ -1,6 +1,6 @@
 """Servers whose scoring is replaced by replay: recorded requests, recorded answers, real gRPC.
 
-Each runs in a process of its own; the parent is told its port through a queue.
+Each runs in a process of its own and sends its port to the parent through a queue.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ rows, which it encodes; with blocks, in the small rounds that BatchLimits has by
 # As on a device that takes many requests at a time.
 LARGE_ROUNDS = BatchLimits(token_budget=1 << 17)
 START_S = 60.0
-# Recorded requests are told apart by their last ids: to look one up costs next to nothing.
+# The last ids identify a recorded request, so that a lookup costs next to nothing.
 KEY_TOKENS = 32
 KEY_BYTES = 4 * KEY_TOKENS
 

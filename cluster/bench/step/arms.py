@@ -14,13 +14,13 @@ from trainer.lookahead import Teachers
 from trainer.teacher_client.client import TeacherClient
 
 NO_TEACHER, SERVED, CACHED, IN_PROCESS = "no teacher", "served", "cached", "in process"
-# Nothing listens there: what is not in the cache is not to be had.
+# Nothing listens there, so every answer must come from the cache.
 NOWHERE = "127.0.0.1:9"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Where a step's targets come from, and the settings that say so."""
+    """Source of a step's targets, and the settings for it."""
 
     config: RunConfig
     teachers: Teachers | None

@@ -5,8 +5,8 @@ Two ranks train one student of DialoGPT-small's shape, and its steps take turns:
 devices of their own; with their targets in the cache and no fleet; and with both teachers computed
 in every rank, as users do today. A ratio is of two blocks of the same turn, on the same batches.
 
-Replicas and students share two cores here: CPU seconds of the ranks, and of the whole machine, say
-whose work an arm's cost is.
+Replicas and students share two cores: CPU seconds of the ranks and of the whole machine show which
+processes pay for an arm.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from pathlib import Path
 import torch
 
 from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
-from cluster.bench.fleet.fleet import Fleet, Place, Served
+from cluster.bench.fleet.fleet import Fleet, Served
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.result import BenchResult, Row
 from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
-from cluster.launch import Command, Launcher, free_port
+from cluster.launch.child import Command
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import free_port
 from cluster.stages import ROOT, this_machine
-from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import load_prepared
 from trainer.models.language_model import build_language_model, write_language_model
+from trainer.plan.shape import SHAPES
 from trainer.pretrain.dialogue import write_dialogue_card
 
 LOGS = Path("bench/logs/step")
 CONFIG = "trainer/configs/redial-mini.yaml"
 NUM_EXAMPLES = 640
 BATCH_SIZE = 8
-# From the start to the last turn; what follows takes seconds.
+# From the start to the last turn; the rest takes seconds.
 BUDGET_S = 540.0
-DIALOGPT_SMALL = LanguageModelConfig(num_layers=12, hidden_size=768, num_heads=12)
+DIALOGPT_SMALL = SHAPES["small"]
 SIZES = ("num_layers", "hidden_size", "num_heads")
 
 
@@ -67,9 +69,9 @@ async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: flo
     folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
     answers = _record(data, folders, output)
     dialogue = _random_dialogue_teacher(data, output / "dialogue")
-    served = Served(folders=folders, answers=answers, seconds_per_row=0.0)
-    fleet = Fleet(launcher, served, output / "fleet", Place())
-    await fleet.mend()
+    served = Served(folders=folders, answers=answers, num_replicas={"dialogue": 2})
+    fleet = Fleet(launcher, served, output / "fleet")
+    await fleet.heal()
     settings = (
         *(f"data={data}", f"output={output / 'run'}", "item_vectors=null"),
         *(f"student.{name}={getattr(DIALOGPT_SMALL, name)}" for name in SIZES),
@@ -89,7 +91,7 @@ async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: flo
 
 
 def _record(data: Path, folders: dict[str, Path], output: Path) -> dict[str, Path]:
-    """What the fitted teachers answer to every example, cut as the recipe asks for it."""
+    """Answers of the fitted teachers for every example, cut as in the recipe."""
     examples = load_prepared(data).examples("train")
     distill = load_config(RunConfig, ROOT / CONFIG, []).distill
     tables = {kind: output / f"{kind}.npz" for kind in folders}
@@ -136,7 +138,7 @@ def _ranks(options: dict[str, Path | float], settings: tuple[str, ...]) -> Comma
 
 
 def figures_of(rows: list[Row]) -> dict[str, float]:
-    """Medians over turns of each arm's tokens/s beside no teacher's, and what else is asked for."""
+    """Medians over turns of each arm's tokens/s to no teacher's; the served wait; peaks."""
     served = [row for row in rows if row["turn"] and row["arm"] == SERVED]
     peak_mb = {str(row["arm"]): float(row["peak_mb"]) for row in rows if not row["turn"]}
     figures = {"turns": float(len(served))}
@@ -162,11 +164,11 @@ def _arm_figures(rows: list[Row], arm: str) -> dict[str, float]:
     name = arm.replace(" ", "_")
     speeds = [_speed(row) / _speed(beside) for row, beside in pairs]
     figures = _spread(f"{name}_to_no_teacher", speeds)
-    for whose in ("ranks", "machine"):
-        of_whom = f"{whose}_cpu_s"
-        if all(beside[of_whom] for _, beside in pairs):  # the machine's may be hidden
-            ratios = [float(row[of_whom]) / float(beside[of_whom]) for row, beside in pairs]
-            figures |= _spread(f"{name}_{whose}_cpu_to_no_teacher", ratios)
+    for scope in ("ranks", "machine"):
+        key = f"{scope}_cpu_s"
+        if all(beside[key] for _, beside in pairs):  # the machine's may be hidden
+            ratios = [float(row[key]) / float(beside[key]) for row, beside in pairs]
+            figures |= _spread(f"{name}_{scope}_cpu_to_no_teacher", ratios)
     return figures
 
 

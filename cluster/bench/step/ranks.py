@@ -1,11 +1,11 @@
-"""The ranks of the benchmark `step`: one student, whose steps take turns in having teachers.
+"""The ranks of the benchmark `step`: one student, trained with each arm in turn.
 
 deepspeed cluster/bench/step/ranks.py --dialogue DIR --recommendation DIR --cache DIR
     --result FILE --end-by SECONDS --config FILE [key=value ...]
 
 All arms train the same model on the same batches with the trainer's own step. A block of an arm is
-`BLOCK_STEPS` steps from the first question to the last update: all that its teachers' answers cost
-a rank is inside, also the wait for the first of them.
+`BLOCK_STEPS` steps from the first request to the last update, so it includes everything that the
+answers cost a rank, also the wait for the first of them.
 """
 
 from __future__ import annotations

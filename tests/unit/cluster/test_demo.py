@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import launch
 from cluster.demo import output_folder
-from cluster.launch import PORTS, Launcher, free_port
-from cluster.screen import Screen, duration, last_lines
+from cluster.launch import ports
+from cluster.launch.launcher import Launcher
+from cluster.launch.ports import PORTS, free_port
+from cluster.launch.screen import Screen, duration, last_lines
 from cluster.stages import Demo, Machine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,7 +41,7 @@ def test_free_port_and_those_after_it_can_be_bound() -> None:
 
 def test_free_port_passes_over_those_that_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port(in_a_row=3)
-    monkeypatch.setattr(launch, "PORTS", range(port, port + 3))
+    monkeypatch.setattr(ports, "PORTS", range(port, port + 3))
     with socket.create_server(("127.0.0.1", port + 1)):
         assert {free_port() for _ in range(20)} <= {port, port + 2}
         with pytest.raises(OSError, match="2 ports in a row must be free"):
@@ -94,10 +95,10 @@ def test_demo_commands_use_configs_that_exist_and_the_tokenizer_beside_the_data(
             assert (ROOT / config).is_file(), config
 
 
-def test_demo_without_a_tokenizer_beside_the_data_names_the_hub(tmp_path: Path) -> None:
+def test_demo_without_a_tokenizer_beside_the_data_leaves_it_to_the_corpus(tmp_path: Path) -> None:
     machine = Machine(num_cores=2, num_devices=0, python=Path(sys.executable))
     demo = Demo(source=tmp_path / "redial", output=tmp_path / "out", machine=machine)
-    assert demo.prepare().argv[-1] == "microsoft/DialoGPT-small"
+    assert "--tokenizer" not in demo.prepare().argv
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a benchmark measures on, and how it tells."""
+"""Input and output of a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the chaos benchmark is made of: its scenarios, its evidence, and replayed answers."""
+"""What the chaos benchmark is made of, and a short run of it with real processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.bench.chaos.evidence import (
     Counts,
     HandOut,
     Witnessed,
-    count_prints,
+    count_answers,
     count_rows,
     longest_wait_s,
     max_relative_difference,
@@ -22,7 +22,7 @@ from cluster.bench.chaos.evidence import (
     speed,
 )
 from cluster.bench.chaos.scenarios import DIRECTORY, KILL
-from cluster.bench.fleet.faults import spoil
+from cluster.bench.fleet.faults import with_fault
 from cluster.bench.fleet.replay import (
     ReplayTeacher,
     fingerprint,
@@ -38,7 +38,7 @@ from tests.support.fake_teacher import VOCAB, FakeTeacher
 from trainer.data.model_input import ExampleInput
 
 CUT = Cut(top_k=4)
-PRINTS = {"x": "px", "y": "py", "z": "pz"}
+FINGERPRINTS = {"x": "px", "y": "py", "z": "pz"}
 
 
 def example_input(*tokens: int, num_targets: int = 1) -> ExampleInput:
@@ -48,12 +48,12 @@ def example_input(*tokens: int, num_targets: int = 1) -> ExampleInput:
 def witnessed(*batches: list[str], positions: int | None = None) -> Witnessed:
     """Asked for x and y, then for z; what was handed out, a second apart, two rows each."""
     hand_outs = [
-        HandOut(at_s=float(at_s), batch=at_s, rows=2, prints=prints)
-        for at_s, prints in enumerate(batches)
+        HandOut(at_s=float(at_s), batch=at_s, rows=2, fingerprints=fingerprints)
+        for at_s, fingerprints in enumerate(batches)
     ]
     rows = 2 * len(batches) if positions is None else positions
     return Witnessed(
-        asked=[["x", "y"], ["z"]], handed_out=hand_outs, positions=rows, resends=0, hedges=0
+        submitted=[["x", "y"], ["z"]], handed_out=hand_outs, positions=rows, resends=0, hedges=0
     )
 
 
@@ -71,7 +71,7 @@ def witnessed(*batches: list[str], positions: int | None = None) -> Witnessed:
 def test_count_prints_tells_whose_answers_were_handed_out(
     batches: list[list[str]], counts: Counts
 ) -> None:
-    assert count_prints(witnessed(*batches), PRINTS) == counts
+    assert count_answers(witnessed(*batches), FINGERPRINTS) == counts
 
 
 def test_count_rows_compares_batches_and_the_clients_own_count() -> None:
@@ -87,7 +87,7 @@ def test_count_rows_compares_batches_and_the_clients_own_count() -> None:
 def test_recovery_is_the_start_of_the_first_window_at_full_speed() -> None:
     # Ten rows a second, but none from second 5 to 9.
     times = [t / 10 for t in range(0, 200) if not 50 < t < 90]
-    hand_outs = [HandOut(at_s=t, batch=0, rows=1, prints=[]) for t in times]
+    hand_outs = [HandOut(at_s=t, batch=0, rows=1, fingerprints=[]) for t in times]
     assert speed(hand_outs, 10.0, 12.0) == pytest.approx(10.0)
     assert recovery_s(hand_outs, 10.0, expected=10.0) == 0.0
     # A window of 2 s holds 16 of 20 rows when it starts .4 s before second 9.
@@ -137,18 +137,18 @@ def test_replayed_answers_are_the_recorded_ones_after_a_file(tmp_path: Path) -> 
         replay.score([example_input(7)], CUT)
 
 
-def test_spoilt_replies_are_refused_by_the_decoder() -> None:
+def test_replies_with_a_fault_are_refused_by_the_decoder() -> None:
     rows = FakeTeacher().score([example_input(1, 2, 3, num_targets=3)], CUT)
     reply = teacher_pb2.ScoreReply(request_id=1, block=codec.encode(rows))
-    assert spoil(reply, "none") is reply
-    assert spoil(reply, "never") is None
+    assert with_fault(reply, "none") is reply
+    assert with_fault(reply, "never") is None
     for request_id in (1, 2):
         reply.request_id = request_id
-        garbage = spoil(reply, "garbage")
+        garbage = with_fault(reply, "garbage")
         assert garbage is not None
         with pytest.raises(WireError):
             codec.decode(garbage.block, num_rows=3, vocab_size=VOCAB)
-    short = spoil(reply, "short")
+    short = with_fault(reply, "short")
     assert short is not None
     assert codec.decode(short.block, num_rows=2, vocab_size=VOCAB).num_rows == 2
     with pytest.raises(WireError, match="must hold the 3 rows asked for, got 2"):

@@ -35,7 +35,6 @@ def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) ->
     leaner = RunConfig(
         data="d",
         output="o",
-        train=TrainConfig(keep_freed_memory=False),
         student=LanguageModelConfig(activation_checkpointing=True),
     )
     provenance.check_same_run(run, leaner)

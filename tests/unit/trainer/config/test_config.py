@@ -7,8 +7,9 @@ import yaml
 
 from tests.support.evaluation_fakes import write_tiny_data
 from trainer.config.distill import DistillConfig
+from trainer.config.removed import REMOVED
 from trainer.config.run import RunConfig, TrainConfig
-from trainer.config.yaml_file import load_config, to_yaml
+from trainer.config.yaml_file import load_config, setting_names, to_yaml
 from trainer.export import resolve_num_steps
 from trainer.pretrain.classifier import ClassifierConfig
 from trainer.pretrain.recommendation import RecommendationConfig
@@ -38,8 +39,15 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        (
+            "train.keep_freed_memory=false",
+            "train.keep_freed_memory was removed, set MALLOC_MMAP_THRESHOLD_=1048576 in the env",
+        ),
         ("distil.gamma=0", "unknown key distil. Did you mean distill?"),
         ("distill.gama=0", "unknown key distill.gama. Did you mean distill.gamma?"),
+        ("steps=7", "unknown key steps. Did you mean train.steps?"),
+        ("distill.zzz=0", "unknown key distill.zzz. Known: distill.gamma, distill.gate, "),
+        ("student.new_rows=titles", "student.new_rows was removed, films' own rows .* Delete"),
         ("output.x=1", "output.x must name a setting in a group .*, got 'b' for output"),
         ("distill.gamma=1.5", r"distill.gamma must be in \[0, 1\], got 1.5"),
         ("distill.gate=fuzzy", "distill.gate: .*'hard', 'soft' or 'fixed', got 'fuzzy'"),
@@ -67,6 +75,17 @@ def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: st
     path = write(tmp_path, "data: a\noutput: b\n")
     with pytest.raises(ValueError, match=message):
         load_config(RunConfig, path, [override])
+
+
+@pytest.mark.parametrize("cls", [RunConfig, ClassifierConfig, RecommendationConfig])
+def test_unknown_key_is_refused_before_a_key_that_is_missing(cls: type, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown key dta\. Did you mean data\?"):
+        load_config(cls, write(tmp_path, "dta: a\n"), [])
+
+
+def test_removed_settings_are_gone() -> None:
+    names = {*setting_names(RunConfig), *setting_names(ClassifierConfig)}
+    assert not names & REMOVED.keys()
 
 
 def test_config_of_fp16_at_stage_0_is_refused(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ BUCKETS = Buckets(reduce=100, max_live=10, sub_group=100)
     [pytest.param(it, marks=() if it == "small" else pytest.mark.everything) for it in SHAPES],
 )
 def test_parameters_of_dialogpt_are_those_of_its_formula(word: str) -> None:
-    layers, hidden, _ = SHAPES[word]
+    layers, hidden = SHAPES[word].num_layers, SHAPES[word].hidden_size
     size = student_size(student_config(word, 57_184), length=8, dtype=torch.float32)
     # Embedding and positions; per layer two norms, attention 3 + 1, feed forward 4 + 4; last norm.
     per_layer = 4 * hidden + (4 * hidden * hidden + 4 * hidden) + (8 * hidden * hidden + 5 * hidden)

@@ -1,4 +1,4 @@
-"""What the user sees of running commands: a live line on a terminal, elsewhere one now and then."""
+"""Progress of running commands: a live line on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from pathlib import Path
 from typing import TextIO
 
 QUIET_S = 60.0
-"""Without a terminal, a running command is mentioned this often: CI ends jobs that say nothing."""
+"""Interval between lines without a terminal: CI ends jobs without output."""
 TAIL_BYTES = 8192
 LINE_BREAKS = re.compile(r"[\r\n]+")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Screen:
-    """Where lines are written."""
+    """Writes lines to a stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        self._said_s = time.monotonic()
+        self._written_s = time.monotonic()
 
-    def say(self, line: str) -> None:
-        """A line that stays."""
+    def write(self, line: str) -> None:
+        """Write a line that stays."""
         self.clear()
         self._stream.write(f"{line}\n")
         self._stream.flush()
-        self._said_s = time.monotonic()
+        self._written_s = time.monotonic()
 
     def show(self, running: Sequence[tuple[str, Path, float]]) -> None:
-        """What runs now, as (name, log, elapsed seconds): the names and the newest log line."""
-        if not running or not (self._live or time.monotonic() - self._said_s > QUIET_S):
+        """Show running commands, given as (name, log, elapsed seconds), and the newest log line."""
+        if not running or not (self._live or time.monotonic() - self._written_s > QUIET_S):
             return
         names = " + ".join(name for name, _, _ in running)
         _, log, elapsed_s = running[0]
         line = f"  {names} [{duration(elapsed_s)}] {''.join(last_lines(log, 1))}"
         if not self._live:
-            self.say(line)
+            self.write(line)
             return
         width = shutil.get_terminal_size().columns - 1
         self._stream.write(f"\r\x1b[2K{line[:width]}")
         self._stream.flush()
 
     def clear(self) -> None:
-        """Take the live line away."""
+        """Erase the live line."""
         if self._live:
             self._stream.write("\r\x1b[2K")
             self._stream.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 3.2 s, 4 min 07 s."""
+    """Seconds as text: 3.2 s, 4 min 07 s."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
