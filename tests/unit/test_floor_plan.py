@@ -57,7 +57,7 @@ PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
 MAX_STORY_FILES = 8
 TOP_LEVEL = {
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
-    *("README.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"),
+    *("README.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"),
     *("docs", "tests", *PACKAGES),
 }
 
