@@ -99,7 +99,7 @@ def submitted_steps(
         world_size=engine.world_size,
     )
     ahead: collections.deque[SubmittedStep] = collections.deque()
-    for batch, _ in batches(examples, loader, first_step):
+    for batch in batches(examples, loader, first_step):
         if batch.step >= config.train.num_steps:
             break
         micro = micro_batches(batch, config.train.micro_batch_size)

@@ -18,11 +18,11 @@ import torch
 from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.handshake import handshake_metadata
+from protos.teacher_pb2 import Compression
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import (
     read_state,
 )
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.teachers import load_teacher
 from tests.support import tiny_teachers
 from tests.support.fleet_commands import COMMAND_S, command, environment, replicas, run
@@ -31,7 +31,7 @@ from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import SecurityFiles
 from trainer.teacher_client.client import TeacherClient
 
@@ -121,11 +121,11 @@ def watch_until(
     directory: str, security: SecurityFiles, done: Callable[[set[str]], bool]
 ) -> list[teacher_pb2.Endpoint]:
     """The first fleet whose dialogue replicas are as wanted."""
-    dialer = Dialer(security)
-    with dialer.blocking(directory) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(directory) as channel:
         stub = teacher_pb2_grpc.DirectoryStub(channel)
         request = teacher_pb2.WatchRequest()
-        for fleet in stub.Watch(request, timeout=60, metadata=dialer.metadata):
+        for fleet in stub.Watch(request, timeout=60, metadata=channels.metadata):
             if done(replicas(list(fleet.endpoints), "dialogue")):
                 return list(fleet.endpoints)
     raise AssertionError("the Directory ended the watch")
@@ -226,12 +226,12 @@ def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles)
         compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
         **columns,
     )
-    dialer = Dialer(security)
-    metadata = (*dialer.metadata, *handshake_metadata(teacher.description))
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    metadata = (*channels.metadata, *handshake_metadata(teacher.description))
+    with channels.blocking(address) as channel:
         stub = teacher_pb2_grpc.TeacherStub(channel)
         reply = next(stub.Score(iter([request]), metadata=metadata, timeout=30))
-    expected = teacher.score(inputs, Cut(top_k=8))
+    expected = teacher.score(inputs, Compression(top_k=8))
     rows = codec.decode(
         reply.block, num_rows=expected.num_rows, vocab_size=teacher.description.vocab_size
     )

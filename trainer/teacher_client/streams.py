@@ -19,7 +19,7 @@ from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.replica import Replica
@@ -52,7 +52,7 @@ class TeacherStreams:
         self._kinds = tuple(expected)
         self.dispatcher = Dispatcher(config, counters, self._kinds)
         self._config = config
-        self._dialer = Dialer(config)
+        self._channels = ChannelFactory(config)
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
         self._expected = expected
@@ -128,7 +128,7 @@ class TeacherStreams:
             try:
                 async with self._channel(self._config.directory) as channel:
                     stub = teacher_pb2_grpc.DirectoryStub(channel)
-                    request, metadata = teacher_pb2.WatchRequest(), self._dialer.metadata
+                    request, metadata = teacher_pb2.WatchRequest(), self._channels.metadata
                     async for fleet in stub.Watch(request, metadata=metadata):
                         is_lost = False
                         self._seen_directory.set()
@@ -156,7 +156,7 @@ class TeacherStreams:
                     await teacher_pb2_grpc.DirectoryStub(channel).Want(
                         teacher_pb2.WantRequest(kinds=kinds),
                         timeout=WANT_S,
-                        metadata=self._dialer.metadata,
+                        metadata=self._channels.metadata,
                     )
             except grpc.aio.AioRpcError as error:
                 # The watch tells of a Directory that is lost; it is asked again when it is back.
@@ -197,7 +197,7 @@ class TeacherStreams:
             if not await self._shake_hands(stub, endpoint):
                 return
             described = self.described[endpoint.kind]
-            metadata = (*self._dialer.metadata, *handshake_metadata(described))
+            metadata = (*self._channels.metadata, *handshake_metadata(described))
             replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 
@@ -206,7 +206,7 @@ class TeacherStreams:
     ) -> bool:
         """Refuse a teacher whose ids do not mean what ours mean; False if another one answers."""
         described = await stub.Describe(
-            teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._dialer.metadata
+            teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._channels.metadata
         )
         if (described.kind, described.replica_id) != (endpoint.kind, endpoint.replica_id):
             # The port of a replica that died, whose lease has not run out yet.
@@ -294,7 +294,7 @@ class TeacherStreams:
                 self.dispatcher.on_rows(request, rows, reply)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
-        return self._dialer.aio(address, CHANNEL_OPTIONS)
+        return self._channels.aio(address, CHANNEL_OPTIONS)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

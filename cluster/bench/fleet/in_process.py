@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import torch
 
 from protos.target_rows import TeacherTargets
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
@@ -91,8 +91,8 @@ class InProcessTeachers:
         return TeacherTargets(dialogue=dialogue, recommendation=recommendation)
 
 
-def cut_of(distill: DistillConfig, top_k: int, top_p: float) -> Cut:
+def cut_of(distill: DistillConfig, top_k: int, top_p: float) -> Compression:
     """The cut that a served teacher makes for these settings."""
     if distill.tail == "sampled":
-        return Cut(samples=top_k)
-    return Cut(top_k=top_k, top_p=top_p)
+        return Compression(samples=top_k)
+    return Compression(top_k=top_k, top_p=top_p)

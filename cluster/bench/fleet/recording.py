@@ -10,7 +10,7 @@ import torch
 from cluster.bench.fleet.in_process import cut_of
 from cluster.bench.fleet.replay import key_of, record, save_answers
 from protos.codec import TargetRows
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.teachers import load_teacher
 from trainer.config.distill import DistillConfig
@@ -40,7 +40,7 @@ def _inputs(teacher: Teacher, examples: Sequence[Example]) -> list[ExampleInput]
     return [to_input(example, InputLimits.of(description)) for example in examples]
 
 
-def _cut(kind: str, distill: DistillConfig) -> Cut:
+def _cut(kind: str, distill: DistillConfig) -> Compression:
     if kind == "dialogue":
         return cut_of(distill, distill.top_k, 1.0)
     return cut_of(distill, distill.recommendation_top_k, distill.recommendation_top_p)

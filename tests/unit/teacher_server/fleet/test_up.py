@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from teacher_server.fleet import certificates
-from teacher_server.fleet.autoscaling import Bounds
-from teacher_server.fleet.options import parse, parse_bounds
+from teacher_server.fleet.autoscaling import ReplicaRange
+from teacher_server.fleet.options import parse, parse_ranges
 from teacher_server.main import main
 from tests.support import tiny_teachers
 from trainer.security.credentials import SecurityFiles
@@ -30,18 +30,18 @@ def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str)
         parse(["up", option, value], {command: lambda _options: None for command in commands})
 
 
-def test_parse_bounds_reads_numbers_and_ranges() -> None:
-    assert parse_bounds("dialogue=2,recommendation=0..4") == {
-        "dialogue": Bounds.of(2),
-        "recommendation": Bounds(least=0, most=4),
+def test_parse_ranges_reads_numbers_and_ranges() -> None:
+    assert parse_ranges("dialogue=2,recommendation=0..4") == {
+        "dialogue": ReplicaRange.of(2),
+        "recommendation": ReplicaRange(min=0, max=4),
     }
-    assert parse_bounds("") == {}
+    assert parse_ranges("") == {}
     wrong = ("dialogue=-1", "dialogue=x", "dialogue", "chess=1", "dialogue=1..x", "dialogue=..2")
     for text in wrong:
         with pytest.raises(ValueError, match=r"KIND=COUNT or KIND=MIN\.\.MAX"):
-            parse_bounds(text)
+            parse_ranges(text)
     with pytest.raises(ValueError, match=r"0 <= MIN <= MAX, got 3\.\.1"):
-        parse_bounds("dialogue=3..1")
+        parse_ranges("dialogue=3..1")
 
 
 @pytest.fixture(scope="module")
