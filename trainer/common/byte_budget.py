@@ -20,7 +20,7 @@ class ByteBudget:
         self._freed = asyncio.Event()
 
     def try_take(self, num_bytes: int) -> bool:
-        """Hold `num_bytes` if there is room and no other taker waits; False if they are not held."""
+        """Hold `num_bytes` if there is room and no other taker waits; else False."""
         # Counted: the lock is free for a moment between one waiting taker and the next.
         if self._num_waiting or not self._has_room(num_bytes):
             return False

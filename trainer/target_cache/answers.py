@@ -50,7 +50,7 @@ class CachedAnswers:
     def __init__(
         self, cache: TargetCache, counters: ClientCounters, *, waits_for_room: bool = False
     ) -> None:
-        """Read and write `cache`; `waits_for_room`: wait for the writer instead of skipping writes."""
+        """Read and write `cache`; `waits_for_room`: wait for the writer, never skip a write."""
         self.cache = cache
         self._waits_for_room = waits_for_room
         self._counters = counters

@@ -31,7 +31,7 @@ class Group:
 
     @property
     def digest(self) -> str:
-        """Digest of everything but the input that an answer depends on, the wire's version included."""
+        """Digest of all but the input that an answer depends on, the wire's version included."""
         described = self.description
         return digest_strings(
             [
