@@ -37,7 +37,7 @@ ZSTD_LEVEL = 3
 
 @dataclass(frozen=True, kw_only=True)
 class BlockLimits:
-    """What a decoder is ready to allocate for one block."""
+    """The most that a decoder allocates for one block."""
 
     max_rows: int = 1 << 17
     max_entries: int = 1 << 26
@@ -62,7 +62,7 @@ class Header:
 
     @classmethod
     def of(cls, block: bytes) -> Header:
-        """What a block begins with, unchecked."""
+        """The header of a block, unchecked."""
         _, _, *fields = cls.FORMAT.unpack_from(block)
         return cls(*fields)
 
@@ -89,7 +89,7 @@ def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
     """One reply block.
 
     Args:
-        rows: what to send; checked by the same rules as a decoder's.
+        rows: checked by the same rules as decoded rows.
         values: FLOAT32 (exact), FLOAT16, or UINT8 (docs/wire.md has its error).
 
     Raises:
@@ -99,7 +99,7 @@ def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
         raise ValueError(f"values must be one of {sorted(BY_NUMBER)}, got {values}.")
     value_format = BY_NUMBER[values]
     try:
-        # Rows that came quantised may be sent on.
+        # Rows that were received quantised may be sent on.
         check_rows(rows, _mass_error(rows, value_format))
     except WireError as error:
         raise ValueError(str(error)) from error
@@ -132,13 +132,13 @@ def decode(
     """The rows of one reply block.
 
     Args:
-        block: bytes from the network, trusted in nothing.
-        num_rows: the rows that were asked for; a block of any other number is refused.
+        block: untrusted bytes from the network.
+        num_rows: the rows that were requested; a block of another number is refused.
         vocab_size: the student's own V.
-        limits: what may be allocated.
+        limits: the most that is allocated.
 
     Raises:
-        WireError: if anything about the block is not as announced and asked.
+        WireError: if the block differs from its header or from the request.
     """
     header = _read_header(block, num_rows, vocab_size, limits or BlockLimits())
     values_at = Header.FORMAT.size + header.index_frame_bytes
@@ -167,14 +167,14 @@ def decode(
 
 
 def count_dtype(vocab_size: int) -> np.dtype:
-    """What a row's count is sent as; a row has at most V entries."""
+    """Type of a row's count on the wire; a row has at most V entries."""
     return np.dtype("<u2") if vocab_size < 1 << 16 else np.dtype("<u4")
 
 
 def _mass_error(rows: TargetRows, value_format: ValueFormat) -> np.ndarray | float:
     if value_format.mass_error is None:
         return 0.0
-    # A tail may still be anything: what is no number is refused by check_rows.
+    # Not checked yet: check_rows refuses a tail that is no number.
     with np.errstate(invalid="ignore"):
         return value_format.mass_error(np.clip(1.0 - rows.tail_R, 0.0, 1.0), rows.counts_R)
 

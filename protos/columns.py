@@ -30,7 +30,7 @@ class SmallNumbers:
     """Numbers >= 0 that mostly fit in a byte.
 
     Attributes:
-        bytes_N: uint8 [N]; 255 says that the number is the next escape.
+        bytes_N: uint8 [N]; 255 stands for the next escape.
         escapes: uint32, the numbers that are 255 or more.
     """
 
@@ -49,7 +49,7 @@ class SmallNumbers:
         """int64 [N].
 
         Raises:
-            WireError: if there are more or fewer escapes than bytes that call for one.
+            WireError: if the numbers of escapes and of bytes 255 differ.
         """
         numbers_N = self.bytes_N.astype(np.int64)
         called = np.flatnonzero(self.bytes_N == ESCAPE)
@@ -138,14 +138,14 @@ def unpack_values(codes_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
 
 
 def mass_error(kept_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
-    """By how much the kept mass of each row may be off after quantisation, float64 [R]."""
+    """Largest error of the kept mass of each row after quantisation, float64 [R]."""
     mu_R = _mu(counts_R)
     # Half a step of every entry; a step is as wide as 1 + mu p, and these add up to this.
     return np.log1p(mu_R) / (2 * LEVELS * mu_R) * (counts_R + mu_R * (kept_R + 1e-2)) * 1.05
 
 
 def _mu(counts_R: np.ndarray) -> np.ndarray:
-    """The finer steps the longer a row: its entries are small, and their errors add up."""
+    """Longer rows get finer steps: their entries are small, and the errors add up."""
     return np.maximum(1.0, counts_R.astype(np.float64) ** 1.5 / 32)
 
 
@@ -164,6 +164,6 @@ def _ranks(gaps_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
 
 
 def _starts(counts_R: np.ndarray) -> np.ndarray:
-    """Where each row that is not empty begins."""
+    """Index of the first entry of each row that is not empty."""
     counts = counts_R[counts_R > 0].astype(np.int64)
     return np.cumsum(counts) - counts

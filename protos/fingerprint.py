@@ -1,6 +1,6 @@
-"""Digests that both ends of the handshake compare: vocabulary, graph and weights.
+"""Digests of vocabulary, graph and weights, which both ends of the handshake compare.
 
-Every digest is the hex SHA-256 of a canonical byte form, so it depends on the content alone: not on
+Every digest is the hex SHA-256 of a canonical byte form. It depends on the content alone, not on
 file names, key order or the platform.
 """
 

@@ -1,4 +1,4 @@
-"""Truncated teacher distributions as columns, and the rules that they keep on every machine.
+"""Truncated teacher distributions as columns, and the checks of their rules.
 
 R rows, E entries of all rows together, V vocabulary.
 """
@@ -126,7 +126,7 @@ def check_rows(rows: TargetRows, mass_error_R: np.ndarray | float = 0.0) -> None
 
     Args:
         rows: the columns.
-        mass_error_R: by how much quantisation may have moved the kept mass of each row.
+        mass_error_R: largest error of the kept mass of each row from quantisation.
     """
     num_rows, num_entries = rows.num_rows, len(rows.ids_E)
     if len(rows.tail_R) != num_rows or len(rows.item_mass_R) != num_rows:
@@ -159,15 +159,16 @@ def row_sums(values_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
     filled_R = counts_R > 0
     starts_R = np.cumsum(counts_R, dtype=np.int64) - counts_R
     if len(values_E):
-        # Of the rows that hold something: reduceat has no empty ones.
+        # Of rows with entries alone: reduceat has no empty segments.
         sums_R[filled_R] = np.add.reduceat(values_E, starts_R[filled_R], dtype=np.float64)
     return sums_R
 
 
 def check_item_mass(rows: TargetRows, items: range) -> None:
-    """The gate's input must fit its row: the kept items' mass, and at most the tail more.
+    """Check the gate's input against its row: at least the kept items' mass, at most the tail more.
 
-    Not of drawn rows: a few draws may miss the items or hit them all, the mass is of the whole row.
+    Not for drawn rows: a few draws may miss the items or hit them all, but the item mass is that of
+    the whole row.
 
     Raises:
         WireError: naming the mass that does not fit.

@@ -24,32 +24,33 @@ import ray
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from teacher_server.fleet.autoscaling import Pace
+from teacher_server.fleet.autoscaling import ScalingTarget
 from teacher_server.fleet.certificates import make_certificates
 from teacher_server.fleet.console import print_scrape_targets, print_status, say, watch_status
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
 from teacher_server.fleet.local_cluster import (
     KEEP,
+    OBJECT_STORE_BYTES,
     FleetState,
     is_alive,
     read_state,
     stop_keeper,
     write_state,
 )
-from teacher_server.fleet.options import asked_pace, parse, parse_bounds
+from teacher_server.fleet.options import asked_scaling, parse, parse_ranges
 from teacher_server.fleet.ray_cluster import check_room, connect
 from teacher_server.fleet.status import fleet_status, last_line
 from teacher_server.fleet.up import up
 
 
 def main(argv: list[str]) -> None:
-    """Run one command; raises ValueError or OSError for what the user can mend."""
+    """Run one command; raises ValueError or OSError for a user error."""
     commands = {
         **{"up": up, "scale": _scale, "status": _status, "down": _down},
         **{"certificates": _certificates, "keep": _keep},
     }
     args = parse(argv, commands)
-    # Ray's own chatter; what matters of it is raised.
+    # Ray's own log lines; its errors are raised.
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -62,15 +63,15 @@ def main(argv: list[str]) -> None:
 
 def _scale(args: argparse.Namespace) -> None:
     state = read_state(args.fleet)
-    asked = parse_bounds(args.replicas, state.options)
+    asked = parse_ranges(args.replicas, state.options)
     with _connected(state):
         known = fleet_status()
-        bounds = {kind: known[kind].bounds for kind in state.options} | asked
-        check_room(state, bounds)
-        pace = asked_pace(args, Pace(**state.pace))
-        scale(state, asked, pace)
-        write_state(args.fleet, dataclasses.replace(state, pace=dataclasses.asdict(pace)))
-        wait_until_ready(bounds, state, timeout_s=args.timeout, progress=say)
+        ranges = {kind: known[kind].replica_range for kind in state.options} | asked
+        check_room(state, ranges)
+        scaling = asked_scaling(args, ScalingTarget(**state.scaling))
+        scale(state, asked, scaling)
+        write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
+        wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         print_status(state, as_json=False)
 
 
@@ -93,29 +94,29 @@ def _down(args: argparse.Namespace) -> None:
             remove(state)
     except ConnectionError as error:
         if not state.keeper_pid:
-            raise  # The fleet may be alive on a cluster that does not answer now.
-        # With its cluster the fleet is gone too; what is left is to forget it.
+            raise  # The fleet may run on a cluster that does not answer now.
+        # The fleet ended with its cluster; only its state file is left.
         say(str(error))
     finally:
-        # Also when Ray is stuck: the keeper takes it along.
+        # Also when Ray is stuck: it ends with the keeper.
         stop_keeper(state)
     args.fleet.unlink(missing_ok=True)
     say("the fleet is down")
 
 
 def _keep(args: argparse.Namespace) -> None:
-    """The keeper: own a local Ray cluster until SIGTERM, or until `up` ends without saying keep."""
+    """The keeper: own a local Ray cluster until SIGTERM, or until `up` ends without KEEP."""
     try:
         signal.signal(signal.SIGTERM, _leave)
         ray.init(
             address="local",
             num_cpus=args.num_cpus,
-            object_store_memory=args.object_store_bytes,
+            object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
             _temp_dir=str(args.folder),
         )
-        signal.signal(signal.SIGTERM, _leave)  # Ray has put its own in place.
+        signal.signal(signal.SIGTERM, _leave)  # ray.init installed its own handler.
         sys.stdout.write(f"{ray.get_runtime_context().gcs_address}\n")
         sys.stdout.flush()
         if sys.stdin.readline().strip() == KEEP:

@@ -91,7 +91,7 @@ def submitted_steps(
     mixer = ThreadPoolExecutor(1, thread_name_prefix="mix-targets")
     submitter = _Submitter(config, engine, vocabulary, limits, teachers, mixer)
     try:
-        for batch, _ in batches(examples, loader, first_step):
+        for batch in batches(examples, loader, first_step):
             if batch.step >= config.train.num_steps:
                 break
             ahead.append(submitter.submit(batch))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
-from teacher_server.scoring.compress import Cut, Support, compress
+from protos.teacher_pb2 import Compression
+from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.teachers import draw_uniforms
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.examples import Example
@@ -78,11 +79,11 @@ class TeacherLogits:
         return DialogueLogits(inputs, labels_P, hidden_PD, self._head(hidden_PD))
 
     @torch.inference_mode()
-    def cut(self, scored: DialogueLogits, cut: Cut) -> TargetRows:
+    def cut(self, scored: DialogueLogits, compression: Compression) -> TargetRows:
         """The rows that a served teacher would send."""
         return compress(
             scored.logits_PV,
-            cut,
+            compression,
             support=self._support,
-            uniforms_TN=draw_uniforms(scored.inputs, cut),
+            uniforms_TN=draw_uniforms(scored.inputs, compression),
         )

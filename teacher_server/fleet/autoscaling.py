@@ -1,8 +1,7 @@
-"""How many replicas of a kind there are: a number, or as many as the queue before them asks for.
+"""How many replicas of a kind there are: a fixed number, or one that follows the queue before them.
 
-Serve's controller runs the policy on what each replica says of itself (load.py). Without a replica
-there is nobody to say anything: then a student's Directory.Want becomes a call that waits in Serve
-for a replica, and Serve starts the first one for it.
+Serve's controller runs the policy on metrics of the replicas (load.py). At zero replicas there are
+none, so Directory.Want issues a Serve call, which makes Serve start the first replica.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 
 from teacher_server.replica.load import IDLE_S, QUEUE_S
 
-# A delay between this share of the target and the target asks for no change.
+# A delay between this share of the target and the target changes nothing.
 CALM = 0.5
 REPORT_S = 1.0
 LOOK_BACK_S = 5.0
@@ -23,42 +22,42 @@ DOWNSCALE_DELAY_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """Fewest and most replicas of a kind; the same number twice: so many, always."""
+class ReplicaRange:
+    """Minimum and maximum number of replicas of a kind; equal: a fixed number."""
 
-    least: int
-    most: int
+    min: int
+    max: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least <= self.most:
+        if not 0 <= self.min <= self.max:
             raise ValueError(f"replicas must be MIN..MAX with 0 <= MIN <= MAX, got {self}.")
 
     @classmethod
-    def of(cls, count: int) -> Bounds:
-        """So many, always."""
-        return cls(least=count, most=count)
+    def of(cls, count: int) -> ReplicaRange:
+        """A fixed number."""
+        return cls(min=count, max=count)
 
     def __str__(self) -> str:
-        return f"{self.least}" if self.is_fixed else f"{self.least}..{self.most}"
+        return f"{self.min}" if self.is_fixed else f"{self.min}..{self.max}"
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there is nothing to decide."""
-        return self.least == self.most
+        """Whether minimum and maximum are equal."""
+        return self.min == self.max
 
     def clip(self, count: int) -> int:
-        """The number within the bounds that is nearest to count."""
-        return min(max(count, self.least), self.most)
+        """The number in the range that is nearest to count."""
+        return max(self.min, min(count, self.max))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """What an autoscaled kind is scaled by."""
+class ScalingTarget:
+    """The targets of an autoscaled kind."""
 
     target_queue_s: float = 0.5
-    """Longest wait for the device, averaged over some seconds, that asks for no more replicas."""
+    """Longest wait for the device, averaged over some seconds, that starts no more replicas."""
     idle_s: float = 60.0
-    """After so long without any request the last replica goes, where none is allowed."""
+    """The last replica stops after this time without a request, if the minimum is 0."""
 
 
 def replicas_wanted(running: int, queue_s: float, target_s: float) -> int:
@@ -68,29 +67,29 @@ def replicas_wanted(running: int, queue_s: float, target_s: float) -> int:
     the sum of the waits stays when their number changes.
 
     Args:
-        running: replicas that there are, at least one.
-        queue_s: the wait before each of them, summed.
-        target_s: the wait wanted.
+        running: replicas that run, at least one.
+        queue_s: sum of the waits before each of them.
+        target_s: the wanted wait.
     """
     wanted = max(1, math.ceil(queue_s / target_s))
     if wanted < running and queue_s > CALM * target_s * running:
         return running
-    # What has not answered yet cannot have shortened the queue.
+    # A replica that has not answered yet cannot have shortened the queue.
     return min(wanted, 2 * running)
 
 
 class QueuePolicy:
-    """Serve calls it several times a second in its controller; it must not wait for anything."""
+    """Serve's controller calls it several times a second; it must not block."""
 
     def __init__(self, target_queue_s: float, idle_s: float) -> None:
         self._target_s = target_queue_s
         self._idle_s = idle_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, float]]:
-        """The replicas wanted, before Serve's bounds and delays; no state."""
+        """The wanted number of replicas, before Serve's limits and delays; no state."""
         running = context.current_num_replicas
         if running == 0:
-            # None yet, or none left: what was decided stands until there is one to ask.
+            # None yet, or none left: the last decision stands until a replica reports.
             return context.target_num_replicas, {}
         series = (context.raw_metrics or {}).get(IDLE_S, {}).values()
         idle_s = [points[-1].value for points in series if points]
@@ -100,29 +99,31 @@ class QueuePolicy:
         return replicas_wanted(running, queue_s, self._target_s), {}
 
 
-def autoscaling_config(bounds: Bounds, pace: Pace, first: int | None) -> AutoscalingConfig | None:
-    """What Serve is told; None for a kind that is off: an autoscaled one wakes when it is called.
+def autoscaling_config(
+    replicas: ReplicaRange, scaling: ScalingTarget, first: int | None
+) -> AutoscalingConfig | None:
+    """Serve's configuration of a kind; None if it is off: an autoscaled kind wakes on a call.
 
     Args:
-        bounds: fewest and most replicas. Fixed numbers are bounds too: a replica that was started
-            without such a config would never report, and could not be autoscaled later.
-        pace: what decides between them.
-        first: replicas to start with; None: as many as there are.
+        replicas: the range. Fixed numbers are ranges too: a replica that was started without such
+            a config would never report, and could not be autoscaled later.
+        scaling: the targets within the range.
+        first: replicas to start with; None: keep the present number.
     """
-    if bounds.most == 0:
+    if replicas.max == 0:
         return None
     return AutoscalingConfig(
-        min_replicas=bounds.least,
-        max_replicas=bounds.most,
+        min_replicas=replicas.min,
+        max_replicas=replicas.max,
         initial_replicas=first,
         metrics_interval_s=REPORT_S,
         look_back_period_s=LOOK_BACK_S,
         upscale_delay_s=UPSCALE_DELAY_S,
-        downscale_delay_s=min(DOWNSCALE_DELAY_S, pace.idle_s),
+        downscale_delay_s=min(DOWNSCALE_DELAY_S, scaling.idle_s),
         # The policy has waited already, by the replicas' own clocks.
         downscale_to_zero_delay_s=0.0,
         policy=AutoscalingPolicy(
             policy_function=QueuePolicy,
-            policy_kwargs={"target_queue_s": pace.target_queue_s, "idle_s": pace.idle_s},
+            policy_kwargs={"target_queue_s": scaling.target_queue_s, "idle_s": scaling.idle_s},
         ),
     )

@@ -1,6 +1,6 @@
-"""A development set of certificates: a CA, a server and a client, good for one fleet.
+"""A development set of certificates for one fleet: a CA, a server and a client.
 
-Its CA signs these two and is gone: its key is never written, so nobody can add to the set.
+The CA signs these two and its key is never written, so the set cannot be extended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trainer.security.credentials import CA_NAME, SERVER_NAME
 
-# Clocks of the nodes may differ by so much.
+# Tolerated difference between the clocks of the nodes.
 SKEW = datetime.timedelta(hours=1)
 CLIENT_NAME = "students.conkd.internal"
 # A client must not be able to pass for a server, nor the other way round.

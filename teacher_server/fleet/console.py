@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from protos.teacher_pb2 import ReplicaStats
-from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.deploy import PROBE_S
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
@@ -92,9 +92,9 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
             kind: {
                 "state": status.state,
                 "target": status.target,
-                "min": status.bounds.least,
-                "max": status.bounds.most,
-                "autoscaling": dataclasses.asdict(status.pace) if status.pace else None,
+                "min": status.replica_range.min,
+                "max": status.replica_range.max,
+                "autoscaling": dataclasses.asdict(status.scaling) if status.scaling else None,
                 "replicas": [
                     {
                         "replica_id": replica_id,
@@ -120,13 +120,15 @@ def status_page(
     for name in ("requests/s", "positions/s", "queue", "in flight"):
         table.add_column(name, justify="right")
     for kind, status in content["kinds"].items():
-        bounds = Bounds(least=status["min"], most=status["max"])
+        replica_range = ReplicaRange(min=status["min"], max=status["max"])
         rows = status["replicas"] or [{"state": "", "replica_id": "", "pid": "", "address": ""}]
         for row in rows:
             stats = now.get(row["replica_id"])
             table.add_row(
                 kind,
-                f"{status['target']} of {bounds}" if status["autoscaling"] else str(bounds),
+                f"{status['target']} of {replica_range}"
+                if status["autoscaling"]
+                else str(replica_range),
                 row["state"] or status["state"],
                 row["replica_id"],
                 str(row["pid"]),
@@ -146,10 +148,10 @@ def status_page(
 def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:
     for kind, status in kinds.items():
         if status["autoscaling"]:
-            pace = Pace(**status["autoscaling"])
+            scaling = ScalingTarget(**status["autoscaling"])
             yield (
                 f"{kind}: autoscaled between {status['min']} and {status['max']}, to wait "
-                f"{pace.target_queue_s * 1e3:g} ms; idle after {pace.idle_s:g} s"
+                f"{scaling.target_queue_s * 1e3:g} ms; idle after {scaling.idle_s:g} s"
             )
 
 

@@ -1,7 +1,4 @@
-"""The running fleet as the commands change it: deploy it, wait for it, scale and remove it.
-
-Everything here needs a connection to the Ray cluster.
-"""
+"""Deploys the fleet on a connected Ray cluster, waits for it, scales it and removes it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from ray import serve
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from teacher_server.fleet.autoscaling import Bounds, Pace, autoscaling_config
+from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget, autoscaling_config
 from teacher_server.fleet.deployment import (
     ReplicaOptions,
     app_name,
@@ -32,37 +29,39 @@ PROBE_S = 2.0
 REMOVE_S = 30.0
 
 
-def scale(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace) -> None:
-    """Ask for numbers of replicas, fixed or autoscaled; those that run and may stay go on running.
+def scale(state: FleetState, ranges: Mapping[str, ReplicaRange], scaling: ScalingTarget) -> None:
+    """Set the number of replicas, fixed or autoscaled, without a restart of those that may stay.
 
     Args:
         state: the fleet that is up.
-        bounds: of each kind that is to change.
-        pace: what autoscaled ones are scaled by.
+        ranges: of each kind that changes.
+        scaling: the targets of autoscaled kinds.
     """
     _run(
         {
             app_name(kind): teacher_app(
                 ReplicaOptions(**state.options[kind]),
-                autoscaling=autoscaling_config(wanted, pace, first=None),
+                autoscaling=autoscaling_config(wanted, scaling, first=None),
                 batch_limits=dict(state.batch_limits),
                 security=state.security,
             )
-            for kind, wanted in bounds.items()
+            for kind, wanted in ranges.items()
         }
     )
-    _turn_off(bounds)
+    _turn_off(ranges)
 
 
-def deploy(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace, *, port: int) -> None:
+def deploy(
+    state: FleetState, ranges: Mapping[str, ReplicaRange], scaling: ScalingTarget, *, port: int
+) -> None:
     """Start the Directory and the teachers; returns before they are ready.
 
-    Of a kind that may have none one is started all the same: whether it can is known then.
+    A kind whose minimum is 0 starts with one replica, which shows whether it can start.
 
     Args:
-        state: the fleet that is to be.
-        bounds: of each of its kinds.
-        pace: what autoscaled ones are scaled by.
+        state: the fleet to start.
+        ranges: of each of its kinds.
+        scaling: the targets of autoscaled kinds.
         port: of the Directory.
     """
     # No proxies: requests reach the replicas' own gRPC servers.
@@ -71,19 +70,19 @@ def deploy(state: FleetState, bounds: Mapping[str, Bounds], pace: Pace, *, port:
     teachers = {it.kind: (deployment_name(it.kind), app_name(it.kind)) for it in kinds}
     applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, state.security, teachers)}
     for options in kinds:
-        wanted = bounds[options.kind]
+        wanted = ranges[options.kind]
         applications[app_name(options.kind)] = teacher_app(
             options,
-            autoscaling=autoscaling_config(wanted, pace, first=wanted.clip(1)),
+            autoscaling=autoscaling_config(wanted, scaling, first=wanted.clip(1)),
             batch_limits=dict(state.batch_limits),
             security=state.security,
         )
     _run(applications)
-    _turn_off(bounds)
+    _turn_off(ranges)
 
 
 def wait_until_ready(
-    bounds: Mapping[str, Bounds],
+    ranges: Mapping[str, ReplicaRange],
     state: FleetState,
     *,
     timeout_s: float,
@@ -102,7 +101,7 @@ def wait_until_ready(
     while True:
         statuses = fleet_status()
         _check_none_failed(statuses)
-        targets = _targets(bounds, statuses)
+        targets = _targets(ranges, statuses)
         ready = {kind: _num_running(statuses.get(kind)) for kind in targets}
         line = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets) + " ready"
         if line != said:
@@ -149,11 +148,13 @@ def _check_none_failed(statuses: Mapping[str, KindStatus]) -> None:
             raise OSError(f"the {kind} must start, got: {last_line(status.message)}")
 
 
-def _targets(bounds: Mapping[str, Bounds], statuses: Mapping[str, KindStatus]) -> dict[str, int]:
-    """How many replicas of each kind there are to be, within what was asked for."""
+def _targets(
+    ranges: Mapping[str, ReplicaRange], statuses: Mapping[str, KindStatus]
+) -> dict[str, int]:
+    """Target number of replicas of each kind, within its range."""
     return {
-        kind: wanted.clip(statuses[kind].target if kind in statuses else wanted.least)
-        for kind, wanted in bounds.items()
+        kind: wanted.clip(statuses[kind].target if kind in statuses else wanted.min)
+        for kind, wanted in ranges.items()
     }
 
 
@@ -187,16 +188,16 @@ def _run(applications: Mapping[str, serve.Application]) -> None:
     )
 
 
-def _turn_off(bounds: Mapping[str, Bounds]) -> None:
-    """Let no replica run of the kinds that may have none at all.
+def _turn_off(ranges: Mapping[str, ReplicaRange]) -> None:
+    """Stop all replicas of the kinds whose maximum is 0.
 
     Serve does not deploy a kind with 0 replicas, and wakes an autoscaled one whenever it is called.
     So it is deployed without autoscaling, and then set to 0 by the call behind Serve's external
     scaling API (POST .../deployments/NAME/scale).
     """
     controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    for kind in [kind for kind, wanted in bounds.items() if wanted.most == 0]:
-        # What was deployed counts from the controller's next turn on.
+    for kind in [kind for kind, wanted in ranges.items() if wanted.max == 0]:
+        # The controller applies a deployment on its next turn.
         while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
             time.sleep(POLL_S)
         deployment_id = DeploymentID(name=deployment_name(kind), app_name=app_name(kind))

@@ -47,18 +47,18 @@ RENEW_TIMEOUT_S = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaOptions:
-    """What every replica of one kind is started with."""
+    """Options of every replica of one kind."""
 
     kind: str
     folder: str
     host: str = "127.0.0.1"
-    """Where the replica's own gRPC server listens; not a loopback: on its node's own address."""
+    """Where the replica's own gRPC server listens; if not a loopback, on its node's own address."""
     num_threads: int = 1
     """Torch threads of the replica's forward pass."""
     metrics_host: str = ""
     """Where it serves Prometheus metrics, as `host`; empty: nowhere."""
     spans: str = ""
-    """OTLP/HTTP receiver of its OpenTelemetry spans; empty: none are made."""
+    """OTLP/HTTP receiver of its OpenTelemetry spans; empty: no spans."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
     plugins: Sequence[str] = ()
@@ -81,10 +81,10 @@ def local_host(host: str) -> str:
 
 
 class TeacherReplica:
-    """Serve's side of one teacher: its gRPC server's life and its lease in the Directory."""
+    """Serve's actor of one teacher: starts and stops its gRPC server and renews its lease."""
 
     def __init__(self, options: dict[str, Any], security: dict[str, Any]) -> None:
-        # First, for __del__ of a replica whose teacher could not be loaded.
+        # First, because __del__ also runs on a replica whose teacher could not be loaded.
         self._renewal: asyncio.Task[None] | None = None
         self._options = ReplicaOptions(**options)
         context = serve.get_replica_context()
@@ -102,7 +102,7 @@ class TeacherReplica:
         if self._renewal is not None:
             return
         host = local_host(self._options.host)
-        # What is loaded is there for good: no collection of garbage need walk it again.
+        # The teacher stays loaded: no garbage collection need walk its objects again.
         gc.freeze()
         port = await self._server.start(host)
         if self._options.metrics_host:
@@ -116,10 +116,10 @@ class TeacherReplica:
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 
     def wake(self) -> None:
-        """Nothing: a call that waits for a replica has started one."""
+        """No-op. Calling it is enough to make Serve start a replica."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's hook for metrics of our own, what `autoscaling.QueuePolicy` goes by."""
+        """Serve's hook for metrics of our own, the input of `autoscaling.QueuePolicy`."""
         return self._server.batcher.report_load()
 
     async def check_health(self) -> None:
@@ -135,7 +135,7 @@ class TeacherReplica:
             try:
                 await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
             except (RayError, RayServeException, asyncio.TimeoutError) as error:
-                # Open streams go on without a Directory; it may be restarting.
+                # Open streams work without a Directory, which may be restarting.
                 logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
             await asyncio.sleep(RENEW_S)
 
@@ -147,7 +147,7 @@ class TeacherReplica:
         try:
             await _within(1.0, self._directory.release.remote(self._replica_id))
         except (RayError, RayServeException, asyncio.TimeoutError):
-            logger.info("The Directory was not there to release our lease; it will expire.")
+            logger.info("The Directory did not release our lease; it will expire.")
         await self._server.drain(DRAIN_S)
 
 
@@ -158,7 +158,7 @@ def teacher_app(
     batch_limits: dict[str, Any],
     security: SecurityFiles,
 ) -> serve.Application:
-    """One kind of teachers; without autoscaling one that is turned off next."""
+    """The application of one kind of teachers; without autoscaling, of a kind to turn off."""
     deployment = new_deployment(
         TeacherReplica,
         name=deployment_name(options.kind),
@@ -168,7 +168,7 @@ def teacher_app(
         user_config=batch_limits,
         max_ongoing_requests=4,
     )
-    # The same version every time: deploying again changes the bounds and restarts nobody.
+    # The same version every time: deploying again changes the range and restarts no replica.
     deployment = deployment.options(version=VERSION, _internal=True)
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
@@ -183,8 +183,8 @@ async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
 def _build_server(
     options: ReplicaOptions, replica_id: str, security: SecurityFiles
 ) -> TeacherServer:
-    # Here and not at the top: importing torch and transformers takes seconds and 300 MB, which the
-    # commands and the Directory have no use for.
+    # Imported here: torch and transformers take seconds and 300 MB, and neither the commands nor
+    # the Directory use them.
     import torch
 
     from teacher_server.replica.service import TeacherServer

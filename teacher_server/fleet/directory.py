@@ -1,4 +1,4 @@
-"""The Directory as Ray Serve runs it: kept alive, called by the replicas, waking who is wanted."""
+"""The Directory as a Ray Serve deployment: replicas renew leases, students wake kinds at zero."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger("ray.serve")
 DIRECTORY_APP = "conkd-directory"
 DIRECTORY_DEPLOYMENT = "Directory"
 HEAD_RESOURCE = "node:__internal_head__"
-# How long one call waits for a replica to start; students want again what has not come.
+# How long one call waits for a replica to start; students repeat Want until one is listed.
 WAKE_S = 10.0
 
 
 class DirectoryReplica:
-    """Serve's side of the Directory: replicas call renew and release through a handle."""
+    """Serve's actor of the Directory: replicas call renew and release through a handle."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class DirectoryReplica:
         await self._service().renew(Lease(**lease))
 
     async def release(self, replica_id: str) -> None:
-        """Take a replica out at once."""
+        """Remove a replica at once."""
         await self._service().release(replica_id)
 
     def _wake(self, kind: str) -> None:
@@ -72,9 +72,9 @@ class DirectoryReplica:
             self._waking[kind] = asyncio.create_task(self._call_awake(kind))
 
     async def _call_awake(self, kind: str) -> None:
-        """A call that waits for a replica is what Serve scales up from zero for.
+        """Issue a call that waits for a replica, for which Serve scales up from zero.
 
-        Not for ever: whoever still wants one says so again, and one that is off stays off.
+        It times out: students repeat Want, and a kind that is off stays off.
         """
         try:
             call = serve.get_deployment_handle(*self._teachers[kind]).wake.remote()
@@ -110,7 +110,7 @@ def new_deployment(
     user_config: dict[str, Any],
     max_ongoing_requests: int,
 ) -> serve.Deployment:
-    """A deployment as all of ours are: checked every second, drained before it goes."""
+    """A deployment that Serve checks every second and drains before it stops."""
     return serve.deployment(
         name=name,
         num_replicas=num_replicas,
@@ -122,7 +122,7 @@ def new_deployment(
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=DRAIN_S + 3,
-        # Only the Directory is called through Serve, each second by each replica: no access log.
+        # Each replica calls the Directory through Serve every second: no access log.
         logging_config={"enable_access_log": False},
     )(replica)
 
@@ -138,7 +138,7 @@ def directory_app(
     Args:
         host: where it listens.
         port: where it listens.
-        security: what protects it.
+        security: the files that protect it.
         teachers: the deployment and the application of each kind, to wake them.
     """
     head = {HEAD_RESOURCE: 0.001} if HEAD_RESOURCE in ray.cluster_resources() else {}

@@ -1,7 +1,7 @@
-"""The Directory behind gRPC: which teacher replicas there are, streamed to whoever watches.
+"""The Directory behind gRPC: streams the list of teacher replicas to its watchers.
 
-A replica holds its lease by renewing it; one that died loses it after lease_s. Students see only
-Watch, the whole fleet at once, then the whole fleet after every change, and Want.
+A replica keeps its lease by renewing it; the lease of a dead one expires after lease_s. Students
+call Watch, which sends the whole fleet at once and after every change, and Want.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.leases import LEASE_S, RENEW_S, Lease, Leases
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.security import ServerSecurity
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Directory"].full_name
 EXPIRY_CHECK_S = 0.25
-# After a start nobody is told of a fleet that has not had the time to renew: a Directory that comes
-# back from a crash must not announce that all teachers are gone.
+# After a start nothing is announced until every replica had time to renew: a Directory that
+# restarts after a crash must not announce an empty fleet.
 SETTLE_S = 1.5 * RENEW_S
 
 
@@ -36,7 +36,7 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
         settle_s: float,
         wake: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        """wake is called with each kind that somebody wants and nobody serves."""
+        """`wake` is called with each kind that a student wants and no replica serves."""
         self._leases = leases
         self._settle_s = settle_s
         self._wake = wake
@@ -66,7 +66,7 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
     async def Want(
         self, request: teacher_pb2.WantRequest, context: grpc.aio.ServicerContext
     ) -> teacher_pb2.WantReply:
-        """Wake the kinds that the caller cannot do without; of others nothing happens."""
+        """Wake the kinds of the request that have no replica; fixed ones stay as they are."""
         listed = {lease.kind for lease in self._leases.fleet()}
         for kind in set(request.kinds) - listed:
             self._wake(kind)
@@ -77,11 +77,11 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
         await self._announce(self._leases.renew(lease))
 
     async def release(self, replica_id: str) -> None:
-        """Take a replica out at once."""
+        """Remove a replica at once."""
         await self._announce(self._leases.release(replica_id))
 
     async def keep(self) -> None:
-        """Expire leases for ever; the task of this coroutine is the Directory's heart."""
+        """Expire leases until cancelled; the Directory is unhealthy when this ends."""
         await asyncio.sleep(self._settle_s)
         self._settled.set()
         while True:
@@ -136,7 +136,7 @@ class DirectoryServer:
         return port
 
     async def stop(self, grace_s: float) -> None:
-        """Stop serving; watchers reconnect elsewhere or find nobody."""
+        """Stop serving; watchers try to reconnect."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         for task in self._tasks:
@@ -151,10 +151,10 @@ def fetch_fleet(
     Raises:
         OSError: if no Directory answers at the address in time.
     """
-    dialer = Dialer(security)
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(address) as channel:
         watch = teacher_pb2_grpc.DirectoryStub(channel).Watch(
-            teacher_pb2.WatchRequest(), timeout=timeout_s, metadata=dialer.metadata
+            teacher_pb2.WatchRequest(), timeout=timeout_s, metadata=channels.metadata
         )
         try:
             return list(next(iter(watch)).endpoints)

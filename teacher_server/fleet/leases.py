@@ -1,4 +1,4 @@
-"""Leases of teacher replicas: who is there, for as long as they renew."""
+"""Leases of teacher replicas: a replica is listed for as long as it renews."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Leases:
         self._held: dict[str, tuple[Lease, float]] = {}
 
     def renew(self, lease: Lease) -> bool:
-        """Register or renew; True if the fleet changed by it."""
+        """Register or renew; True if this changed the fleet."""
         known = self._held.get(lease.replica_id)
         self._held[lease.replica_id] = (lease, self._clock() + self._lease_s)
         return known is None or known[0] != lease
 
     def release(self, replica_id: str) -> bool:
-        """Give a lease up; True if the fleet changed by it."""
+        """Remove a lease; True if this changed the fleet."""
         return self._held.pop(replica_id, None) is not None
 
     def expire(self) -> bool:
-        """Drop what was not renewed in time; True if the fleet changed by it."""
+        """Remove leases that were not renewed in time; True if this changed the fleet."""
         now = self._clock()
         late = [replica_id for replica_id, (_, until) in self._held.items() if until <= now]
         for replica_id in late:

@@ -1,7 +1,7 @@
-"""The file that says which fleet is up, and the keeper process that owns a local Ray cluster.
+"""The state file of the fleet, and the keeper process that owns a local Ray cluster.
 
-`up` starts the keeper detached; the keeper starts Ray, and Ray ends with it. Until `up` has said
-that the fleet is to stay, the keeper ends as soon as `up` does, however that happened.
+`up` starts the keeper detached; the keeper starts Ray, and Ray ends with it. Until `up` sends KEEP,
+the keeper ends as soon as `up` does, for whatever reason.
 """
 
 from __future__ import annotations
@@ -31,32 +31,35 @@ KEEP = "keep"
 TOKEN_NAME = "auth_token"
 KEEPER_START_S = 90.0
 KEEPER_STOP_S = 20.0
+# Nothing of ours lies there: replies go from a replica's gRPC server to the student.
+OBJECT_STORE_BYTES = 120 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetState:
-    """The fleet that `up` started: where it is and what of it is ours to stop."""
+    """The fleet that `up` started: its addresses, its options and what `down` must stop."""
 
     ray_address: str
     directory: str
-    """host:port of the Directory: all that a student needs to know."""
+    """host:port of the Directory, the one address that students need."""
     keeper_pid: int = 0
-    """The process that owns the local Ray cluster; 0 if the fleet is on a cluster of others."""
+    """The process that owns the local Ray cluster; 0 on an existing cluster."""
     keeper_started: float = 0.0
-    """When that process started: a pid alone may have passed to another process."""
+    """Start time of that process: the pid alone may belong to another process by now."""
     owns_serve: bool = False
     """Whether Ray Serve was not running before."""
     auth_token_path: str = ""
-    """The local cluster's own token; empty for a cluster of others, which the environment knows."""
+    """The local cluster's own token; empty on an existing cluster, whose token Ray's environment
+    variables give."""
     num_cpus: Mapping[str, float] = field(default_factory=dict)
     """CPUs of one replica of each kind that is up."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What the replicas of each kind are started with: fields of ReplicaOptions."""
+    """Options of the replicas of each kind: fields of ReplicaOptions."""
     batch_limits: Mapping[str, Any] = field(default_factory=dict)
-    pace: Mapping[str, float] = field(default_factory=dict)
-    """What autoscaled kinds are scaled by: fields of Pace."""
+    scaling: Mapping[str, float] = field(default_factory=dict)
+    """Targets of autoscaled kinds: fields of ScalingTarget."""
     security: SecurityFiles = NO_SECURITY
-    """What the fleet's gRPC servers are protected by, and we show them."""
+    """Files that protect the fleet's gRPC servers, and with which the commands call them."""
 
 
 def read_state(path: Path) -> FleetState:
@@ -80,7 +83,7 @@ def write_state(path: Path, state: FleetState) -> None:
 
 
 def is_alive(state: FleetState) -> bool:
-    """Whether the keeper of a local fleet still runs; always True for a cluster of others."""
+    """Whether the keeper of a local fleet still runs; always True on an existing cluster."""
     return not state.keeper_pid or _keeper(state) is not None
 
 
@@ -128,7 +131,7 @@ class Keeper:
 
     @property
     def started(self) -> float:
-        """When the keeper started, as psutil tells it."""
+        """Start time of the keeper, from psutil."""
         return psutil.Process(self.pid).create_time()
 
     def wait_for_address(self) -> str:
@@ -163,19 +166,19 @@ class Keeper:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_keeper(*, num_cpus: int, object_store_bytes: int) -> Keeper:
+def start_keeper(*, num_cpus: int) -> Keeper:
     """Start the keeper in a session of its own, where no Ctrl-C of ours reaches it."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
-    # A folder of its own, which only we may read: it goes with the cluster, and no other Ray finds
-    # this one. The token keeps others on the network out; ~/.ray is neither read nor written.
+    # A private folder that is removed with the cluster: no other Ray finds this one. The token
+    # keeps others on the network out; ~/.ray is neither read nor written.
     folder = Path(tempfile.mkdtemp(prefix="conkd-ray-"))
     token_path = folder / TOKEN_NAME
     token_path.touch(mode=0o600)
     token_path.write_text(secrets.token_hex(32))
     environment |= token_environment(token_path)
-    command = [sys.executable, "-m", "teacher_server", "keep", f"--num-cpus={num_cpus}"]
-    command += [f"--object-store-bytes={object_store_bytes}", f"--folder={folder}"]
+    command = [sys.executable, "-m", "teacher_server", "keep"]
+    command += [f"--num-cpus={num_cpus}", f"--folder={folder}"]
     log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - the keeper's stderr
     process = subprocess.Popen(
         command,
@@ -209,7 +212,7 @@ def stop_tree(process: psutil.Process) -> None:
     except psutil.NoSuchProcess:
         return
     _, alive = psutil.wait_procs(family, timeout=KEEPER_STOP_S)
-    # Ray's processes end with their parent; whatever did not is a descendant of ours all the same.
+    # Ray's processes end with their parent; kill the descendants that did not.
     for left in alive:
         left.kill()
     psutil.wait_procs(alive, timeout=KEEPER_STOP_S)

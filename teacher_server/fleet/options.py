@@ -1,18 +1,22 @@
-"""The options of the commands in main.py, and what of them is out of range."""
+"""The options of the commands in main.py, and the check of their ranges."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
 
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
+# Options of earlier versions, and what to do without them.
+REMOVED = {
+    "--object-store-mb": "Leave it out: a fleet keeps nothing in Ray's object store.",
+}
 DEFAULT_FLEET = Path("runs/fleet.json")
 RANGES: dict[str, tuple[float, float]] = {
     "port": (1, 65535),
@@ -21,7 +25,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_gpus": (0, 64),
     "token_budget": (1, 1 << 24),
     "cluster_cpus": (1, 4096),
-    "object_store_mb": (80, 1 << 20),
     "timeout": (1, 86400),
     "target_queue_ms": (1, 600_000),
     "idle_s": (5, 86400),
@@ -31,7 +34,12 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Any:
-    """The options of one command; `run` among them is what runs it."""
+    """The options of one command; `run` among them is the function of the command.
+
+    Raises:
+        ValueError: for a number out of range, and for an option that was removed.
+    """
+    _refuse_removed(argv)
     parser = argparse.ArgumentParser(
         prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
     )
@@ -48,7 +56,6 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
     keep = commands.add_parser("keep")  # What `up` runs to own a local cluster; not for users.
     keep.add_argument("--num-cpus", type=int, required=True)
-    keep.add_argument("--object-store-bytes", type=int, required=True)
     keep.add_argument("--folder", type=Path, required=True)
     for command in (up, scale_to, status, down):
         command.add_argument(
@@ -63,22 +70,22 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     return options
 
 
-def parse_bounds(text: str, kinds: Iterable[str] = SERVED_KINDS) -> dict[str, Bounds]:
+def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, ReplicaRange]:
     """Replicas of each kind, from "dialogue=0..4,recommendation=1"; ValueError for other kinds."""
-    bounds: dict[str, Bounds] = {}
+    ranges: dict[str, ReplicaRange] = {}
     for part in filter(None, text.split(",")):
         kind, _, count = part.partition("=")
-        least, _, most = count.partition("..")
-        if kind not in kinds or not least.isdigit() or not (most or least).isdigit():
+        lowest, _, highest = count.partition("..")
+        if kind not in kinds or not lowest.isdigit() or not (highest or lowest).isdigit():
             raise ValueError(
                 f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(kinds)} "
                 f"and counts >= 0, got {part!r}."
             )
-        bounds[kind] = Bounds(least=int(least), most=int(most or least))
-    return bounds
+        ranges[kind] = ReplicaRange(min=int(lowest), max=int(highest or lowest))
+    return ranges
 
 
-def asked_folders(options: argparse.Namespace, kinds: Iterable[str]) -> dict[str, Path]:
+def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[str, Path]:
     """The folder of each kind that `up` is to serve.
 
     Raises:
@@ -96,7 +103,7 @@ def asked_folders(options: argparse.Namespace, kinds: Iterable[str]) -> dict[str
     return folders
 
 
-def _kind_and_folder(text: str, kinds: Iterable[str]) -> tuple[str, Path]:
+def _kind_and_folder(text: str, kinds: Collection[str]) -> tuple[str, Path]:
     kind, _, folder = text.partition("=")
     if kind not in kinds or not folder:
         raise ValueError(
@@ -106,8 +113,8 @@ def _kind_and_folder(text: str, kinds: Iterable[str]) -> tuple[str, Path]:
     return kind, Path(folder)
 
 
-def asked_pace(options: argparse.Namespace, otherwise: Pace) -> Pace:
-    """What autoscaling goes by: as given, or as before."""
+def asked_scaling(options: argparse.Namespace, otherwise: ScalingTarget) -> ScalingTarget:
+    """The targets of autoscaling: those given, and `otherwise` for the rest."""
     given = {"idle_s": options.idle_s}
     if options.target_queue_ms is not None:
         given["target_queue_s"] = options.target_queue_ms / 1e3
@@ -116,8 +123,14 @@ def asked_pace(options: argparse.Namespace, otherwise: Pace) -> Pace:
     )
 
 
+def _refuse_removed(argv: Sequence[str]) -> None:
+    for name in (argument.partition("=")[0] for argument in argv):
+        if name in REMOVED:
+            raise ValueError(f"options must be those of --help, got {name}. {REMOVED[name]}")
+
+
 def _check_ranges(options: argparse.Namespace) -> None:
-    """ValueError for a number that no fleet can be started with."""
+    """Raise ValueError for a number with which no fleet can start."""
     for name, (lowest, highest) in RANGES.items():
         value = vars(options).get(name)
         if value is not None and not lowest <= value <= highest:
@@ -147,12 +160,12 @@ def _add_scaling_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--target-queue-ms",
         type=float,
-        help=f"autoscaling: wait before the device, default {Pace.target_queue_s * 1e3:g}",
+        help=f"autoscaling: wait before the device, default {ScalingTarget.target_queue_s * 1e3:g}",
     )
     command.add_argument(
         "--idle-s",
         type=float,
-        help=f"autoscaling: down to MIN = 0 after so long unasked, default {Pace.idle_s:g}",
+        help=f"autoscaling: down to MIN = 0 after this time idle, default {ScalingTarget.idle_s:g}",
     )
 
 
@@ -181,7 +194,12 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--tls", type=Path, metavar="DIR", help="folder with ca.pem, server.* and client.*"
     )
-    up.add_argument("--token-file", type=Path, metavar="FILE", help="what every caller must bear")
+    up.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file of the token that every call must bear",
+    )
     up.add_argument(
         "--insecure",
         action="store_true",
@@ -209,4 +227,3 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
         default=max(4, os.cpu_count() or 1),
         help="CPUs of a new local cluster, for placement",
     )
-    up.add_argument("--object-store-mb", type=int, default=120, help="of a new local cluster")

@@ -1,4 +1,4 @@
-"""The Ray cluster under a fleet: become its driver, and see whether a fleet fits there."""
+"""The Ray cluster of a fleet: connect to it, and check whether the fleet fits there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import ray
 from ray._raylet import Config  # pyright: ignore
 
-from teacher_server.fleet.autoscaling import Bounds
+from teacher_server.fleet.autoscaling import ReplicaRange
 from teacher_server.fleet.directory import HEAD_RESOURCE
 from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
 from teacher_server.fleet.status import kinds_status, serve_is_running
@@ -28,7 +28,7 @@ def connect(address: str, auth_token_path: str = "") -> None:
     check_reachable(address)
     if auth_token_path:
         os.environ.update(token_environment(auth_token_path))
-        # Ray has read its settings when it was imported, before the cluster and its token existed.
+        # Ray read its settings at import, before the cluster and its token existed.
         Config.initialize("")
     ray.init(
         address=address,
@@ -55,10 +55,10 @@ def check_cluster(host: str) -> None:
         )
 
 
-def check_room(state: FleetState, bounds: Mapping[str, Bounds]) -> None:
+def check_room(state: FleetState, ranges: Mapping[str, ReplicaRange]) -> None:
     """Raise ValueError if a local cluster, which cannot grow, has no room for the most replicas."""
     have = ray.cluster_resources().get("CPU", 0.0)
-    need = sum(state.num_cpus[kind] * wanted.most for kind, wanted in bounds.items())
+    need = sum(state.num_cpus[kind] * wanted.max for kind, wanted in ranges.items())
     if state.keeper_pid and need > have:
         raise ValueError(
             f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "

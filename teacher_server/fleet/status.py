@@ -1,4 +1,4 @@
-"""What Ray Serve says of the fleet: each kind's state, its target and its replicas."""
+"""The fleet as Ray Serve sees it: each kind's state, its target and its replicas."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ray.serve._private.client import ServeControllerClient
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 
-from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.deployment import APP_PREFIX, app_name
 from teacher_server.fleet.directory import DIRECTORY_APP
 
 
 @dataclass(frozen=True, kw_only=True)
 class KindStatus:
-    """What Serve says of one kind of teachers."""
+    """Serve's view of one kind of teachers."""
 
     state: str
     """Serve's state of the application, e.g. RUNNING, DEPLOYING, UNHEALTHY, DEPLOY_FAILED."""
     message: str
     target: int
-    bounds: Bounds
-    """What the target may be: one number, or what autoscaling chooses from."""
-    pace: Pace | None
-    """What autoscaling goes by; None for a fixed number."""
+    replica_range: ReplicaRange
+    """The range of the target."""
+    scaling: ScalingTarget | None
+    """The targets of autoscaling; None for a fixed number."""
     is_autoscaled: bool
-    """Whether Serve's policy decides on the target, be it within bounds of one number."""
+    """Whether Serve's policy decides on the target, even in a range of one number."""
     replicas: dict[str, tuple[str, int]]
     """Replica id -> its state and process id (0 before it has one)."""
 
@@ -37,19 +37,19 @@ class KindStatus:
 def fleet_status() -> dict[str, KindStatus]:
     """Serve's view of the Directory ("directory") and of each kind that is deployed."""
     found: dict[str, KindStatus] = {}
-    # What `serve status` and the dashboard show, asked of the controller itself: a local cluster
-    # runs without the dashboard.
+    # From the controller itself, not from the dashboard as `serve status`: a local cluster runs
+    # without the dashboard.
     details = _client().get_serve_details()
     for name, app in details["applications"].items():
         for deployment in app["deployments"].values():
             if name.startswith(APP_PREFIX):
-                bounds, pace = _autoscaling_of(deployment)
+                replica_range, scaling = _autoscaling_of(deployment)
                 found[name.removeprefix(APP_PREFIX)] = KindStatus(
                     state=app["status"],
                     message=deployment["message"] or app["message"],
                     target=deployment["target_num_replicas"],
-                    bounds=bounds,
-                    pace=pace,
+                    replica_range=replica_range,
+                    scaling=scaling,
                     is_autoscaled="autoscaling_config" in deployment["deployment_config"],
                     replicas={
                         replica["replica_id"]: (replica["state"], replica.get("pid") or 0)
@@ -80,13 +80,14 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no reason given"
 
 
-def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[Bounds, Pace | None]:
-    """The bounds of a deployment as Serve has it, and the pace of one that is not fixed."""
+def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[ReplicaRange, ScalingTarget | None]:
+    """The range of a deployment as Serve has it, and the targets of one that is not fixed."""
     scaled = deployment["deployment_config"].get("autoscaling_config")
     if scaled is None:
-        return Bounds.of(deployment["target_num_replicas"]), None
-    bounds = Bounds(least=scaled["min_replicas"], most=scaled["max_replicas"])
-    return bounds, None if bounds.is_fixed else Pace(**scaled["policy"]["policy_kwargs"])
+        return ReplicaRange.of(deployment["target_num_replicas"]), None
+    replica_range = ReplicaRange(min=scaled["min_replicas"], max=scaled["max_replicas"])
+    scaling = ScalingTarget(**scaled["policy"]["policy_kwargs"])
+    return replica_range, None if replica_range.is_fixed else scaling
 
 
 def _client() -> ServeControllerClient:

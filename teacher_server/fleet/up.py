@@ -1,4 +1,4 @@
-"""`up`: check all that can be checked beforehand, then start the fleet or leave nothing behind."""
+"""`up`: check everything that can be checked beforehand, then start the fleet or nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from protos.teacher_pb2 import Description
-from teacher_server.fleet.autoscaling import Bounds, Pace
+from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.console import print_status, say
 from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
 from teacher_server.fleet.deployment import ReplicaOptions
@@ -23,7 +23,7 @@ from teacher_server.fleet.local_cluster import (
     start_keeper,
     write_state,
 )
-from teacher_server.fleet.options import asked_folders, asked_pace, parse_bounds
+from teacher_server.fleet.options import asked_folders, asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
     check_room,
@@ -41,13 +41,13 @@ from trainer.security.credentials import SecurityFiles, check_host, is_loopback,
 
 
 def up(args: argparse.Namespace) -> None:
-    """Start the fleet that the options ask for, and show it; on an error all is taken down again.
+    """Start the fleet of the options and show it; an error takes everything down again.
 
     Raises:
-        ValueError, OSError: for what the user can mend, most of it before anything is started.
+        ValueError, OSError: for user errors, most of them before anything is started.
     """
     folders = asked_folders(args, with_plugins(SERVED_KINDS, args.plugin, "SERVED_KINDS"))
-    bounds = _bounds(args, folders)
+    ranges = _ranges(args, folders)
     security = _security(args)
     check_endpoint("--spans", args.spans)
     _check_none_up(args.fleet)
@@ -60,31 +60,29 @@ def up(args: argparse.Namespace) -> None:
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        check_room(state, bounds)
-        deploy(state, bounds, Pace(**state.pace), port=args.port)
-        wait_until_ready(bounds, state, timeout_s=args.timeout, progress=say)
+        check_room(state, ranges)
+        deploy(state, ranges, ScalingTarget(**state.scaling), port=args.port)
+        wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         if keeper is not None:
             keeper.keep()
         undo.pop_all()
     print_status(state, as_json=False)
 
 
-def _bounds(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, Bounds]:
-    """Replicas wanted of each teacher given, one if nothing is said; checks the teachers."""
-    asked = parse_bounds(args.replicas, folders)
+def _ranges(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, ReplicaRange]:
+    """The range of each teacher given, one replica by default; checks the teachers."""
+    asked = parse_ranges(args.replicas, folders)
     _check_teachers(folders)
-    return {kind: asked.get(kind, Bounds.of(1)) for kind in folders}
+    return {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
 
 
 def _cluster(args: argparse.Namespace, undo: contextlib.ExitStack) -> tuple[Keeper | None, str]:
-    """Become a driver of the cluster named, or of one of our own; its keeper if so, its address."""
+    """Connect to the named cluster or start one; returns its keeper if started, and its address."""
     address = args.address or os.environ.get("RAY_ADDRESS", "")
     keeper = None
     if not address:
         say("starting Ray on this machine")
-        keeper = start_keeper(
-            num_cpus=args.cluster_cpus, object_store_bytes=args.object_store_mb << 20
-        )
+        keeper = start_keeper(num_cpus=args.cluster_cpus)
         undo.callback(keeper.stop)
         address = keeper.wait_for_address()
     connect(address, str(keeper.auth_token_path) if keeper else "")
@@ -100,7 +98,7 @@ def _state(
     address: str,
     security: SecurityFiles,
 ) -> FleetState:
-    """What is to be recorded of the fleet, before there is anything of it on the cluster."""
+    """The record of the fleet, written before anything of it is on the cluster."""
     directory_host = args.host if is_loopback(args.host) else head_address()
     options = {kind: _replica_options(args, kind, folder) for kind, folder in folders.items()}
     return FleetState(
@@ -113,7 +111,7 @@ def _state(
         num_cpus=dict.fromkeys(folders, float(args.num_cpus)),
         options={kind: dataclasses.asdict(it) for kind, it in options.items()},
         batch_limits={"token_budget": args.token_budget},
-        pace=dataclasses.asdict(asked_pace(args, Pace())),
+        scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
         security=security,
     )
 
@@ -136,7 +134,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
 
 
 def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
-    """The cards of the folders given, of one vocabulary."""
+    """The cards of the given folders; they must share one vocabulary."""
     read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}
     if len(set(digests.values())) > 1:
@@ -149,9 +147,9 @@ def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
 
 
 def _security(args: argparse.Namespace) -> SecurityFiles:
-    """What protects the fleet; whatever is wrong with it is told before anything is started."""
+    """The files that protect the fleet, checked before anything is started."""
     security = SecurityFiles(
-        # Replicas start elsewhere, where a relative path would lead astray.
+        # Replicas have another working directory: a relative path would name other files.
         tls=str(args.tls.resolve()) if args.tls else None,
         token_file=str(args.token_file.resolve()) if args.token_file else None,
         insecure=args.insecure,
@@ -160,7 +158,7 @@ def _security(args: argparse.Namespace) -> SecurityFiles:
     if args.metrics:
         check_host("--metrics", args.metrics, security, remedy=SERVER_REMEDY)
     read_credentials(security, "server")
-    read_credentials(security, "client")  # `up` and `status` ask the Directory and the replicas.
+    read_credentials(security, "client")  # `up` and `status` call the Directory and the replicas.
     return security
 
 

@@ -7,7 +7,7 @@ MAX_FAILURES = 3
 
 
 class DeviceHealth:
-    """Failures since the last good rows; a round may be run and yet give no distributions (NaN)."""
+    """Counts failures since the last good rows; a round may end well and hold no distributions."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -15,16 +15,16 @@ class DeviceHealth:
 
     @property
     def problem(self) -> str:
-        """Why the device needs a restart; empty: it does not."""
+        """Why the device needs a restart; empty if it does not."""
         if self._failures < MAX_FAILURES:
             return ""
         return f"the device failed {self._failures} times in a row, the last: {self._last}"
 
     def succeeded(self) -> None:
-        """Good rows left it."""
+        """Note rows that could be encoded."""
         self._failures = 0
 
     def failed(self, reason: str) -> None:
-        """A request got no rows, or rows that are none."""
+        """Note a request without rows, or whose rows are not distributions (NaN)."""
         self._failures += 1
         self._last = reason

@@ -1,4 +1,4 @@
-"""How busy one replica is: what the autoscaling policy is told of it."""
+"""The load of one replica, as the autoscaling policy reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ IDLE_S = "idle_s"
 
 
 class LoadMeter:
-    """Follows the rounds of one device; the clock is given."""
+    """Measures queue and idle time of one device; the clock is injected."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -19,12 +19,12 @@ class LoadMeter:
         self._longest_s = 0.0
 
     def round_starts(self, waiting_since_s: Iterable[float]) -> None:
-        """The device takes requests that came at these times."""
+        """Note that the device starts on requests that arrived at these times."""
         self._is_running = True
         self._note(waiting_since_s)
 
     def round_ends(self) -> None:
-        """The device is done with them."""
+        """Note that the device has finished them."""
         self._is_running = False
         self._idle_since_s = self._clock()
 
@@ -32,11 +32,11 @@ class LoadMeter:
         """The load since the last report.
 
         Args:
-            waiting_since_s: when each request came that waits now.
+            waiting_since_s: arrival times of the requests that wait now.
 
         Returns:
-            QUEUE_S: the longest that a request waited for the device, those that still wait
-            included; IDLE_S: how long nobody has asked for anything, 0 while somebody does.
+            QUEUE_S: the longest wait for the device, including requests that still wait; IDLE_S:
+            time since the last request, 0 while there is one.
         """
         waiting_since_s = list(waiting_since_s)
         self._note(waiting_since_s)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from teacher_server.replica.batching import Batcher
+from teacher_server.scoring.counters import ReplicaCounters
 from trainer.telemetry.counters import gauge
 
 PREFIX = "conkd_teacher"
@@ -22,11 +23,11 @@ class ReplicaLevels:
     oldest_wait_s: float = gauge("wait of the oldest of them", metric="queue_age_seconds")
 
     @classmethod
-    def of(cls, batcher: Batcher[Any]) -> ReplicaLevels:
-        """The levels of the replica that a batcher serves."""
+    def of(cls, batcher: Batcher[Any], counters: ReplicaCounters) -> ReplicaLevels:
+        """The levels of one replica."""
         return cls(
-            streams=batcher.counters.streams,
-            in_flight=batcher.counters.in_flight,
+            streams=counters.streams,
+            in_flight=counters.in_flight,
             waiting=batcher.num_waiting,
             waiting_bytes=batcher.num_waiting_bytes,
             oldest_wait_s=batcher.queue_delay_s,

@@ -1,4 +1,4 @@
-"""A ScoreRequest from the network, trusted in nothing -> ScoreWork, or a ValueError that says why.
+"""Validate an untrusted ScoreRequest into ScoreWork; ValueError names the bad field.
 
 This runs on the event loop for every request: lists where numpy's calls would cost more than the
 few numbers, texts only for errors, and no object per example before it is scored.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos import teacher_pb2
+from protos.compression import check_compression, max_entries
 from protos.limits import (
     MAX_DRAWS,
     MAX_EXAMPLES,
@@ -23,8 +24,8 @@ from protos.limits import (
     MAX_REQUEST_BYTES,
     MAX_ROWS,
 )
+from protos.teacher_pb2 import Compression
 from protos.value_formats import BY_NUMBER, FORMATS
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.description import num_token_ids, support_size
 from teacher_server.scoring.score_work import Columns, Ragged, ScoreWork
 
@@ -37,19 +38,19 @@ NOTHING = Ragged(np.empty(0, np.int32), [])
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one request may ask for."""
+    """Limits of one request."""
 
     max_examples: int = MAX_EXAMPLES
     max_input_ids: int = MAX_INPUT_IDS
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_rows: int = MAX_ROWS
     max_reply_bytes: int = MAX_MESSAGE_BYTES - BLOCK_MARGIN_BYTES
-    """Of the block before compression, with every row as long as the cut allows."""
+    """Of the block before zstd, with every row as long as its Compression allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a teacher takes of one column of a request; longest 0: nothing."""
+    """Limits of one column of a request; longest 0: the teacher takes no ids of it."""
 
     name: str
     longest: int
@@ -58,7 +59,7 @@ class Column:
 
 
 class RequestCheck:
-    """The rules of one teacher's requests."""
+    """Checks the requests to one teacher."""
 
     def __init__(self, teacher: teacher_pb2.Description, limits: RequestLimits) -> None:
         self._kind = teacher.kind
@@ -69,7 +70,7 @@ class RequestCheck:
         self._words = Column("word", teacher.max_words, teacher.num_words)
 
     def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
-        """The work that a request asks for.
+        """The work of a request.
 
         Raises:
             ValueError: naming the field, its rule and its value.
@@ -94,22 +95,25 @@ class RequestCheck:
         )
         self._check_targets(targets, columns.tokens.lengths_B)
         asked = request.compression
-        cut = _cut(asked.top_k, asked.top_p, asked.samples, asked.seed, asked.values)
+        if asked.values not in BY_NUMBER:
+            names = ", ".join(FORMATS).upper()
+            raise ValueError(f"compression.values must be one of {names}, got {asked.values}.")
+        compression = _checked(asked.top_k, asked.top_p, asked.samples, asked.seed)
         num_rows = sum(targets)
-        max_entries = num_rows * cut.max_entries(self._support_size)
-        if num_rows * cut.samples > MAX_DRAWS:
+        num_entries = num_rows * max_entries(compression, self._support_size)
+        if num_rows * compression.samples > MAX_DRAWS:
             raise ValueError(
                 f"a request must ask for at most {MAX_DRAWS} draws, got {num_rows} rows of "
-                f"{cut.samples}. Split the request or lower top_k."
+                f"{compression.samples}. Split the request or lower top_k."
             )
         value_bytes = BY_NUMBER[asked.values].dtype.itemsize
-        reply_bytes = self._reply_bytes(num_rows, max_entries, value_bytes)
-        # Draws are entries on the device, even if they fall on few ids.
-        on_device = max(max_entries, num_rows * cut.samples)
-        return ScoreWork(columns, cut, on_device, num_bytes, reply_bytes)
+        reply_bytes = self._reply_bytes(num_rows, num_entries, value_bytes)
+        # Draws are entries on the device, even if they hit few ids.
+        on_device = max(num_entries, num_rows * compression.samples)
+        return ScoreWork(columns, compression, on_device, num_bytes, reply_bytes)
 
     def _read(self, column: Column, ids: bytes, lengths: bytes, num_examples: int) -> Ragged:
-        """Each example's ids of a column; none if the teacher does not take it."""
+        """Each example's ids of a column; none if the teacher takes none."""
         if not column.longest and not ids and not lengths:
             return NOTHING
         name = column.name
@@ -153,15 +157,15 @@ class RequestCheck:
                     f"for example {example} of {most if takes_tokens else 0} tokens."
                 )
 
-    def _reply_bytes(self, num_rows: int, max_entries: int, value_bytes: int) -> int:
-        """Of the reply block, uncompressed and at worst."""
+    def _reply_bytes(self, num_rows: int, num_entries: int, value_bytes: int) -> int:
+        """Bytes of the largest possible reply block, before zstd."""
         if num_rows > self._limits.max_rows:
             raise ValueError(
                 f"target_lengths must sum to at most {self._limits.max_rows} rows, got {num_rows}. "
                 "Split the request."
             )
         # Table and gap of 5 B each per entry, and its value; 12 B per row.
-        reply_bytes = (10 + value_bytes) * max_entries + 12 * num_rows
+        reply_bytes = (10 + value_bytes) * num_entries + 12 * num_rows
         if reply_bytes > self._limits.max_reply_bytes:
             raise ValueError(
                 f"the reply must fit in {self._limits.max_reply_bytes} bytes, got {num_rows} rows "
@@ -183,11 +187,13 @@ def _int32(name: str, of: str, content: bytes, max_length: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _cut(top_k: int, top_p: float, samples: int, seed: int, values: int) -> Cut:
-    """Cached: the requests of a run have one."""
-    if values not in BY_NUMBER:
-        names = ", ".join(FORMATS).upper()
-        raise ValueError(f"compression.values must be one of {names}, got {values}.")
+def _checked(top_k: int, top_p: float, samples: int, seed: int) -> Compression:
+    """Without the format of values, which the device does not see.
+
+    Cached: the requests of a run have the same one, which the batcher compares by identity.
+    """
     if samples > MAX_SAMPLES:
         raise ValueError(f"compression.samples must be at most {MAX_SAMPLES}, got {samples}.")
-    return Cut(top_k=top_k, top_p=top_p, samples=samples, seed=seed)
+    compression = Compression(top_k=top_k, top_p=top_p, samples=samples, seed=seed)
+    check_compression(compression)
+    return compression

@@ -1,4 +1,4 @@
-"""What our gRPC servers have in common: limits, health, reflection, and how to probe them."""
+"""Shared by our gRPC servers: limits, health, reflection, and probes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from protos import teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.replica.security import ServerSecurity
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 # Of one connection.
@@ -19,27 +19,27 @@ MAX_STREAMS = 256
 MAX_CALLS = 4096
 # Of one call's headers, token and digests included; ours take less than 1 KB.
 MAX_METADATA_BYTES = 8 << 10
-# A caller that connects and then says nothing is let go after so long.
+# A connection without a handshake is closed after this time.
 HANDSHAKE_MS = 20_000
 
 
 def new_server(security: ServerSecurity) -> grpc.aio.Server:
-    """A server with our limits that asks for the token, not yet bound; needs a running loop."""
+    """A server with our limits and the token check, not yet bound; needs a running loop."""
     return grpc.aio.server(
         interceptors=security.interceptors,
         maximum_concurrent_rpcs=MAX_CALLS,
         options=[
-            # Nobody asks for more than half of it: what is refused for its size by name must come
-            # in first, and is held while it does.
+            # Twice the limit of a request: one must be received before it can be refused for its
+            # size with a clear message, and is held meanwhile.
             ("grpc.max_receive_message_length", 2 * MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
-            # The first is where refusing begins by chance, the second where it is certain.
+            # gRPC refuses at random between the first and the second, and always above it.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-            # Callers ping every few seconds to notice a dead replica; the default allows one ping
-            # in five minutes and then hangs up.
+            # Callers ping every few seconds to notice a dead replica; by default a server allows
+            # one ping in five minutes and then closes the connection.
             ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", 20_000),
@@ -87,11 +87,11 @@ async def start_server(
 
 def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY) -> bool:
     """Whether the gRPC server at the address answers its health check with SERVING."""
-    dialer = Dialer(security)
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(address) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(  # pyright: ignore
-                health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=dialer.metadata
+                health_pb2.HealthCheckRequest(), timeout=timeout_s, metadata=channels.metadata
             )
         except grpc.RpcError:
             return False
@@ -101,12 +101,12 @@ def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECU
 def fetch_stats(
     address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY
 ) -> teacher_pb2.ReplicaStats | None:
-    """What the replica at the address tells of itself; None if it does not answer in time."""
-    dialer = Dialer(security)
-    with dialer.blocking(address) as channel:
+    """Statistics of the replica at the address; None if it does not answer in time."""
+    channels = ChannelFactory(security)
+    with channels.blocking(address) as channel:
         try:
             return teacher_pb2_grpc.TeacherStub(channel).Stats(
-                teacher_pb2.StatsRequest(), timeout=timeout_s, metadata=dialer.metadata
+                teacher_pb2.StatsRequest(), timeout=timeout_s, metadata=channels.metadata
             )
         except grpc.RpcError:
             return None

@@ -1,7 +1,7 @@
-"""Who may call our gRPC servers: mutual TLS, and one bearer token for the whole fleet.
+"""Access to our gRPC servers: mutual TLS, and one bearer token for the whole fleet.
 
-The token is asked for before a method is looked up, so it covers every one of them: health and
-reflection too, and those that there are not.
+The token is checked before a method is looked up, so it covers all of them: health, reflection and
+unknown methods too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TokenCheck(grpc.aio.ServerInterceptor):
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode("ascii")
-        # Of streams, also for calls that are none: the kind is not on the wire, and the handler of
-        # a single request would wait for it first, from a caller who owes us an answer already.
+        # A stream handler also for unary calls: the wire does not name the call type, and a unary
+        # handler would wait for the request before it refuses.
         self._refusal = grpc.stream_stream_rpc_method_handler(_refuse)
 
     async def intercept_service(
@@ -36,20 +36,20 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
-        """The method's handler if the call bears the token, else one that refuses it."""
+        """The method's handler if the call has the token, else one that refuses it."""
         sent = [
             value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
             for key, value in handler_call_details.invocation_metadata or ()
             if key == "authorization"
         ]
-        # In constant time: how long a refusal takes must not tell how much of a guess was right.
+        # In constant time: the duration of a refusal must not reveal how much of a guess is right.
         if len(sent) == 1 and hmac.compare_digest(sent[0], self._expected):
             return await continuation(handler_call_details)
         return self._refusal
 
 
 class ServerSecurity:
-    """What protects one server; the files are read once, on construction.
+    """TLS and token of one server; the files are read once, on construction.
 
     Raises:
         ValueError: as `trainer.security.credentials.read_credentials`.

@@ -1,7 +1,7 @@
-"""The gRPC face of one teacher: check, join into device batches, score, reply.
+"""The gRPC service of one teacher: check, join into device batches, score, reply.
 
-One bad request gets a ScoreError and nothing else: its stream and the server live on. A caller with
-another vocabulary, wire version, weights or temperature is refused before anything is scored.
+A bad request gets a ScoreError; its stream and the server go on. A caller that expects another
+vocabulary, wire version, weights or temperature is refused before anything is scored.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
 from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
+from teacher_server.replica.device_health import DeviceHealth
 from teacher_server.replica.metrics import PREFIX, ReplicaLevels
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.score_stream import Pipeline, ScoreStream
 from teacher_server.replica.security import SERVER_REMEDY, ServerSecurity
-from teacher_server.replica.stage import Stage
+from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits, score_together
@@ -37,9 +38,9 @@ from trainer.telemetry.spans import Spans
 
 SERVICE_NAME = teacher_pb2.DESCRIPTOR.services_by_name["Teacher"].full_name
 
-# Checked at once: some 16 examples, 50 us.
+# Checked on the event loop: some 16 examples, 50 us.
 SHORT_REQUEST_BYTES = 16 << 10
-# Encoded at once: 60 us.
+# Encoded on the event loop: 60 us.
 SHORT_ENTRIES = 1024
 
 ScoreContext = grpc.aio.ServicerContext
@@ -62,6 +63,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         description: teacher_pb2.Description,
         batcher: Batcher[Any],
         *,
+        counters: ReplicaCounters,
+        device: DeviceHealth,
         replica_id: str,
         limits: RequestLimits,
         encode: Stage[tuple[Any, int], bytes] | None = None,
@@ -78,6 +81,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             ),
             batcher=batcher,
             encode=encode or encoding_stage(),
+            counters=counters,
+            device=device,
             draining=asyncio.Event(),
             spans=spans,
             kind=description.kind,
@@ -92,33 +97,33 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
     async def Describe(
         self, request: teacher_pb2.DescribeRequest, context: ScoreContext
     ) -> teacher_pb2.Description:
-        """What this teacher is: its sizes and the digests of the handshake."""
+        """The sizes of this teacher, and the digests of the handshake."""
         return self.description
 
     async def Stats(
         self, request: teacher_pb2.StatsRequest, context: ScoreContext
     ) -> teacher_pb2.ReplicaStats:
-        """What this replica did since it started, and what is in it now."""
-        batcher = self.pipeline.batcher
+        """The counters of this replica since it started, and its present queue."""
+        batcher, counters = self.pipeline.batcher, self.pipeline.counters
         return teacher_pb2.ReplicaStats(
             replica_id=self._replica_id,
             uptime_s=time.monotonic() - self._started_s,
-            counters=snapshot(batcher.counters),
-            gauges=snapshot(ReplicaLevels.of(batcher)),
+            counters=snapshot(counters),
+            gauges=snapshot(ReplicaLevels.of(batcher, counters)),
             metrics_address=self.metrics_address,
         )
 
     async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, request_iterator: AsyncIterator[teacher_pb2.ScoreRequest], context: ScoreContext
     ) -> None:
-        """Answer each request of the stream, in the order in which they are done.
+        """Reply to each request of the stream, in the order in which they are done.
 
-        It writes replies itself instead of yielding them: a task less to wake for each.
+        It writes replies itself instead of yielding them: one task less to wake for each.
         """
         mismatch = handshake_mismatch(context.invocation_metadata() or (), self.description)
         if mismatch:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
-        counters = self.pipeline.batcher.counters
+        counters = self.pipeline.counters
         counters.streams += 1
         try:
             await ScoreStream(self.pipeline, request_iterator, context.write).serve()
@@ -145,12 +150,19 @@ class TeacherServer:
         spans: Spans | None = None,
     ) -> None:
         """A server that is not yet bound; `spans` is closed when it drains."""
-        counters = counters or ReplicaCounters()
-        score_round = functools.partial(score_together, teacher.score, counters=counters)
-        self.batcher = Batcher(score_round, batch_limits or BatchLimits(), counters=counters)
+        self.counters = counters or ReplicaCounters()
+        self.device = DeviceHealth()
+        self.batcher = Batcher(
+            functools.partial(score_together, teacher.score, counters=self.counters),
+            batch_limits or BatchLimits(),
+            counters=self.counters,
+            device=self.device,
+        )
         self._service = TeacherService(
             teacher.description,
             self.batcher,
+            counters=self.counters,
+            device=self.device,
             replica_id=replica_id,
             limits=request_limits or RequestLimits(),
             spans=spans,
@@ -165,13 +177,13 @@ class TeacherServer:
 
     @property
     def problem(self) -> str:
-        """Why the server does not accept or the device does not answer; empty if they do."""
+        """Why the replica cannot answer; empty if it can."""
         if self._ended is None or self._ended.done():
             return "its gRPC server is not up"
         return self.batcher.problem
 
     def set_batch_limits(self, limits: Mapping[str, Any]) -> None:
-        """Change limits (fields of BatchLimits) for the rounds to come; the others stay."""
+        """Change some limits (fields of BatchLimits) from the next round on."""
         self.batcher.limits = dataclasses.replace(self.batcher.limits, **limits)
 
     async def start(self, host: str, port: int = 0) -> int:
@@ -191,7 +203,7 @@ class TeacherServer:
         return port
 
     def serve_metrics(self, host: str, port: int = 0) -> str:
-        """Let a Prometheus read the counters at host:port (0: a free one); returns the address.
+        """Serve Prometheus metrics at host:port (0: a free one); returns the address.
 
         Raises:
             OSError: if the address cannot be bound.
@@ -208,10 +220,10 @@ class TeacherServer:
         return self._metrics.address
 
     def _numbers(self) -> tuple[ReplicaCounters, ReplicaLevels]:
-        return self.batcher.counters, ReplicaLevels.of(self.batcher)
+        return self.counters, ReplicaLevels.of(self.batcher, self.counters)
 
     async def drain(self, grace_s: float) -> None:
-        """Answer what was accepted, tell callers to go elsewhere, then stop."""
+        """Reply to accepted requests, end streams with UNAVAILABLE, then stop."""
         await self._health.enter_graceful_shutdown()
         self._service.pipeline.draining.set()
         await self._server.stop(grace_s)
@@ -224,7 +236,7 @@ class TeacherServer:
 
 
 def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb2.Description:
-    """What one replica of a teacher answers to Describe."""
+    """The Description of one replica of a teacher."""
     described = teacher_pb2.Description(wire_version=codec.FORMAT_VERSION, replica_id=replica_id)
     described.MergeFrom(teacher)
     return described

@@ -1,7 +1,7 @@
-"""A thread that works for an event loop: calls in, outcomes out, one after another.
+"""Threads for work that is too long for the event loop: single calls, or all waiting items at once.
 
-An executor does the same by way of a second future, which costs a busy replica one or two percent
-of its throughput (docs/benchmarks.md).
+An executor does the same through a second future, which costs a busy replica one or two percent of
+its throughput (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
     function: Callable[[], Any]
-    answer: asyncio.Future[Any]
+    result: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
 
 
 class Worker:
-    """One thread, started with the first call."""
+    """One thread that runs calls one after another; started with the first call."""
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -33,7 +34,7 @@ class Worker:
         self._is_started = self._is_closed = False
 
     def run(self, function: Callable[[], ResultT]) -> asyncio.Future[ResultT]:
-        """What the function gives, or raises, in the thread.
+        """Run the function in the thread; the future gets what it returns or raises.
 
         Raises:
             RuntimeError: if the worker is closed.
@@ -44,12 +45,12 @@ class Worker:
             self._is_started = True
             self._thread.start()
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[ResultT] = loop.create_future()
-        self._calls.put(_Call(function, answer, loop))
-        return answer
+        result: asyncio.Future[ResultT] = loop.create_future()
+        self._calls.put(_Call(function, result, loop))
+        return result
 
     def close(self) -> None:
-        """End the thread once it has done what it was given."""
+        """End the thread after the calls that were made."""
         self._is_closed = True
         self._calls.put(None)
 
@@ -64,22 +65,85 @@ class Worker:
         if call is None:
             return False
         try:
-            outcome, is_good = call.function(), True
+            outcome = call.function()
         except BaseException as error:
-            # Not swallowed: it is raised where the outcome is awaited.
-            outcome, is_good = error, False
-        # The loop may have ended meanwhile; then nobody waits.
+            # Not swallowed: it is raised where the result is awaited.
+            outcome = error
+        # The loop may have ended meanwhile; then nothing waits for the result.
         with contextlib.suppress(RuntimeError):
-            call.loop.call_soon_threadsafe(_settle, call.answer, outcome, is_good)
+            call.loop.call_soon_threadsafe(_settle, call.result, outcome)
         del call, outcome
         return True
 
 
-def _settle(answer: asyncio.Future[Any], outcome: Any, is_good: bool) -> None:
-    # The caller may have gone.
-    if answer.done():
+class Stage(Generic[ItemT, ResultT]):
+    """Applies a function to items: short ones on the event loop, long ones in a thread.
+
+    A trip to a thread and back takes two switches and some 100 us. Short items take less, and under
+    load all waiting items share a trip.
+    """
+
+    def __init__(
+        self, function: Callable[[ItemT], ResultT], name: str, *, is_short: Callable[[ItemT], bool]
+    ) -> None:
+        self._function = function
+        self._is_short = is_short
+        self._worker = Worker(name)
+        self._waiting: list[tuple[ItemT, asyncio.Future[ResultT]]] = []
+        self._is_away = False
+
+    async def run(self, item: ItemT) -> ResultT:
+        """What the function returns, or raises, for the item."""
+        if not self._waiting and self._is_short(item):
+            return self._function(item)
+        result: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, result))
+        if not self._is_away:
+            self._send()
+        return await result
+
+    def close(self) -> None:
+        """End the thread after the items that it has."""
+        self._worker.close()
+
+    def _send(self) -> None:
+        batch, self._waiting = self._waiting, []
+        results = [result for _, result in batch]
+        try:
+            trip = self._worker.run(lambda: [self._outcome(item) for item, _ in batch])
+        except RuntimeError as error:
+            # Closed meanwhile: no caller may wait for ever.
+            _settle_all(results, [error] * len(results))
+            return
+        self._is_away = True
+        trip.add_done_callback(lambda done: self._come_back(results, done.result()))
+
+    def _outcome(self, item: ItemT) -> ResultT | Exception:
+        try:
+            return self._function(item)
+        except Exception as error:
+            # Not swallowed: it is raised where the item's result is awaited.
+            return error
+
+    def _come_back(
+        self, results: list[asyncio.Future[ResultT]], outcomes: list[ResultT | Exception]
+    ) -> None:
+        self._is_away = False
+        _settle_all(results, outcomes)
+        if self._waiting:
+            self._send()
+
+
+def _settle_all(results: Sequence[asyncio.Future[Any]], outcomes: Sequence[Any]) -> None:
+    for result, outcome in zip(results, outcomes, strict=True):
+        _settle(result, outcome)
+
+
+def _settle(result: asyncio.Future[Any], outcome: Any) -> None:
+    # Its caller may have cancelled it.
+    if result.done():
         return
-    if is_good:
-        answer.set_result(outcome)
+    if isinstance(outcome, BaseException):
+        result.set_exception(outcome)
     else:
-        answer.set_exception(outcome)
+        result.set_result(outcome)

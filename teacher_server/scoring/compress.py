@@ -14,43 +14,8 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How many entries of each row are kept."""
-
-    top_k: int = 0
-    """Entries kept at most; 0: no such cap."""
-    top_p: float = 0.0
-    """Keep the fewest entries whose mass reaches this; 0 or 1: only top_k counts."""
-    samples: int = 0
-    """Instead of a cut: so many draws with replacement, each of weight 1/samples; 0: a cut."""
-    seed: int = 0
-    """Of the draws; they depend on it and on the input alone."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("top_k", self.top_k), ("samples", self.samples), ("seed", self.seed)):
-            if value < 0:
-                raise ValueError(f"{name} must be >= 0, got {value}.")
-        # Written so that NaN fails too.
-        if not (math.isfinite(self.top_p) and 0.0 <= self.top_p <= 1.0):
-            raise ValueError(f"top_p must be in [0, 1], got {self.top_p}.")
-        if self.samples and (self.top_k or self.top_p):
-            raise ValueError(
-                f"samples must stand alone, got top_k {self.top_k} and top_p {self.top_p} beside "
-                f"{self.samples}. Leave them 0."
-            )
-
-    @property
-    def by_mass(self) -> bool:
-        """Whether rows may differ in length because they are cut by mass."""
-        return 0.0 < self.top_p < 1.0
-
-    def max_entries(self, support: int) -> int:
-        """The most entries that one row over `support` columns can keep."""
-        wanted = self.samples or self.top_k
-        return min(wanted, support) if wanted else support
+from protos.compression import cuts_by_mass, max_entries
+from protos.teacher_pb2 import Compression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +31,7 @@ class Support:
 
 def compress(
     scores_TS: Tensor,
-    cut: Cut,
+    compression: Compression,
     *,
     support: Support,
     temperature: float = 1.0,
@@ -79,10 +44,10 @@ def compress(
     Args:
         scores_TS: logits or log-probs, bfloat16 or float32 [T, S]; -inf: not possible at all.
             Scratch: kept entries are overwritten and put back.
-        cut: what to keep; entries of -inf are never kept.
+        compression: what to keep; entries of -inf are never kept.
         support: the ids of the columns.
         temperature: divides the scores before anything is cut.
-        uniforms_TN: float64 [T, N] in [0, 1), one per draw; for cut.samples = N alone.
+        uniforms_TN: float64 [T, N] in [0, 1), one per draw; for compression.samples = N alone.
 
     Returns:
         TargetRows of T rows, ids ascending. `tail` is summed over the dropped entries, so it is
@@ -95,10 +60,10 @@ def compress(
         scores_TS = scores_TS / temperature
     total_T1 = scores_TS.logsumexp(-1, keepdim=True)
     item_mass_R = _numpy(_item_mass(scores_TS, total_T1, support), np.float32)
-    if cut.samples:
-        assert uniforms_TN is not None, "a cut by samples needs its draws"
+    if compression.samples:
+        assert uniforms_TN is not None, "samples need their draws"
         return _drawn(scores_TS, total_T1, uniforms_TN, item_mass_R, support)
-    kept_TK, columns_TK, keep_TK = _keep(scores_TS, total_T1, cut)
+    kept_TK, columns_TK, keep_TK = _keep(scores_TS, total_T1, compression)
     tail_T = _dropped_mass(scores_TS, total_T1, columns_TK, kept_TK, keep_TK)
     log_probs_TK = kept_TK - total_T1
     return TargetRows(
@@ -111,19 +76,21 @@ def compress(
     )
 
 
-def _keep(scores_TS: Tensor, total_T1: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
+def _keep(
+    scores_TS: Tensor, total_T1: Tensor, compression: Compression
+) -> tuple[Tensor, Tensor, Tensor]:
     """Candidate scores, their columns (ascending) and which of them are kept, all [T, K]."""
     size = scores_TS.shape[-1]
-    max_entries = cut.max_entries(size)
-    if max_entries == size and not cut.by_mass:
+    most = max_entries(compression, size)
+    if most == size and not cuts_by_mass(compression):
         columns_TK = torch.arange(size, device=scores_TS.device).expand(scores_TS.shape)
         return scores_TS, columns_TK, scores_TS.isfinite()
-    kept_TK, columns_TK = scores_TS.topk(max_entries, dim=-1)
+    kept_TK, columns_TK = scores_TS.topk(most, dim=-1)
     keep_TK = kept_TK.isfinite()
-    if cut.by_mass:
+    if cuts_by_mass(compression):
         probs_TK = (kept_TK - total_T1).double().exp()
         # Kept while the mass BEFORE an entry is short of top_p: the fewest entries that reach it.
-        keep_TK &= probs_TK.cumsum(-1) - probs_TK < cut.top_p
+        keep_TK &= probs_TK.cumsum(-1) - probs_TK < compression.top_p
     columns_TK, order_TK = columns_TK.sort(-1)
     return kept_TK.gather(-1, order_TK), columns_TK, keep_TK.gather(-1, order_TK)
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from protos.codec import TargetRows
-from protos.teacher_pb2 import Description
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression, Description
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.table import TEACHER_KINDS
@@ -18,7 +17,7 @@ class Teacher(Protocol):
 
     description: Description
 
-    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
         """The wanted rows of each input, in the order of the inputs."""
         ...
 

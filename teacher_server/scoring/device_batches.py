@@ -1,7 +1,7 @@
-"""The requests of one round as batches of the device, so that little is spent on padding.
+"""The requests of one round as device batches with little padding.
 
-The examples of all requests are sorted by length and cut into batches of about one size; the rows
-go back to the requests that they are of.
+The examples of all requests are sorted by length and divided into batches of about one size; the
+rows go back to their requests.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos.codec import TargetRows, concat_rows
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.score_work import ScoreWork
 from trainer.data.model_input import ExampleInput
 
-ScoreFn = Callable[[Sequence[ExampleInput], Cut], TargetRows]
+ScoreFn = Callable[[Sequence[ExampleInput], Compression], TargetRows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """What one round and the queue before it may hold."""
+    """Limits of one round and of the queue before it."""
 
     token_budget: int = 4096
     """Examples of a device batch times the ids of its longest; a longer one goes alone. Columns are
@@ -35,7 +35,7 @@ class BatchLimits:
     """How long a round gathers requests unless they fill it: from the start of the round before,
     or, on an idle device, from the first request."""
     max_queue_bytes: int = 32 << 20
-    """Request bytes that wait at most; beyond it streams are not read."""
+    """Request bytes in the queue; streams are not read while it is full."""
 
 
 def plan_batches(
@@ -63,7 +63,7 @@ def score_together(
     *,
     counters: ReplicaCounters | None = None,
 ) -> list[TargetRows]:
-    """The rows of each work, all of one cut, as if each had been scored alone."""
+    """The rows of each work, all of one compression, as if each had been scored alone."""
     inputs = [example for work in works for example in work.inputs]
     plan = plan_batches(
         [example.size for example in inputs],
@@ -72,7 +72,7 @@ def score_together(
     )
     if counters is not None:
         _count_fill(counters, [[inputs[i].size for i in batch] for batch in plan])
-    rows = concat_rows([score([inputs[i] for i in batch], works[0].cut) for batch in plan])
+    rows = concat_rows([score([inputs[i] for i in batch], works[0].compression) for batch in plan])
     counts = np.array([example.num_targets for example in inputs])
     in_batch_order = np.concatenate([np.asarray(batch) for batch in plan])
     starts = np.empty(len(inputs), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a checked request asks a teacher for.
+"""A checked request: its examples, its compression and its cost.
 
 B examples, N ids of all of them together.
 """
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from trainer.data.model_input import ExampleInput
 
 
 @dataclass(eq=False, slots=True)
 class Ragged:
-    """Ids of examples end to end: int32 [N], and how many are each example's."""
+    """Ids of examples end to end: int32 [N], and the number of ids of each example."""
 
     ids_N: np.ndarray
     lengths_B: list[int]
 
     def rows(self, num_examples: int) -> list[np.ndarray]:
-        """Each example's ids; of a column that is not there, none."""
+        """Each example's ids; none of a column that was not sent."""
         if not self.lengths_B:
             return [self.ids_N] * num_examples
         ends = itertools.accumulate(self.lengths_B, initial=0)
@@ -32,7 +32,7 @@ class Ragged:
 
 @dataclass(eq=False, slots=True)
 class Columns:
-    """The examples of a request, as they came."""
+    """The examples of a request, as they were sent."""
 
     targets: list[int]
     tokens: Ragged
@@ -42,25 +42,25 @@ class Columns:
 
 @dataclass(eq=False)
 class ScoreWork:
-    """One checked request: what to score, how to cut it, and what it costs."""
+    """One checked request."""
 
     columns: Columns
-    cut: Cut
+    compression: Compression
     max_entries: int
-    """Row entries of the reply at most, or draws."""
+    """Row entries of the reply, or draws, at most."""
     num_bytes: int
     """Of the request."""
     max_reply_bytes: int
-    """Of the reply block before compression, with every row as long as the cut allows."""
+    """Of the reply block before zstd, with every row as long as its Compression allows."""
 
     @functools.cached_property
     def inputs(self) -> tuple[ExampleInput, ...]:
-        """The examples one by one; for whoever scores them, off the event loop."""
+        """The examples one by one; made in the thread that scores them, off the event loop."""
         columns = self.columns
         number = len(columns.targets)
         return tuple(
-            ExampleInput(num_targets=n, tokens=said, entities=named, words=heard)
-            for n, said, named, heard in zip(
+            ExampleInput(num_targets=n, tokens=tokens, entities=entities, words=words)
+            for n, tokens, entities, words in zip(
                 columns.targets,
                 columns.tokens.rows(number),
                 columns.entities.rows(number),
@@ -71,7 +71,7 @@ class ScoreWork:
 
     @property
     def num_tokens(self) -> int:
-        """What the request counts against the token budget: ids of all columns."""
+        """Ids of all columns, which count against the token budget."""
         columns = self.columns
         ids = len(columns.tokens.ids_N) + len(columns.entities.ids_N) + len(columns.words.ids_N)
         return max(len(columns.targets), ids)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from protos.codec import TargetRows, concat_rows
-from protos.teacher_pb2 import Description
-from teacher_server.scoring.compress import Cut, Support, compress
+from protos.teacher_pb2 import Compression, Description
+from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import describe
 from trainer.data.bags import Bags
@@ -77,13 +77,13 @@ class DialogueTeacher:
         return cls(model, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
-    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
         """The next-token distributions at the last num_targets positions of each input.
 
         No wanted position sees a pad, so the rows do not depend on what else is in the batch.
         """
         hidden_TD = self._model.response_states(collate(inputs, pad_id=0).to(self._device))
-        uniforms_TN = draw_uniforms(inputs, cut)
+        uniforms_TN = draw_uniforms(inputs, compression)
         parts = []
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
@@ -92,7 +92,7 @@ class DialogueTeacher:
                 parts.append(
                     compress(
                         logits_TV,
-                        cut,
+                        compression,
                         support=self._support,
                         temperature=self.description.temperature,
                         uniforms_TN=uniforms_TN[chunk],
@@ -133,16 +133,16 @@ class RecommendationTeacher:
         return cls(recommender, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
-    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
         """One row per input, ids being vocabulary ids; an input may have no entity at all."""
         entities = Bags.of([example.entities for example in inputs], self._device)
         words = Bags.of([example.words for example in inputs], self._device)
         scores_BI = self._recommender(entities, words)
-        uniforms_BN = draw_uniforms(inputs, cut)
+        uniforms_BN = draw_uniforms(inputs, compression)
         with _counted(self._counters, self._device):
             return compress(
                 scores_BI,
-                cut,
+                compression,
                 support=self._support,
                 temperature=self.description.temperature,
                 uniforms_TN=uniforms_BN,
@@ -166,19 +166,19 @@ def _counted(counters: ReplicaCounters, device: torch.device) -> Iterator[None]:
     counters.compress_s += begin.elapsed_time(end) / 1e3
 
 
-def draw_uniforms(inputs: Sequence[ExampleInput], cut: Cut) -> np.ndarray:
-    """The draws of a cut by samples, float64 [T, N] in [0, 1); N is 0 for any other cut.
+def draw_uniforms(inputs: Sequence[ExampleInput], compression: Compression) -> np.ndarray:
+    """The draws of a Compression by samples, float64 [T, N] in [0, 1); N is 0 for any other.
 
-    A function of the cut's seed and of each input alone: scored again, elsewhere and beside other
-    inputs, an input gives the same rows.
+    A function of the seed and of each input alone: an input gives the same rows whenever, wherever
+    and beside whatever it is scored.
     """
-    return np.concatenate([_draws_of(each, cut) for each in inputs])
+    return np.concatenate([_draws_of(each, compression) for each in inputs])
 
 
-def _draws_of(each: ExampleInput, cut: Cut) -> np.ndarray:
+def _draws_of(each: ExampleInput, compression: Compression) -> np.ndarray:
     columns = (each.tokens, each.entities, each.words)
     content = [np.array([len(ids) for ids in columns]), *columns]
-    digest = hashlib.blake2b(digest_size=16, key=cut.seed.to_bytes(8, "little"))
+    digest = hashlib.blake2b(digest_size=16, key=compression.seed.to_bytes(8, "little"))
     digest.update(b"".join(ids.astype("<i4").tobytes() for ids in content))
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest.digest(), "<u8")))
-    return generator.random((each.num_targets, cut.samples))
+    return generator.random((each.num_targets, compression.samples))

@@ -18,7 +18,8 @@ from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
-from trainer.data.examples import Example, ExampleOptions, write_examples
+from trainer.data.dialogue_examples import ExampleOptions
+from trainer.data.examples import Example, write_examples
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.manifest import Manifest, SplitCounts

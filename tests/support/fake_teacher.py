@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from protos.codec import TargetRows
-from protos.teacher_pb2 import Description
-from teacher_server.scoring.compress import Cut, Support, compress
+from protos.teacher_pb2 import Compression, Description
+from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.score_work import Columns, Ragged
 from trainer.data.model_input import ExampleInput
 
@@ -51,7 +51,7 @@ class FakeTeacher:
         self.gives_nan = False
         self.fails_above: int | None = None
 
-    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
         self.started.set()
         if self.gate is not None:
             assert self.gate.wait(20)
@@ -61,7 +61,9 @@ class FakeTeacher:
             raise RuntimeError("out of memory")
         ids = [torch.from_numpy(each.tokens[-each.num_targets :].copy()) for each in inputs]
         scores = rows_after(torch.cat(ids))
-        return compress(scores * torch.nan if self.gives_nan else scores, cut, support=SUPPORT)
+        return compress(
+            scores * torch.nan if self.gives_nan else scores, compression, support=SUPPORT
+        )
 
 
 def rows_after(ids: torch.Tensor) -> torch.Tensor:

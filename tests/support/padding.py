@@ -19,7 +19,7 @@ def padding(
     used = padded = 0
     for rank in range(world_size):
         config = LoaderConfig(batch_size=batch_size, seed=0, rank=rank, world_size=world_size)
-        for batch, _ in itertools.islice(batches(examples, config), len(examples) // batch_size):
+        for batch in itertools.islice(batches(examples, config), len(examples) // batch_size):
             for part in micro_batches(batch, micro):
                 sizes = [len(e.context_ids) + len(e.response_ids) for e in part]
                 used, padded = used + sum(sizes), padded + max(sizes) * len(sizes)

@@ -16,11 +16,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from protos import codec, teacher_pb2
+from protos.teacher_pb2 import Compression
 from teacher_server.fleet import certificates
 from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import Lease
 from teacher_server.replica.service import TeacherServer
-from teacher_server.scoring.compress import Cut, Support, compress
+from teacher_server.scoring.compress import Support, compress
 from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
@@ -80,10 +81,10 @@ class FakeRecommender(FakeTeacher):
     def __init__(self) -> None:
         super().__init__(RECOMMENDATION)
 
-    def score(self, inputs: Any, cut: Cut) -> codec.TargetRows:
+    def score(self, inputs: Any, compression: Compression) -> codec.TargetRows:
         ids = torch.tensor([len(each.entities) for each in inputs])
         items = slice(DESCRIPTION.first_item_id, DESCRIPTION.first_item_id + DESCRIPTION.num_items)
-        return compress(rows_after(ids)[:, items], cut, support=ITEMS)
+        return compress(rows_after(ids)[:, items], compression, support=ITEMS)
 
 
 @dataclass(frozen=True)

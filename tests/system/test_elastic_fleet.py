@@ -22,7 +22,7 @@ from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY
 from trainer.teacher_client.client import TeacherClient
 from trainer.teacher_client.replica import Replica, Request
@@ -52,7 +52,7 @@ class Watcher:
         self.listed_s: dict[str, float] = {}
         self._now: set[str] = set()
         self._changed = threading.Condition()
-        self._channel = Dialer(NO_SECURITY).blocking(directory)
+        self._channel = ChannelFactory(NO_SECURITY).blocking(directory)
         watch = teacher_pb2_grpc.DirectoryStub(self._channel).Watch(teacher_pb2.WatchRequest())
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._watch = watch

@@ -19,7 +19,8 @@ import torch
 from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.handshake import handshake_metadata
-from teacher_server.fleet.autoscaling import Bounds
+from protos.teacher_pb2 import Compression
+from teacher_server.fleet.autoscaling import ReplicaRange
 from teacher_server.fleet.directory_server import DirectoryServer, DirectoryService, fetch_fleet
 from teacher_server.fleet.leases import Lease, Leases
 from teacher_server.fleet.local_cluster import (
@@ -30,9 +31,8 @@ from teacher_server.fleet.local_cluster import (
     read_state,
     write_state,
 )
-from teacher_server.fleet.options import parse, parse_bounds
+from teacher_server.fleet.options import parse, parse_ranges
 from teacher_server.main import main
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.kinds import load_teacher
 from tests.support import tiny_teachers
 from tests.support.fleet_commands import COMMAND_S, command, environment, replicas, run
@@ -41,7 +41,7 @@ from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import SecurityFiles
 from trainer.teacher_client.client import TeacherClient
 
@@ -136,18 +136,18 @@ def test_fetch_fleet_without_a_directory_is_refused() -> None:
         fetch_fleet("127.0.0.1:1", 0.5)
 
 
-def test_parse_bounds_reads_numbers_and_ranges() -> None:
-    assert parse_bounds("dialogue=2,recommendation=0..4") == {
-        "dialogue": Bounds.of(2),
-        "recommendation": Bounds(least=0, most=4),
+def test_parse_ranges_reads_numbers_and_ranges() -> None:
+    assert parse_ranges("dialogue=2,recommendation=0..4") == {
+        "dialogue": ReplicaRange.of(2),
+        "recommendation": ReplicaRange(min=0, max=4),
     }
-    assert parse_bounds("") == {}
+    assert parse_ranges("") == {}
     wrong = ("dialogue=-1", "dialogue=x", "dialogue", "chess=1", "dialogue=1..x", "dialogue=..2")
     for text in wrong:
         with pytest.raises(ValueError, match=r"KIND=COUNT or KIND=MIN\.\.MAX"):
-            parse_bounds(text)
+            parse_ranges(text)
     with pytest.raises(ValueError, match=r"0 <= MIN <= MAX, got 3\.\.1"):
-        parse_bounds("dialogue=3..1")
+        parse_ranges("dialogue=3..1")
 
 
 def test_check_port_free_names_a_port_in_use() -> None:
@@ -300,11 +300,11 @@ def watch_until(
     directory: str, security: SecurityFiles, done: Callable[[set[str]], bool]
 ) -> list[teacher_pb2.Endpoint]:
     """The first fleet whose dialogue replicas are as wanted."""
-    dialer = Dialer(security)
-    with dialer.blocking(directory) as channel:
+    channels = ChannelFactory(security)
+    with channels.blocking(directory) as channel:
         stub = teacher_pb2_grpc.DirectoryStub(channel)
         request = teacher_pb2.WatchRequest()
-        for fleet in stub.Watch(request, timeout=60, metadata=dialer.metadata):
+        for fleet in stub.Watch(request, timeout=60, metadata=channels.metadata):
             if done(replicas(list(fleet.endpoints), "dialogue")):
                 return list(fleet.endpoints)
     raise AssertionError("the Directory ended the watch")
@@ -405,12 +405,12 @@ def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles)
         compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
         **columns,
     )
-    dialer = Dialer(security)
-    metadata = (*dialer.metadata, *handshake_metadata(teacher.description))
-    with dialer.blocking(address) as channel:
+    channels = ChannelFactory(security)
+    metadata = (*channels.metadata, *handshake_metadata(teacher.description))
+    with channels.blocking(address) as channel:
         stub = teacher_pb2_grpc.TeacherStub(channel)
         reply = next(stub.Score(iter([request]), metadata=metadata, timeout=30))
-    expected = teacher.score(inputs, Cut(top_k=8))
+    expected = teacher.score(inputs, Compression(top_k=8))
     rows = codec.decode(
         reply.block, num_rows=expected.num_rows, vocab_size=teacher.description.vocab_size
     )

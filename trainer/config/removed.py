@@ -4,6 +4,10 @@ from __future__ import annotations
 
 REMOVED = {
     "teachers.max_bytes": "teachers.in_flight bounds what is held",
+    "distinct_words": "words of a context are pooled with their repeats, as in KGSF",
+    "entity_relu": "entity vectors have no activation, as in KGSF's code",
+    "word_relu": "word vectors have no activation, as in KGSF's code",
+    "word_side": "a teacher uses words if the prepared data has word relations",
     "train.keep_freed_memory": (
         "set MALLOC_MMAP_THRESHOLD_=1048576 in the environment to give freed memory back at once"
     ),

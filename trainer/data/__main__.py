@@ -12,9 +12,9 @@ from trainer.common.cli import run_main
 from trainer.common.plugins import with_plugins
 from trainer.data.corpora.table import CORPORA
 from trainer.data.corpus import Corpus, CorpusFiles
+from trainer.data.dialogue_examples import ExampleOptions
 from trainer.data.download import SOURCES as DOWNLOADS
 from trainer.data.download import download
-from trainer.data.examples import ExampleOptions
 from trainer.data.manifest import print_manifest
 from trainer.data.prepare import prepare
 from trainer.data.tokenizer import pretrained_tokenizer

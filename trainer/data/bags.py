@@ -31,7 +31,7 @@ class Bags:
                 f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
                 f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
             )
-        # On a GPU a look would wait for all that it has to do; what is there came from a CPU.
+        # On a GPU reading the sum would synchronise; its tensors were checked on the CPU before.
         if self.lengths_B.device.type == "cpu" and int(self.lengths_B.sum()) != len(self.ids_E):
             raise ValueError(
                 f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
@@ -51,7 +51,7 @@ class Bags:
         return Bags(change(self.ids_E), change(self.lengths_B))
 
     def to(self, device: torch.device) -> Bags:
-        """The same on a device."""
+        """A copy on the device."""
         return self.map(lambda tensor: tensor.to(device))
 
     def select(self, rows_B: Tensor) -> Bags:
@@ -61,13 +61,6 @@ class Bags:
         shift_B = first_B - (lengths_B.cumsum(0) - lengths_B)
         index_E = torch.arange(int(lengths_B.sum())) + shift_B.repeat_interleave(lengths_B)
         return Bags(self.ids_E[index_E], lengths_B)
-
-    def distinct(self) -> Bags:
-        """Each example's different ids, ascending."""
-        example_E = torch.arange(len(self.lengths_B), device=self.ids_E.device)
-        example_E = example_E.repeat_interleave(self.lengths_B)
-        pairs_2E = torch.unique(torch.stack([example_E, self.ids_E]), dim=1)
-        return Bags(pairs_2E[1], torch.bincount(pairs_2E[0], minlength=len(self.lengths_B)))
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Ids [B, S], right-padded with 0, and bool [B, S]: True at ids; S is at least 1."""

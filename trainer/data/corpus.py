@@ -1,6 +1,6 @@
 """What a data set must offer to be prepared: one `Corpus`, an entry of `corpora/table.py`.
 
-A data set of one's own is a module with `CORPORA = {"name": Corpus(...)}`, named by `--plugin`.
+A plugin is a module with `CORPORA = {"name": Corpus(...)}`, named by `--plugin`.
 """
 
 from __future__ import annotations

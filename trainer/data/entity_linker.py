@@ -1,9 +1,8 @@
 """People, films and genres that a text names without an @id, found by an Aho-Corasick gazetteer.
 
-ReDial marks films alone; who should play in them and which kind is wanted stands in the plain text.
-The public chain asks DBpedia Spotlight there, whose cached answers are noisy ("You" of "You should
-watch" is an entity) and not at hand; tests/unit/trainer/data/test_entity_linker.py measures the
-precision of this linker.
+ReDial marks films alone; people and genres are in the plain text. The public pipeline sends it to
+DBpedia Spotlight, whose cached results are noisy ("You" of "You should watch" is an entity) and not
+available here; tests/unit/trainer/data/test_entity_linker.py measures this linker's precision.
 """
 
 from __future__ import annotations
@@ -16,68 +15,13 @@ from urllib.parse import unquote
 import ahocorasick
 import numpy as np
 
+from trainer.data.entity_names import AMBIGUOUS_NAMES, GENRES
 from trainer.data.knowledge_graph import KnowledgeGraph
 
 MIN_NAME_LENGTH = 4
 # DBpedia keeps stations of a career as entities "Andy_Serkis__1".
 STATION_PATTERN = re.compile(r"__\d+$")
 QUALIFIER_PATTERN = re.compile(r"\s*\([^()]*\)$")
-
-GENRES: dict[str, tuple[str, ...]] = {
-    "Action_film": ("action", "action film", "action films", "action movie", "action movies"),
-    "Adventure_fiction": ("adventure", "adventures"),
-    "Animation": ("animation", "animated", "animations"),
-    "Anime": ("anime",),
-    "Black_comedy": ("dark comedy", "dark comedies", "black comedy", "black comedies"),
-    "Comedy_film": ("comedy", "comedies", "comedic"),
-    "Crime_film": ("crime", "crime film", "crime movie", "crime movies"),
-    "Documentary_film": ("documentary", "documentaries"),
-    "Drama_film": ("drama", "dramas"),
-    "Family_film": ("family film", "family films", "family movie", "family movies"),
-    "Fantasy": ("fantasy",),
-    "Horror_film": ("horror", "scary movie", "scary movies", "scary film", "scary films"),
-    "Martial_arts_film": ("martial arts",),
-    "Musical_film": ("musical", "musicals"),
-    "Mystery_film": ("mystery", "mysteries"),
-    "Parody": ("parody", "parodies", "spoof", "spoofs"),
-    "Romantic_comedy": (
-        *("romantic comedy", "romantic comedies", "romcom", "romcoms"),
-        *("rom com", "rom coms", "rom-com", "rom-coms"),
-    ),
-    "Romantic_drama_film": ("romance", "romances", "romantic"),
-    "Science_fiction": ("science fiction", "sci fi", "sci-fi", "scifi"),
-    "Superhero_film": ("superhero", "superheroes", "super hero", "super heroes", "superheros"),
-    "Thriller_(genre)": ("thriller", "thrillers"),
-    "Western_(genre)": ("western", "westerns"),
-}
-"""DBpedia name of a genre -> how seekers call it, in lower case; only those in the graph count."""
-
-AMBIGUOUS_NAMES = frozenset({
-    *("action", "adventure", "again", "alive", "always", "america", "american", "amazing"),
-    *("arrival", "australia", "awake", "awesome", "baby", "best", "black", "bird", "brothers"),
-    *("cars", "china", "christmas", "click", "clown", "college", "comedy", "common", "crazy"),
-    *("date night", "dead", "drama", "dreams", "dude", "easy", "england", "english", "enough"),
-    *("epic", "everyone", "family", "fame", "fear", "flick", "france", "free", "friday", "friend"),
-    *("friends", "game", "girls", "gold", "gone", "good time", "great", "haha", "happy"),
-    *("haven", "hello", "help!", "here", "hero", "holiday", "holidays", "hollywood", "home"),
-    *("animal", "hope", "house", "india", "indian", "italy", "jack", "jane", "japan", "japanese"),
-    *("johnson", "july", "june"),
-    *("just", "justice", "kids", "killers", "king", "korean", "life", "like", "loved", "lost"),
-    *("love story", "mark", "maybe", "monday", "money", "monster", "morgan", "mother", "movie"),
-    *("music", "next", "nice", "nothing", "october", "once", "parents", "perfect", "prince"),
-    *("princess", "really", "remember", "rent", "rings", "robin", "romance", "russia", "saturday"),
-    *("serial", "seven", "sister", "sisters", "smile", "something new", "spanish", "spider"),
-    *("stay", "still", "summer", "sunday", "super", "superhero movie", "sure"),
-    *("take", "taken", "texas", "thanksgiving", "them", "then", "they", "thriller", "time"),
-    *("tonight", "trust", "very", "vietnam", "waiting", "wanted", "water", "weekend", "well"),
-    *("what", "when", "wild", "with", "world", "writer", "wrong", "yeah", "your", "zombie"),
-    *("anything else", "checking out", "coming home", "get out", "get ready", "good kids"),
-    *("old school", "sad movie", "the actors", "the comedy", "the conversation", "the end"),
-    *("the family", "the kid", "the one", "the other", "the others", "the thriller", "up there"),
-    *("13th", "aliens", "the rock", "valentine's day"),
-    *("all the way", "you laugh", "young adult", "my life", "date movie", "funny people"),
-})  # fmt: skip
-"""Names in lower case that are never linked: in such talk they mostly mean something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +81,11 @@ class EntityLinker:
 
 
 def build_linker(entity_ids: Mapping[str, int], graph: KnowledgeGraph) -> EntityLinker:
-    """A linker of genres, films, and whatever has an edge to a film.
+    """A linker of genres, films, and entities that have an edge to a film.
 
     Args:
         entity_ids: key in entity2id.json -> entity id.
-        graph: tells the films and their neighbours.
+        graph: the films and their neighbours.
     """
     genres, others = [], []
     is_item_N = np.zeros(graph.num_entities, bool)
@@ -152,7 +96,7 @@ def build_linker(entity_ids: Mapping[str, int], graph: KnowledgeGraph) -> Entity
         genres += [Name(alias, entity, exact=False) for alias in GENRES.get(resource, ())]
         if key.startswith("<") and (is_item_N[entity] or degree_N[entity]):
             others += _names(resource, entity, is_film=bool(is_item_N[entity]))
-    # Of two of one name a film, then the one that more films know.
+    # Of two with one name the film comes first, then the one with edges to more films.
     others.sort(key=lambda it: (not is_item_N[it.entity], -degree_N[it.entity], it.entity))
     return EntityLinker([*genres, *others])
 
@@ -167,7 +111,7 @@ def _names(resource: str, entity: int, *, is_film: bool) -> list[Name]:
         return []
     is_word = " " not in text
     if is_word and text != title and not is_film:
-        # Psycho (song), Batman (military): who writes the word alone means the film.
+        # Psycho (song), Batman (military): the word alone means the film.
         return []
     exact = is_film or is_word
     return [Name(form, entity, exact) for form in dict.fromkeys((text, text.removesuffix(".")))]

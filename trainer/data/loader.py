@@ -1,7 +1,7 @@
 """From a list of examples to this rank's share of every global batch.
 
-Every example belongs to one of `batch_size` slots for good; a global batch takes the next example
-of every slot, and a rank owns a run of slots. So
+Every example belongs permanently to one of `batch_size` slots; a global batch takes the next
+example of every slot, and a rank owns a run of slots. So
 
 - the global batches are the same for any number of ranks,
 - a rank sees the same examples in every epoch,
@@ -80,16 +80,14 @@ class Positions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudentInput:
-    """A micro-batch as the student sees it: what it reads, and what it should say."""
+    """A micro-batch for the student: its input, and the response positions to be learnt."""
 
     model: ModelInput
     positions: Positions
 
 
-def batches(
-    examples: list[Example], config: LoaderConfig, first_step: int = 0
-) -> Iterator[tuple[Batch, int]]:
-    """This rank's batches from `first_step` on, without end, each with the step to resume from.
+def batches(examples: list[Example], config: LoaderConfig, first_step: int = 0) -> Iterator[Batch]:
+    """This rank's batches from `first_step` on, without end; a run resumes at `step + 1`.
 
     Raises:
         ValueError: if there are fewer examples than one global batch needs.
@@ -111,7 +109,7 @@ def batches(
             order = epoch_order(slots, lengths, epoch_steps, config.seed, epoch)
         row = order[step % epoch_steps]
         mine = row[config.rank * share : (config.rank + 1) * share]
-        yield Batch(step=step, examples=tuple(examples[i] for i in mine)), step + 1
+        yield Batch(step=step, examples=tuple(examples[i] for i in mine))
         step += 1
 
 
@@ -138,7 +136,7 @@ def epoch_order(
     num_buckets = max(1, min(NUM_BUCKETS, epoch_steps // 2))
     columns = []
     for slot in slots:
-        # Who is left out of this epoch, and who comes first of those of one length, is random.
+        # Random: which examples this epoch leaves out, and the order of those of one length.
         taken = rng.permutation(slot)[:epoch_steps]
         column = taken[np.argsort(lengths[taken], kind="stable")]
         for bucket in np.array_split(column, num_buckets):

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.data.dialogue import Dialogue
-from trainer.data.examples import Example, ExampleOptions, merge_turns
+from trainer.data.dialogue_examples import ExampleOptions, merge_turns
+from trainer.data.examples import Example
 from trainer.data.kgsf_counts import KgsfCounts, count_as_kgsf
 
 MANIFEST_NAME = "manifest.json"
@@ -67,7 +68,7 @@ def count_split(
     """Counts of one split, before and after the making of examples.
 
     Args:
-        linked: the movies that have a DBpedia page, as KGSF's counts need to know.
+        linked: the movies that have a DBpedia page, for the counts as KGSF has them.
     """
     return SplitCounts(
         dialogues=len(dialogues),

@@ -1,7 +1,7 @@
-"""What a model reads: of one example, and of a batch of them.
+"""Model input: of one example, and of a batch.
 
-Student and teachers, in this process or behind a wire, are given the same three columns of an
-example; `InputLimits` says which of them a model takes, and how much of each.
+Student and teachers, in this process or behind gRPC, read the same three columns of an example;
+`InputLimits` states which of them a model reads, and how much of each.
 
 B examples, L padded input length, P response positions of all examples.
 """
@@ -22,14 +22,14 @@ from trainer.data.examples import Example, last_ids
 
 @dataclass(frozen=True, kw_only=True)
 class InputLimits:
-    """How much a model takes of one example; 0: nothing of that column."""
+    """How much a model reads of one example; 0: nothing of that column."""
 
     max_tokens: int = 0
     """Longer inputs are refused: the data was prepared with a limit of its own."""
     max_entities: int = 0
-    """Of a context's entities the last so many are given."""
+    """The last entities of a context that are given."""
     max_words: int = 0
-    """Of a context's words the last so many are given."""
+    """The last words of a context that are given."""
 
     @classmethod
     def of(cls, description: Description) -> InputLimits:
@@ -47,10 +47,10 @@ def _none() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExampleInput:
-    """What is given of one example.
+    """The columns of one example.
 
     Attributes:
-        num_targets: predictions wanted: at the last so many tokens, or 1 of a recommender.
+        num_targets: number of predictions, made at the last tokens; 1 for a recommender.
         tokens: int32 [L], context, action token if any, and response but for its last token.
         entities: int32, entities of the context.
         words: int32, words of the context.
@@ -63,14 +63,14 @@ class ExampleInput:
 
     @property
     def size(self) -> int:
-        """What it counts in a device batch: ids of all columns; at least 1."""
+        """Its share of a device batch's budget: ids of all columns, at least 1."""
         return max(1, len(self.tokens) + len(self.entities) + len(self.words))
 
 
 def dialogue_input(
     example: Example, limits: InputLimits, action_ids: Sequence[int] = ()
 ) -> ExampleInput:
-    """What a language model reads of an example, to predict every token of its response."""
+    """Input of a language model that predicts every token of the response."""
     action = np.array(action_ids, np.int32)
     return ExampleInput(
         num_targets=len(example.response_ids),
@@ -83,7 +83,7 @@ def dialogue_input(
 def prompt_input(
     example: Example, limits: InputLimits, action_ids: Sequence[int] = ()
 ) -> ExampleInput:
-    """What a language model reads of an example, to say the first token of a response."""
+    """Input of a language model that predicts the first token of a response."""
     return ExampleInput(
         num_targets=1,
         tokens=np.concatenate([example.context_ids, np.array(action_ids, np.int32)]),
@@ -93,7 +93,7 @@ def prompt_input(
 
 
 def recommendation_input(example: Example, limits: InputLimits) -> ExampleInput:
-    """What a recommender reads of an example, to predict its items."""
+    """Input of a recommender that predicts the items of a response."""
     return ExampleInput(
         num_targets=1,
         entities=last_ids(example.context_entities, limits.max_entities),
@@ -103,12 +103,12 @@ def recommendation_input(example: Example, limits: InputLimits) -> ExampleInput:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelInput:
-    """A batch as a language model reads it.
+    """The input of a language model: one batch.
 
     Attributes:
         input_ids_BL: int64 [B, L], right-padded.
         lengths_B: int64 [B], tokens of each example.
-        num_targets_B: int64 [B]; the last so many tokens of an example predict.
+        num_targets_B: int64 [B], predictions of each example, made at its last tokens.
         hidden_index_P: int64 [P], rows of the flattened [B * L] positions that predict.
         entities, words: empty bags for a model that takes none.
     """
@@ -121,11 +121,11 @@ class ModelInput:
     words: Bags
 
     def to(self, device: torch.device) -> ModelInput:
-        """The same on a device; from pinned memory the copies run beside what comes next."""
+        """A copy on the device; from pinned memory the transfer is asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> ModelInput:
-        """The same in memory that a CUDA device can fetch by itself."""
+        """A copy in page-locked memory, for asynchronous transfers to a CUDA device."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> ModelInput:
@@ -140,7 +140,7 @@ class ModelInput:
 
 
 def collate(inputs: Sequence[ExampleInput], *, pad_id: int) -> ModelInput:
-    """A batch of at least one example; each has at least one token, and so many as targets."""
+    """A batch of at least one example; each has at least `num_targets` tokens, and one."""
     lengths = np.array([len(each.tokens) for each in inputs])
     num_targets = np.array([each.num_targets for each in inputs])
     width = int(lengths.max())

@@ -14,14 +14,9 @@ from rich.progress import Progress
 from trainer.common.atomic import write_json
 from trainer.data.corpus import Corpus, CorpusFiles
 from trainer.data.dialogue import SPLITS, Dialogue
+from trainer.data.dialogue_examples import ExampleOptions, Knowledge, to_examples
 from trainer.data.entity_linker import build_linker
-from trainer.data.examples import (
-    Example,
-    ExampleOptions,
-    Knowledge,
-    to_examples,
-    write_examples,
-)
+from trainer.data.examples import Example, write_examples
 from trainer.data.knowledge_graph import KnowledgeGraph, readable_name
 from trainer.data.manifest import (
     FORMAT_VERSION,

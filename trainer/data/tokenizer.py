@@ -24,13 +24,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     A folder may hold tokenizer.json, or only GPT-2's vocab.json and merges.txt.
 
     Raises:
-        ValueError: if there is none, or none that works without the network where that is missing.
+        ValueError: if there is none, or only on the hub and the network is not available.
     """
     folder = Path(name)
     bare = (folder / "vocab.json").is_file() and not any(
         (folder / known).is_file() for known in ("config.json", "tokenizer_config.json")
     )
-    # AutoTokenizer cannot tell the kind of a folder that holds vocab.json and merges.txt alone.
+    # AutoTokenizer finds no class for a folder that holds vocab.json and merges.txt alone.
     kind = GPT2Tokenizer if bare else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(name, local_files_only=folder.is_dir())

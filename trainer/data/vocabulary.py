@@ -25,7 +25,6 @@ from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokeniz
 VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
 FORMAT_VERSION = 2
-"""1 had no space before items."""
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
 
@@ -116,10 +115,10 @@ class Vocabulary:
     def encode(self, pieces: Sequence[Piece]) -> list[int]:
         """Token ids of text pieces and mentions, without special tokens.
 
-        White space before a mention becomes the token of a single space, as where a tokenizer has
-        movies as added tokens: a model decides there THAT a movie comes, against any word, and one
-        step later WHICH. Without it a movie that leads the items still loses to "it", and greedy
-        responses name none. Text that spells a special token ("<|endoftext|>") stays text.
+        White space before a mention becomes the token of a single space, as with a tokenizer that
+        has movies as added tokens: at this token a model decides between a movie and any word, and
+        one step later between the movies. Without it the likeliest movie still loses to "it", and
+        greedy responses name none. Text that spells a special token ("<|endoftext|>") stays text.
         """
         return self.encode_batch([pieces])[0]
 
@@ -151,7 +150,7 @@ class Vocabulary:
         for are_items, group in groupby((i for i in kept if i != self.eos_id), self.is_item):
             if are_items:
                 for token_id in group:
-                    # A model may leave the space out; a person would not.
+                    # A model may leave the space out.
                     glued = text[-1:].isalnum() or text[-1:] in tuple("),.!?:;")
                     text += f"{' ' * glued}{self.titles[token_id - self.base_size]}"
             else:
@@ -180,7 +179,7 @@ class Vocabulary:
 
     @staticmethod
     def load(folder: Path) -> Vocabulary:
-        """The vocabulary saved in a folder; ValueError if it is not what its digest says."""
+        """The vocabulary saved in a folder; ValueError if its digest does not match."""
         path = folder / VOCABULARY_NAME
         if not path.is_file():
             raise FileNotFoundError(

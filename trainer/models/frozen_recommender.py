@@ -1,7 +1,7 @@
 """The recommendation teacher as it is served: tables of vectors and one matrix product.
 
     p_e = sum_k alpha_k n_k,  alpha = softmax_k(tanh(n_k A) b),  over the entities named so far
-    p_w likewise over the words said so far, with their own A and b
+    p_w likewise over the words said so far, repeats kept (KGSF), with their own A and b
     beta = sigma(g . [p_w; p_e] + g_0),  p_u = beta p_e + (1 - beta) p_w                 (Eq. 3)
     P_psi(i) = softmax_i(p_u . n_i + c_i)  over the items                                (Eq. 4)
 
@@ -86,7 +86,6 @@ class FrozenRecommender(nn.Module):
         words_WD: float32 [W, D]; no rows: a model without a word side, p_u = p_e.
         word_attention_W: float32 [W].
         gate_2D, gate_bias: float32 [2 D] and [].
-        distinct_words: pool each word of a context once (CRSLab) and not at every place (KGSF).
     """
 
     entities_ND: Tensor
@@ -110,7 +109,6 @@ class FrozenRecommender(nn.Module):
         word_attention_W: Tensor,
         gate_2D: Tensor,
         gate_bias: Tensor,
-        distinct_words: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("entities_ND", entities_ND)
@@ -122,7 +120,6 @@ class FrozenRecommender(nn.Module):
         self.register_buffer("gate_2D", gate_2D)
         self.register_buffer("gate_bias", gate_bias)
         self.register_buffer("items_ID", entities_ND[items_I], persistent=False)
-        self.distinct_words = distinct_words
 
     @property
     def num_entities(self) -> int:
@@ -147,8 +144,7 @@ class FrozenRecommender(nn.Module):
             )
         users_BD = attentive_pool(self.entities_ND, self.attention_N, entities)
         if self.num_words:
-            bags = words.distinct() if self.distinct_words else words
-            words_BD = attentive_pool(self.words_WD, self.word_attention_W, bags)
+            words_BD = attentive_pool(self.words_WD, self.word_attention_W, words)
             users_BD = gated(users_BD, words_BD, self.gate_2D, self.gate_bias)
         return torch.log_softmax(users_BD @ self.items_ID.T + self.item_bias_I, dim=-1)
 
@@ -173,7 +169,6 @@ def export_recommender(
     sizes = {
         "num_items": len(recommender.items_I),
         "hidden_size": recommender.entities_ND.shape[1],
-        "distinct_words": int(recommender.distinct_words),
     }
     write_shape(folder, "recommendation", sizes)
     vocabulary.save(folder)
@@ -198,6 +193,11 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
     """
     card = read_card(folder, "recommendation")
     shape = read_shape(folder, "recommendation")
+    if shape.get("distinct_words"):
+        raise ValueError(
+            f"{folder} must be a model that pools every word, got distinct_words, which was "
+            "removed. Fit it again."
+        )
     num_items, hidden_size = shape.get("num_items"), shape.get("hidden_size")
     expected = {
         "entities_ND": (card.num_entities, hidden_size),
@@ -210,5 +210,4 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
         "gate_bias": (),
     }
     state = load_state(folder / WEIGHTS_NAME, expected)
-    recommender = FrozenRecommender(**state, distinct_words=bool(shape.get("distinct_words")))
-    return recommender.eval().requires_grad_(False), card
+    return FrozenRecommender(**state).eval().requires_grad_(False), card

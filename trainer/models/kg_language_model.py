@@ -120,7 +120,7 @@ def build_kgsf(
     if knowledge is not None and not knowledge.num_words:
         raise ValueError(
             "knowledge must be a recommendation teacher with words, got one without. "
-            "Fit it with word_side: true."
+            "Fit it on data with word relations."
         )
     model = KgTransformer(
         _shape(config, vocabulary, knowledge),

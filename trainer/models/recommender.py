@@ -5,7 +5,7 @@ what is done with them is `frozen_recommender.py`'s (Eqs. 3 and 4). `freeze` run
 and keeps their vectors as tables.
 
 MIM, the mutual information maximisation of KGSF, ties the two: the pooled words of a context must
-tell which films were named in it.
+predict which films were named in it.
 
 B examples, N entities, T encoded nodes, W words, I items, D hidden.
 """
@@ -34,21 +34,15 @@ from trainer.models.word_conv import WordConv
 
 @dataclass(frozen=True, kw_only=True)
 class RecommenderShape:
-    """Sizes and switches of the model that is trained."""
+    """Sizes of the model that is trained."""
 
     hidden_size: int
     num_bases: int
     """Bases of the R-GCN."""
     dropout: float
     """On p_u, in training."""
-    entity_relu: bool
-    """Eq. 2's activation, which KGSF's code leaves out."""
     item_bias: bool
     """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
-    word_relu: bool
-    """Eq. 13's ReLU, which KGSF's code leaves out."""
-    distinct_words: bool
-    """Pool each word of a context once."""
 
 
 class Attention(nn.Module):
@@ -70,7 +64,7 @@ class Recommender(nn.Module):
 
     Args:
         edges: the graph part that it learns on.
-        words: related words; None: no word side, p_u = p_e.
+        words: related words; None: no word side, p_u = p_e, as in KBRD.
         log_popularity_I: float [I], first value of the item bias c.
         num_targets: T, nodes that are encoded, the items first.
     """
@@ -92,14 +86,13 @@ class Recommender(nn.Module):
             edges.num_relations,
             hidden_size=size,
             num_bases=shape.num_bases,
-            relu=shape.entity_relu,
         )
         self.attention = Attention(size)
         first_bias_I = log_popularity_I.clone() if shape.item_bias else log_popularity_I.mul(0)
         self.item_bias_I = nn.Parameter(first_bias_I, requires_grad=shape.item_bias)
         self.words = None
         if words is not None:
-            self.words = WordConv(words, hidden_size=size, relu=shape.word_relu)
+            self.words = WordConv(words, hidden_size=size)
             self.word_attention = Attention(size)
             self.gate = nn.Linear(2 * size, 1)
             self.mim = nn.Linear(size, size)
@@ -126,8 +119,7 @@ class Recommender(nn.Module):
         users_BD = attentive_pool(vectors_TD, self.attention(vectors_TD), entities)
         mim_loss = vectors_TD.new_zeros(())
         if words_WD is not None:
-            bags = words.distinct() if self.shape.distinct_words else words
-            pooled_BD = attentive_pool(words_WD, self.word_attention(words_WD), bags)
+            pooled_BD = attentive_pool(words_WD, self.word_attention(words_WD), words)
             mim_loss = self._mim_loss(vectors_TD, pooled_BD, entities)
             users_BD = gated(users_BD, pooled_BD, self.gate.weight[0], self.gate.bias[0])
         users_BD = F.dropout(users_BD, self.shape.dropout, self.training)
@@ -175,5 +167,4 @@ def freeze(
         ),
         gate_2D=recommender.gate.weight[0].clone() if has_words else torch.zeros(2 * size),
         gate_bias=recommender.gate.bias[0].clone() if has_words else torch.zeros(()),
-        distinct_words=recommender.shape.distinct_words,
     )

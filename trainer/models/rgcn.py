@@ -2,6 +2,8 @@
 
     n_e = sum_{j ->_r e} sum_k a_rk V_k[j]  +  Theta[e]  +  bias       (Eq. 2 with Z = 1, no sigma)
 
+KGSF's code has no activation here, and neither have we.
+
 N nodes (entities), R relations, K bases, D hidden, G edges, T target nodes, S messages (distinct
 pairs of relation and source).
 """
@@ -55,36 +57,24 @@ class MessagePlan:
     target_T: Tensor
 
 
-EdgeFilter = Literal["kgsf", "kbrd", "crslab", "all"]
-"""Whose edges of DBpedia; the counts are those of the public code, which allocates 64,368 rows for
-64,362 entities and so has six self-loops more than ours (but for CRSLab's).
+EdgeFilter = Literal["kgsf", "all"]
+"""Which relations of the graph are kept.
 
-| name | a relation is kept with more edges than | self-loops | relations, edges |
-|---|---|---|---|
-| kgsf | 500 (its list is built twice before the cut at 1,000) | every node | 46, 365,028 |
-| kbrd | 1,000 | every node | 35, 358,092 |
-| crslab | 1,000 | nodes that are a head | 35, 316,884 |
-| all | 0 | every node | 215, - |
+`kgsf`: those with more than 500 edges, counted over both directions, as KGSF's code has it (its
+list is built twice before the cut at 1,000): 46 relations and 365,028 edges of its DBpedia, of
+which 6 are self-loops of rows that it allocates beyond its 64,362 entities.
+`all`: every relation, for a graph so small that the cut would leave none.
 """
-MIN_RELATION_EDGES: dict[EdgeFilter, int] = {"kgsf": 500, "kbrd": 1000, "crslab": 1000, "all": 0}
+MIN_RELATION_EDGES: dict[EdgeFilter, int] = {"kgsf": 500, "all": 0}
 
 
-def relational_edges(graph: KnowledgeGraph, edge_filter: EdgeFilter) -> RelationalEdges:
-    """Every triple in both directions under its own relation, and self-loops.
+def relational_edges(graph: KnowledgeGraph, *, min_relation_edges: int) -> RelationalEdges:
+    """Every triple in both directions under its own relation, and a self-loop for every node.
 
-    Edges of a relation are counted over both directions before duplicates go; self-edges of the
-    graph are dropped in favour of the self-loops.
+    Args:
+        min_relation_edges: a relation is kept if it has more edges, counted over both directions
+            before duplicates go. Self-edges of the graph are dropped in favour of the self-loops.
     """
-    loops = np.arange(graph.num_entities)
-    if edge_filter == "crslab":
-        loops = np.unique(graph.edges_E3[:, 0]).astype(np.int64)
-    return build_edges(graph, min_relation_edges=MIN_RELATION_EDGES[edge_filter], loop_nodes=loops)
-
-
-def build_edges(
-    graph: KnowledgeGraph, *, min_relation_edges: int, loop_nodes: np.ndarray
-) -> RelationalEdges:
-    """`relational_edges` with a filter of one's own: relations with more edges, loops of nodes."""
     triples = graph.edges_E3[graph.edges_E3[:, 0] != graph.edges_E3[:, 2]].astype(np.int64)
     edges_G3 = np.concatenate([triples, triples[:, ::-1]])
     counts_R = np.bincount(edges_G3[:, 1], minlength=graph.num_relations)
@@ -92,7 +82,8 @@ def build_edges(
     number_R = np.full(graph.num_relations, -1, dtype=np.int64)
     number_R[kept] = np.arange(len(kept))
     edges_G3[:, 1] = number_R[edges_G3[:, 1]]
-    loops = np.stack([loop_nodes, np.full_like(loop_nodes, len(kept)), loop_nodes], axis=1)
+    nodes = np.arange(graph.num_entities)
+    loops = np.stack([nodes, np.full_like(nodes, len(kept)), nodes], axis=1)
     edges_G3 = np.unique(np.concatenate([edges_G3[edges_G3[:, 1] >= 0], loops]), axis=0)
     return RelationalEdges(
         edges_G3=edges_G3, num_entities=graph.num_entities, num_relations=len(kept) + 1
@@ -145,9 +136,6 @@ class RelationalConv(MessagePassing):
     Equals `RGCNConv(N, D, R, num_bases=K, aggr="sum")(None, edge_index, edge_type)`, but runs over
     the edges into the wanted nodes alone and never forms a relation's whole weight.
 
-    Args:
-        relu: apply Eq. 2's activation; KGSF's code has none.
-
     Source: Schlichtkrull et al. 2018 (arXiv:1703.06103), Eqs. 2 and 3.
     """
 
@@ -158,10 +146,8 @@ class RelationalConv(MessagePassing):
         *,
         hidden_size: int,
         num_bases: int,
-        relu: bool = False,
     ) -> None:
         super().__init__(aggr="sum")
-        self.relu = relu
         # Glorot's bound for an [N, D] matrix.
         bound = math.sqrt(6.0 / (num_entities + hidden_size))
         self.basis_KND = nn.Parameter(
@@ -183,8 +169,7 @@ class RelationalConv(MessagePassing):
             message_SD = message_SD + coefficient_S[:, None] * F.embedding(plan.source_S, basis_ND)
         size = (len(plan.source_S), len(plan.target_T))
         sums_TD = self.propagate(plan.edge_index_2G, x=(message_SD, None), size=size)
-        vectors_TD = sums_TD + F.embedding(plan.target_T, self.root_ND) + self.bias_D
-        return vectors_TD.relu() if self.relu else vectors_TD
+        return sums_TD + F.embedding(plan.target_T, self.root_ND) + self.bias_D
 
     def message(self, x_j: Tensor) -> Tensor:
         """The message itself: relation and source are already in it."""
@@ -203,7 +188,6 @@ def widen(conv: RelationalConv, old_ids: np.ndarray, num_entities: int) -> Relat
         num_relations,
         hidden_size=conv.root_ND.shape[1],
         num_bases=num_bases,
-        relu=conv.relu,
     )
     rows = torch.from_numpy(old_ids)
     whole.basis_KND.zero_()[:, rows] = conv.basis_KND

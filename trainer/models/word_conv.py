@@ -21,10 +21,9 @@ class WordConv(nn.Module):
     Args:
         graph: words and undirected edges.
         hidden_size: H.
-        relu: apply Eq. 13's ReLU; KGSF's code has none.
     """
 
-    def __init__(self, graph: WordGraph, *, hidden_size: int, relu: bool) -> None:
+    def __init__(self, graph: WordGraph, *, hidden_size: int) -> None:
         super().__init__()
         table_WH = torch.randn(len(graph.words), hidden_size) * hidden_size**-0.5
         self.table_WH = nn.Parameter(table_WH)
@@ -33,11 +32,9 @@ class WordConv(nn.Module):
         both_2E = np.concatenate([graph.edges_E2, graph.edges_E2[:, ::-1]]).T
         edge_index_2E = torch.from_numpy(np.ascontiguousarray(both_2E, np.int64))
         self.register_buffer("edge_index_2E", edge_index_2E, persistent=False)
-        self.relu = relu
 
     edge_index_2E: Tensor
 
     def forward(self) -> Tensor:
         """All word vectors, float [W, H]."""
-        words_WH = self.conv(self.table_WH, self.edge_index_2E)
-        return words_WH.relu() if self.relu else words_WH
+        return self.conv(self.table_WH, self.edge_index_2E)

@@ -2,7 +2,7 @@
 
 As KGSF does it: first MIM alone for a few epochs, then cross entropy with a little MIM.
 
-S samples (one per mentioned movie of a response, repeats kept), I items, B samples of a step.
+S samples, I items, B samples of a step.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.data.bags import Bags
-from trainer.data.examples import Example, last_ids
+from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData, load_prepared
-from trainer.evaluation.ranking import gold_ranks, recalls
 from trainer.models.frozen_recommender import export_recommender
 from trainer.models.recommender import Recommender, RecommenderShape, freeze
 from trainer.models.rgcn import (
+    MIN_RELATION_EDGES,
     EdgeFilter,
     MessagePlan,
     plan_messages,
@@ -33,6 +32,12 @@ from trainer.models.rgcn import (
     restrict_edges,
 )
 from trainer.pretrain.fitting import fit_epochs, require, write_fit
+from trainer.pretrain.recommendation_samples import (
+    Samples,
+    log_popularity,
+    ranking_scores,
+    to_samples,
+)
 
 EVALUATION_BATCH = 512
 
@@ -49,21 +54,13 @@ class RecommendationConfig:
     hidden_size: int = 128
     num_bases: int = 8
     edge_filter: EdgeFilter = "kgsf"
-    """Which of the graph's relations and self-loops are used (trainer/models/rgcn.py)."""
-    word_side: bool = True
-    """Words of the context too (Eqs. 3 and 13); without it p_u = p_e, as in KBRD."""
-    entity_relu: bool = False
-    """Eq. 2's activation, which KGSF's code leaves out."""
+    """Which of the graph's relations are used (trainer/models/rgcn.py)."""
     item_bias: bool = True
     """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
-    word_relu: bool = False
-    """Eq. 13's ReLU, which KGSF's code leaves out."""
-    distinct_words: bool = False
-    """Pool each word of a context once (CRSLab) and not at every place (KGSF)."""
     mim_epochs: int = 3
     """Epochs of MIM alone before the fit."""
     mim_weight: float = 0.025
-    """Of MIM beside cross entropy."""
+    """Weight of MIM in the loss, next to cross entropy."""
     max_entities: int = 256
     """Entities of a context that are used, the last ones."""
     max_words: int = 256
@@ -91,29 +88,6 @@ class RecommendationConfig:
         require([("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout)])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Samples:
-    """Contexts and the movie to be predicted from each.
-
-    Attributes:
-        entities: positions of the contexts' entities among the encoded nodes.
-        words: the contexts' words.
-        gold_S: int64 [S], item indices.
-    """
-
-    entities: Bags
-    words: Bags
-    gold_S: Tensor
-
-    def select(self, rows_B: Tensor) -> Samples:
-        """The samples of the given rows, in their order."""
-        return Samples(
-            entities=self.entities.select(rows_B),
-            words=self.words.select(rows_B),
-            gold_S=self.gold_S[rows_B],
-        )
-
-
 def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
     """Fit, choose the epoch with the lowest valid loss, and write the frozen teacher and fit.json.
 
@@ -127,12 +101,18 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
     data = load_prepared(Path(config.data))
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
-    edges = relational_edges(data.graph, config.edge_filter)
+    edges = relational_edges(data.graph, min_relation_edges=MIN_RELATION_EDGES[config.edge_filter])
     targets = _needed_entities(data, splits)
     local_edges, old_ids = restrict_edges(edges, targets)
     plan = plan_messages(local_edges, np.searchsorted(old_ids, targets))
     samples = {
-        split: to_samples(examples, targets, config, name=f"{data.root} {split}")
+        split: to_samples(
+            examples,
+            targets,
+            max_entities=config.max_entities,
+            max_words=config.max_words,
+            name=f"{data.root} {split}",
+        )
         for split, examples in splits.items()
     }
     log_popularity_I = log_popularity(samples["train"].gold_S, data.vocabulary.num_items)
@@ -141,13 +121,11 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
             hidden_size=config.hidden_size,
             num_bases=config.num_bases,
             dropout=config.dropout,
-            entity_relu=config.entity_relu,
             item_bias=config.item_bias,
-            word_relu=config.word_relu,
-            distinct_words=config.distinct_words,
         ),
         local_edges,
-        data.words if config.word_side else None,
+        # A corpus without word relations gives a model without a word side, as KBRD is.
+        data.words if data.words.words else None,
         log_popularity_I=log_popularity_I,
         num_targets=len(targets),
     )
@@ -168,44 +146,6 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
         max_words=config.max_words,
     )
     write_fit(output, fit | {"seed": config.seed, "config": dataclasses.asdict(config)})
-
-
-def to_samples(
-    examples: list[Example], targets: np.ndarray, config: RecommendationConfig, *, name: str
-) -> Samples:
-    """One sample per gold item; `targets` are the encoded entities, items first.
-
-    Raises:
-        ValueError: if no example has a gold item; `name` says of what.
-    """
-    position_of = {int(entity): position for position, entity in enumerate(targets)}
-    entities, words, gold = [], [], []
-    for example in examples:
-        context = last_ids(example.context_entities, config.max_entities)
-        positions = np.array([position_of[int(e)] for e in context], np.int64)
-        for item in example.gold_items:
-            entities.append(positions)
-            words.append(last_ids(example.context_words, config.max_words))
-            gold.append(int(item))
-    if not gold:
-        raise ValueError(f"{name} must mention at least one movie in a response, got none.")
-    return Samples(
-        entities=Bags.of(entities),
-        words=Bags.of(words),
-        gold_S=torch.tensor(gold, dtype=torch.int64),
-    )
-
-
-def log_popularity(gold_S: Tensor, num_items: int) -> Tensor:
-    """Log of each item's share of the samples, one added to each count; float32 [I], nats."""
-    counts_I = torch.bincount(gold_S, minlength=num_items) + 1.0
-    return (counts_I / counts_I.sum()).log()
-
-
-def ranking_scores(logits_SI: Tensor, gold_S: Tensor) -> dict[str, float]:
-    """Recall at 1, 10 and 50 and mean cross entropy (nats) over samples."""
-    scores = recalls(gold_ranks(logits_SI, gold_S))
-    return {**scores, "loss": float(F.cross_entropy(logits_SI, gold_S))}
 
 
 @torch.no_grad()
@@ -259,7 +199,7 @@ def _fit(
 
     epoch_steps = -(-len(train.gold_S) // config.batch_size)
     mim: dict[str, Any] = {}
-    if config.word_side and config.mim_epochs:
+    if model.words is not None and config.mim_epochs:
         mim["mim"] = fit_epochs(
             model,
             num_epochs=config.mim_epochs,

@@ -1,4 +1,4 @@
-"""Opens the channels to a Directory and to replicas: with TLS and the token, or not at all."""
+"""Channels to a Directory and to replicas: with TLS and the token, or refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from trainer.security.credentials import (
 Options = Sequence[tuple[str, int | str]]
 
 
-class Dialer:
-    """Opens channels as a SecurityFiles says; the files are read once, on construction.
+class ChannelFactory:
+    """Opens channels with the TLS and token of a SecurityFiles, read once, on construction.
 
     Raises:
         ValueError: as `read_credentials`.
@@ -37,7 +37,7 @@ class Dialer:
                 certificate_chain=credentials.identity.certificates,
             )
         self.metadata: tuple[tuple[str, str], ...] = ()
-        """Goes with every call. Not the library's call credentials: it has them with TLS only."""
+        """Sent with every call. gRPC's own call credentials work over TLS only."""
         if credentials.token is not None:
             self.metadata = (("authorization", f"Bearer {credentials.token}"),)
 
@@ -66,6 +66,6 @@ class Dialer:
         if self._tls is not None:
             options.append(("grpc.ssl_target_name_override", SERVER_NAME))
         if is_loopback(host):
-            # A proxy of the environment (http_proxy) would take even this off the machine.
+            # A proxy of the environment (http_proxy) would route even this off the machine.
             options.append(("grpc.enable_http_proxy", 0))
         return options

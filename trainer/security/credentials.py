@@ -1,7 +1,7 @@
-"""What protects our connections: where certificates and token lie, and whether they are of use.
+"""The certificates and the token that protect our connections: their paths and their checks.
 
-Configs, Ray and files of ours carry paths and nothing else: a secret is read where it is used.
-docs/operations.md says how the files are made and who needs which.
+Configs, Ray and our state files hold paths alone: a secret is read where it is used.
+docs/operations.md shows how to make the files and which node needs which.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Role = Literal["server", "client"]
 
 @dataclass(frozen=True, kw_only=True)
 class SecurityFiles:
-    """How the connections of one process are protected: paths, never the secrets themselves."""
+    """Protection of the connections of one process: paths, never the secrets themselves."""
 
     tls: str | None = None
     """Folder with ca.pem and server.pem, server.key or client.pem, client.key; None: no TLS."""
     token_file: str | None = None
-    """File with the fleet's bearer token, which its owner alone may read; None: no token."""
+    """File with the fleet's bearer token, readable by its owner alone; None: no token."""
     insecure: bool = False
     """Allow addresses beyond this machine without both of these."""
 
@@ -52,17 +52,17 @@ NO_SECURITY = SecurityFiles()
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who we are to the other side, and whose word we take for who it is; all PEM."""
+    """Our certificates and key, and the CA that we trust; all PEM."""
 
     ca: bytes
     certificates: bytes
-    """Our own, and after it those between it and the CA, if any."""
+    """Our own, followed by the intermediate ones, if any."""
     key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """The secrets that a SecurityFiles points to, checked."""
+    """The secrets of a SecurityFiles, checked."""
 
     identity: Identity | None
     token: str | None = field(repr=False)
@@ -72,8 +72,7 @@ def read_credentials(files: SecurityFiles, role: Role) -> Credentials:
     """The secrets of one side.
 
     Raises:
-        ValueError: if a file cannot be read, or holds nothing of use, or a secret that others may
-            read.
+        ValueError: if a file cannot be read, is invalid, or holds a secret that others may read.
     """
     return Credentials(
         identity=None if files.tls is None else read_identity(Path(files.tls), role),
@@ -98,7 +97,7 @@ def read_identity(folder: Path, role: Role) -> Identity:
     try:
         key = load_pem_private_key(identity.key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # TypeError is how a key under a password is told.
+        # TypeError stands for a key with a password.
         raise ValueError(
             f"{key_path} must be a private key in PEM without a password, got: {error}. "
             "Make a new set, or write the key again."
@@ -112,7 +111,7 @@ def read_token(path: Path) -> str:
     """The bearer token in a file; raises as `read_credentials`."""
     text = _read(path, is_secret=True).decode("ascii", errors="replace").strip()
     if not TOKEN.fullmatch(text):
-        # Its length alone: errors end up in logs.
+        # Not the token itself: errors end up in logs.
         raise ValueError(
             f"{path} must hold one token of 32 to 1024 letters, digits and ._~+/-, got {len(text)} "
             "characters. Make one with: openssl rand -hex 32"
@@ -138,7 +137,7 @@ def host_of(address: str) -> str:
 
 
 def check_host(what: str, host: str, files: SecurityFiles, *, remedy: str) -> None:
-    """ValueError if a host is beyond this machine and what goes there would be unprotected."""
+    """Raise ValueError if a host is beyond this machine and its connections are unprotected."""
     is_protected = files.tls is not None and files.token_file is not None
     if not (is_loopback(host) or is_protected or files.insecure):
         raise ValueError(
@@ -150,7 +149,7 @@ def _read(path: Path, *, is_secret: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            # As ssh does: a secret that others could read is no secret.
+            # As ssh does: refuse a secret that others can read.
             if is_secret and mode & 0o077:
                 raise ValueError(
                     f"{path} must be readable by its owner alone, got mode {mode:04o}. "
@@ -158,7 +157,7 @@ def _read(path: Path, *, is_secret: bool = False) -> bytes:
                 )
             return file.read()
     except OSError as error:
-        # Not as OSError: to those who dial, that is a server which is not there yet.
+        # Not OSError, on which clients retry as if the server were not up yet.
         raise ValueError(
             f"{path} must be a file that we may read, got: {error.strerror}. "
             "docs/operations.md says which files a node needs."

@@ -11,6 +11,7 @@ import numpy as np
 
 from protos import codec, teacher_pb2
 from protos.codec import BlockLimits, Header, TargetRows, WireError
+from protos.compression import max_entries
 from protos.target_rows import MASS_TOLERANCE, check_item_mass
 from trainer.config.distill import DistillConfig
 from trainer.data.vocabulary import Vocabulary
@@ -43,8 +44,7 @@ class ExpectedRows:
     @property
     def max_entries(self) -> int:
         """Entries of one row at most."""
-        wanted = self.compression.samples or self.compression.top_k
-        return min(wanted, len(self.support)) if wanted else len(self.support)
+        return max_entries(self.compression, len(self.support))
 
     def decode(self, block: bytes, num_rows: int) -> TargetRows:
         """The rows of a reply block.

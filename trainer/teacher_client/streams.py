@@ -17,7 +17,7 @@ from protos.handshake import handshake_metadata
 from protos.limits import MAX_MESSAGE_BYTES
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers
@@ -58,7 +58,7 @@ class TeacherStreams:
         self._dispatcher = dispatcher
         self._met = met
         self._expected = expected
-        self._dialer = Dialer(config)
+        self._channels = ChannelFactory(config)
         self._listed: dict[str, teacher_pb2.Endpoint] = {}
         self._replicas: dict[str, Replica] = {}
         self._followed: set[str] = set()
@@ -99,7 +99,7 @@ class TeacherStreams:
             try:
                 async with self._channel(self._config.directory) as channel:
                     stub = teacher_pb2_grpc.DirectoryStub(channel)
-                    request, metadata = teacher_pb2.WatchRequest(), self._dialer.metadata
+                    request, metadata = teacher_pb2.WatchRequest(), self._channels.metadata
                     async for fleet in stub.Watch(request, metadata=metadata):
                         is_lost = False
                         self._seen_directory.set()
@@ -127,7 +127,7 @@ class TeacherStreams:
                     await teacher_pb2_grpc.DirectoryStub(channel).Want(
                         teacher_pb2.WantRequest(kinds=kinds),
                         timeout=WANT_S,
-                        metadata=self._dialer.metadata,
+                        metadata=self._channels.metadata,
                     )
             except grpc.aio.AioRpcError as error:
                 # The watch logs a Directory that is lost; the next turn tries again.
@@ -168,7 +168,7 @@ class TeacherStreams:
             if not await self._shake_hands(stub, endpoint):
                 return
             described = self._met.described[endpoint.kind]
-            metadata = (*self._dialer.metadata, *handshake_metadata(described))
+            metadata = (*self._channels.metadata, *handshake_metadata(described))
             replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 
@@ -177,7 +177,7 @@ class TeacherStreams:
     ) -> bool:
         """Take in the teacher that answers there, or refuse it; False if it is another replica."""
         described = await stub.Describe(
-            teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._dialer.metadata
+            teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._channels.metadata
         )
         if (described.kind, described.replica_id) != (endpoint.kind, endpoint.replica_id):
             # The port of a replica that died, whose lease has not run out yet.
@@ -232,7 +232,7 @@ class TeacherStreams:
                 self._dispatcher.on_rows(request, rows, reply)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
-        return self._dialer.aio(address, CHANNEL_OPTIONS)
+        return self._channels.aio(address, CHANNEL_OPTIONS)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a task until `stop`; its error ends the run."""

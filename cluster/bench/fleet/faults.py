@@ -61,7 +61,12 @@ class FaultyServer(TeacherServer):
             teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS, security=security
         )
         self._service = FaultyService(
-            teacher.description, self.batcher, replica_id=replica_id, limits=RequestLimits()
+            teacher.description,
+            self.batcher,
+            counters=self.counters,
+            device=self.device,
+            replica_id=replica_id,
+            limits=RequestLimits(),
         )
         self._service.fault_file = fault_file
 

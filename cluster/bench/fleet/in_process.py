@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 
 from protos.target_rows import TargetRows, Targets
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
 from trainer.kinds.table import TEACHER_KINDS
-from trainer.kinds.teacher_kind import TeacherKind
 from trainer.telemetry.client_counters import ClientCounters
 
 
@@ -63,16 +61,8 @@ class InProcessTeachers:
         inputs = [
             of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
         ]
-        rows = teacher.score(inputs, cut_of(of_kind, self._distill))
+        rows = teacher.score(inputs, of_kind.compression(self._distill))
         self.counters.requests += 1
         if of_kind.rows_per == "position":
             self.counters.positions += rows.num_rows
         return rows
-
-
-def cut_of(kind: TeacherKind, distill: DistillConfig) -> Cut:
-    """The cut that a served teacher of this kind makes."""
-    top_k, top_p = kind.cut(distill)
-    if distill.tail == "sampled":
-        return Cut(samples=top_k)
-    return Cut(top_k=top_k, top_p=top_p)

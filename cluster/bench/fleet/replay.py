@@ -16,7 +16,7 @@ import numpy as np
 from protos import codec
 from protos.codec import TargetRows, concat_rows
 from protos.target_rows import COLUMNS
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.description import Teacher
 from trainer.data.model_input import ExampleInput
 
@@ -32,7 +32,7 @@ class ReplayTeacher:
         self.description = teacher.description
         self._answers = answers
 
-    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
         """The recorded rows; ValueError for an input that was not recorded."""
         keys = [key_of(each) for each in inputs]
         missing = sum(key not in self._answers for key in keys)
@@ -49,19 +49,21 @@ class PacedTeacher:
         self._teacher = teacher
         self._seconds_per_row = seconds_per_row
 
-    def score(self, inputs: Sequence[ExampleInput], cut: Cut) -> TargetRows:
+    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
         """The teacher's rows, late."""
         time.sleep(self._seconds_per_row * sum(each.num_targets for each in inputs))
-        return self._teacher.score(inputs, cut)
+        return self._teacher.score(inputs, compression)
 
 
-def record(teacher: Teacher, inputs: Sequence[ExampleInput], cut: Cut) -> dict[str, TargetRows]:
+def record(
+    teacher: Teacher, inputs: Sequence[ExampleInput], compression: Compression
+) -> dict[str, TargetRows]:
     """The rows of every input; inputs of one length are scored together."""
     answers: dict[str, TargetRows] = {}
     by_length = sorted(inputs, key=lambda each: each.size)
     for start in range(0, len(by_length), RECORD_BATCH):
         batch = by_length[start : start + RECORD_BATCH]
-        rows = teacher.score(batch, cut)
+        rows = teacher.score(batch, compression)
         answers |= zip(
             map(key_of, batch), rows.split([it.num_targets for it in batch]), strict=True
         )

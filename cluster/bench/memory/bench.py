@@ -203,7 +203,7 @@ def largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
         loader = LoaderConfig(batch_size=arm.batch_size, seed=0, rank=rank, world_size=RANKS)
         steps = batches(prepared.examples("train"), loader)
         for _ in range(STEPS):
-            batch, _ = next(steps)
+            batch = next(steps)
             limits = InputLimits(max_tokens=MAX_POSITIONS)
             inputs.append(
                 to_student_input(batch.examples, prepared.vocabulary, limits, action_tokens=False)

@@ -22,13 +22,13 @@ from cluster.bench.service.load import Load, LoadResult, abandon, send_load
 from cluster.bench.service.replay import Recording, serving
 from cluster.bench.teacher_logits import TeacherLogits
 from protos import codec, teacher_pb2
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.plan.shape import SHAPES
 
-CUT = Cut(top_k=64)
+CUT = Compression(top_k=64)
 NUM_RECORDED = 20
 NUM_PAIRS = 15
 # Sixteen students, each a few batches ahead: the service never waits for one. Turns of a

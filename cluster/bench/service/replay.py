@@ -18,11 +18,13 @@ import uvloop
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
 from teacher_server.replica.batching import Batcher
+from teacher_server.replica.device_health import DeviceHealth
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
 from teacher_server.replica.service import TeacherService
-from teacher_server.replica.stage import Stage
+from teacher_server.replica.worker import Stage
+from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits
 from teacher_server.scoring.score_work import ScoreWork
 from trainer.security.credentials import NO_SECURITY
@@ -113,11 +115,15 @@ def _service(arm: Arm, recording: Recording) -> TeacherService:
     def replay(works: Sequence[ScoreWork], limits: BatchLimits) -> list[Any]:
         return [answers[work.columns.tokens.ids_N[-KEY_TOKENS:].tobytes()] for work in works]
 
-    batcher: Batcher[Any] = Batcher(replay, BatchLimits() if arm == "small" else LARGE_ROUNDS)
+    counters, device = ReplicaCounters(), DeviceHealth()
+    limits = BatchLimits() if arm == "small" else LARGE_ROUNDS
+    batcher: Batcher[Any] = Batcher(replay, limits, counters=counters, device=device)
     batcher.start()
     return TeacherService(
         recording.description,
         batcher,
+        counters=counters,
+        device=device,
         replica_id="replay",
         limits=RequestLimits(),
         encode=None if arm == "rows" else _recorded_stage(),

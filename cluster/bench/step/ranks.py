@@ -104,7 +104,7 @@ def widest_step(examples: list[Example], config: RunConfig, num_steps: int) -> i
     loader = LoaderConfig(
         batch_size=config.train.batch_size, seed=config.seed, rank=0, world_size=1
     )
-    steps = [batch for batch, _ in itertools.islice(batches(examples, loader), num_steps)]
+    steps = list(itertools.islice(batches(examples, loader), num_steps))
     return max(steps, key=lambda batch: max(map(_length, batch.examples))).step
 
 

@@ -24,7 +24,7 @@ from cluster.bench.teacher_logits import DialogueLogits, TeacherLogits
 from cluster.bench.wire import gradients
 from protos import codec, teacher_pb2
 from protos.codec import TargetRows
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from trainer.config.distill import DistillConfig
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -44,7 +44,7 @@ def bench_wire(source: Path | None) -> BenchResult:
     scored = [teacher.score(part) for part in requests(corpus.examples("valid"))[:NUM_REQUESTS]]
     rows = _gradient_rows(teacher, scored)
     draw_wire(rows, RESULTS / "wire.png")
-    at_64 = [teacher.cut(each, Cut(top_k=64)) for each in scored]
+    at_64 = [teacher.cut(each, Compression(top_k=64)) for each in scored]
     encode_s, decode_s = _seconds(at_64)
     positions = sum(part.num_rows for part in at_64)
     bucket = [row for row in rows if (row["k"], row["tail"]) == (64, "bucket")]
@@ -52,7 +52,7 @@ def bench_wire(source: Path | None) -> BenchResult:
         figures={
             "bytes_per_position_k64": _bytes_per_position(at_64),
             "bytes_per_position_k256": _bytes_per_position(
-                [teacher.cut(each, Cut(top_k=256)) for each in scored]
+                [teacher.cut(each, Compression(top_k=256)) for each in scored]
             ),
             "bytes_per_position_k64_json": _json_bytes(at_64[0]),
             "grad_rel_error_quantised": max(float(it["quantised_loss"]) for it in bucket),
@@ -122,7 +122,7 @@ def _gradient_rows(teacher: TeacherLogits, scored: list[DialogueLogits]) -> list
     by_name = gradients.students(logits_PV, labels_P, hidden_PD)
     rows: list[Row] = []
     for k, tail in itertools.product(SIZES, gradients.TAILS):
-        cut = Cut(samples=k) if tail == "sampled" else Cut(top_k=k)
+        cut = Compression(samples=k) if tail == "sampled" else Compression(top_k=k)
         whole = codec.concat_rows([teacher.cut(each, cut) for each in part])
         size: Row = {"k": k, "tail": tail, "kept_mass": float(1.0 - whole.tail_R.mean())}
         size["bytes_per_position"] = _bytes_per_position([teacher.cut(it, cut) for it in scored])

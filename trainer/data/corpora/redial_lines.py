@@ -53,7 +53,7 @@ def _parse_dialogue(line: bytes) -> Dialogue:
         column = min(error.pos, len(line.rstrip())) + 1
         raise ValueError(
             f"the line must be one JSON object, got {error.msg} at column {column}. "
-            "Mend or remove the line."
+            "Correct or remove the line."
         ) from error
     if not isinstance(record, dict):
         raise ValueError(f"the line must be one JSON object, got a {type(record).__name__}.")
@@ -116,7 +116,7 @@ def _message(message: Any, index: int, roles: dict[Any, Sender]) -> Message:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"messages[{index}].text must be Unicode, got half a surrogate pair at {error.start}. "
-            "Mend or remove the line."
+            "Correct or remove the line."
         ) from error
     return Message(sender=roles[str(sender)], text=text)
 

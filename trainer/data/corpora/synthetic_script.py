@@ -1,4 +1,4 @@
-"""One dialogue of the synthetic corpus: what is said, and which films come up."""
+"""One dialogue of the synthetic corpus: its turns, and the films they mention."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECOMMEND_PULL = 3.0
 
 @dataclass
 class Script:
-    """A dialogue being written: what was said, and which films may come next."""
+    """A dialogue being written: its turns so far, and the films that may come next."""
 
     world: World
     generator: np.random.Generator

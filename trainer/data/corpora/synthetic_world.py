@@ -44,7 +44,7 @@ class Film:
 
     @property
     def is_linked(self) -> bool:
-        """Whether the film has a page, so that the graph knows more of it than that it exists."""
+        """Whether the film has a page, and so edges in the graph besides its self-loop."""
         return self.entity != self.movie_id
 
 

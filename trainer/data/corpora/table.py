@@ -1,4 +1,4 @@
-"""The data sets that `python -m trainer.data prepare --source` knows.
+"""The data sets that `python -m trainer.data prepare --source` accepts.
 
 A new one is a new module here and its entry in this table.
 """

@@ -33,11 +33,11 @@ from cluster.bench.fleet.replay import (
 from cluster.bench.result import Row
 from protos import codec, teacher_pb2
 from protos.codec import WireError
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from tests.support.fake_teacher import VOCAB, FakeTeacher
 from trainer.data.model_input import ExampleInput
 
-CUT = Cut(top_k=4)
+CUT = Compression(top_k=4)
 FINGERPRINTS = {"x": "px", "y": "py", "z": "pz"}
 
 

@@ -84,7 +84,7 @@ def test_widest_step_has_the_longest_example_of_all_ranks_in_so_many_steps(num_s
     longest = {}
     for rank in (0, 1):
         loader = LoaderConfig(batch_size=4, seed=config.seed, rank=rank, world_size=2)
-        for batch, _ in itertools.islice(batches(examples, loader), num_steps):
+        for batch in itertools.islice(batches(examples, loader), num_steps):
             of_rank = max(len(each.context_ids) for each in batch.examples)
             longest[batch.step] = max(longest.get(batch.step, 0), of_rank)
     step = widest_step(examples, config, num_steps)

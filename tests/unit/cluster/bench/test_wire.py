@@ -15,7 +15,8 @@ from cluster.bench.wire.gradients import (
     with_gold,
 )
 from protos import teacher_pb2
-from teacher_server.scoring.compress import Cut, Support, compress
+from protos.teacher_pb2 import Compression
+from teacher_server.scoring.compress import Support, compress
 from trainer.loss.conkd import sparse_rows
 from trainer.loss.soft_targets import SoftTargets, TeacherTerm
 from trainer.loss.sparse_ce import sparse_cross_entropy_sum
@@ -37,7 +38,7 @@ def test_truncated_gradient_is_the_one_that_the_kernel_trains_with(tail: str) ->
     student, weight_VD = random_student()
     logits_PV = torch.randn(P, V, generator=torch.Generator().manual_seed(1))
     uniforms_PN = np.random.default_rng(2).random((P, 6))
-    cut = Cut(samples=6) if tail == "sampled" else Cut(top_k=6)
+    cut = Compression(samples=6) if tail == "sampled" else Compression(top_k=6)
     rows = compress(logits_PV, cut, support=SUPPORT, uniforms_TN=uniforms_PN)
     term = TeacherTerm.of(
         rows=sparse_rows(rows, tail),
@@ -57,7 +58,7 @@ def test_truncated_gradient_is_the_one_that_the_kernel_trains_with(tail: str) ->
 def test_truncated_gradient_of_whole_rows_is_the_dense_one() -> None:
     student, _ = random_student()
     logits_PV = torch.randn(P, V, generator=torch.Generator().manual_seed(1))
-    rows = compress(logits_PV, Cut(), support=SUPPORT)
+    rows = compress(logits_PV, Compression(), support=SUPPORT)
     wanted_PV = dense_gradient(student, logits_PV.double().softmax(-1))
     for tail in ("bucket", "drop", "renormalise"):
         got_PV = truncated_gradient(student, rows, tail)

@@ -9,9 +9,9 @@ from ray.serve.config import AutoscalingContext
 
 from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.autoscaling import (
-    Bounds,
-    Pace,
     QueuePolicy,
+    ReplicaRange,
+    ScalingTarget,
     autoscaling_config,
     replicas_wanted,
 )
@@ -38,12 +38,12 @@ def test_load_meter_reports_the_longest_wait_and_how_long_nobody_asked() -> None
 
 
 def test_bounds_clip_and_name_a_range_or_a_number() -> None:
-    some, two = Bounds(least=0, most=4), Bounds.of(2)
+    some, two = ReplicaRange(min=0, max=4), ReplicaRange.of(2)
     assert (str(some), str(two)) == ("0..4", "2")
     assert [some.clip(count) for count in (1, 9)] == [1, 4]
     assert [two.clip(count) for count in (0, 9)] == [2, 2]
     with pytest.raises(ValueError, match=r"0 <= MIN <= MAX, got 3\.\.1"):
-        Bounds(least=3, most=1)
+        ReplicaRange(min=3, max=1)
 
 
 @pytest.mark.parametrize(
@@ -110,17 +110,17 @@ def test_queue_policy_without_a_running_replica_stands_by_what_was_decided() -> 
 
 
 def test_autoscaling_config_of_numbers_and_ranges() -> None:
-    pace = Pace(target_queue_s=0.2, idle_s=20.0)
-    config = autoscaling_config(Bounds(least=0, most=4), pace, first=1)
+    scaling = ScalingTarget(target_queue_s=0.2, idle_s=20.0)
+    config = autoscaling_config(ReplicaRange(min=0, max=4), scaling, first=1)
     assert config is not None
     assert (config.min_replicas, config.initial_replicas, config.max_replicas) == (0, 1, 4)
     assert config.downscale_delay_s == 20.0
     # As the controller has it: from the pickled class and the arguments.
     policy = config.policy.get_policy()(**config.policy.policy_kwargs)
     assert policy(context(1, 1, [0.3], [0.0])) == (2, {})
-    fixed = autoscaling_config(Bounds.of(2), pace, first=None)
+    fixed = autoscaling_config(ReplicaRange.of(2), scaling, first=None)
     assert fixed is not None and (fixed.min_replicas, fixed.max_replicas) == (2, 2)
-    assert autoscaling_config(Bounds.of(0), pace, first=None) is None
+    assert autoscaling_config(ReplicaRange.of(0), scaling, first=None) is None
 
 
 def test_want_wakes_the_kinds_that_nobody_serves() -> None:

@@ -11,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.codec import TargetRows
-from teacher_server.replica.batching import Batcher, Scored
-from teacher_server.replica.device_health import MAX_FAILURES
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
+from teacher_server.replica.batching import Batcher, BatchResult
+from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
+from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, plan_batches, score_together
 from teacher_server.scoring.score_work import ScoreWork
 from tests.support.fake_teacher import FakeTeacher, columns_of
 from trainer.data.model_input import ExampleInput
 
-CUT = Cut(top_k=4)
+CUT = Compression(top_k=4)
 
 
-def work(*lengths: int, cut: Cut = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
+def work(*lengths: int, cut: Compression = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
     inputs = tuple(
         ExampleInput(
             num_targets=min(2, length),
@@ -33,8 +34,15 @@ def work(*lengths: int, cut: Cut = CUT, num_bytes: int = 100, first: int = 0) ->
     return ScoreWork(columns_of(inputs), cut, 8 * len(inputs), num_bytes, 1000)
 
 
-def batcher_of(teacher: FakeTeacher, limits: BatchLimits) -> Batcher[TargetRows]:
-    return Batcher(functools.partial(score_together, teacher.score), limits)
+def batcher_of(
+    teacher: FakeTeacher, limits: BatchLimits, device: DeviceHealth | None = None
+) -> Batcher[TargetRows]:
+    return Batcher(
+        functools.partial(score_together, teacher.score),
+        limits,
+        counters=ReplicaCounters(),
+        device=device or DeviceHealth(),
+    )
 
 
 def assert_same_rows(one: TargetRows, other: TargetRows) -> None:
@@ -79,7 +87,7 @@ def test_batcher_joins_waiting_requests_of_one_cut_into_one_round() -> None:
         batcher = batcher_of(teacher, BatchLimits())
         answers = [
             await batcher.submit(work(3)),
-            await batcher.submit(work(4, cut=Cut(top_k=2))),
+            await batcher.submit(work(4, cut=Compression(top_k=2))),
             await batcher.submit(work(5)),
         ]
         batcher.start()
@@ -179,8 +187,8 @@ def test_batcher_drops_a_cancelled_request_without_scoring_it() -> None:
 
 def test_batcher_lives_on_after_a_failed_round_and_is_unhealthy_after_several() -> None:
     async def scenario() -> None:
-        teacher = FakeTeacher()
-        batcher = batcher_of(teacher, BatchLimits())
+        teacher, device = FakeTeacher(), DeviceHealth()
+        batcher = batcher_of(teacher, BatchLimits(), device)
         batcher.start()
         teacher.fails = True
         for _ in range(MAX_FAILURES - 1):
@@ -192,9 +200,9 @@ def test_batcher_lives_on_after_a_failed_round_and_is_unhealthy_after_several() 
         assert batcher.problem.endswith("the last: RuntimeError: out of memory")
         teacher.fails = False
         await (await batcher.submit(work(3)))
-        # Only who sees the rows can tell that they are good.
+        # Rows count as good once they could be encoded.
         assert batcher.problem
-        batcher.device.succeeded()
+        device.succeeded()
         assert not batcher.problem
         await batcher.close()
 
@@ -208,7 +216,12 @@ def test_batcher_that_ends_with_a_bug_leaves_nobody_waiting(
         def score_round(works: Sequence[ScoreWork], limits: BatchLimits) -> list[TargetRows]:
             raise KeyError("a bug")
 
-        batcher: Batcher[TargetRows] = Batcher(score_round, BatchLimits(token_budget=4))
+        batcher: Batcher[TargetRows] = Batcher(
+            score_round,
+            BatchLimits(token_budget=4),
+            counters=ReplicaCounters(),
+            device=DeviceHealth(),
+        )
         answers = [await batcher.submit(work(3)) for _ in range(3)]
         batcher.start()
         done = await asyncio.gather(*answers, return_exceptions=True)
@@ -232,7 +245,7 @@ def test_batcher_request_that_fails_leaves_those_beside_it_unharmed() -> None:
         scored = await asyncio.gather(*answers, return_exceptions=True)
         assert isinstance(scored[1], RuntimeError)
         for length, result in ((3, scored[0]), (4, scored[2])):
-            assert isinstance(result, Scored)
+            assert isinstance(result, BatchResult)
             alone = FakeTeacher().score(work(length).inputs, CUT)
             assert_same_rows(result.rows, alone)
         assert not batcher.problem

@@ -11,10 +11,11 @@ import pytest
 from protos import teacher_pb2
 from teacher_server.replica import score_stream
 from teacher_server.replica.batching import Batcher
-from teacher_server.replica.device_health import MAX_FAILURES
+from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.score_stream import ScoreStream
 from teacher_server.replica.service import TeacherService
+from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from tests.support.fake_teacher import DESCRIPTION, FakeTeacher
 from tests.support.replica_calls import INVALID, int32, request, run
@@ -26,14 +27,27 @@ class Line:
     def __init__(self, *, batcher_runs: bool = True, after: Line | None = None) -> None:
         """A line to a teacher of its own, or to that of a line before."""
         self.teacher = FakeTeacher() if after is None else after.teacher
+        self.counters = ReplicaCounters() if after is None else after.counters
+        self.device = DeviceHealth() if after is None else after.device
         if after is None:
-            limits = BatchLimits(max_delay_s=0.001)
-            self.batcher = Batcher(functools.partial(score_together, self.teacher.score), limits)
+            self.batcher = Batcher(
+                functools.partial(score_together, self.teacher.score),
+                BatchLimits(max_delay_s=0.001),
+                counters=self.counters,
+                device=self.device,
+            )
         else:
             self.batcher = after.batcher
         if batcher_runs and after is None:
             self.batcher.start()
-        service = TeacherService(DESCRIPTION, self.batcher, replica_id="r", limits=RequestLimits())
+        service = TeacherService(
+            DESCRIPTION,
+            self.batcher,
+            counters=self.counters,
+            device=self.device,
+            replica_id="r",
+            limits=RequestLimits(),
+        )
         self.pipeline = service.pipeline
         self.requests: asyncio.Queue[teacher_pb2.ScoreRequest | None] = asyncio.Queue()
         self.replies: list[teacher_pb2.ScoreReply] = []
@@ -65,7 +79,7 @@ class Line:
 
     @property
     def outcomes(self) -> tuple[int, ...]:
-        counters = self.batcher.counters
+        counters = self.counters
         assert counters.in_flight == 0
         return (counters.blocks, counters.invalid, counters.failed, counters.abandoned)
 
@@ -171,7 +185,7 @@ def test_stream_whose_caller_leaves_with_an_answer_counts_it_as_one() -> None:
             await line.served
         assert [reply.request_id for reply in line.replies] == [1]
         assert line.outcomes == (1, 0, 0, 1)
-        assert line.batcher.counters.positions == 3
+        assert line.counters.positions == 3
 
     run(scenario)
 

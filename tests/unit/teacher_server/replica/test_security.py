@@ -32,7 +32,7 @@ from tests.support.secure_fleet import (
     write_two_sets,
 )
 from trainer.common.errors import TeacherUnavailable
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 BEYOND = "192.0.2.1"
@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ours(root: Path, running: Running) -> grpc.aio.Channel:
-    return Dialer(files(root)).aio(running.dialogue)
+    return ChannelFactory(files(root)).aio(running.dialogue)
 
 
 @pytest.mark.parametrize("with_tls", [True, False])
@@ -83,7 +83,7 @@ def test_every_method_without_the_token_is_unauthenticated(root: Path) -> None:
     async def scenario() -> None:
         async with fleet(files(root)) as running:
             for address in running.addresses:
-                async with Dialer(files(root)).aio(address) as channel:
+                async with ChannelFactory(files(root)).aio(address) as channel:
                     for method in [*METHODS, *NO_METHODS]:
                         for metadata in refused:
                             code = await status(channel, method, metadata)
@@ -174,12 +174,12 @@ def test_server_beyond_this_machine_with_both_or_consent_starts(root: Path) -> N
 def test_dialer_beyond_this_machine_without_both_dials_nobody(root: Path) -> None:
     async def scenario() -> None:
         for name in ("tls", "token_file"):
-            dialer = Dialer(dataclasses.replace(files(root), **{name: None}))
-            for dial in (dialer.aio, dialer.blocking):
+            channels = ChannelFactory(dataclasses.replace(files(root), **{name: None}))
+            for dial in (channels.aio, channels.blocking):
                 with pytest.raises(ValueError, match=f"loopback .* got {BEYOND}. Set teachers.tls"):
                     dial(f"{BEYOND}:50051")
         for security in (files(root), SecurityFiles(insecure=True)):
-            Dialer(security).blocking(f"{BEYOND}:50051").close()
+            ChannelFactory(security).blocking(f"{BEYOND}:50051").close()
 
     run(scenario)
 

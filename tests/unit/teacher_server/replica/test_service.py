@@ -304,7 +304,8 @@ def test_score_with_more_draws_than_a_row_may_have_is_refused() -> None:
     one.compression.samples = 8
     one.compression.seed = (1 << 64) - 1
     work = check_request(one, DESCRIPTION, RequestLimits())
-    assert (work.cut.samples, work.cut.seed, work.max_entries) == (8, (1 << 64) - 1, 24)
+    drawn = work.compression
+    assert (drawn.samples, drawn.seed, work.max_entries) == (8, (1 << 64) - 1, 24)
     one.compression.top_k = 3
     with pytest.raises(ValueError, match="samples must stand alone"):
         check_request(one, DESCRIPTION, RequestLimits())

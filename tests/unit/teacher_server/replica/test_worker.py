@@ -8,8 +8,7 @@ import weakref
 
 import pytest
 
-from teacher_server.replica.stage import Stage
-from teacher_server.replica.worker import Worker
+from teacher_server.replica.worker import Stage, Worker
 
 
 class Large:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from protos.codec import check_rows, concat_rows
 from protos.target_rows import COLUMNS
-from teacher_server.scoring.compress import Cut, Support, compress
+from protos.teacher_pb2 import Compression
+from teacher_server.scoring.compress import Support, compress
 
 V = 40
 WORDS_AND_ITEMS = Support(vocab_size=V, first_id=0, first_item_column=30, num_items=7)
@@ -43,7 +44,7 @@ def dense_twin(
 )
 def test_compress_matches_the_dense_twin(top_k: int, top_p: float) -> None:
     log_probs_TV = random_log_probs(50)
-    rows = compress(log_probs_TV, Cut(top_k=top_k, top_p=top_p), support=WORDS_AND_ITEMS)
+    rows = compress(log_probs_TV, Compression(top_k=top_k, top_p=top_p), support=WORDS_AND_ITEMS)
     check_rows(rows)
     start = 0
     for row, (ids, tail, item_mass) in enumerate(dense_twin(log_probs_TV, top_k, top_p)):
@@ -60,7 +61,7 @@ def test_compress_matches_the_dense_twin(top_k: int, top_p: float) -> None:
 def test_compress_of_a_hand_worked_row_keeps_two_and_sums_the_rest() -> None:
     probs = torch.tensor([[0.1, 0.4, 0.2, 0.25, 0.05]])
     support = Support(vocab_size=5, first_id=0, first_item_column=3, num_items=2)
-    rows = compress(probs.log(), Cut(top_k=2), support=support)
+    rows = compress(probs.log(), Compression(top_k=2), support=support)
     assert rows.ids_E.tolist() == [1, 3]
     assert np.exp(rows.log_probs_E) == pytest.approx([0.4, 0.25])
     assert rows.tail_R == pytest.approx([0.35])
@@ -70,12 +71,12 @@ def test_compress_of_a_hand_worked_row_keeps_two_and_sums_the_rest() -> None:
 def test_compress_with_top_p_gives_rows_of_unequal_length_up_to_top_k() -> None:
     probs = torch.tensor([[0.9, 0.05, 0.03, 0.02], [0.4, 0.3, 0.2, 0.1], [0.25] * 4])
     support = Support(vocab_size=4, first_id=0, first_item_column=2, num_items=2)
-    rows = compress(probs.log(), Cut(top_k=3, top_p=0.6), support=support)
+    rows = compress(probs.log(), Compression(top_k=3, top_p=0.6), support=support)
     assert rows.counts_R.tolist() == [1, 2, 3]
 
 
 def test_compress_with_the_whole_support_has_a_tail_of_exactly_zero() -> None:
-    rows = compress(random_log_probs(200), Cut(), support=WORDS_AND_ITEMS)
+    rows = compress(random_log_probs(200), Compression(), support=WORDS_AND_ITEMS)
     assert np.all(rows.counts_R == V)
     assert np.all(rows.tail_R == 0.0)
 
@@ -83,7 +84,7 @@ def test_compress_with_the_whole_support_has_a_tail_of_exactly_zero() -> None:
 def test_compress_never_keeps_an_impossible_entry_and_calls_the_rest_whole() -> None:
     log_probs = torch.tensor([[math.log(0.5), -math.inf, math.log(0.5), -math.inf]])
     support = Support(vocab_size=4, first_id=0, first_item_column=0, num_items=1)
-    for cut in (Cut(), Cut(top_k=3), Cut(top_p=0.99)):
+    for cut in (Compression(), Compression(top_k=3), Compression(top_p=0.99)):
         rows = compress(log_probs, cut, support=support)
         check_rows(rows)
         assert rows.ids_E.tolist() == [0, 2]
@@ -94,14 +95,14 @@ def test_compress_tail_of_a_peaked_row_is_small_and_not_negative() -> None:
     # In float32 1 - 0.99999999 would be 0 or below; the tail is summed over what was dropped.
     scores = torch.zeros(1, V)
     scores[0, 3] = 30.0
-    rows = compress(scores, Cut(top_k=1), support=WORDS_AND_ITEMS)
+    rows = compress(scores, Compression(top_k=1), support=WORDS_AND_ITEMS)
     assert rows.tail_R[0] == pytest.approx((V - 1) * math.exp(-30.0), rel=1e-4)
 
 
 def test_compress_of_items_only_shifts_ids_and_has_item_mass_one() -> None:
     support = Support(vocab_size=20, first_id=10, first_item_column=0, num_items=4)
     probs = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    rows = compress(probs.log(), Cut(top_k=2), support=support)
+    rows = compress(probs.log(), Compression(top_k=2), support=support)
     assert rows.ids_E.tolist() == [12, 13]
     assert rows.item_mass_R.tolist() == [1.0]
 
@@ -109,23 +110,25 @@ def test_compress_of_items_only_shifts_ids_and_has_item_mass_one() -> None:
 def test_compress_divides_by_the_temperature_before_anything_is_cut() -> None:
     scores = torch.tensor([[2.0, 0.0, -2.0]])
     support = Support(vocab_size=3, first_id=0, first_item_column=1, num_items=1)
-    rows = compress(scores, Cut(top_k=1), support=support, temperature=2.0)
+    rows = compress(scores, Compression(top_k=1), support=support, temperature=2.0)
     whole = 1 + math.exp(-1.0) + math.exp(-2.0)
     assert np.exp(rows.log_probs_E) == pytest.approx([1 / whole])
     assert rows.item_mass_R == pytest.approx([math.exp(-1.0) / whole])
     assert rows.tail_R == pytest.approx([1 - 1 / whole])
 
 
-@pytest.mark.parametrize("cut", [Cut(top_k=5), Cut(top_p=0.8), Cut()])
-def test_compress_leaves_the_scores_as_they_were(cut: Cut) -> None:
+@pytest.mark.parametrize("cut", [Compression(top_k=5), Compression(top_p=0.8), Compression()])
+def test_compress_leaves_the_scores_as_they_were(cut: Compression) -> None:
     scores = random_log_probs(7)
     before = scores.clone()
     compress(scores, cut, support=WORDS_AND_ITEMS)
     assert torch.equal(scores, before)
 
 
-@pytest.mark.parametrize("cut", [Cut(top_k=5), Cut(top_p=0.8), Cut()])
-def test_compress_of_bfloat16_logits_is_that_of_the_same_numbers_in_float32(cut: Cut) -> None:
+@pytest.mark.parametrize("cut", [Compression(top_k=5), Compression(top_p=0.8), Compression()])
+def test_compress_of_bfloat16_logits_is_that_of_the_same_numbers_in_float32(
+    cut: Compression,
+) -> None:
     scores = (random_log_probs(20) + 3.0).bfloat16()
     half = compress(scores, cut, support=WORDS_AND_ITEMS, temperature=1.5)
     single = compress(scores.float(), cut, support=WORDS_AND_ITEMS, temperature=1.5)
@@ -149,7 +152,7 @@ def test_compress_by_samples_equals_drawing_one_at_a_time() -> None:
     log_probs[:, 3] = -math.inf
     uniforms_TN = np.random.default_rng(0).random((30, 12))
     uniforms_TN[0, :2] = 0.0, np.nextafter(1.0, 0.0)
-    cut = Cut(samples=12)
+    cut = Compression(samples=12)
     rows = compress(log_probs, cut, support=WORDS_AND_ITEMS, uniforms_TN=uniforms_TN)
     check_rows(rows)
     assert np.all(rows.tail_R == 0.0)
@@ -170,30 +173,19 @@ def test_compress_by_samples_is_unbiased_and_top_k_is_not() -> None:
     uniforms_TN = np.random.default_rng(1).random((num_rows, num_draws))
     scores = torch.from_numpy(np.log(probs)).float().expand(num_rows, V).clone()
     rows = compress(
-        scores, Cut(samples=num_draws), support=WORDS_AND_ITEMS, uniforms_TN=uniforms_TN
+        scores, Compression(samples=num_draws), support=WORDS_AND_ITEMS, uniforms_TN=uniforms_TN
     )
     mean = np.bincount(rows.ids_E, weights=np.exp(rows.log_probs_E), minlength=V) / num_rows
     deviation = np.sqrt(probs * (1 - probs) / (num_draws * num_rows))
     assert np.all(np.abs(mean - probs) < 5 * deviation)
-    cut = compress(scores[:1], Cut(top_k=num_draws), support=WORDS_AND_ITEMS)
+    cut = compress(scores[:1], Compression(top_k=num_draws), support=WORDS_AND_ITEMS)
     kept = np.bincount(cut.ids_E, weights=np.exp(cut.log_probs_E), minlength=V)
     assert np.any(np.abs(kept - probs) > 5 * deviation)
 
 
-def test_cut_by_samples_beside_a_top_k_is_refused() -> None:
-    with pytest.raises(ValueError, match="samples must stand alone"):
-        Cut(top_k=3, samples=3)
-
-
-@pytest.mark.parametrize(("top_k", "top_p"), [(-1, 0.0), (1, -0.1), (1, 1.5), (1, math.nan)])
-def test_cut_out_of_range_is_refused(top_k: int, top_p: float) -> None:
-    with pytest.raises(ValueError, match=r"top_[kp] must be"):
-        Cut(top_k=top_k, top_p=top_p)
-
-
 def test_take_rows_in_any_order_equals_compressing_those_rows() -> None:
     log_probs = random_log_probs(6)
-    cut = Cut(top_k=9, top_p=0.7)
+    cut = Compression(top_k=9, top_p=0.7)
     parts = [compress(log_probs[i : i + 2], cut, support=WORDS_AND_ITEMS) for i in (0, 2, 4)]
     index = [4, 0, 5]
     taken = concat_rows(parts).take(np.array(index))

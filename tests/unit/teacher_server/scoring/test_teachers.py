@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from protos.codec import TargetRows
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring import teachers as teachers_module
-from teacher_server.scoring.compress import Cut
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import num_token_ids
 from teacher_server.scoring.device_batches import BatchLimits, score_together
@@ -25,7 +25,7 @@ from trainer.models.causal_lm import load_causal_lm
 from trainer.models.frozen_recommender import load_recommender
 
 CPU = torch.device("cpu")
-WHOLE = Cut()
+WHOLE = Compression()
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +123,18 @@ def test_draws_depend_on_seed_and_input_alone(folders: dict[str, Path], kind: st
     teacher = load_teacher(kind, folders[kind], CPU)
     targets = [3, 2, 1] if kind == "dialogue" else [1, 1, 1]
     inputs = random_inputs(1, [6, 4, 5], targets)
-    together = dense(teacher.score(inputs, Cut(samples=8)))
-    apart = np.concatenate([dense(teacher.score([each], Cut(samples=8))) for each in inputs])
-    other = dense(teacher.score(inputs, Cut(samples=8, seed=1)))
+    together = dense(teacher.score(inputs, Compression(samples=8)))
+    apart = np.concatenate(
+        [dense(teacher.score([each], Compression(samples=8))) for each in inputs]
+    )
+    other = dense(teacher.score(inputs, Compression(samples=8, seed=1)))
     np.testing.assert_array_equal(together, apart)
     assert not np.array_equal(together, other)
 
 
 def test_recommendation_of_examples_without_any_entity_is_scored(folders: dict[str, Path]) -> None:
     teacher = RecommendationTeacher.load(folders["recommendation"], CPU)
-    rows = teacher.score(random_inputs(1, [0, 0], [1, 1]), Cut(top_k=3))
+    rows = teacher.score(random_inputs(1, [0, 0], [1, 1]), Compression(top_k=3))
     assert rows.counts_R.tolist() == [3, 3]
 
 
@@ -172,8 +174,8 @@ def test_score_adds_the_time_of_compression(folders: dict[str, Path]) -> None:
     for kind in ("dialogue", "recommendation"):
         counters = ReplicaCounters()
         teacher = load_teacher(kind, folders[kind], CPU, counters=counters)
-        teacher.score(inputs, Cut(top_k=4))
+        teacher.score(inputs, Compression(top_k=4))
         once = counters.compress_s
         assert once > 0
-        teacher.score(inputs, Cut(top_k=4))
+        teacher.score(inputs, Compression(top_k=4))
         assert counters.compress_s > once

@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from trainer.data.dialogue import Dialogue, Mention, Message, Sender
+from trainer.data.dialogue_examples import ExampleOptions, Knowledge, merge_turns, to_examples
 from trainer.data.entity_linker import EntityLinker, Name
-from trainer.data.examples import (
-    ARRAY_FIELDS,
-    Example,
-    ExampleOptions,
-    Knowledge,
-    merge_turns,
-    read_examples,
-    to_examples,
-    write_examples,
-)
+from trainer.data.examples import ARRAY_FIELDS, Example, read_examples, write_examples
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.tokenizer import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary

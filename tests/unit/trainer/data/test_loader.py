@@ -50,7 +50,7 @@ def first_ids(world_size: int, steps: int, first_step: int = 0, count: int = 50)
     for rank in range(world_size):
         config = LoaderConfig(batch_size=4, seed=7, rank=rank, world_size=world_size)
         taken = itertools.islice(batches(many(count), config, first_step), steps)
-        ranks.append([[e.example_id for e in batch.examples] for batch, _ in taken])
+        ranks.append([[e.example_id for e in batch.examples] for batch in taken])
     return [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
 
 
@@ -67,7 +67,7 @@ def test_loader_rank_keeps_its_examples_across_epochs() -> None:
     def of_rank(rank: int, first_step: int) -> set[str]:
         config = LoaderConfig(batch_size=4, seed=7, rank=rank, world_size=2)
         taken = itertools.islice(batches(many(48), config, first_step), 12)
-        return {e.example_id for batch, _ in taken for e in batch.examples}
+        return {e.example_id for batch in taken for e in batch.examples}
 
     assert of_rank(0, 0) == of_rank(0, 12)
     assert of_rank(0, 0).isdisjoint(of_rank(1, 12))
@@ -139,7 +139,7 @@ def test_dialogue_input_of_a_teacher_has_no_action_token_and_one_target_per_labe
 
 def test_micro_batches_keep_order_and_lose_nothing() -> None:
     config = LoaderConfig(batch_size=4, seed=0, rank=0, world_size=1)
-    batch, _ = next(batches(many(8), config))
+    batch = next(batches(many(8), config))
     parts = micro_batches(batch, 3)
     assert [len(part) for part in parts] == [3, 1]
     assert tuple(itertools.chain(*parts)) == batch.examples

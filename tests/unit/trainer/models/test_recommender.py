@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, tensor
 from torch_geometric.nn import RGCNConv
 
+from tests.support.toy_corpus import write_toy_corpus
+from trainer.config.yaml_file import load_config
+from trainer.data.__main__ import main as prepare_data
 from trainer.data.examples import Example
 from trainer.data.graph_files import read_graph_files
 from trainer.data.knowledge_graph import KnowledgeGraph
@@ -31,19 +34,17 @@ from trainer.models.frozen_recommender import (
 )
 from trainer.models.recommender import Recommender, RecommenderShape, freeze
 from trainer.models.rgcn import (
-    EdgeFilter,
+    MIN_RELATION_EDGES,
     RelationalConv,
     RelationalEdges,
-    build_edges,
     plan_messages,
     relational_edges,
     restrict_edges,
     widen,
 )
 from trainer.models.word_conv import WordConv
-from trainer.pretrain.recommendation import (
-    RecommendationConfig,
-    fit_recommendation,
+from trainer.pretrain.recommendation import RecommendationConfig, fit_recommendation
+from trainer.pretrain.recommendation_samples import (
     log_popularity,
     ranking_scores,
     to_samples,
@@ -62,7 +63,7 @@ def graph_of(triples: list[tuple[int, int, int]], num_entities: int, items: list
 def twelve_nodes() -> RelationalEdges:
     rng = np.random.default_rng(0)
     triples = {(int(h), int(r), int(t)) for h, r, t in rng.integers(0, [12, 3, 12], size=(40, 3))}
-    return relational_edges(graph_of(sorted(triples), 12, [3, 5]), "all")
+    return relational_edges(graph_of(sorted(triples), 12, [3, 5]), min_relation_edges=0)
 
 
 def random_conv(edges: RelationalEdges) -> RelationalConv:
@@ -75,7 +76,7 @@ def random_conv(edges: RelationalEdges) -> RelationalConv:
 def test_relational_edges_adds_both_directions_and_one_loop_per_node() -> None:
     # Relation 0 has its triple in both directions already: 4 edges, 2 distinct. Relation 1 has 2.
     triples = [(0, 0, 1), (0, 1, 2), (1, 0, 0), (2, 2, 2)]
-    edges = build_edges(graph_of(triples, 3, [0]), min_relation_edges=1, loop_nodes=np.arange(3))
+    edges = relational_edges(graph_of(triples, 3, [0]), min_relation_edges=1)
     expected = {(0, 0, 1), (1, 0, 0), (0, 1, 2), (2, 1, 0), (0, 2, 0), (1, 2, 1), (2, 2, 2)}
     assert {tuple(edge) for edge in edges.edges_G3.tolist()} == expected
     assert len(edges.edges_G3) == len(expected)
@@ -84,36 +85,27 @@ def test_relational_edges_adds_both_directions_and_one_loop_per_node() -> None:
 
 def test_relational_edges_counts_before_duplicates_go_and_keeps_only_more() -> None:
     triples = [(0, 0, 1), (0, 1, 2), (1, 0, 0), (1, 2, 2), (2, 1, 1)]
-    edges = build_edges(graph_of(triples, 3, [0]), min_relation_edges=2, loop_nodes=np.arange(3))
+    edges = relational_edges(graph_of(triples, 3, [0]), min_relation_edges=2)
     # Relations 0 and 1 have 4 edges; relation 2 has 2, which is not more than 2.
     assert edges.num_relations == 3
     assert (0, 1, 2) in {tuple(edge) for edge in edges.edges_G3.tolist()}
 
 
-def test_relational_edges_of_crslab_have_loops_at_heads_alone() -> None:
-    triples = [(0, 0, 1)] * 501 + [(2, 0, 1)]
-    edges = relational_edges(graph_of(sorted(triples), 4, [0]), "crslab")
-    loops = edges.edges_G3[edges.edges_G3[:, 1] == edges.num_relations - 1]
-    assert loops[:, 0].tolist() == loops[:, 2].tolist() == [0, 2]
-    # A node that nothing reaches is still there to be encoded.
-    local, old_ids = restrict_edges(edges, np.array([3, 1]))
-    assert old_ids.tolist() == [0, 1, 2, 3]
-    assert random_conv(local)(plan_messages(local, np.array([3]))).shape == (1, 4)
+def test_node_that_no_edge_reaches_is_encoded_by_its_loop() -> None:
+    edges = relational_edges(graph_of([(0, 0, 1), (2, 0, 1)], 4, [0]), min_relation_edges=0)
+    local, old_ids = restrict_edges(edges, np.array([3]))
+    assert old_ids.tolist() == [3]
+    assert random_conv(local)(plan_messages(local, np.array([0]))).shape == (1, 4)
 
 
 @pytest.mark.redial
-@pytest.mark.parametrize(
-    ("edge_filter", "relations", "edges"),
-    [("kgsf", 46, 365_028), ("kbrd", 35, 358_092), ("crslab", 35, 316_884)],
-)
-def test_relational_edges_on_dbpedia_match_the_peers(
-    redial_dir: Path, edge_filter: EdgeFilter, relations: int, edges: int
-) -> None:
+def test_relational_edges_on_dbpedia_match_kgsf(redial_dir: Path) -> None:
     files = read_graph_files(redial_dir)
     graph = files.graph(sorted(files.movie_entities, key=int))
-    # As the peers allocate it: 64,368 rows for 64,362 entities.
-    found = relational_edges(dataclasses.replace(graph, num_entities=64_368), edge_filter)
-    assert (found.num_relations, len(found.edges_G3)) == (relations, edges)
+    # As KGSF allocates it: 64,368 rows for 64,362 entities.
+    whole = dataclasses.replace(graph, num_entities=64_368)
+    found = relational_edges(whole, min_relation_edges=MIN_RELATION_EDGES["kgsf"])
+    assert (found.num_relations, len(found.edges_G3)) == (46, 365_028)
 
 
 def test_relational_conv_equals_rgcn_conv_with_sum() -> None:
@@ -153,7 +145,9 @@ def test_relational_conv_equals_dense_loop_and_so_do_its_gradients() -> None:
 
 
 def test_restricted_graph_gives_the_wanted_nodes_the_same_vectors() -> None:
-    edges = relational_edges(graph_of([(0, 0, 1), (1, 1, 2), (2, 0, 3), (4, 1, 5)], 6, [1]), "all")
+    edges = relational_edges(
+        graph_of([(0, 0, 1), (1, 1, 2), (2, 0, 3), (4, 1, 5)], 6, [1]), min_relation_edges=0
+    )
     local, old_ids = restrict_edges(edges, np.array([1, 3]))
     assert old_ids.tolist() == [0, 1, 2, 3]
     conv = random_conv(local)
@@ -195,19 +189,17 @@ def bags(*rows: list[int]) -> Bags:
     return Bags.of([np.array(row, np.int64) for row in rows])
 
 
-def test_bags_select_and_distinct_equal_loops() -> None:
+def test_bags_select_equals_a_loop() -> None:
     rows = [[4, 1, 4], [], [7, 7], [2]]
     picked = bags(*rows).select(tensor([3, 0, 1]))
     assert (picked.ids_E.tolist(), picked.lengths_B.tolist()) == ([2, 4, 1, 4], [1, 3, 0])
-    distinct = bags(*rows).distinct()
-    assert (distinct.ids_E.tolist(), distinct.lengths_B.tolist()) == ([1, 4, 7, 2], [2, 0, 1, 1])
     with pytest.raises(ValueError, match=r"must be flat.*end to end"):
         Bags(tensor([[1, 2], [3, 0]]), tensor([2, 1]))
     with pytest.raises(ValueError, match=r"must sum to the number of ids, 2, got 3"):
         Bags(tensor([1, 2]), tensor([3]))
 
 
-def frozen_of_random_values(*, distinct_words: bool = False) -> FrozenRecommender:
+def frozen_of_random_values() -> FrozenRecommender:
     generator = torch.Generator().manual_seed(0)
     return FrozenRecommender(
         entities_ND=torch.randn(40, 16, generator=generator),
@@ -218,7 +210,6 @@ def frozen_of_random_values(*, distinct_words: bool = False) -> FrozenRecommende
         word_attention_W=torch.randn(30, generator=generator),
         gate_2D=torch.randn(32, generator=generator),
         gate_bias=torch.randn((), generator=generator),
-        distinct_words=distinct_words,
     )
 
 
@@ -257,17 +248,16 @@ def test_frozen_recommender_without_words_pools_entities_alone() -> None:
     assert torch.equal(frozen(bags([3, 5]), bags([])), expected)
 
 
-@pytest.mark.parametrize("distinct", [False, True])
-def test_frozen_recommender_ignores_other_examples_of_the_batch(distinct: bool) -> None:
-    frozen = frozen_of_random_values(distinct_words=distinct)
+def test_frozen_recommender_ignores_other_examples_of_the_batch() -> None:
+    frozen = frozen_of_random_values()
     mine, said = [3, 17, 9], [4, 4, 2]
     first = frozen(bags(mine, [1], [2, 4], []), bags(said, [], [7], [1]))
     second = frozen(bags([5, 6], mine, [], [7, 8, 9, 10]), bags([], said, [3, 5], []))
     assert torch.equal(first[0], second[1])
     alone = frozen(bags(mine), bags(said))
     torch.testing.assert_close(alone[0], first[0], rtol=1e-5, atol=1e-5)
-    once = frozen(bags(mine), bags([2, 4]))
-    assert torch.allclose(alone, once) == distinct
+    # Repeats count, as in KGSF.
+    assert not torch.allclose(alone, frozen(bags(mine), bags([2, 4])))
 
 
 def test_frozen_recommender_refuses_bags_of_unequal_numbers() -> None:
@@ -278,7 +268,7 @@ def test_frozen_recommender_refuses_bags_of_unequal_numbers() -> None:
 def small_world() -> tuple[KnowledgeGraph, RelationalEdges, WordGraph]:
     graph = graph_of([(0, 0, 1), (1, 1, 2), (2, 0, 3), (4, 1, 5)], 6, [3, 1])
     words = WordGraph(("a", "b", "c"), np.array([[0, 1], [1, 2]], np.int32))
-    return graph, relational_edges(graph, "all"), words
+    return graph, relational_edges(graph, min_relation_edges=0), words
 
 
 def small_recommender(
@@ -286,7 +276,6 @@ def small_recommender(
     words: WordGraph | None,
     num_targets: int,
     *,
-    entity_relu: bool = False,
     item_bias: bool = True,
 ) -> Recommender:
     torch.manual_seed(0)
@@ -294,22 +283,16 @@ def small_recommender(
         hidden_size=4,
         num_bases=2,
         dropout=0.5,
-        entity_relu=entity_relu,
         item_bias=item_bias,
-        word_relu=False,
-        distinct_words=False,
     )
     popularity = tensor([-1.0, -0.5])
     return Recommender(shape, edges, words, log_popularity_I=popularity, num_targets=num_targets)
 
 
-def test_equations_2_and_4_as_printed_have_an_activation_and_no_bias() -> None:
+def test_equation_4_as_printed_has_no_bias() -> None:
     _, edges, _ = small_world()
     plan = plan_messages(edges, np.array([3, 1, 5]))
-    code = small_recommender(edges, None, 3).eval()
-    paper = small_recommender(edges, None, 3, entity_relu=True, item_bias=False).eval()
-    torch.testing.assert_close(paper.graph(plan), code.graph(plan).relu())
-    assert (code.graph(plan) < 0).any()
+    paper = small_recommender(edges, None, 3, item_bias=False).eval()
     logits, _ = paper(plan, bags([0]), bags([]))
     torch.testing.assert_close(logits[0], paper.graph(plan)[:2] @ paper.graph(plan)[0])
     assert not paper.item_bias_I.requires_grad
@@ -331,15 +314,13 @@ def test_freeze_gives_the_log_probs_of_the_trained_model(with_words: bool) -> No
 def test_word_conv_equals_the_normalised_adjacency_by_hand() -> None:
     _, _, words = small_world()
     torch.manual_seed(0)
-    conv = WordConv(words, hidden_size=4, relu=False)
+    conv = WordConv(words, hidden_size=4)
     torch.nn.init.normal_(conv.conv.bias)
     adjacency = tensor([[1.0, 1, 0], [1, 1, 1], [0, 1, 1]])
     scale = adjacency.sum(1).rsqrt()
     normalised = scale[:, None] * adjacency * scale
     expected = normalised @ conv.table_WH @ conv.conv.lin.weight.T + conv.conv.bias
     torch.testing.assert_close(conv(), expected)
-    conv.relu = True
-    torch.testing.assert_close(conv(), expected.relu())
 
 
 def test_mim_loss_equals_a_loop_over_examples_and_nodes() -> None:
@@ -396,8 +377,8 @@ def example(name: str, entities: list[int], gold: list[int]) -> Example:
 
 def test_to_samples_makes_one_per_mention_and_keeps_the_last_entities() -> None:
     examples = [example("a", [9, 4, 7], [1, 1]), example("b", [4], []), example("c", [], [0])]
-    config = RecommendationConfig(data="x", max_entities=2, max_words=3)
-    samples = to_samples(examples, np.array([4, 7, 9]), config, name="train")
+    targets = np.array([4, 7, 9])
+    samples = to_samples(examples, targets, max_entities=2, max_words=3, name="train")
     assert samples.entities.ids_E.tolist() == [0, 1, 0, 1]
     assert samples.entities.lengths_B.tolist() == [2, 2, 0]
     assert samples.words.ids_E.tolist() == [1, 1, 0] * 3
@@ -411,8 +392,9 @@ def test_to_samples_makes_one_per_mention_and_keeps_the_last_entities() -> None:
 
 def test_to_samples_without_a_movie_is_an_error() -> None:
     with pytest.raises(ValueError, match="valid must mention at least one movie"):
-        config = RecommendationConfig(data="x")
-        to_samples([example("b", [4], [])], np.array([4]), config, name="valid")
+        to_samples(
+            [example("b", [4], [])], np.array([4]), max_entities=2, max_words=2, name="valid"
+        )
 
 
 def test_recommendation_config_refuses_values_out_of_range() -> None:
@@ -420,6 +402,22 @@ def test_recommendation_config_refuses_values_out_of_range() -> None:
         RecommendationConfig(data="x", num_bases=0)
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
         RecommendationConfig(data="x", dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("word_side=false", "word_side was removed, a teacher uses words if the prepared data"),
+        ("distinct_words=true", "distinct_words was removed, words of a context are pooled with"),
+        ("edge_filter=crslab", "edge_filter: .*'kgsf' or 'all', got 'crslab'"),
+    ],
+)
+def test_recommendation_config_refuses_what_was_removed(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    (tmp_path / "config.yaml").write_text("data: x\n")
+    with pytest.raises(ValueError, match=message):
+        load_config(RecommendationConfig, tmp_path / "config.yaml", [override])
 
 
 def small_config(prepared_dir: Path, **changes: int) -> RecommendationConfig:
@@ -481,6 +479,19 @@ def test_fit_recommendation_with_the_same_seed_gives_the_same_weights(
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_fit_recommendation_on_a_corpus_without_word_relations_has_no_word_side(
+    tmp_path: Path,
+) -> None:
+    write_toy_corpus(tmp_path / "raw")
+    source = ("--source", "toy", "--plugin", "tests.support.toy_corpus")
+    folders = ("--input", str(tmp_path / "raw"), "--output", str(tmp_path / "data"))
+    prepare_data(["prepare", *source, *folders])
+    fit_recommendation(small_config(tmp_path / "data", epochs=2), tmp_path / "teacher")
+    recommender, card = load_recommender(tmp_path / "teacher")
+    assert (recommender.num_words, card.num_words, card.max_words) == (0, 0, 0)
+    assert "mim" not in json.loads((tmp_path / "teacher" / "fit.json").read_text())
+
+
 def test_load_recommender_refuses_changed_weights(teacher_dir: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(teacher_dir, tmp_path / "copy"))
     weights = bytearray((copy / "model.safetensors").read_bytes())
@@ -497,6 +508,9 @@ def test_load_recommender_refuses_a_config_of_another_shape_or_kind(
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 1}))
     with pytest.raises(ValueError, match="as its config says"):
+        load_recommender(copy)
+    (copy / "config.json").write_text(json.dumps({**config, "distinct_words": 1}))
+    with pytest.raises(ValueError, match=r"got distinct_words, which was removed\. Fit it again"):
         load_recommender(copy)
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(ValueError, match="must be of a conkd-recommendation, got gpt2"):

@@ -15,7 +15,7 @@ import torch
 
 from protos import codec, teacher_pb2
 from protos.codec import TargetRows
-from teacher_server.scoring.compress import Cut
+from protos.teacher_pb2 import Compression
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
 from tests.support.caches import corrupt
@@ -76,7 +76,7 @@ class Asked:
 
     async def __call__(self, inputs: Sequence[ExampleInput]) -> TargetRows:
         self.batches.append(len(inputs))
-        rows = self._teacher.score(inputs, Cut(top_k=TOP_K))
+        rows = self._teacher.score(inputs, Compression(top_k=TOP_K))
         block = codec.encode(rows, self.request.group.compression.values)
         vocab_size = self._teacher.description.vocab_size
         self.given.append(codec.decode(block, num_rows=rows.num_rows, vocab_size=vocab_size))

@@ -10,23 +10,26 @@ import torch
 
 from protos import codec, teacher_pb2
 from protos.codec import WireError
-from teacher_server.scoring.compress import Cut, Support, compress
+from protos.teacher_pb2 import Compression
+from teacher_server.scoring.compress import Support, compress
 from trainer.teacher_client.expected_rows import ExpectedRows
 
 VOCAB = 40
 ITEMS = Support(vocab_size=VOCAB, first_id=30, first_item_column=0, num_items=7)
 WORDS = Support(vocab_size=VOCAB, first_id=0, first_item_column=30, num_items=7)
-TOP = Cut(top_k=4)
+TOP = Compression(top_k=4)
 
 
-def block(cut: Cut, support: Support = WORDS, *, rows: int = 3, values: int = codec.UINT8) -> bytes:
+def block(
+    cut: Compression, support: Support = WORDS, *, rows: int = 3, values: int = codec.UINT8
+) -> bytes:
     size = support.num_items if support is ITEMS else VOCAB
     scores = torch.randn(rows, size, generator=torch.Generator().manual_seed(0))
     uniforms = np.random.default_rng(0).random((rows, cut.samples)) if cut.samples else None
     return codec.encode(compress(scores, cut, support=support, uniforms_TN=uniforms), values)
 
 
-def expected(cut: Cut, support: Support = WORDS) -> ExpectedRows:
+def expected(cut: Compression, support: Support = WORDS) -> ExpectedRows:
     return ExpectedRows(
         compression=teacher_pb2.Compression(
             top_k=cut.top_k, top_p=cut.top_p, samples=cut.samples, values=teacher_pb2.UINT8
@@ -40,10 +43,17 @@ def expected(cut: Cut, support: Support = WORDS) -> ExpectedRows:
 @pytest.mark.parametrize("support", [WORDS, ITEMS], ids=["dialogue", "recommendation"])
 @pytest.mark.parametrize(
     "cut",
-    [TOP, Cut(), Cut(top_k=99), Cut(top_p=0.6), Cut(top_k=3, top_p=0.9), Cut(samples=5)],
+    [
+        TOP,
+        Compression(),
+        Compression(top_k=99),
+        Compression(top_p=0.6),
+        Compression(top_k=3, top_p=0.9),
+        Compression(samples=5),
+    ],
     ids=str,
 )
-def test_answers_of_every_cut_are_as_expected(cut: Cut, support: Support) -> None:
+def test_answers_of_every_cut_are_as_expected(cut: Compression, support: Support) -> None:
     rows = expected(cut, support).decode(block(cut, support), 3)
     assert rows.counts_R.max() <= expected(cut, support).max_entries
 
@@ -67,14 +77,22 @@ def test_item_mass_of_an_answer_must_fit_its_entries() -> None:
 @pytest.mark.parametrize(
     ("answer", "asked", "why"),
     [
-        (block(Cut(top_k=3)), expected(TOP), "a row of 3 entries, .* must have a tail of at most"),
         (
-            block(Cut(top_k=5)),
+            block(Compression(top_k=3)),
+            expected(TOP),
+            "a row of 3 entries, .* must have a tail of at most",
+        ),
+        (
+            block(Compression(top_k=5)),
             expected(TOP),
             r"max_entries=12, .* got .* num_entries=15",
         ),
-        (block(Cut(top_p=0.5)), expected(Cut(top_p=0.9)), "must have a tail of at most 0.100"),
-        (block(TOP), expected(Cut(samples=4)), "must have a tail of at most 0.000"),
+        (
+            block(Compression(top_p=0.5)),
+            expected(Compression(top_p=0.9)),
+            "must have a tail of at most 0.100",
+        ),
+        (block(TOP), expected(Compression(samples=4)), "must have a tail of at most 0.000"),
         (block(TOP), expected(TOP, ITEMS), r"the teacher's support \[30, 37\), got"),
         (block(TOP, values=codec.FLOAT16), expected(TOP), "in format 3, got format 2"),
         (block(TOP)[:-1], expected(TOP), "frame"),
@@ -87,7 +105,7 @@ def test_answer_to_another_request_is_refused(answer: bytes, asked: ExpectedRows
 
 
 def test_one_long_row_among_short_ones_is_refused() -> None:
-    rows = codec.decode(block(Cut(top_k=6), rows=1), num_rows=1, vocab_size=VOCAB)
+    rows = codec.decode(block(Compression(top_k=6), rows=1), num_rows=1, vocab_size=VOCAB)
     empty = dataclasses.replace(
         rows,
         counts_R=np.zeros(1, np.int32),

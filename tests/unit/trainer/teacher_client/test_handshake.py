@@ -31,7 +31,7 @@ from tests.support.secure_fleet import (
     status,
     write_two_sets,
 )
-from trainer.security.channels import Dialer
+from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SERVER_NAME, SecurityFiles
 
 HANDSHAKE = handshake_metadata(DESCRIPTION)
@@ -160,10 +160,16 @@ def test_client_talks_only_to_servers_of_its_ca_and_name(root: Path, tmp_path: P
     }
 
     async def scenario() -> None:
-        async with issuer.pair("server").serving() as address, Dialer(security).aio(address) as it:
+        async with (
+            issuer.pair("server").serving() as address,
+            ChannelFactory(security).aio(address) as it,
+        ):
             assert await status(it, METHODS[0], ()) is grpc.StatusCode.UNIMPLEMENTED
         for who, stranger in strangers.items():
-            async with stranger.serving() as address, Dialer(security).aio(address) as channel:
+            async with (
+                stranger.serving() as address,
+                ChannelFactory(security).aio(address) as channel,
+            ):
                 assert await status(channel, METHODS[0], ()) is grpc.StatusCode.UNAVAILABLE, who
 
     run(scenario)
@@ -172,10 +178,13 @@ def test_client_talks_only_to_servers_of_its_ca_and_name(root: Path, tmp_path: P
 def test_healthy_stream_beside_strangers_sees_no_error(root: Path) -> None:
     async def scenario() -> None:
         async with fleet(files(root)) as running:
-            dialer = Dialer(files(root))
-            async with dialer.aio(running.dialogue) as channel, dialer.aio(running.dialogue) as bad:
+            channels = ChannelFactory(files(root))
+            async with (
+                channels.aio(running.dialogue) as channel,
+                channels.aio(running.dialogue) as bad,
+            ):
                 stub = teacher_pb2_grpc.TeacherStub(channel)
-                call = stub.Score(metadata=(*dialer.metadata, *HANDSHAKE))
+                call = stub.Score(metadata=(*channels.metadata, *HANDSHAKE))
                 for request_id in range(20):
                     await call.write(score_request(request_id))
                     codes = await asyncio.gather(*(status(bad, it, ()) for it in METHODS))
