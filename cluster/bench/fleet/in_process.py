@@ -41,10 +41,9 @@ class InProcessTeachers:
         }
 
     @property
-    def max_tokens(self) -> int | None:
-        """Longest input of one example that every teacher takes; None: none reads tokens."""
-        limits = [it.description.max_tokens for it in self._teachers.values()]
-        return min(filter(None, limits), default=None)
+    def limits(self) -> dict[str, InputLimits]:
+        """Kind -> what its teacher takes of an example."""
+        return {kind: InputLimits.of(it.description) for kind, it in self._teachers.items()}
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Score at once, on the training thread: nothing overlaps in one process."""
