@@ -58,8 +58,8 @@ OFTEN_OFF = {
     "checkpoint": "writer load_universal use_node_local_storage parallel_write",
     "zero_optimization": """
         mics_shard_size mics_hierarchical_params_gather zeropp_loco_param zenflow legacy_stage1
-        cpu_offload cpu_offload_params cpu_offload_param cpu_offload_use_pin_memory elastic_checkpoint
-        log_trace_cache_warnings enable_sanity_checks
+        cpu_offload cpu_offload_params cpu_offload_param cpu_offload_use_pin_memory
+        elastic_checkpoint log_trace_cache_warnings enable_sanity_checks
     """,
 }
 DEVICES = ("none", "cpu", "nvme")
@@ -114,12 +114,7 @@ def supported_settings(path: Path, settings: dict[str, Any], section: str = "") 
         may_be_off = name in OFTEN_OFF.get(section, "").split()
         if value is None or (may_be_off and _is_off(value)):
             continue
-        if (
-            not section
-            and not is_known
-            and isinstance(value, dict)
-            and value.get("enabled") is False
-        ):
+        if not section and not is_known and _is_disabled(value):
             continue  # a section of another release
         if not is_known:
             remedy = REMEDIES.get(key, OTHER_REMEDY)
@@ -129,15 +124,19 @@ def supported_settings(path: Path, settings: dict[str, Any], section: str = "") 
         if value not in VALUES.get(key, (value,)):
             rule = " or ".join(map(str, VALUES[key]))
             raise ValueError(f"{key} must be {rule} in {path}, got {value}. Leave it out.")
-        if key in ("bf16", "fp16") and value.get("enabled") is False:
+        if key in ("bf16", "fp16") and _is_disabled(value):
             value = {"enabled": False}
         kept[name] = supported_settings(path, value, key) if key in SUPPORTED else value
     return kept
 
 
+def _is_disabled(value: object) -> bool:
+    return isinstance(value, dict) and value.get("enabled") is False
+
+
 def _is_off(value: object) -> bool:
     if isinstance(value, dict):
-        return value.get("enabled") is False or not any(value.values())
+        return _is_disabled(value) or not any(value.values())
     # -1 turns MiCS off.
     return not value or value in ("auto", -1)
 
