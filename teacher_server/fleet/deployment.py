@@ -35,7 +35,10 @@ from trainer.security.credentials import SecurityFiles, is_loopback
 from trainer.telemetry.spans import Spans
 
 if TYPE_CHECKING:
+    from teacher_server.replica.request_check import RequestLimits
     from teacher_server.replica.service import TeacherServer
+    from teacher_server.scoring.description import support_size
+    from trainer.kinds.table import TEACHER_KINDS
 
 logger = logging.getLogger("ray.serve")
 
@@ -203,6 +206,12 @@ def _build_server(
     kinds = with_plugins(SERVED_KINDS, options.plugins, "SERVED_KINDS")
     folder = Path(options.folder)
     teacher = load_teacher(options.kind, folder, device, counters=counters, kinds=kinds)
+    known = with_plugins(TEACHER_KINDS, options.plugins, "TEACHER_KINDS")
     return TeacherServer(
-        teacher, replica_id=replica_id, security=security, counters=counters, spans=spans
+        teacher,
+        replica_id=replica_id,
+        request_limits=RequestLimits(support_size=support_size(teacher.description, known)),
+        security=security,
+        counters=counters,
+        spans=spans,
     )

@@ -46,6 +46,8 @@ class RequestLimits:
     max_rows: int = MAX_ROWS
     max_reply_bytes: int = MAX_MESSAGE_BYTES - BLOCK_MARGIN_BYTES
     """Of the block before zstd, with every row as long as its Compression allows."""
+    support_size: int | None = None
+    """Entries of one whole row; None: those of a kind of ours, or the whole vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class RequestCheck:
 
     def __init__(self, teacher: teacher_pb2.Description, limits: RequestLimits) -> None:
         self._kind = teacher.kind
-        self._support_size = support_size(teacher)
+        self._support_size = limits.support_size or support_size(teacher)
         self._limits = limits
         self._tokens = Column("token", teacher.max_tokens, num_token_ids(teacher), shortest=1)
         self._entities = Column("entity", teacher.max_entities, teacher.num_entities)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from protos.codec import TargetRows
@@ -10,6 +10,7 @@ from protos.teacher_pb2 import Compression, Description
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.table import TEACHER_KINDS
+from trainer.kinds.teacher_kind import TeacherKind
 
 
 class Teacher(Protocol):
@@ -46,9 +47,9 @@ def num_token_ids(description: Description) -> int:
     return description.first_item_id + description.num_items
 
 
-def support_size(description: Description) -> int:
-    """Entries of one whole row at most: of a kind that a plugin adds, the whole vocabulary."""
-    kind = TEACHER_KINDS.get(description.kind)
+def support_size(description: Description, kinds: Mapping[str, TeacherKind] = TEACHER_KINDS) -> int:
+    """Entries of one whole row at most: of a kind that is not in `kinds`, the whole vocabulary."""
+    kind = kinds.get(description.kind)
     if kind is None:
         return description.vocab_size
     first, number = description.first_item_id, description.num_items

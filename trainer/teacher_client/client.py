@@ -25,6 +25,7 @@ from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import ExampleInput, InputLimits
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.target_cache.answers import CachedAnswers
@@ -78,9 +79,8 @@ class TeacherClient:
         }
         compressions = {name: expected.compression for name, expected in self._expected.items()}
         self._met = MetTeachers(self.kinds, vocabulary, graph_digest)
-        per_position = [name for name, kind in self.kinds.items() if kind.rows_per == "position"]
         self._dispatcher = Dispatcher(
-            config, self.counters, tuple(self.kinds), positions_of=(*per_position, "")[0]
+            config, self.counters, tuple(self.kinds), positions_of=DIALOGUE
         )
         # Before the thread: it may refuse what it is given, and a thread would be left behind.
         self._streams = TeacherStreams(config, self._dispatcher, self._met, self._expected)

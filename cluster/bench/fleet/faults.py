@@ -55,7 +55,13 @@ class FaultyServer(TeacherServer):
     """A TeacherServer around a FaultyService."""
 
     def __init__(
-        self, teacher: Teacher, *, replica_id: str, fault_file: Path, security: SecurityFiles
+        self,
+        teacher: Teacher,
+        *,
+        replica_id: str,
+        fault_file: Path,
+        security: SecurityFiles,
+        limits: RequestLimits,
     ) -> None:
         super().__init__(
             teacher, replica_id=replica_id, batch_limits=SMALL_ROUNDS, security=security
@@ -66,7 +72,7 @@ class FaultyServer(TeacherServer):
             counters=self.counters,
             device=self.device,
             replica_id=replica_id,
-            limits=RequestLimits(),
+            limits=limits,
         )
         self._service.fault_file = fault_file
 

@@ -23,10 +23,12 @@ from cluster.bench.fleet.directory import add_security, send
 from cluster.bench.fleet.faults import FaultyServer
 from cluster.bench.fleet.replay import PacedTeacher, ReplayTeacher, load_answers
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
-from teacher_server.scoring.description import Teacher
+from teacher_server.replica.request_check import RequestLimits
+from teacher_server.scoring.description import Teacher, support_size
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.cli import run_main
 from trainer.common.plugins import with_plugins
+from trainer.kinds.table import TEACHER_KINDS
 from trainer.security.credentials import SecurityFiles
 
 SOCKET_NAME = "directory.sock"
@@ -43,7 +45,13 @@ def fault_file(run: Path, replica_id: str) -> Path:
 
 
 async def serve(
-    teacher: Teacher, replica_id: str, host: str, run: Path, security: SecurityFiles
+    teacher: Teacher,
+    replica_id: str,
+    host: str,
+    run: Path,
+    *,
+    security: SecurityFiles,
+    limits: RequestLimits,
 ) -> None:
     """Serve and hold the lease until SIGTERM, then drain."""
     server = FaultyServer(
@@ -51,6 +59,7 @@ async def serve(
         replica_id=replica_id,
         fault_file=fault_file(run, replica_id),
         security=security,
+        limits=limits,
     )
     port = await server.start(host)
     lease = Lease(
@@ -98,7 +107,10 @@ def main(argv: list[str]) -> None:
     if arguments.answers is not None:
         teacher = ReplayTeacher(teacher, load_answers(arguments.answers))
     teacher = PacedTeacher(teacher, arguments.seconds_per_row)
-    asyncio.run(serve(teacher, arguments.id, arguments.host, arguments.run, security))
+    known = with_plugins(TEACHER_KINDS, arguments.plugin, "TEACHER_KINDS")
+    limits = RequestLimits(support_size=support_size(teacher.description, known))
+    where = (arguments.host, arguments.run)
+    asyncio.run(serve(teacher, arguments.id, *where, security=security, limits=limits))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from protos import codec, teacher_pb2
 from protos.target_rows import Targets
 from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import Lease
+from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.service import TeacherServer
+from teacher_server.scoring.description import describe, support_size
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from tests.support import tiny_teachers, toy_teacher
 from trainer.common.plugins import with_plugins
@@ -26,11 +30,12 @@ from trainer.data.examples import Example
 from trainer.data.loader import Positions, to_student_input
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.kinds.table import asked_kinds, known_kinds
+from trainer.kinds.table import TEACHER_KINDS, asked_kinds, known_kinds
 from trainer.loss.conkd import mix_targets
 from trainer.loss.soft_targets import SoftTargets
 from trainer.main import checked_input
 from trainer.models.causal_lm import load_causal_lm
+from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import load_recommender
 from trainer.teacher_client.client import TeacherClient
 from trainer.teacher_client.loop import Loop
@@ -271,3 +276,26 @@ def test_run_that_weighs_a_kind_of_no_plugin_is_refused_before_anything_else(
         checked_input(settings)
     with pytest.raises(FileNotFoundError, match="none"):
         checked_input([*settings, f"plugins=[{PLUGINS[0]}]"])
+
+
+def test_replica_counts_the_rows_of_a_plugins_kind_by_its_own_support(
+    vocabulary: Vocabulary, folders: dict[str, Path]
+) -> None:
+    card = describe(read_card(folders[toy_teacher.KIND], toy_teacher.KIND), vocabulary)
+    kinds = with_plugins(TEACHER_KINDS, PLUGINS, "TEACHER_KINDS")
+    assert support_size(card, kinds) == vocabulary.first_item_id
+    assert support_size(card) == vocabulary.size
+    words = vocabulary.first_item_id
+    # Whole rows of five bytes an entry: ten of them fit if they are over words alone.
+    limits = RequestLimits(support_size=words, max_reply_bytes=10 * (5 * words + 16))
+    request = teacher_pb2.ScoreRequest(
+        request_id=1,
+        compression=teacher_pb2.Compression(values=codec.UINT8),  # type: ignore[arg-type]
+        token_ids=np.arange(10, dtype="<i4").tobytes(),
+        token_lengths=np.array([10], "<i4").tobytes(),
+        target_lengths=np.array([10], "<i4").tobytes(),
+    )
+    card.max_tokens = 16
+    assert RequestCheck(card, limits)(request).num_rows == 10
+    with pytest.raises(ValueError, match="the reply must fit in"):
+        RequestCheck(card, dataclasses.replace(limits, support_size=None))(request)
