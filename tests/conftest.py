@@ -1,20 +1,38 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+from tests.support.budgets import Clock
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(os.environ.get("CONKD_SHARED", BESIDE))
+# Fixtures that need it: the tests that use one of them are marked `redial`.
+REAL_DATA = {"redial_dir", "dialogpt_tokenizer_dir"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "check tests/support/budgets.py, multiplied by so much: 1 for two slow cores"
+    parser.addoption("--budgets", type=float, metavar="FACTOR", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.budgets is not None:
+        everything = config.option.markexpr != "not everything"
+        clock = Clock(everything=everything, slowness=config.option.budgets)
+        config.pluginmanager.register(clock, "budgets")
     # Two cores are shared by Ray, teachers and students.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REAL_DATA & set(getattr(item, "fixturenames", ())):
+            item.add_marker("redial")
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +53,11 @@ def dialogpt_tokenizer_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic corpus, prepared by the real command."""
+    """A small synthetic corpus, prepared by the command's own code."""
+    # Not above: the process that hands out the tests to xdist's workers needs no torch.
+    from trainer.data.__main__ import main
+
     folder = tmp_path_factory.mktemp("prepared")
-    command = ["-m", "trainer.data", "prepare", "--source", "synthetic", "--dialogues", "60"]
-    subprocess.run(
-        [sys.executable, *command, "--output", str(folder)], check=True, capture_output=True
-    )
+    arguments = ["prepare", "--source", "synthetic", "--dialogues", "60"]
+    main([*arguments, "--output", str(folder)])
     return folder

@@ -109,7 +109,7 @@ def train(
 def _open_log(
     config: RunConfig, engine: Engine, provenance: RunProvenance, first_step: int
 ) -> RunLog | None:
-    """Rank 0: note what the run is, and open what it will tell of itself."""
+    """Rank 0: write the run's settings and sources, and open its log."""
     if engine.rank != 0:
         return None
     output = Path(config.output)

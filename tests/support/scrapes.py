@@ -29,6 +29,16 @@ def samples(text: str) -> Samples:
     }
 
 
+def of_rank(seen: Samples, rank: int) -> dict[str, float]:
+    """The samples of one rank of a student, by their short names."""
+    labels = frozenset({("rank", str(rank))})
+    return {
+        name.removeprefix("conkd_student_"): value
+        for (name, of), value in seen.items()
+        if of == labels
+    }
+
+
 def fetch_secured(address: str, *, ca: Path, client: Path | None, token: str | None) -> str:
     """The whole answer, head and body.
 

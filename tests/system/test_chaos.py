@@ -15,10 +15,10 @@ from cluster.bench.chaos.scenarios import DIRECTORY, GARBAGE, KILL, KILL_RECOMME
 from cluster.bench.chaos.trial import Subject, Trial, row_of, run_trial, served_for_trials
 from cluster.bench.fleet.fleet import Fleet
 from cluster.launch.launcher import Launcher
-from tests.support.student_runs import TINY, fit
+from tests.support.served_teachers import FittedTeachers
 
 
-@pytest.mark.cluster
+@pytest.mark.everything
 def test_network_is_cut_and_healed_and_leaves_nothing() -> None:
     if missing := missing_for_network():
         pytest.skip(f"a network of namespaces cannot be made here: {missing}")
@@ -42,13 +42,11 @@ def test_network_is_cut_and_healed_and_leaves_nothing() -> None:
     assert network.router not in left.stdout
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_short_chaos_run_does_not_show_in_the_student(prepared_dir: Path, tmp_path: Path) -> None:
-    folders = {
-        "dialogue": fit("dialogue", prepared_dir, tmp_path / "d", *TINY, "train.steps=10"),
-        "recommendation": fit("recommendation", prepared_dir, tmp_path / "r", "epochs=1"),
-    }
+@pytest.mark.everything
+def test_short_chaos_run_does_not_show_in_the_student(
+    teachers: FittedTeachers, prepared_dir: Path, tmp_path: Path
+) -> None:
+    folders = {"dialogue": teachers.dialogue, "recommendation": teachers.recommendation}
     recording = record_answers(prepared_dir, folders, tmp_path / "answers")
     with Launcher(tmp_path / "logs", screen=io.StringIO()) as launcher:
         subject = Subject(

@@ -5,23 +5,24 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import json
+import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
-from teacher_server.fleet.local_cluster import read_state
-from tests.support import tiny_teachers
 from tests.support.fleet_commands import replicas, run
+from tests.support.served_teachers import Service
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
-from trainer.data.examples import Example
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY
 from trainer.teacher_client.client import TeacherClient
@@ -33,16 +34,15 @@ WORKS_S = 15.0
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[list[str | Path]]:
-    """The option that names a fleet of one replica of each kind."""
-    vocabulary = tiny_teachers.tiny_vocabulary()
-    tiny_teachers.write_dialogue_teacher(tmp_path / "dialogue", vocabulary)
-    tiny_teachers.write_recommendation_teacher(tmp_path / "recommendation", vocabulary)
-    at: list[str | Path] = ["--fleet", tmp_path / "fleet.json"]
-    pair = [f"--{kind}={tmp_path / kind}" for kind in ("dialogue", "recommendation")]
-    run("up", *pair, "--port", str(free_port()), *at)
-    yield at
-    run("down", *at)
+def at(service: Service) -> list[str | Path]:
+    """The option that names the fleet."""
+    assert service.fleet is not None
+    return ["--fleet", service.fleet]
+
+
+@pytest.fixture(scope="module")
+def data(prepared_dir: Path) -> PreparedData:
+    return load_prepared(prepared_dir)
 
 
 class Watcher:
@@ -66,10 +66,12 @@ class Watcher:
                     self.listed_s[replica_id] = time.monotonic()
                 self._changed.notify_all()
 
-    def wait_for(self, count: int, timeout_s: float) -> set[str]:
-        """The dialogue replicas, once there are so many."""
+    def wait_for(self, count: int, timeout_s: float, *, gone: str = "") -> set[str]:
+        """The dialogue replicas, once there are so many and `gone` is not one of them."""
         with self._changed:
-            found = self._changed.wait_for(lambda: len(self._now) == count, timeout_s)
+            found = self._changed.wait_for(
+                lambda: len(self._now) == count and gone not in self._now, timeout_s
+            )
             assert found, f"{count} replicas must be listed in {timeout_s} s, got {self._now}"
             return set(self._now)
 
@@ -79,33 +81,22 @@ class Watcher:
         self._channel.close()
 
 
-def example(index: int) -> Example:
-    """One of nine, each with its own length and ids."""
-    length = 2 + index % 9
-    ids = np.arange(3 + index % 9, 3 + index % 9 + length, dtype=np.int32)
-    return Example(
-        example_id=str(index),
-        context_ids=ids,
-        response_ids=ids,
-        context_entities=ids,
-        context_words=ids[:1] % tiny_teachers.NUM_WORDS,
-        gold_items=ids[:0],
-    )
-
-
 class Asker:
     """A student that asks ahead without pause, and checks what it gets and in which order."""
 
-    def __init__(self, directory: str, patience_s: float = 120.0) -> None:
+    def __init__(self, directory: str, data: PreparedData, patience_s: float = 120.0) -> None:
         self.client = TeacherClient(
             TeachersConfig(directory=directory, patience_s=patience_s),
-            # Whole numbers on the wire: an answer is the same whoever gives it, beside whomever.
-            DistillConfig(values="float32"),
-            vocabulary=tiny_teachers.tiny_vocabulary(),
-            graph_digest="tiny-graph",
+            # All of each row: an answer is the same whoever gives it, beside whomever.
+            DistillConfig(
+                top_k=0, recommendation_top_k=0, recommendation_top_p=1.0, values="float32"
+            ),
+            vocabulary=data.vocabulary,
+            graph_digest=data.graphs_digest,
         )
         self.first_answer_s: dict[str, float] = {}
-        self._expected = [self.client.submit([example(i)]).result() for i in range(9)]
+        self._examples = data.examples("train")[:9]
+        self._expected = [self.client.submit([each]).result() for each in self._examples]
         self._stop = threading.Event()
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         dispatcher = self.client._dispatcher
@@ -123,7 +114,7 @@ class Asker:
         asked = answered = 0
         while pending or not self._stop.is_set():
             while len(pending) < AHEAD and not self._stop.is_set():
-                pending.append(self.client.submit([example(asked)]))
+                pending.append(self.client.submit([self._examples[asked % 9]]))
                 asked += 1
             targets = pending.popleft().result()
             expected = self._expected[answered % 9]
@@ -156,59 +147,64 @@ def check_rows(rows: codec.TargetRows, expected: codec.TargetRows) -> None:
     np.testing.assert_allclose(rows.log_probs_E, expected.log_probs_E, atol=1e-4)
 
 
-def state_of(kind: str, at: list[str | Path]) -> dict[str, object]:
+def state_of(kind: str, at: list[str | Path]) -> dict[str, Any]:
     return json.loads(run("status", "--json", *at))["kinds"][kind]
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
+def replicas_of(kind: str, at: list[str | Path]) -> list[dict[str, Any]]:
+    return state_of(kind, at)["replicas"]
+
+
 @pytest.mark.timeout(400)
-def test_fleet_that_scales_under_a_student_loses_nothing_and_puts_the_new_to_work(
-    fleet: list[str | Path],
+def test_fleet_that_scales_and_loses_a_replica_under_a_student_loses_no_answer(
+    at: list[str | Path], service: Service, data: PreparedData
 ) -> None:
-    directory = read_state(Path(fleet[1])).directory
-    watcher, asker = Watcher(directory), Asker(directory)
+    watcher, asker = Watcher(service.directory), Asker(service.directory, data)
     took_s = []
+
+    def check_works(replica_id: str) -> None:
+        took_s.append(asker.wait_for_answer_of(replica_id) - watcher.listed_s[replica_id])
+
     try:
         (old,) = watcher.wait_for(1, 10)
-        for count in (2, 1, 2):
-            before = set(watcher.listed_s)
-            run("scale", f"dialogue={count}", *fleet)
-            new = watcher.wait_for(count, 10) - before
-            for replica_id in new:
-                took_s.append(asker.wait_for_answer_of(replica_id) - watcher.listed_s[replica_id])
+        run("scale", "dialogue=2", *at)
+        (second,) = watcher.wait_for(2, 10) - {old}
+        check_works(second)
         assert old in asker.first_answer_s
+        (pid,) = (it["pid"] for it in replicas_of("dialogue", at) if it["replica_id"] == old)
+        os.kill(pid, signal.SIGKILL)
+        (third,) = watcher.wait_for(2, 90, gone=old) - {second}
+        check_works(third)
+        run("scale", "dialogue=1", *at)
+        watcher.wait_for(1, 10)
     finally:
         watcher.close()
         answered = asker.close()
     counters = asker.client.counters
     print(f"new replicas answered after {took_s} s; {answered} answers, {counters}")
-    assert len(took_s) == 2
     # Each of the nine and of the others was asked of both kinds, once.
     assert counters.requests == 2 * (9 + answered)
     assert answered > 100
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.timeout(400)
 def test_fleet_that_is_autoscaled_comes_on_demand_and_goes_when_idle(
-    fleet: list[str | Path],
+    at: list[str | Path], service: Service, data: PreparedData
 ) -> None:
-    directory = read_state(Path(fleet[1])).directory
-    watcher = Watcher(directory)
+    watcher = Watcher(service.directory)
     try:
         # Nothing is waited for longer than a millisecond, so a queue of any kind asks for more.
         pace = ["--idle-s", "6", "--target-queue-ms", "1"]
-        run("scale", "dialogue=0..2", *pace, *fleet)
+        run("scale", "dialogue=0..2", *pace, *at)
         watcher.wait_for(0, 60)
-        down = state_of("dialogue", fleet)
+        down = state_of("dialogue", at)
         assert (down["target"], down["min"], down["max"]) == (0, 0, 2)
         assert down["autoscaling"] == {"target_queue_s": 0.001, "idle_s": 6.0}
         assert down["replicas"] == []
 
         started_s = time.monotonic()
-        asker = Asker(directory)
+        asker = Asker(service.directory, data)
         woken_s = time.monotonic() - started_s
         try:
             both = watcher.wait_for(2, 90)
@@ -219,17 +215,18 @@ def test_fleet_that_is_autoscaled_comes_on_demand_and_goes_when_idle(
         print(f"woken in {woken_s:.1f} s; {answered} answers, {asker.client.counters}")
         watcher.wait_for(0, 90)
 
-        run("scale", "dialogue=1", *fleet)
-        fixed = state_of("dialogue", fleet)
+        run("scale", "dialogue=1", *at)
+        fixed = state_of("dialogue", at)
         assert (fixed["target"], fixed["min"], fixed["max"]) == (1, 1, 1)
         assert fixed["autoscaling"] is None
-        run("scale", "dialogue=0", *fleet)
+        run("scale", "dialogue=0", *at)
         watcher.wait_for(0, 10)
-        off = state_of("dialogue", fleet)
+        off = state_of("dialogue", at)
         assert (off["target"], off["min"], off["max"]) == (0, 0, 0)
         # Off is off: who wants one runs out of patience, and nobody came.
         with pytest.raises(TeacherUnavailable, match="no dialogue teacher answered for 4 s"):
-            Asker(directory, patience_s=4.0)
-        assert state_of("dialogue", fleet)["replicas"] == []
+            Asker(service.directory, data, patience_s=4.0)
+        assert state_of("dialogue", at)["replicas"] == []
     finally:
         watcher.close()
+        run("scale", "dialogue=1", *at)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pytest
 
 from cluster.bench.fleet.fleet import Served, running_fleet
 from cluster.bench.fleet.replay import fingerprint
@@ -36,7 +35,6 @@ def imports_ray(pid: int) -> bool:
     return any("/ray/" in it.path for it in psutil.Process(pid).memory_maps())
 
 
-@pytest.mark.cluster
 def test_running_fleet_answers_after_a_kill_and_a_fault_and_ends_whole(tmp_path: Path) -> None:
     vocabulary = tiny_vocabulary()
     folders = {"dialogue": tmp_path / "d", "recommendation": tmp_path / "r"}

@@ -18,7 +18,7 @@ from tests.support.student_runs import (
     student_command,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = pytest.mark.everything
 
 FP16 = ("distill.gamma=0", "train.precision=fp16")
 

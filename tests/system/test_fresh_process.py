@@ -1,4 +1,4 @@
-"""What becomes of freed memory, in processes of their own: the setting cannot be taken back."""
+"""What only a process of its own can show: settings of malloc, and which modules are imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ print(kept, (before - status_bytes(os.getpid())["VmRSS"]) >> 20)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 @pytest.mark.parametrize(
     ("environment", "kept", "given_back"),
-    [({}, True, 0), (RETURN_FREED_MEMORY, False, 200)],
+    [
+        ({}, True, 0),
+        pytest.param(RETURN_FREED_MEMORY, False, 200, marks=pytest.mark.everything),
+    ],
 )
 def test_freed_blocks_are_kept_unless_the_environment_tunes_malloc(
     environment: dict[str, str], kept: bool, given_back: int
@@ -45,3 +48,11 @@ def test_freed_blocks_are_kept_unless_the_environment_tunes_malloc(
     assert was_kept == str(kept)
     # Two blocks of 100 MiB are freed, and one behind them is not.
     assert abs(int(mib) - given_back) < 20
+
+
+def test_without_the_option_the_library_is_not_imported() -> None:
+    code = (
+        "import sys, trainer.teacher_client.client, teacher_server.replica.service; "
+        "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.student_runs import (
-    EXACT,
-    TINY,
+from tests.support.served_teachers import (
+    FittedTeachers,
     Service,
-    error_lines,
     fit,
-    loss_curve,
     run_in_process,
-    run_student,
-    serving,
+    serving_without_ray,
 )
+from tests.support.student_runs import EXACT, TINY, loss_curve, run_student
 from trainer.chat import Conversation
 from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
@@ -26,27 +23,33 @@ from trainer.evaluation.loaded_model import load_model
 from trainer.models.frozen import read_card
 from trainer.models.kg_language_model import KgLanguageModel
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = pytest.mark.everything
 
 STEPS = 12
 KGSF = (*TINY, "student.architecture=kgsf")
 
 
 @pytest.fixture(scope="module")
-def service(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def kgsf_fleet(
+    teachers: FittedTeachers, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("kgsf")
-    recommendation = fit("recommendation", prepared_dir, folder / "recommendation", "epochs=2")
-    knowledge = f"knowledge={recommendation}"
-    settings = (*KGSF, knowledge, "train.steps=20", "zero_stage=1")
+    settings = (*KGSF, f"knowledge={teachers.recommendation}", "train.steps=20", "zero_stage=1")
     dialogue = fit("dialogue", prepared_dir, folder / "dialogue", *settings, ranks=2)
-    with serving(folder, dialogue, recommendation) as service:
-        yield service
+    pair = FittedTeachers(dialogue=dialogue, recommendation=teachers.recommendation)
+    with serving_without_ray(folder, pair) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="module")
-def student(service: Service, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student(
+    kgsf_fleet: Service, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("student") / "run"
-    teachers = (f"teachers.directory={service.directory}", f"knowledge={service.recommendation}")
+    teachers = (
+        f"teachers.directory={kgsf_fleet.directory}",
+        f"knowledge={kgsf_fleet.teachers.recommendation}",
+    )
     lean = ("zero_stage=3", "student.activation_checkpointing=true")
     settings = (*EXACT, *KGSF, *teachers, f"train.steps={STEPS}", *lean)
     result = run_student(prepared_dir, output, *settings)
@@ -54,18 +57,23 @@ def student(service: Service, prepared_dir: Path, tmp_path_factory: pytest.TempP
     return output
 
 
-def test_kgsf_teacher_card_says_what_it_reads(service: Service, prepared_dir: Path) -> None:
-    card, data = read_card(service.dialogue, "dialogue"), load_prepared(prepared_dir)
+def test_kgsf_teacher_card_says_what_it_reads(kgsf_fleet: Service, prepared_dir: Path) -> None:
+    card, data = read_card(kgsf_fleet.teachers.dialogue, "dialogue"), load_prepared(prepared_dir)
     assert (card.max_tokens, card.max_entities, card.max_words) == (320, 50, 256)
     assert (card.num_entities, card.num_words) == (data.graph.num_entities, len(data.words.words))
     assert card.graph_digest == data.graphs_digest
 
 
 def test_lean_kgsf_student_at_zero_3_has_the_loss_curve_of_in_process_teachers_at_zero_1(
-    service: Service, student: Path, prepared_dir: Path, tmp_path: Path
+    kgsf_fleet: Service, student: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    settings = (*EXACT, *KGSF, f"knowledge={service.recommendation}", f"train.steps={STEPS}")
-    result = run_in_process(service, prepared_dir, tmp_path / "run", *settings)
+    settings = (
+        *EXACT,
+        *KGSF,
+        f"knowledge={kgsf_fleet.teachers.recommendation}",
+        f"train.steps={STEPS}",
+    )
+    result = run_in_process(kgsf_fleet.teachers, prepared_dir, tmp_path / "run", *settings)
     assert result.returncode == 0, result.stderr
     curve = loss_curve(student)
     assert len(curve) == STEPS
@@ -87,9 +95,11 @@ def test_kgsf_student_is_evaluated_and_chats(student: Path, prepared_dir: Path) 
         Conversation(loaded, None, GenerateConfig())
 
 
-def test_kgsf_student_learns_in_bf16(service: Service, prepared_dir: Path, tmp_path: Path) -> None:
+def test_kgsf_student_learns_in_bf16(
+    kgsf_fleet: Service, prepared_dir: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
-    knowledge = f"knowledge={service.recommendation}"
+    knowledge = f"knowledge={kgsf_fleet.teachers.recommendation}"
     settings = (*KGSF, knowledge, "distill.gamma=0", "train.steps=8", "train.precision=bf16")
     result = run_student(prepared_dir, output, *settings, ranks=1)
     assert result.returncode == 0, result.stderr
@@ -99,13 +109,3 @@ def test_kgsf_student_learns_in_bf16(service: Service, prepared_dir: Path, tmp_p
     config = EvaluateConfig(split="test", classifier="oracle", limit=4)
     likelihood = evaluate_model(output, data, config).likelihood
     assert likelihood.nll_sum / likelihood.num_tokens < curve[0]
-
-
-def test_student_with_knowledge_of_another_architecture_is_one_line(
-    service: Service, prepared_dir: Path, tmp_path: Path
-) -> None:
-    settings = ("distill.gamma=0", f"knowledge={service.recommendation}")
-    result = run_student(prepared_dir, tmp_path / "run", *settings)
-    assert result.returncode != 0
-    (line,) = error_lines(result)
-    assert "knowledge must be null unless student.architecture is kgsf" in line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -16,8 +15,12 @@ import psutil
 import pytest
 import torch
 
+from tests.support.scrapes import of_rank, scrape
 from tests.support.student_runs import (
+    PLAIN,
+    PLAIN_STEPS,
     error_lines,
+    free_port,
     loss_curve,
     run_student,
     started,
@@ -26,43 +29,99 @@ from tests.support.student_runs import (
 )
 from trainer.checkpoints.files import WholeCheckpoint, newest_whole
 
-STEPS = 12
-SETTINGS = ("distill.gamma=0", "train.checkpoint_every=6")
-
-pytestmark = [pytest.mark.slow]
+PlainRun = Callable[[int], Path]
 
 
-@pytest.mark.parametrize(("stage", "other_ranks"), [(0, 1), (1, 4), (2, 1), (3, 4), (3, 1)])
-def test_run_goes_on_from_the_checkpoint_before_a_damaged_one_on_any_number_of_ranks(
-    stage: int, other_ranks: int, prepared_dir: Path, tmp_path: Path
+def wait_for(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert run.poll() is None, "the run ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_begun(output: Path) -> bool:
+    return (output / "metrics.jsonl").exists() and len(step_lines(output)) > 0
+
+
+def kill_one_rank(launcher: subprocess.Popen[bytes]) -> None:
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    rank = next(
+        process
+        for process in family
+        if any("trainer/main.py" in part for part in process.cmdline())
+        and "--local_rank=1" in process.cmdline()
+    )
+    rank.send_signal(signal.SIGKILL)
+
+
+def test_rank_killed_in_the_middle_of_a_write_loses_no_step_before(
+    prepared_dir: Path, plain_run: PlainRun, tmp_path: Path
 ) -> None:
-    output, settings = tmp_path / "run", (*SETTINGS, f"zero_stage={stage}", f"train.steps={STEPS}")
-    result = run_student(prepared_dir, output, *settings)
+    """A watched run is killed in its last checkpoint, and goes on from the one before."""
+    undisturbed = loss_curve(plain_run(1))
+    output, port = tmp_path / "run", free_port(in_a_row=2)
+    torn = output / "checkpoints" / "step-00000060"
+    watched = (*PLAIN, "train.checkpoint_every=30", f"watch.metrics_port={port}")
+    with started(student_command(prepared_dir, output, *watched), tmp_path / "log") as run:
+        wait_for(lambda: has_begun(output), run)
+        for rank in range(2):
+            seen = of_rank(scrape(f"127.0.0.1:{port + rank}"), rank)
+            assert seen["tokens_total"] > 0 and seen["step_seconds_total"] > 0
+            assert seen["exposed_wait_seconds_total"] < seen["step_seconds_total"]
+            assert "requests_total" not in seen
+        wait_for(lambda: newest_whole(output / "checkpoints") is not None, run)
+        # A pipe that nobody reads holds rank 1 in its write, while rank 0 has written all its own.
+        torn.mkdir()
+        os.mkfifo(torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+        wait_for((torn / "zero_pp_rank_0_mp_rank_00_optim_states.pt").exists, run)
+        kill_one_rank(run)
+        assert run.wait(timeout=120) != 0
+    assert torn.exists()
+    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=30, ranks=2)
+    result = run_student(prepared_dir, output, *PLAIN)
     assert result.returncode == 0, result.stderr
-    undisturbed = loss_curve(output)
-    # What a crash of the machine may leave: a file that was named and is short.
-    damaged = next((output / "checkpoints" / "step-00000012").glob("*rank*.pt"))
-    os.truncate(damaged, damaged.stat().st_size // 2)
-    elsewhere = tmp_path / "elsewhere"
-    shutil.copytree(output, elsewhere)
-
-    result = run_student(prepared_dir, output, *settings)
-    assert result.returncode == 0, result.stderr
-    assert f"{damaged.name} must have" in result.stderr
-    assert [entry["step"] for entry in step_lines(output)] == list(range(1, STEPS + 1))
+    assert f"{torn.name} is not used and removed: it was not finished" in result.stderr
+    assert error_lines(result) == []
+    assert [entry["step"] for entry in step_lines(output)] == list(range(1, PLAIN_STEPS + 1))
     assert loss_curve(output) == pytest.approx(undisturbed, rel=1e-6)
 
-    result = run_student(prepared_dir, elsewhere, *settings, ranks=other_ranks)
+
+def later(stage: int, ranks: int) -> object:
+    return pytest.param(stage, ranks, marks=pytest.mark.everything)
+
+
+@pytest.mark.parametrize(
+    ("stage", "ranks"),
+    [
+        *[(1, 4), (3, 1)],
+        *[later(0, 1), later(2, 1), later(3, 4)],
+        *[later(stage, 2) for stage in range(4)],
+    ],
+)
+def test_run_goes_on_from_the_checkpoint_before_a_damaged_one_on_any_number_of_ranks(
+    stage: int, ranks: int, prepared_dir: Path, plain_run: PlainRun, tmp_path: Path
+) -> None:
+    undisturbed, output = loss_curve(plain_run(stage)), tmp_path / "run"
+    shutil.copytree(plain_run(stage), output)
+    # What a crash of the machine may leave: a file that was named and is short.
+    damaged = next((output / "checkpoints" / "step-00000060").glob("*rank*.pt"))
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    result = run_student(prepared_dir, output, *PLAIN, f"zero_stage={stage}", ranks=ranks)
     assert result.returncode == 0, result.stderr
-    assert loss_curve(elsewhere) == pytest.approx(undisturbed, rel=1e-4)
-    newest = newest_whole(elsewhere / "checkpoints")
-    assert newest == WholeCheckpoint(step=STEPS, ranks=other_ranks)
+    assert f"{damaged.name} must have" in result.stderr
+    assert [entry["step"] for entry in step_lines(output)] == list(range(1, PLAIN_STEPS + 1))
+    exact = 1e-6 if ranks == 2 else 1e-4
+    assert loss_curve(output) == pytest.approx(undisturbed, rel=exact)
+    newest = newest_whole(output / "checkpoints")
+    assert newest == WholeCheckpoint(step=PLAIN_STEPS, ranks=ranks)
 
 
 # The first run that offloads compiles DeepSpeed's optimiser for the CPU.
 COMPILE_S = 480
 
 
+@pytest.mark.everything
 @pytest.mark.timeout(2 * COMPILE_S)
 @pytest.mark.parametrize("offload", ["none", "all"])
 def test_adam_counts_every_step_once_on_another_number_of_ranks(
@@ -75,8 +134,9 @@ def test_adam_counts_every_step_once_on_another_number_of_ranks(
         zero |= {name: {"device": "cpu"} for name in ("offload_optimizer", "offload_param")}
     file = tmp_path / "deepspeed.json"
     file.write_text(json.dumps({"zero_optimization": zero}))
-    output, settings = tmp_path / "run", (*SETTINGS, "zero_stage=3", f"deepspeed={file}")
-    for ranks, steps in ((2, 6), (1, STEPS)):
+    output = tmp_path / "run"
+    settings = ("distill.gamma=0", "train.checkpoint_every=6", "zero_stage=3", f"deepspeed={file}")
+    for ranks, steps in ((2, 6), (1, 12)):
         more = (*settings, f"train.steps={steps}")
         result = run_student(prepared_dir, output, *more, ranks=ranks, timeout_s=COMPILE_S)
         assert result.returncode == 0, result.stderr
@@ -84,70 +144,29 @@ def test_adam_counts_every_step_once_on_another_number_of_ranks(
     saved = torch.load(path, map_location="cpu", weights_only=False)["optimizer_state_dict"]
     states = saved["optimizer_state_dict"]["state"].values()
     assert len(states) > 2
-    assert {float(state["step"]) for state in states} == {STEPS}
+    assert {float(state["step"]) for state in states} == {12}
     # What DeepSpeed would copy beside the checkpoints is not there.
     names = {path.name for path in (output / "checkpoints").iterdir()}
     assert names == {"step-00000006", "step-00000012", "latest_universal"}
 
 
-def longer_run(data: Path, output: Path) -> list[str]:
-    """Its first checkpoint, at step 200, is seconds away."""
-    settings = ("distill.gamma=0", "train.checkpoint_every=200", "train.steps=400")
-    return student_command(data, output, *settings)
-
-
-def wait_for(condition: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert run.poll() is None, "the run ended"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
+@pytest.mark.everything
 def test_full_disk_at_a_checkpoint_is_one_error_and_leaves_the_last_good_one(
-    prepared_dir: Path, tmp_path: Path
+    prepared_dir: Path, plain_run: PlainRun, tmp_path: Path
 ) -> None:
-    output, settings = tmp_path / "run", (*SETTINGS, "train.steps=6")
-    result = run_student(prepared_dir, output, *settings)
-    assert result.returncode == 0, result.stderr
-    torn = output / "checkpoints" / "step-00000200"
-    with started(longer_run(prepared_dir, output), tmp_path / "log") as run:
-        wait_for(lambda: len(step_lines(output)) > 6, run)
+    output = tmp_path / "run"
+    shutil.copytree(plain_run(1), output)
+    torn = output / "checkpoints" / "step-00000300"
+    longer = (*PLAIN, "train.checkpoint_every=300", "train.steps=600")
+    with started(student_command(prepared_dir, output, *longer), tmp_path / "log") as run:
+        wait_for(lambda: len(step_lines(output)) > PLAIN_STEPS, run)
         # The kernel's own full disk, for one rank of two: every write to it fails with ENOSPC.
         torn.mkdir()
         (torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt").symlink_to("/dev/full")
         assert run.wait(timeout=120) != 0
     log = (tmp_path / "log").read_text()
     (line,) = [line for line in log.splitlines() if line.startswith("error: ")]
-    assert "the checkpoint of step 200 must be written to" in line
-    assert "it goes on from step 6" in line
+    assert "the checkpoint of step 300 must be written to" in line
+    assert f"it goes on from step {PLAIN_STEPS}" in line
     assert not torn.exists()
-    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=6, ranks=2)
-
-
-def test_rank_killed_in_the_middle_of_a_write_leaves_the_checkpoint_before(
-    prepared_dir: Path, tmp_path: Path
-) -> None:
-    output, settings = tmp_path / "run", (*SETTINGS, "train.steps=6")
-    result = run_student(prepared_dir, output, *settings)
-    assert result.returncode == 0, result.stderr
-    torn = output / "checkpoints" / "step-00000200"
-    with started(longer_run(prepared_dir, output), tmp_path / "log") as run:
-        wait_for(lambda: len(step_lines(output)) > 6, run)
-        # A pipe that nobody reads holds rank 1 in its write, while rank 0 has written all its own.
-        torn.mkdir()
-        os.mkfifo(torn / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
-        wait_for((torn / "zero_pp_rank_0_mp_rank_00_optim_states.pt").exists, run)
-        family = psutil.Process(run.pid).children(recursive=True)
-        is_rank = [any("--local_rank=" in part for part in it.cmdline()) for it in family]
-        # Found before the first of them is killed: the launcher ends the others by itself.
-        for process in itertools.compress(family, is_rank):
-            process.send_signal(signal.SIGKILL)
-        assert run.wait(timeout=120) != 0
-    assert torn.exists()
-    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=6, ranks=2)
-    result = run_student(prepared_dir, output, *SETTINGS, "train.steps=8")
-    assert result.returncode == 0, result.stderr
-    assert f"{torn.name} is not used and removed: it was not finished" in result.stderr
-    assert error_lines(result) == []
-    assert [entry["step"] for entry in step_lines(output)] == list(range(1, 9))
+    assert newest_whole(output / "checkpoints") == WholeCheckpoint(step=PLAIN_STEPS, ranks=2)

@@ -37,8 +37,7 @@ def test_same_loss_of_an_unknown_revision_is_one_error_line() -> None:
     assert result.stderr.startswith("error: BASE must be a revision of this repository, got no-")
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.everything
 def test_same_loss_of_a_tree_one_ulp_off_names_losses_and_weights(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for package in ("protos", "trainer", "teacher_server"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,18 @@ import torch
 from torch import Tensor
 
 from tests.support.geometry import assert_same_geometry
+from tests.support.served_teachers import FittedTeachers, Service, run_in_process
 from tests.support.student_runs import (
-    EXACT,
-    TINY,
-    Service,
-    command,
+    SERVED,
+    SERVED_STEPS,
     error_lines,
-    fit,
     loss_curve,
-    run_in_process,
     run_student,
-    serving,
     step_lines,
 )
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
+from trainer.data.__main__ import main as data_command
 from trainer.data.bags import Bags
 from trainer.data.examples import Example
 from trainer.data.loader import StudentInput, to_student_input
@@ -42,48 +38,25 @@ from trainer.models.causal_lm import (
 from trainer.models.frozen_recommender import load_recommender
 from trainer.teacher_client.client import TeacherClient
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def service(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
-    dialogue = fit("dialogue", prepared_dir, folder / "dialogue", *TINY, "train.steps=30")
-    recommendation = fit("recommendation", prepared_dir, folder / "recommendation", "epochs=2")
-    with serving(folder, dialogue, recommendation) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def served_run(
-    service: Service, prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    output = tmp_path_factory.mktemp("served") / "run"
-    settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}", "zero_stage=1")
-    result = run_student(prepared_dir, output, *EXACT, *settings)
-    assert result.returncode == 0, result.stderr
-    return output
-
 
 def test_served_student_has_the_loss_curve_of_in_process_teachers(
     service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    result = run_in_process(service, prepared_dir, tmp_path / "run", *EXACT, f"train.steps={STEPS}")
+    result = run_in_process(service.teachers, prepared_dir, tmp_path / "run", *SERVED)
     assert result.returncode == 0, result.stderr
-    assert len(loss_curve(served_run)) == STEPS
+    assert len(loss_curve(served_run)) == SERVED_STEPS
     assert loss_curve(served_run) == pytest.approx(loss_curve(tmp_path / "run"), rel=1e-5)
 
 
+@pytest.mark.everything
 def test_served_student_loss_curve_is_the_same_at_stage_3(
     service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}")
-    result = run_student(prepared_dir, tmp_path / "run", *EXACT, *settings, "zero_stage=3")
+    directory = f"teachers.directory={service.directory}"
+    result = run_student(prepared_dir, tmp_path / "run", *SERVED, directory, "zero_stage=3")
     assert result.returncode == 0, result.stderr
     curve, expected = loss_curve(tmp_path / "run"), loss_curve(served_run)
-    assert len(curve) == STEPS
+    assert len(curve) == SERVED_STEPS
     assert curve == pytest.approx(expected, rel=1e-3)
     assert curve[-1] < 0.95 * curve[0]
 
@@ -92,7 +65,7 @@ def test_served_student_counts_what_it_asked_and_got(served_run: Path) -> None:
     lines = (served_run / "metrics.jsonl").read_text().splitlines()
     end = json.loads(lines[-1])
     # Two ranks, two kinds, one micro-batch per step; nothing had to be asked twice.
-    assert end["teacher_requests"] == 2 * 2 * STEPS
+    assert end["teacher_requests"] == 2 * 2 * SERVED_STEPS
     assert end["teacher_resends"] == 0
     steps = step_lines(served_run)
     assert sum(entry["wire_positions"] for entry in steps) == sum(it["positions"] for it in steps)
@@ -101,18 +74,19 @@ def test_served_student_counts_what_it_asked_and_got(served_run: Path) -> None:
     assert end["gate_mean_item_steps"] > 0
 
 
+@pytest.mark.everything
 def test_student_starts_with_the_recommendation_teachers_geometry(
-    service: Service, prepared_dir: Path, tmp_path: Path
+    teachers: FittedTeachers, prepared_dir: Path, tmp_path: Path
 ) -> None:
     # Both are 32 wide, so the turn keeps every distance.
     still = ("distill.gamma=0", "train.steps=1", "optimiser.learning_rate=1e-9")
-    vectors = f"item_vectors={service.recommendation}"
+    vectors = f"item_vectors={teachers.recommendation}"
     result = run_student(prepared_dir, tmp_path / "run", *still, vectors)
     assert result.returncode == 0, result.stderr
     vocabulary = load_prepared(prepared_dir).vocabulary
     model = load_causal_lm(tmp_path / "run" / "model", vocabulary)
     rows = model.head.weight[vocabulary.first_item_id : vocabulary.rec_id]
-    recommender, _ = load_recommender(service.recommendation)
+    recommender, _ = load_recommender(teachers.recommendation)
     assert_same_geometry(rows.detach(), recommender.items_ID)
 
 
@@ -151,7 +125,7 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
     items = range(first, first + data.vocabulary.num_items)
     targets = conkd.mix_targets(inputs.positions, received, config, items)
     loss, _ = student(inputs.model, targets)
-    expected = dense_loss(student, inputs, examples, service, data, config)
+    expected = dense_loss(student, inputs, examples, service.teachers, data, config)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.module.parameters())
     for served, dense in zip(
@@ -166,13 +140,13 @@ def dense_loss(
     student: Student,
     inputs: StudentInput,
     examples: tuple[Example, ...],
-    service: Service,
+    teachers: FittedTeachers,
     data: PreparedData,
     config: DistillConfig,
 ) -> Tensor:
     """Eqs. 5-11 as printed, one example at a time, from whole distributions in this process."""
-    teacher = load_causal_lm(service.dialogue, data.vocabulary).module.double()
-    recommender, _ = load_recommender(service.recommendation)
+    teacher = load_causal_lm(teachers.dialogue, data.vocabulary).module.double()
+    recommender, _ = load_recommender(teachers.recommendation)
     first, size = data.vocabulary.first_item_id, data.vocabulary.size
     last = first + data.vocabulary.num_items
     total = torch.zeros((), dtype=torch.float64)
@@ -199,11 +173,12 @@ def dense_loss(
     return total
 
 
+@pytest.mark.everything
 def test_student_of_another_vocabulary_is_refused(service: Service, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    arguments = ("trainer.data", "prepare", "--source", "synthetic", "--seed", "5")
-    command(*arguments, "--dialogues", "60", "--output", str(other))
-    settings = (f"teachers.directory={service.directory}", f"train.steps={STEPS}")
+    arguments = ("prepare", "--source", "synthetic", "--seed", "5", "--dialogues", "60")
+    data_command([*arguments, "--output", str(other)])
+    settings = (f"teachers.directory={service.directory}", "train.steps=2")
     result = run_student(other, tmp_path / "run", *settings, ranks=1)
     assert result.returncode != 0
     (line,) = error_lines(result)

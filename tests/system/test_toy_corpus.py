@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pytest
-
-from tests.support.student_runs import command, loss_curve, run_student
+from tests.support.served_teachers import command
+from tests.support.student_runs import loss_curve, run_student
 from tests.support.toy_corpus import write_toy_corpus
-
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS = 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.support.student_runs import (
+    PLAIN,
+    PLAIN_STEPS,
     ROOT,
     environment,
     free_port,
@@ -20,49 +23,47 @@ from tests.support.student_runs import (
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-STEPS = 50
-PLAIN = ("distill.gamma=0", f"train.steps={STEPS}", "train.checkpoint_every=50")
+PlainRun = Callable[[int], Path]
 
 
-@pytest.fixture(scope="module")
-def stage_1_curve(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Of two ranks."""
-    output = tmp_path_factory.mktemp("stage1") / "run"
-    result = run_student(prepared_dir, output, *PLAIN, "zero_stage=1")
-    assert result.returncode == 0, result.stderr
-    curve = loss_curve(output)
-    assert len(curve) == STEPS
-    assert curve[-1] < 0.9 * curve[0]
-    return curve
+def later(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.everything)
 
 
+@pytest.mark.parametrize("stage", [3, later(0), later(2)])
+def test_loss_curve_of_a_stage_is_that_of_stage_1(stage: int, plain_run: PlainRun) -> None:
+    expected = loss_curve(plain_run(1))
+    assert len(expected) == PLAIN_STEPS
+    assert expected[-1] < 0.9 * expected[0]
+    assert loss_curve(plain_run(stage)) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.everything
 @pytest.mark.parametrize(
     ("ranks", "settings"),
     [
         (1, ("zero_stage=1", "train.micro_batch_size=8")),
-        (2, ("zero_stage=0",)),
         (2, ("zero_stage=2", "offload=optimizer")),
         (2, ("zero_stage=3", "student.activation_checkpointing=true")),
         (2, ("zero_stage=3", "offload=all", "train.micro_batch_size=4")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else f"{value} ranks",
 )
-def test_loss_curve_is_that_of_stage_1(
+def test_loss_curve_with_less_memory_is_that_of_stage_1(
     ranks: int,
     settings: tuple[str, ...],
     prepared_dir: Path,
-    stage_1_curve: list[float],
+    plain_run: PlainRun,
     tmp_path: Path,
 ) -> None:
     result = run_student(prepared_dir, tmp_path / "run", *PLAIN, *settings, ranks=ranks)
     assert result.returncode == 0, result.stderr
-    assert loss_curve(tmp_path / "run") == pytest.approx(stage_1_curve, rel=1e-3)
+    assert loss_curve(tmp_path / "run") == pytest.approx(loss_curve(plain_run(1)), rel=1e-3)
 
 
+@pytest.mark.everything
 def test_loss_curve_of_two_launchers_as_on_two_machines_is_that_of_one(
-    prepared_dir: Path, stage_1_curve: list[float], tmp_path: Path
+    prepared_dir: Path, plain_run: PlainRun, tmp_path: Path
 ) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
@@ -83,18 +84,24 @@ def test_loss_curve_of_two_launchers_as_on_two_machines_is_that_of_one(
         for node in nodes:
             node.terminate()
     assert codes == [0, 0], (tmp_path / "log0").read_text()
-    assert loss_curve(tmp_path / "run") == pytest.approx(stage_1_curve, rel=1e-3)
+    assert loss_curve(tmp_path / "run") == pytest.approx(loss_curve(plain_run(1)), rel=1e-3)
 
 
-def test_bf16_learns_at_stage_3(
-    prepared_dir: Path, stage_1_curve: list[float], tmp_path: Path
+@pytest.mark.everything
+def test_bf16_run_at_stage_3_starts_at_the_loss_of_float32_and_learns(
+    prepared_dir: Path, plain_run: PlainRun, tmp_path: Path
 ) -> None:
-    settings = ("distill.gamma=0", "train.steps=20", "zero_stage=3", "train.precision=bf16")
+    settings = (*PLAIN, "zero_stage=3", "train.precision=bf16")
     result = run_student(prepared_dir, tmp_path / "run", *settings)
     assert result.returncode == 0, result.stderr
-    assert loss_curve(tmp_path / "run") == pytest.approx(stage_1_curve[:20], rel=0.02)
+    bf16, float32 = loss_curve(tmp_path / "run"), loss_curve(plain_run(3))
+    assert bf16[0] != float32[0]
+    assert bf16[0] == pytest.approx(float32[0], rel=1e-2)
+    assert bf16 == pytest.approx(float32, rel=3e-2)
+    assert bf16[-1] < 0.9 * bf16[0]
 
 
+@pytest.mark.everything
 def test_untied_llama_learns_and_is_exported_at_stage_3(prepared_dir: Path, tmp_path: Path) -> None:
     vocabulary = Vocabulary.load(prepared_dir)
     torch.manual_seed(0)

@@ -61,7 +61,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2
-    """The newest so many stay: if one is damaged, the run goes on from the one before it."""
+    """The newest N stay, so that a run can resume from the one before a damaged one."""
     select: Literal["last", "best"] = "last"
     """Which weights are exported: the last ones, or those of the checkpoint with the lowest loss
     of gold tokens on valid."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,6 @@ from jsonschema import ValidationError
 # Private, and on purpose: these two functions are all that `ray up` does before it talks to a
 # cloud, and there is no public way to have a file judged. Should Ray move them, this import fails.
 from ray.autoscaler._private.util import prepare_config, validate_config
-
-from trainer.security.credentials import SecurityFiles, read_credentials
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ["gpu.yaml", "local.yaml"]
@@ -130,27 +125,6 @@ def test_token_is_made_on_the_head_before_ray_starts_and_goes_to_the_workers(nam
     assert any("get-auth-token --generate" in it for it in config["head_setup_commands"])
     assert not any("get-auth-token" in it for it in config["worker_setup_commands"])
     assert config["cluster_synced_files"] == ["~/.ray/auth_token", "~/conkd-tls"]
-
-
-def test_certificates_are_made_on_the_head_once_and_by_commands_that_work(tmp_path: Path) -> None:
-    made, local = (
-        [it for it in prepared(name)["head_setup_commands"] if "conkd-tls" in it] for name in FILES
-    )
-    assert made == local
-    for name in FILES:
-        assert not any("conkd-tls" in it for it in prepared(name)["worker_setup_commands"])
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    (tmp_path / "conkd").mkdir()
-    (tmp_path / "conkd" / ".venv").symlink_to(sys.prefix)
-    before = None
-    for _ in range(2):
-        for it in made:
-            subprocess.run(["bash", "-c", it], env=environment, check=True, capture_output=True)
-        folder = tmp_path / "conkd-tls"
-        files = SecurityFiles(tls=str(folder), token_file=str(folder / "token"))
-        read = [read_credentials(files, "server"), read_credentials(files, "client")]
-        assert before is None or before == read
-        before = read
 
 
 @pytest.mark.parametrize("name", FILES)

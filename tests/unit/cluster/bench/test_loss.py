@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional
 
 from cluster.bench.loss import arms as loss_arms
 from cluster.bench.loss import bench as loss
 from cluster.bench.loss.arms import Computed
-from cluster.bench.loss.memory import memory_row
 from cluster.bench.loss.problem import Shape, make_problem, whole_rows
-from cluster.bench.plots import draw_loss
 
 CPU = torch.device("cpu")
 TINY = Shape(positions=37, vocab_size=300, hidden_size=8, num_entries=6)
@@ -45,24 +41,6 @@ def test_teachers_of_the_problem_are_distributions_on_their_support() -> None:
     torch.testing.assert_close(recommendation_BN.sum(-1), torch.ones(3))  # 37 / 16, rounded up
 
 
-def test_hard_ce_and_its_compiled_form_are_cross_entropy_with_the_gold_tokens() -> None:
-    problem = make_problem(TINY, CPU)
-    leaves = [problem.hidden_PD.detach().double(), problem.head.weight.detach().double()]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    logits_PV = leaves[0] @ leaves[1].T
-    total = functional.nll_loss(
-        logits_PV.log_softmax(-1), problem.positions.labels_P, reduction="sum"
-    )
-    wanted = Computed(total, *torch.autograd.grad(total, leaves))
-    assert_same(loss_arms.hard_ce(problem)(), wanted)
-    try:
-        compiled = loss_arms.compiled_hard_ce(problem)()
-    except RuntimeError as error:
-        pytest.skip(f"torch.compile does not run here: {error}")
-    assert_same(compiled, wanted)
-
-
 def test_matmul_arms_are_three_products() -> None:
     problem = make_problem(TINY, CPU)
     hidden_PD, weight_VD = problem.hidden_PD.detach(), problem.head.weight.detach()
@@ -73,22 +51,6 @@ def test_matmul_arms_are_three_products() -> None:
         wanted_VD = weight_VD @ (hidden_PD.T @ hidden_PD)
         torch.testing.assert_close(got.grad_hidden_PD, wanted_PD, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(got.grad_weight_VD, wanted_VD, rtol=1e-4, atol=1e-4)
-
-
-def test_every_arm_is_timed_or_left_out_with_a_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(loss, "SHAPE", TINY)
-    rows, left_out = loss.time_arms(TINY, CPU, budget_s=0.0)
-    assert {row["arm"] for row in rows} | {row["arm"] for row in left_out} == set(loss.ARMS)
-    assert "Triton" in str({row["arm"]: row["reason"] for row in left_out}[loss.LIGER])
-    assert all(row["turns"] == 1 for row in rows)
-    figures = loss.time_figures(rows)
-    assert figures.keys() >= {"time_to_hard_ce", "time_to_dense", "time_to_three_matmuls"}
-    assert loss.gradient_errors(TINY, CPU).keys() == {"loss", "grad_hidden", "grad_weight"}
-    memory = [{"arm": "ours", "positions": 37, "growth_mb": 1.0, "gradients_mb": 1.0}]
-    draw_loss(rows, memory, tmp_path / "loss.png")
-    assert (tmp_path / "loss.png").stat().st_size > 0
 
 
 def test_the_first_turn_counts_only_where_there_is_no_other(
@@ -110,13 +72,6 @@ def test_too_large_names_what_is_needed() -> None:
     huge = dataclasses.replace(TINY, positions=10**12)
     # 6 arrays of 10^12 x 300 numbers of 4 bytes.
     assert str(loss.too_large(loss.DENSE, huge, CPU)).startswith("needs 7200000.0 GB, ")
-
-
-def test_memory_of_a_process_grows_by_the_logits() -> None:
-    shape = Shape(positions=256, vocab_size=20_000, hidden_size=8, num_entries=6)
-    row = memory_row(loss.MATMULS, loss_arms.three_matmuls, shape, CPU)
-    assert 18.0 < float(row["growth_mb"]) < 30.0  # 256 x 20,000 x 4 bytes are 20.48 MB
-    assert row["gradients_mb"] == pytest.approx(8 * (256 + 20_000) * 4 / 1e6)
 
 
 def test_memory_figures_are_ratios_of_growth() -> None:

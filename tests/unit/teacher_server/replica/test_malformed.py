@@ -24,7 +24,6 @@ from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.description import num_token_ids
 from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 
-NUM_REQUESTS = 10_000
 MAX_TOKENS, MAX_ENTITIES, MAX_WORDS = 16, 8, 3
 ALL_COLUMNS = described(
     max_tokens=MAX_TOKENS,
@@ -161,9 +160,9 @@ MALFORMATIONS: tuple[Malform, ...] = (
 )
 
 
-def malformed_requests(seed: int) -> list[Request]:
+def malformed_requests(seed: int, number: int) -> list[Request]:
     rng = np.random.default_rng(seed)
-    requests = [valid_request(rng, request_id) for request_id in range(NUM_REQUESTS)]
+    requests = [valid_request(rng, request_id) for request_id in range(number)]
     for request in requests:
         MALFORMATIONS[request.request_id % len(MALFORMATIONS)](rng, request)
     return requests
@@ -174,10 +173,10 @@ async def one_by_one(requests: list[Request]) -> AsyncIterator[Request]:
         yield request
 
 
-async def refused(stub: Any) -> Counter[int]:
-    """Send all malformed requests on one stream; how often each id was refused."""
+async def refused(stub: Any, number: int) -> Counter[int]:
+    """Send so many malformed requests on one stream; how often each id was refused."""
     answers: Counter[int] = Counter()
-    async for reply in stub.Score(one_by_one(malformed_requests(seed=0)), metadata=METADATA):
+    async for reply in stub.Score(one_by_one(malformed_requests(0, number)), metadata=METADATA):
         name = MALFORMATIONS[reply.request_id % len(MALFORMATIONS)].__name__
         assert reply.HasField("error"), f"{name} of request {reply.request_id} was scored"
         assert reply.error.code == teacher_pb2.ScoreError.INVALID_ARGUMENT, reply.error
@@ -225,15 +224,16 @@ def with_server(story: Callable[[str], Any]) -> None:
     asyncio.run(bounded())
 
 
-def test_service_refuses_each_of_ten_thousand_malformed_requests_and_serves_the_others() -> None:
+@pytest.mark.parametrize("number", [1_000, pytest.param(10_000, marks=pytest.mark.everything)])
+def test_service_refuses_each_malformed_request_and_serves_the_others(number: int) -> None:
     async def story(address: str) -> None:
         done = asyncio.Event()
         async with grpc.aio.insecure_channel(address) as channel:
             stub = teacher_pb2_grpc.TeacherStub(channel)
             beside = [asyncio.create_task(healthy(stub, seed, done)) for seed in (1, 2, 3)]
-            answers = await refused(stub)
+            answers = await refused(stub, number)
             done.set()
-            assert answers == Counter(range(NUM_REQUESTS))
+            assert answers == Counter(range(number))
             assert all(num_replies > 0 for num_replies in await asyncio.gather(*beside))
 
     with_server(story)

@@ -93,7 +93,7 @@ def test_build_linker_knows_films_their_neighbours_and_genres() -> None:
     ]
 
 
-@pytest.mark.redial
+@pytest.mark.everything
 def test_links_of_real_dialogues_are_as_precise_as_checked_by_hand(redial_dir: Path) -> None:
     files = read_graph_files(redial_dir)
     found = build_linker(files.entity_ids, files.graph(list(files.movie_entities)))

@@ -182,7 +182,7 @@ def test_movie_titles_prefer_dialogues_then_the_entity_then_the_id() -> None:
     }
 
 
-@pytest.mark.redial
+@pytest.mark.everything
 def test_prepare_of_real_dialogues_gives_known_counts(
     redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path: Path
 ) -> None:

@@ -62,5 +62,5 @@ def test_shares_that_leave_nothing_are_refused(shares: dict[str, float]) -> None
 
 
 def test_plugin_that_cannot_be_imported_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"got no\.such\.module"):
+    with pytest.raises(ValueError, match=r"got 'no\.such\.module'"):
         known_kinds(RunConfig(data="", output="", plugins=("no.such.module",)))

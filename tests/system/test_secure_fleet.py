@@ -1,16 +1,15 @@
+"""A fleet on Ray with certificates and a token: it scores, scales, survives a kill, and ends."""
+
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import psutil
 import pytest
@@ -20,19 +19,10 @@ from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.handshake import handshake_metadata
 from protos.teacher_pb2 import Compression
-from teacher_server.fleet.autoscaling import ReplicaRange
-from teacher_server.fleet.directory_server import DirectoryServer, DirectoryService, fetch_fleet
-from teacher_server.fleet.leases import Lease, Leases
+from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import (
-    FleetState,
-    check_port_free,
-    check_reachable,
-    is_alive,
     read_state,
-    write_state,
 )
-from teacher_server.fleet.options import parse, parse_ranges
-from teacher_server.main import main
 from teacher_server.scoring.kinds import load_teacher
 from tests.support import tiny_teachers
 from tests.support.fleet_commands import COMMAND_S, command, environment, replicas, run
@@ -46,148 +36,13 @@ from trainer.security.credentials import SecurityFiles
 from trainer.teacher_client.client import TeacherClient
 
 
-def lease(replica_id: str, kind: str = "dialogue", port: int = 1) -> Lease:
-    return Lease(kind=kind, address=f"127.0.0.1:{port}", replica_id=replica_id, pid=1)
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "rule"),
-    [
-        ("--port", "99999", r"--port must be in \[1, 65535\], got 99999"),
-        ("--port", "0", "--port must be in"),
-        ("--threads", "0", "--threads must be in"),
-        ("--token-budget", "-1", "--token-budget must be in"),
-        ("--num-cpus", "-1", "--num-cpus must be in"),
-    ],
-)
-def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str) -> None:
-    commands = ("up", "scale", "status", "down", "keep", "certificates")
-    with pytest.raises(ValueError, match=rule):
-        parse(["up", option, value], {command: lambda _options: None for command in commands})
-
-
-def test_leases_are_kept_by_renewing_and_lost_by_time_or_release() -> None:
-    now = [0.0]
-    leases = Leases(5.0, clock=lambda: now[0])
-    assert leases.renew(lease("b"))
-    assert leases.renew(lease("a"))
-    assert not leases.renew(lease("a"))
-    assert [held.replica_id for held in leases.fleet()] == ["a", "b"]
-    now[0] = 4.0
-    assert not leases.renew(lease("b"))
-    now[0] = 5.0
-    assert leases.expire()
-    assert [held.replica_id for held in leases.fleet()] == ["b"]
-    assert leases.release("b")
-    assert not leases.release("b")
-    assert not leases.expire()
-
-
-def test_leases_of_a_replica_with_a_new_address_change_the_fleet() -> None:
-    leases = Leases(5.0, clock=lambda: 0.0)
-    leases.renew(lease("a", port=1))
-    assert leases.renew(lease("a", port=2))
-
-
-def test_watch_sends_the_fleet_at_once_and_after_each_change() -> None:
-    async def scenario() -> list[list[str]]:
-        server = DirectoryServer(settle_s=0.0)
-        port = await server.start("127.0.0.1", 0)
-        await server.service.renew(lease("a"))
-        seen: list[list[str]] = []
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            watch = teacher_pb2_grpc.DirectoryStub(channel).Watch(teacher_pb2.WatchRequest())
-            seen.append(replica_ids(await watch.read()))
-            await server.service.renew(lease("a"))  # Changes nothing, sends nothing.
-            await server.service.renew(lease("b"))
-            seen.append(replica_ids(await watch.read()))
-            await server.service.release("a")
-            seen.append(replica_ids(await watch.read()))
-            watch.cancel()
-        assert server.healthy
-        await server.stop(0.1)
-        assert not server.healthy
-        return seen
-
-    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == [["a"], ["a", "b"], ["b"]]
-
-
-def test_watch_of_a_directory_that_just_started_waits_for_the_replicas_to_renew() -> None:
-    async def scenario() -> list[str]:
-        service = DirectoryService(Leases(5.0), settle_s=0.1)
-        watch = service.Watch(teacher_pb2.WatchRequest(), None)  # type: ignore[arg-type]
-        first = asyncio.ensure_future(anext(watch))
-        keep = asyncio.create_task(service.keep())
-        await service.renew(lease("a"))
-        fleet = await first
-        keep.cancel()
-        return replica_ids(fleet)
-
-    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == ["a"]
-
-
-def replica_ids(fleet: object) -> list[str]:
-    assert isinstance(fleet, teacher_pb2.Fleet)
-    return [endpoint.replica_id for endpoint in fleet.endpoints]
-
-
-def test_fetch_fleet_without_a_directory_is_refused() -> None:
-    with pytest.raises(OSError, match=r"a Directory must answer at 127\.0\.0\.1:1"):
-        fetch_fleet("127.0.0.1:1", 0.5)
-
-
-def test_parse_ranges_reads_numbers_and_ranges() -> None:
-    assert parse_ranges("dialogue=2,recommendation=0..4") == {
-        "dialogue": ReplicaRange.of(2),
-        "recommendation": ReplicaRange(min=0, max=4),
-    }
-    assert parse_ranges("") == {}
-    wrong = ("dialogue=-1", "dialogue=x", "dialogue", "chess=1", "dialogue=1..x", "dialogue=..2")
-    for text in wrong:
-        with pytest.raises(ValueError, match=r"KIND=COUNT or KIND=MIN\.\.MAX"):
-            parse_ranges(text)
-    with pytest.raises(ValueError, match=r"0 <= MIN <= MAX, got 3\.\.1"):
-        parse_ranges("dialogue=3..1")
-
-
-def test_check_port_free_names_a_port_in_use() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free"):
-            check_port_free("127.0.0.1", port)
-    check_port_free("127.0.0.1", port)
-
-
-def test_check_reachable_names_the_cluster_that_is_not() -> None:
-    check_reachable("auto")
-    with pytest.raises(ConnectionError, match=r"must be reachable at 127\.0\.0\.1:1"):
-        check_reachable("127.0.0.1:1")
-
-
-def test_state_of_a_keeper_whose_pid_passed_to_another_is_not_alive(tmp_path: Path) -> None:
-    started = psutil.Process().create_time()
-    ours = FleetState(
-        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started
-    )
-    write_state(tmp_path / "fleet.json", ours)
-    assert read_state(tmp_path / "fleet.json") == ours
-    assert is_alive(ours)
-    other = FleetState(
-        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started - 60
-    )
-    assert not is_alive(other)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("fleet")
     vocabulary = tiny_teachers.tiny_vocabulary()
     tiny_teachers.write_dialogue_teacher(root / "dialogue", vocabulary)
     tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
-    tiny_teachers.write_recommendation_teacher(
-        root / "other", tiny_teachers.tiny_vocabulary(num_films=20)
-    )
-    return {name: root / name for name in ("dialogue", "recommendation", "other")}
+    return {name: root / name for name in ("dialogue", "recommendation")}
 
 
 @pytest.fixture(scope="module")
@@ -208,41 +63,7 @@ def fleet_file(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(command("down", "--fleet", path), env=environment(), timeout=COMMAND_S)
 
 
-def test_up_with_teachers_of_two_vocabularies_is_refused(
-    folders: dict[str, Path], fleet_file: Path
-) -> None:
-    pair = ["--dialogue", folders["dialogue"], "--recommendation", folders["other"]]
-    assert "must share one vocabulary" in run("up", *pair, "--fleet", fleet_file, fails=True)
-    missing = run("up", "--dialogue", fleet_file.parent, "--fleet", fleet_file, fails=True)
-    assert "must be a frozen dialogue model" in missing
-    beyond = ["--dialogue", folders["dialogue"], "--host", "0.0.0.0"]
-    assert "Give --tls and --token-file" in run("up", *beyond, "--fleet", fleet_file, fails=True)
-    assert "a fleet must be up" in run("status", "--fleet", fleet_file, fails=True)
-
-
-def test_up_with_security_of_no_use_is_refused_before_anything_starts(
-    folders: dict[str, Path], tmp_path: Path, security: SecurityFiles
-) -> None:
-    tls, token = str(security.tls), str(security.token_file)
-    open_token = tmp_path / "token"
-    open_token.write_text("0123456789abcdef" * 4)
-    open_token.chmod(0o644)
-    beyond = ["--host", "0.0.0.0"]
-    cases = {
-        "--host must be a loopback .* got 0": [*beyond, "--tls", tls],
-        "--host must be a loopback .* without": [*beyond, "--token-file", token],
-        "ca.pem must be a file that we may read": ["--tls", str(tmp_path)],
-        "token must be readable by its owner alone": ["--token-file", str(open_token)],
-    }
-    fleet = tmp_path / "fleet.json"
-    for message, options in cases.items():
-        with pytest.raises(ValueError, match=message):
-            main(["up", "--dialogue", str(folders["dialogue"]), "--fleet", str(fleet), *options])
-    assert not fleet.exists()
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
+@pytest.mark.everything
 @pytest.mark.timeout(400)
 def test_secure_fleet_scores_scales_survives_a_kill_and_leaves_nothing(
     folders: dict[str, Path], fleet_file: Path, security: SecurityFiles

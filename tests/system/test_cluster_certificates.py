@@ -1,0 +1,47 @@
+"""The commands of cluster/*.yaml that make the certificates, run in a shell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.autoscaler._private.util import prepare_config
+
+from tests.support.student_runs import ROOT
+from trainer.security.credentials import SecurityFiles, read_credentials
+
+FILES = ["gpu.yaml", "local.yaml"]
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster" / name).read_text())
+
+
+def prepared(name: str) -> dict[str, Any]:
+    """The config as `ray up` completes it from the provider's defaults."""
+    return prepare_config(read(name))
+
+
+def test_certificates_are_made_on_the_head_once_and_by_commands_that_work(tmp_path: Path) -> None:
+    made, local = (
+        [it for it in prepared(name)["head_setup_commands"] if "conkd-tls" in it] for name in FILES
+    )
+    assert made == local
+    for name in FILES:
+        assert not any("conkd-tls" in it for it in prepared(name)["worker_setup_commands"])
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    (tmp_path / "conkd").mkdir()
+    (tmp_path / "conkd" / ".venv").symlink_to(sys.prefix)
+    before = None
+    for _ in range(2):
+        for it in made:
+            subprocess.run(["bash", "-c", it], env=environment, check=True, capture_output=True)
+        folder = tmp_path / "conkd-tls"
+        files = SecurityFiles(tls=str(folder), token_file=str(folder / "token"))
+        read = [read_credentials(files, "server"), read_credentials(files, "client")]
+        assert before is None or before == read
+        before = read

@@ -1,0 +1,54 @@
+"""What `up` checks of this machine, and the file by which later commands find the fleet."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from teacher_server.fleet.local_cluster import (
+    FleetState,
+    check_port_free,
+    check_reachable,
+    is_alive,
+    read_state,
+    write_state,
+)
+
+
+def test_check_port_free_names_a_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free"):
+            check_port_free("127.0.0.1", port)
+    check_port_free("127.0.0.1", port)
+
+
+def test_check_reachable_names_the_cluster_that_is_not() -> None:
+    check_reachable("auto")
+    with pytest.raises(ConnectionError, match=r"must be reachable at 127\.0\.0\.1:1"):
+        check_reachable("127.0.0.1:1")
+
+
+def test_state_of_a_keeper_whose_pid_passed_to_another_is_not_alive(tmp_path: Path) -> None:
+    started = psutil.Process().create_time()
+    ours = FleetState(
+        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started
+    )
+    write_state(tmp_path / "fleet.json", ours)
+    assert read_state(tmp_path / "fleet.json") == ours
+    assert is_alive(ours)
+    other = FleetState(
+        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started - 60
+    )
+    assert not is_alive(other)
+
+
+@pytest.mark.parametrize("content", ['{"ray_address": "a", "pace": {}}', "[]", "{torn"])
+def test_record_of_another_version_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "fleet.json").write_text(content)
+    with pytest.raises(ValueError, match=r"fleet\.json must be the record .* keeper_pid"):
+        read_state(tmp_path / "fleet.json")
