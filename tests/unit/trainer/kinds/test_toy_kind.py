@@ -285,9 +285,9 @@ def test_replica_counts_the_rows_of_a_plugins_kind_by_its_own_support(
     kinds = with_plugins(TEACHER_KINDS, PLUGINS, "TEACHER_KINDS")
     assert support_size(card, kinds) == vocabulary.first_item_id
     assert support_size(card) == vocabulary.size
+    # 11 bytes an entry and 12 a row: room for ten whole rows over words, not over the vocabulary.
     words = vocabulary.first_item_id
-    # Whole rows of five bytes an entry: ten of them fit if they are over words alone.
-    limits = RequestLimits(support_size=words, max_reply_bytes=10 * (5 * words + 16))
+    limits = RequestLimits(support_size=words, max_reply_bytes=10 * (11 * words + 12))
     request = teacher_pb2.ScoreRequest(
         request_id=1,
         compression=teacher_pb2.Compression(values=codec.UINT8),  # type: ignore[arg-type]
