@@ -92,6 +92,11 @@ class TargetRows:
         )
 
 
+Targets = dict[str, TargetRows]
+"""Kind of teacher -> its rows for one micro-batch, examples end to end: one row per response
+position, or one per example; only kinds that were asked."""
+
+
 def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
     """The rows of all parts one after another; at least one part of one vocabulary."""
     return TargetRows(
@@ -105,7 +110,7 @@ def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
 
 
 def no_rows(vocab_size: int) -> TargetRows:
-    """Of a teacher that was not asked."""
+    """The rows of no example."""
     return TargetRows(
         counts_R=np.empty(0, np.int32),
         ids_E=np.empty(0, np.int32),
@@ -203,16 +208,3 @@ def _check_ids(rows: TargetRows) -> None:
     if not bool(np.all(good_E)):
         at = int(good_E.argmin())
         raise WireError(f"ids must ascend within a row, got {ids_E[at + 1]} after {ids_E[at]}.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TeacherTargets:
-    """What the teachers said about one micro-batch; no rows of one that was not asked.
-
-    Attributes:
-        dialogue: one row per response position, examples end to end.
-        recommendation: one row per example, ids are vocabulary ids of items.
-    """
-
-    dialogue: TargetRows
-    recommendation: TargetRows

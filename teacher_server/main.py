@@ -63,12 +63,7 @@ def main(argv: list[str]) -> None:
 
 def _scale(args: argparse.Namespace) -> None:
     state = read_state(args.fleet)
-    asked = parse_ranges(args.replicas)
-    for kind in asked:
-        if kind not in state.options:
-            raise ValueError(
-                f"kind must be one that is up ({', '.join(state.options)}), got {kind}."
-            )
+    asked = parse_ranges(args.replicas, state.options)
     with _connected(state):
         known = fleet_status()
         ranges = {kind: known[kind].replica_range for kind in state.options} | asked

@@ -1,20 +1,22 @@
-"""Steps whose targets are asked for long before their turn, so that no step has to wait.
+"""Steps whose targets are requested long before their turn, so that no step has to wait.
 
-They are mixed as soon as they arrive, beside the steps before; on a GPU all that a step needs lies
-in pinned memory by then.
+One thread mixes targets as they arrive, beside the steps before; on a GPU all that a step needs
+lies in pinned memory by then. What is held at a time is bounded by `teachers.in_flight`.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import (
+    Batch,
     LoaderConfig,
     Positions,
     StudentInput,
@@ -25,60 +27,47 @@ from trainer.data.loader import (
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.conkd import PreparedTargets, prepare_targets
 from trainer.telemetry.client_counters import ClientCounters
 
-ResultT = TypeVar("ResultT", covariant=True)
-PreparedT = TypeVar("PreparedT")
-
-
-class Pending(Protocol[ResultT]):
-    """Something that will be there."""
-
-    def result(self) -> ResultT:
-        """Wait for it."""
-        ...
-
-
-class PendingTargets(Protocol):
-    """Targets that were asked for."""
-
-    def then(self, prepare: Callable[[TeacherTargets], PreparedT]) -> Pending[PreparedT]:
-        """What `prepare` makes of them, off the training thread where they come from elsewhere."""
-        ...
-
 
 class Teachers(Protocol):
-    """Whoever answers: the served teachers, or others with the same answers."""
+    """Source of teacher targets: the gRPC client or an in-process stand-in."""
 
     counters: ClientCounters
 
     @property
+    def kinds(self) -> Mapping[str, TeacherKind]:
+        """The kinds that are asked."""
+        ...
+
+    @property
     def identity(self) -> dict[str, str]:
-        """Kind -> weights digest and temperature of who answers."""
+        """Kind -> weights digest and temperature."""
         ...
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest input of one example that the dialogue teacher takes; None: it is not asked."""
+        """Longest input of one example that every teacher takes; None: none reads tokens."""
         ...
 
-    def submit(self, examples: Sequence[Example]) -> PendingTargets:
-        """Ask about a micro-batch; returns at once."""
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
+        """Request the targets of a micro-batch."""
         ...
 
     def close(self) -> None:
-        """Let go of whatever is held."""
+        """Release what is held; futures that are not done fail."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SubmittedStep:
-    """One step's micro-batches, and their mixed targets, on their way (or None: no teacher)."""
+    """One step's micro-batches, and the future targets of each; none without teachers."""
 
     step: int
     inputs: tuple[StudentInput, ...]
-    pending: tuple[Pending[PreparedTargets] | None, ...]
+    pending: tuple[Future[PreparedTargets], ...]
 
 
 def submitted_steps(
@@ -90,7 +79,7 @@ def submitted_steps(
     limits: InputLimits,
     teachers: Teachers | None,
     first_step: int,
-) -> Iterator[SubmittedStep]:
+) -> Generator[SubmittedStep, None, None]:
     """The steps still to do, each submitted to the teachers `in_flight` steps before its turn."""
     loader = LoaderConfig(
         batch_size=config.train.batch_size,
@@ -99,38 +88,68 @@ def submitted_steps(
         world_size=engine.world_size,
     )
     ahead: collections.deque[SubmittedStep] = collections.deque()
-    for batch in batches(examples, loader, first_step):
-        if batch.step >= config.train.num_steps:
-            break
-        micro = micro_batches(batch, config.train.micro_batch_size)
-        inputs = tuple(
-            to_student_input(m, vocabulary, limits, action_tokens=config.action_tokens)
-            for m in micro
+    mixer = ThreadPoolExecutor(1, thread_name_prefix="mix-targets")
+    submitter = _Submitter(config, engine, vocabulary, limits, teachers, mixer)
+    try:
+        for batch in batches(examples, loader, first_step):
+            if batch.step >= config.train.num_steps:
+                break
+            ahead.append(submitter.submit(batch))
+            if len(ahead) > config.teachers.in_flight:
+                yield ahead.popleft()
+        yield from ahead
+    finally:
+        # Not waited for: when a run ends early, answers may come only as the client is closed.
+        mixer.shutdown(wait=False, cancel_futures=True)
+
+
+class _Submitter:
+    """Makes submitted steps of batches."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        limits: InputLimits,
+        teachers: Teachers | None,
+        mixer: Executor,
+    ) -> None:
+        self._config = config
+        self._pins_memory = engine.pins_memory
+        self._vocabulary = vocabulary
+        self._limits = limits
+        self._teachers = teachers
+        self._mixer = mixer
+        self._items = range(
+            vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items
         )
-        pending: tuple[Pending[PreparedTargets] | None, ...] = (None,) * len(micro)
-        if teachers is not None:
-            pending = tuple(
-                teachers.submit(m).then(_preparing(config, engine, vocabulary, each.positions))
-                for m, each in zip(micro, inputs, strict=True)
+
+    def submit(self, batch: Batch) -> SubmittedStep:
+        """Collate a batch, and request its targets."""
+        micro = micro_batches(batch, self._config.train.micro_batch_size)
+        inputs = tuple(
+            to_student_input(
+                each, self._vocabulary, self._limits, action_tokens=self._config.action_tokens
             )
-        if engine.pins_memory:
+            for each in micro
+        )
+        pending: tuple[Future[PreparedTargets], ...] = ()
+        if self._teachers is not None:
+            # The one thread waits for them in this order, which is the order of the steps.
+            pending = tuple(
+                self._mixer.submit(self._mix, each.positions, self._teachers.submit(examples))
+                for examples, each in zip(micro, inputs, strict=True)
+            )
+        if self._pins_memory:
             inputs = tuple(replace(each, model=each.model.pin_memory()) for each in inputs)
-        ahead.append(SubmittedStep(step=batch.step, inputs=inputs, pending=pending))
-        if len(ahead) > config.teachers.in_flight:
-            yield ahead.popleft()
-    yield from ahead
+        return SubmittedStep(step=batch.step, inputs=inputs, pending=pending)
 
-
-def _preparing(
-    config: RunConfig, engine: Engine, vocabulary: Vocabulary, positions: Positions
-) -> Callable[[TeacherTargets], PreparedTargets]:
-    """How the targets of one micro-batch are made ready for its step."""
-    items = range(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items)
-
-    def prepare(received: TeacherTargets) -> PreparedTargets:
-        prepared = prepare_targets(positions, received, config.distill, items)
-        if engine.pins_memory:
+    def _mix(self, positions: Positions, received: Future[Targets]) -> PreparedTargets:
+        """Wait for targets and make them ready for their step, on the mixer's thread."""
+        assert self._teachers is not None
+        distill, kinds = self._config.distill, self._teachers.kinds
+        prepared = prepare_targets(positions, received.result(), distill, self._items, kinds)
+        if self._pins_memory:
             prepared = replace(prepared, soft=prepared.soft.pin_memory())
         return prepared
-
-    return prepare

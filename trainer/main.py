@@ -21,6 +21,8 @@ from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
+from trainer.kinds.names import RECOMMENDATION
+from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.student_card import (
@@ -84,6 +86,7 @@ def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        kinds=known_kinds(config),
         spans=spans,
     )
 
@@ -93,6 +96,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         config = parse(argv)
+        asked_kinds(config.distill, known_kinds(config))
         data = load_prepared(Path(config.data))
         config = resolve_num_steps(config, data)
         _check_models(config, data.vocabulary.digest, check_weights=is_first)
@@ -115,7 +119,7 @@ def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: b
         check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
     for name in (config.item_vectors, config.knowledge):
         if name is not None:
-            check_frozen(Path(name), "recommendation", vocabulary_digest, check_weights=False)
+            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=False)
 
 
 def parse(argv: list[str]) -> RunConfig:

@@ -68,7 +68,7 @@ class Selection:
         return self.best.is_over(self._config.train.patience)
 
     def restore(self, history: Sequence[Mapping[str, Any]], first_step: int) -> None:
-        """Take up the losses that rank 0 has noted until its checkpoint; for all ranks.
+        """Collective: restore the best validation from the losses that rank 0 has logged.
 
         Raises:
             FileNotFoundError: on every rank, if those losses or the best model are gone.
@@ -89,7 +89,7 @@ class Selection:
         lost = [step for step in self._exported() if step <= first_step] if not bests else []
         if lost:
             raise FileNotFoundError(
-                f"{METRICS_NAME} must tell the losses on valid until step {first_step}, got none "
+                f"{METRICS_NAME} must hold the losses on valid until step {first_step}, got none "
                 f"of them beside {self._folder_of(lost[0])}. Bring the file back, or start over "
                 "with train.resume=false."
             )
@@ -146,7 +146,7 @@ class Selection:
         batches = [self._examples[i : i + size] for i in range(0, len(self._examples), size)]
         nll_sum, num_tokens = 0.0, 0
         for first in range(0, len(batches), self._engine.world_size):
-            # Under ZeRO-3 every forward takes all ranks: who has no batch left scores one again.
+            # Under ZeRO-3 a forward takes all ranks: one without a batch scores the last again.
             index = first + self._engine.rank
             batch = tuple(batches[min(index, len(batches) - 1)])
             nll_P = self._nll(batch)

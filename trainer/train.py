@@ -8,6 +8,7 @@ for every step:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -76,20 +77,24 @@ def train(
         if selection is not None:
             selection.restore([] if log is None else log.valid_history, first_step)
         counters = teachers.counters if teachers else None
-        with on_all_ranks(lambda: RankMetrics(config, engine.rank, counters)) as progress:
+        steps = submitted_steps(
+            config,
+            engine,
+            vocabulary=vocabulary,
+            examples=examples,
+            limits=limits,
+            teachers=teachers,
+            first_step=first_step,
+        )
+        with (
+            on_all_ranks(lambda: RankMetrics(config, engine.rank, counters)) as progress,
+            contextlib.closing(steps),
+        ):
             _run_steps(
                 config,
                 engine,
                 checkpoints,
-                submitted_steps(
-                    config,
-                    engine,
-                    vocabulary=vocabulary,
-                    examples=examples,
-                    limits=limits,
-                    teachers=teachers,
-                    first_step=first_step,
-                ),
+                steps,
                 teachers=teachers,
                 selection=selection,
                 log=log,
@@ -104,7 +109,7 @@ def train(
 def _open_log(
     config: RunConfig, engine: Engine, provenance: RunProvenance, first_step: int
 ) -> RunLog | None:
-    """Rank 0: note what the run is, and open what it will tell of itself."""
+    """Rank 0: write the run's settings and sources, and open its log."""
     if engine.rank != 0:
         return None
     output = Path(config.output)
@@ -253,14 +258,13 @@ def _wait_for_targets(
     If a rank's targets will not come (teachers gone for good, two broken answers, a teacher that
     was exchanged meanwhile), all ranks checkpoint the steps done and leave.
     """
-    asked = [pending for pending in submitted.pending if pending is not None]
-    if not asked:
+    if not submitted.pending:
         gold = [conkd.hard_targets(inputs.positions) for inputs in submitted.inputs]
         return [PreparedTargets(soft=soft, statistics=None) for soft in gold]
     prepared: list[PreparedTargets] = []
     problem = None
     try:
-        prepared = [pending.result() for pending in asked]
+        prepared = [pending.result() for pending in submitted.pending]
     except (TeacherUnavailable, WireError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])

@@ -14,11 +14,13 @@ from cluster.stages import Demo, this_machine
 from trainer.common.atomic import write_json, write_text
 from trainer.data.examples import Example, read_examples
 from trainer.data.manifest import MANIFEST_NAME
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.models.frozen import CARD_NAME
 
 FOLDER = Path("bench/teachers")
 DEFAULT_SOURCE = Path("../shared/redial-mini")
-KINDS = ("recommendation", "dialogue")
+# In the order in which they are fitted.
+KINDS = (RECOMMENDATION, DIALOGUE)
 # As in the recipes: 32 examples a step on two ranks.
 EXAMPLES_PER_REQUEST = 16
 
@@ -31,6 +33,11 @@ class Corpus:
     data: Path
     dialogue: Path
     recommendation: Path
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The frozen teacher of each kind."""
+        return {DIALOGUE: self.dialogue, RECOMMENDATION: self.recommendation}
 
     def examples(self, split: str) -> list[Example]:
         """The prepared examples of a split, in their order on disk."""
@@ -71,8 +78,8 @@ def fit_teachers(source: Path | None) -> Corpus:
     return Corpus(
         name=demo.output.name,
         data=demo.output / "data",
-        dialogue=demo.output / "dialogue",
-        recommendation=demo.output / "recommendation",
+        dialogue=demo.output / DIALOGUE,
+        recommendation=demo.output / RECOMMENDATION,
     )
 
 

@@ -15,10 +15,7 @@ def bench_teachers(source: Path | None) -> BenchResult:
     start = time.perf_counter()
     corpus = fit_teachers(source)
     seconds = time.perf_counter() - start
-    cards = (
-        read_card(corpus.dialogue, "dialogue"),
-        read_card(corpus.recommendation, "recommendation"),
-    )
+    cards = [read_card(folder, kind) for kind, folder in corpus.folders.items()]
     return BenchResult(
         figures={"fit_s": seconds},
         rows=[{"teacher": card.kind, "weights_digest": card.weights_digest} for card in cards],

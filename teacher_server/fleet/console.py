@@ -16,11 +16,10 @@ from rich.table import Table
 from protos.teacher_pb2 import ReplicaStats
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.deploy import PROBE_S
-from teacher_server.fleet.deployment import KINDS
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
-from teacher_server.fleet.status import fleet_status
+from teacher_server.fleet.status import kinds_status
 
 
 def say(text: str) -> None:
@@ -107,8 +106,7 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
                     for replica_id, (replica_state, pid) in sorted(status.replicas.items())
                 ],
             }
-            for kind, status in fleet_status().items()
-            if kind in KINDS
+            for kind, status in kinds_status().items()
         },
     }
     return content, stats

@@ -13,10 +13,9 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget, autoscaling_config
 from teacher_server.fleet.deployment import (
-    DEPLOYMENTS,
-    KINDS,
     ReplicaOptions,
     app_name,
+    deployment_name,
     teacher_app,
 )
 from teacher_server.fleet.directory import DIRECTORY_APP, directory_app
@@ -68,7 +67,7 @@ def deploy(
     # No proxies: requests reach the replicas' own gRPC servers.
     serve.start(proxy_location="Disabled")
     kinds = [ReplicaOptions(**options) for options in state.options.values()]
-    teachers = {it.kind: (DEPLOYMENTS[it.kind], app_name(it.kind)) for it in kinds}
+    teachers = {it.kind: (deployment_name(it.kind), app_name(it.kind)) for it in kinds}
     applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, state.security, teachers)}
     for options in kinds:
         wanted = ranges[options.kind]
@@ -125,7 +124,7 @@ def remove(state: FleetState) -> None:
     if not serve_is_running():
         return
     names = set(serve.status().applications)
-    ours = [name for name in [*map(app_name, KINDS), DIRECTORY_APP] if name in names]
+    ours = [name for name in [*map(app_name, state.options), DIRECTORY_APP] if name in names]
     # The teachers go together, and the Directory after them: it sees them leave.
     for name in ours[:-1]:
         serve.delete(name, _blocking=False)
@@ -201,5 +200,5 @@ def _turn_off(ranges: Mapping[str, ReplicaRange]) -> None:
         # The controller applies a deployment on its next turn.
         while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
             time.sleep(POLL_S)
-        deployment_id = DeploymentID(name=DEPLOYMENTS[kind], app_name=app_name(kind))
+        deployment_id = DeploymentID(name=deployment_name(kind), app_name=app_name(kind))
         ray.get(controller.update_deployment_replicas.remote(deployment_id, 0))

@@ -1,4 +1,4 @@
-"""The fleet on Ray Serve: a Directory, and one application per teacher kind.
+"""The fleet on Ray Serve: a Directory, and one application per kind of teacher.
 
 Serve keeps replicas alive, places and scales them; the data path is the grpc.aio server inside
 every replica. Torch is imported only in the replicas: the commands that talk to Serve stay light.
@@ -11,7 +11,7 @@ import dataclasses
 import gc
 import logging
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from teacher_server.fleet.directory import (
 )
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.counters import ReplicaCounters
+from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
+from trainer.common.plugins import with_plugins
 from trainer.security.credentials import SecurityFiles, is_loopback
 from trainer.telemetry.spans import Spans
 
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve")
 
-KINDS = ("dialogue", "recommendation")
-DEPLOYMENTS = {"dialogue": "DialogueTeacher", "recommendation": "RecommendationTeacher"}
+APP_PREFIX = "conkd-"
 VERSION = "1"
 # Well under the lease: one slow renewal must not delist a healthy replica.
 RENEW_TIMEOUT_S = 1.5
@@ -60,11 +61,18 @@ class ReplicaOptions:
     """OTLP/HTTP receiver of its OpenTelemetry spans; empty: no spans."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
+    plugins: Sequence[str] = ()
+    """Modules that add kinds of teachers: the one of `kind` among them."""
 
 
 def app_name(kind: str) -> str:
     """The Serve application of a teacher kind."""
-    return f"conkd-{kind}"
+    return f"{APP_PREFIX}{kind}"
+
+
+def deployment_name(kind: str) -> str:
+    """The deployment in it, e.g. DialogueTeacher."""
+    return "".join(part.capitalize() for part in kind.split("-")) + "Teacher"
 
 
 def local_host(host: str) -> str:
@@ -153,7 +161,7 @@ def teacher_app(
     """The application of one kind of teachers; without autoscaling, of a kind to turn off."""
     deployment = new_deployment(
         TeacherReplica,
-        name=DEPLOYMENTS[options.kind],
+        name=deployment_name(options.kind),
         num_replicas=None,
         autoscaling=autoscaling,
         actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
@@ -180,7 +188,6 @@ def _build_server(
     import torch
 
     from teacher_server.replica.service import TeacherServer
-    from teacher_server.scoring.teachers import load_teacher
 
     if options.num_gpus and not torch.cuda.is_available():
         raise ValueError(
@@ -193,7 +200,9 @@ def _build_server(
     if options.spans:
         spans = Spans(options.spans, service=f"conkd-{options.kind}", instance=replica_id)
     counters = ReplicaCounters()
-    teacher = load_teacher(options.kind, Path(options.folder), device, counters=counters)
+    kinds = with_plugins(SERVED_KINDS, options.plugins, "SERVED_KINDS")
+    folder = Path(options.folder)
+    teacher = load_teacher(options.kind, folder, device, counters=counters, kinds=kinds)
     return TeacherServer(
         teacher, replica_id=replica_id, security=security, counters=counters, spans=spans
     )

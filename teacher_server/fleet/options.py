@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
-from teacher_server.fleet.deployment import KINDS
+from teacher_server.scoring.kinds import SERVED_KINDS
 
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
 # Options of earlier versions, and what to do without them.
@@ -70,19 +70,47 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     return options
 
 
-def parse_ranges(text: str) -> dict[str, ReplicaRange]:
-    """Replicas of each kind, from "dialogue=0..4,recommendation=1"."""
+def parse_ranges(text: str, kinds: Iterable[str] = SERVED_KINDS) -> dict[str, ReplicaRange]:
+    """Replicas of each kind, from "dialogue=0..4,recommendation=1"; ValueError for other kinds."""
     ranges: dict[str, ReplicaRange] = {}
     for part in filter(None, text.split(",")):
         kind, _, count = part.partition("=")
         lowest, _, highest = count.partition("..")
-        if kind not in KINDS or not lowest.isdigit() or not (highest or lowest).isdigit():
+        if kind not in kinds or not lowest.isdigit() or not (highest or lowest).isdigit():
             raise ValueError(
-                f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(KINDS)} "
+                f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(kinds)} "
                 f"and counts >= 0, got {part!r}."
             )
         ranges[kind] = ReplicaRange(min=int(lowest), max=int(highest or lowest))
     return ranges
+
+
+def asked_folders(options: argparse.Namespace, kinds: Iterable[str]) -> dict[str, Path]:
+    """The folder of each kind that `up` is to serve.
+
+    Raises:
+        ValueError: if no kind is given, or an unknown one, or one twice.
+    """
+    given = [(kind, vars(options)[kind]) for kind in SERVED_KINDS if vars(options)[kind]]
+    given += [_kind_and_folder(text, kinds) for text in options.teacher]
+    folders = dict(given)
+    if not given:
+        raise ValueError("--dialogue or --recommendation must be given, got neither.")
+    if len(folders) < len(given):
+        raise ValueError(
+            f"every kind must have one folder, got {', '.join(kind for kind, _ in given)}."
+        )
+    return folders
+
+
+def _kind_and_folder(text: str, kinds: Iterable[str]) -> tuple[str, Path]:
+    kind, _, folder = text.partition("=")
+    if kind not in kinds or not folder:
+        raise ValueError(
+            f"--teacher must be KIND=DIR with a kind of {', '.join(kinds)}, got {text!r}. "
+            "A plugin may add others: give its module with --plugin."
+        )
+    return kind, Path(folder)
 
 
 def asked_scaling(options: argparse.Namespace, otherwise: ScalingTarget) -> ScalingTarget:
@@ -142,8 +170,22 @@ def _add_scaling_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_up_options(up: argparse.ArgumentParser) -> None:
-    up.add_argument("--dialogue", type=Path, metavar="DIR", help="frozen dialogue teacher")
-    up.add_argument("--recommendation", type=Path, metavar="DIR", help="frozen recommender")
+    for kind in SERVED_KINDS:
+        up.add_argument(f"--{kind}", type=Path, metavar="DIR", help=f"frozen {kind} teacher")
+    up.add_argument(
+        "--teacher",
+        action="append",
+        default=[],
+        metavar="KIND=DIR",
+        help="a frozen teacher of any kind; may be repeated",
+    )
+    up.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module with a dictionary SERVED_KINDS of further kinds; may be repeated",
+    )
     up.add_argument(
         "--replicas", default="", metavar=REPLICAS, help="or autoscaling; default: 1 of each"
     )

@@ -10,10 +10,9 @@ import ray
 from ray._raylet import Config  # pyright: ignore
 
 from teacher_server.fleet.autoscaling import ReplicaRange
-from teacher_server.fleet.deployment import KINDS
 from teacher_server.fleet.directory import HEAD_RESOURCE
 from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
-from teacher_server.fleet.status import fleet_status, serve_is_running
+from teacher_server.fleet.status import kinds_status, serve_is_running
 from trainer.security.credentials import is_loopback
 
 NAMESPACE = "conkd"
@@ -42,7 +41,7 @@ def connect(address: str, auth_token_path: str = "") -> None:
 
 def check_cluster(host: str) -> None:
     """Raise ValueError if a fleet is up there, or its nodes could not reach each other."""
-    found = [kind for kind in KINDS if serve_is_running() and kind in fleet_status()]
+    found = list(kinds_status()) if serve_is_running() else []
     if found:
         raise ValueError(
             f"no fleet must be up on the Ray cluster, got applications {', '.join(found)} there. "

@@ -12,7 +12,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
-from teacher_server.fleet.deployment import KINDS, app_name
+from teacher_server.fleet.deployment import APP_PREFIX, app_name
 from teacher_server.fleet.directory import DIRECTORY_APP
 
 
@@ -42,9 +42,9 @@ def fleet_status() -> dict[str, KindStatus]:
     details = _client().get_serve_details()
     for name, app in details["applications"].items():
         for deployment in app["deployments"].values():
-            if name == DIRECTORY_APP or name in map(app_name, KINDS):
+            if name.startswith(APP_PREFIX):
                 replica_range, scaling = _autoscaling_of(deployment)
-                found[name.removeprefix("conkd-")] = KindStatus(
+                found[name.removeprefix(APP_PREFIX)] = KindStatus(
                     state=app["status"],
                     message=deployment["message"] or app["message"],
                     target=deployment["target_num_replicas"],
@@ -57,6 +57,12 @@ def fleet_status() -> dict[str, KindStatus]:
                     },
                 )
     return found
+
+
+def kinds_status() -> dict[str, KindStatus]:
+    """The same of the kinds alone."""
+    statuses = fleet_status()
+    return {kind: it for kind, it in statuses.items() if app_name(kind) != DIRECTORY_APP}
 
 
 def serve_is_running() -> bool:

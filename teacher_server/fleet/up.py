@@ -23,7 +23,7 @@ from teacher_server.fleet.local_cluster import (
     start_keeper,
     write_state,
 )
-from teacher_server.fleet.options import asked_scaling, parse_ranges
+from teacher_server.fleet.options import asked_folders, asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
     check_room,
@@ -33,8 +33,10 @@ from teacher_server.fleet.ray_cluster import (
 )
 from teacher_server.fleet.status import serve_is_running
 from teacher_server.replica.security import SERVER_REMEDY
+from teacher_server.scoring.kinds import SERVED_KINDS
+from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
-from trainer.models.frozen import Kind, read_card
+from trainer.models.frozen import read_card
 from trainer.security.credentials import SecurityFiles, check_host, is_loopback, read_credentials
 
 
@@ -44,8 +46,7 @@ def up(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: for user errors, most of them before anything is started.
     """
-    given = {"dialogue": args.dialogue, "recommendation": args.recommendation}
-    folders = {kind: folder for kind, folder in given.items() if folder}
+    folders = asked_folders(args, with_plugins(SERVED_KINDS, args.plugin, "SERVED_KINDS"))
     ranges = _ranges(args, folders)
     security = _security(args)
     check_endpoint("--spans", args.spans)
@@ -70,11 +71,8 @@ def up(args: argparse.Namespace) -> None:
 
 def _ranges(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, ReplicaRange]:
     """The range of each teacher given, one replica by default; checks the teachers."""
-    asked = parse_ranges(args.replicas)
+    asked = parse_ranges(args.replicas, folders)
     _check_teachers(folders)
-    unknown = sorted(set(asked) - set(folders))
-    if unknown:
-        raise ValueError(f"--replicas must name teachers that are given, got {unknown[0]}.")
     return {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
 
 
@@ -131,23 +129,19 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
         num_threads=args.threads,
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,
+        plugins=tuple(args.plugin),
     )
 
 
 def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
-    """The cards of the given folders; they must share one vocabulary."""
-    if not folders:
-        raise ValueError("--dialogue or --recommendation must be given, got neither.")
-    kinds: tuple[Kind, ...] = ("dialogue", "recommendation")
-    read: dict[str, Description] = {
-        kind: read_card(folders[kind], kind) for kind in kinds if kind in folders
-    }
+    """The cards of the folders given, of one vocabulary."""
+    read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}
     if len(set(digests.values())) > 1:
         raise ValueError(
             "the teachers must share one vocabulary, got digests "
             + " and ".join(f"{digest} ({kind})" for kind, digest in digests.items())
-            + ". Fit both on the same prepared data."
+            + ". Fit them on the same prepared data."
         )
     return read
 

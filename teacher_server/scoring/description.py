@@ -9,6 +9,7 @@ from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.table import TEACHER_KINDS
 
 
 class Teacher(Protocol):
@@ -47,6 +48,9 @@ def num_token_ids(description: Description) -> int:
 
 
 def support_size(description: Description) -> int:
-    """Entries of one whole row."""
-    is_dialogue = description.kind == "dialogue"
-    return description.vocab_size if is_dialogue else description.num_items
+    """Entries of one whole row at most: of a kind that a plugin adds, the whole vocabulary."""
+    kind = TEACHER_KINDS.get(description.kind)
+    if kind is None:
+        return description.vocab_size
+    first, number = description.first_item_id, description.num_items
+    return len(kind.support(description.vocab_size, range(first, first + number)))

@@ -18,10 +18,11 @@ from protos.codec import TargetRows, concat_rows
 from protos.teacher_pb2 import Compression, Description
 from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
-from teacher_server.scoring.description import Teacher, describe
+from teacher_server.scoring.description import describe
 from trainer.data.bags import Bags
 from trainer.data.model_input import ExampleInput, InputLimits, collate
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.names import DIALOGUE
 from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import (
@@ -62,7 +63,7 @@ class DialogueTeacher:
         cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
     ) -> DialogueTeacher:
         """The frozen folder's teacher; raises as read_card and load_language_model do."""
-        card = read_card(folder, "dialogue")
+        card = read_card(folder, DIALOGUE)
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)
         of_card = (InputLimits.of(card), (card.num_entities, card.num_words))
@@ -146,17 +147,6 @@ class RecommendationTeacher:
                 temperature=self.description.temperature,
                 uniforms_TN=uniforms_BN,
             )
-
-
-def load_teacher(
-    kind: str, folder: Path, device: torch.device, *, counters: ReplicaCounters | None = None
-) -> Teacher:
-    """The frozen teacher of a folder, on the device; it adds to the counters' compress_s."""
-    if kind == "dialogue":
-        return DialogueTeacher.load(folder, device, counters)
-    if kind == "recommendation":
-        return RecommendationTeacher.load(folder, device, counters)
-    raise ValueError(f"kind must be dialogue or recommendation, got {kind}.")
 
 
 @contextlib.contextmanager

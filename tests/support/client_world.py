@@ -14,7 +14,7 @@ import numpy as np
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
@@ -219,5 +219,5 @@ def client_of(
     return TeacherClient(config, distill, vocabulary=vocabulary, graph_digest=GRAPH)
 
 
-def ask(client: TeacherClient, *response_lengths: int) -> TeacherTargets:
+def ask(client: TeacherClient, *response_lengths: int) -> Targets:
     return client.submit(examples(*response_lengths)).result()

@@ -165,7 +165,7 @@ def ask(
         received = client.submit([example]).result()
     finally:
         client.close()
-    return received.dialogue.num_rows + received.recommendation.num_rows
+    return sum(rows.num_rows for rows in received.values())
 
 
 async def status(

@@ -99,7 +99,7 @@ class Asker:
         self._expected = [self.client.submit([each]).result() for each in self._examples]
         self._stop = threading.Event()
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
-        dispatcher = self.client._streams.dispatcher
+        dispatcher = self.client._dispatcher
         self._take: Callable[[Replica, int], Request | None] = dispatcher.take
         dispatcher.take = self._note  # type: ignore[method-assign]
         self._asking = self._pool.submit(self._ask)
@@ -118,8 +118,8 @@ class Asker:
                 asked += 1
             targets = pending.popleft().result()
             expected = self._expected[answered % 9]
-            check_rows(targets.dialogue, expected.dialogue)
-            check_rows(targets.recommendation, expected.recommendation)
+            for kind, rows in targets.items():
+                check_rows(rows, expected[kind])
             answered += 1
         return answered
 

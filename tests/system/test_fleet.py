@@ -53,7 +53,7 @@ def test_running_fleet_answers_after_a_kill_and_a_fault_and_ends_whole(tmp_path:
         )
 
         def dialogue_rows() -> str:
-            return fingerprint(client.submit([EXAMPLE]).result().dialogue)
+            return fingerprint(client.submit([EXAMPLE]).result()["dialogue"])
 
         before = dialogue_rows()
         asyncio.run(fleet.kill(replicas[0]))

@@ -23,7 +23,7 @@ from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import (
     read_state,
 )
-from teacher_server.scoring.teachers import load_teacher
+from teacher_server.scoring.kinds import load_teacher
 from tests.support import tiny_teachers
 from tests.support.fleet_commands import COMMAND_S, command, environment, replicas, run
 from tests.support.scrapes import fetch_secured
@@ -158,7 +158,7 @@ def check_serves_a_student(directory: str, security: SecurityFiles) -> None:
         received = client.submit([example]).result()
     finally:
         client.close()
-    assert (received.dialogue.num_rows, received.recommendation.num_rows) == (2, 1)
+    assert [received[kind].num_rows for kind in ("dialogue", "recommendation")] == [2, 1]
 
 
 def check_tells_what_it_did(fleet_file: Path, security: SecurityFiles) -> None:

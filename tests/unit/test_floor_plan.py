@@ -21,6 +21,7 @@ FLOORS = (
     ("protos", "trainer/security"),
     ("trainer/common", "trainer/config"),
     ("trainer/data", "trainer/checkpoints"),
+    ("trainer/kinds",),
     ("trainer/data/corpora", "trainer/models", "trainer/loss"),
     ("trainer/engine", "trainer/telemetry", "trainer/plan"),
     ("trainer/target_cache", "trainer/evaluation"),

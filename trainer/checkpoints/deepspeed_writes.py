@@ -1,9 +1,9 @@
 """Collect checkpoint write errors and raise them after all ranks have tried.
 
-DeepSpeed lets the error of a write out of one rank while the others wait for it in a barrier, for
-ever. What writes its files is an object with a method `save`, and there is no hook for errors: so
-that method is wrapped. Two scripts that rank 0 copies beside the files, which nobody here needs,
-would not go through it: their method does nothing. tests/system/test_resume.py checks that a full
+If a write fails, DeepSpeed raises on that rank while the others wait in a barrier for ever. It has
+no hook for such errors, so the `save` method of its checkpoint writer is wrapped. The two scripts
+that rank 0 would copy beside the files do not go through it and are not needed: their method does
+nothing. tests/system/test_resume.py checks that a full
 disk is still noticed, and that there are no scripts.
 """
 
@@ -16,7 +16,7 @@ from trainer.common.errors import first_line
 
 
 class CheckpointWrites:
-    """Keeps the errors of what writes a DeepSpeed engine's checkpoints."""
+    """Collects the errors of a DeepSpeed engine's checkpoint writer."""
 
     def __init__(self, engine: Any) -> None:
         self.problems: list[Exception] = []
@@ -34,7 +34,7 @@ class CheckpointWrites:
         engine._copy_recovery_script = lambda _folder: None
 
     def error(self, step: int, path: Path, before: int) -> OSError | None:
-        """What this rank has to say; `before`: the step of the newest whole checkpoint."""
+        """The error of this rank, if any; `before`: the step of the newest whole checkpoint."""
         if not self.problems:
             return None
         first = first_line(self.problems[0])

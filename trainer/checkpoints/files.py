@@ -2,7 +2,7 @@
 
 DeepSpeed writes a checkpoint as a folder of files, one or more per rank; a crash can leave it torn.
 So after all ranks have written theirs, the folder gets a list of its files and their sizes, by one
-rename: a folder without that list, or with less in it than the list says, is never loaded.
+rename: a folder without that list, or with less in it than listed, is never loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainer.checkpoints.policy import checkpoints_to_keep
 from trainer.common.atomic import write_json
 
 TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
-# What else lies in the folder is not ours to read or to remove.
+# Other entries of the folder are never read or removed.
 TAG = re.compile(rf"{TAG_PREFIX}\d{{8}}")
 UNIVERSAL_TAG = re.compile(rf"\.?{UNIVERSAL_PREFIX}{TAG.pattern}")
 WHOLE_NAME = "whole.json"
@@ -47,7 +47,7 @@ def step_of(path: Path) -> int:
 
 
 def tagged(folder: Path) -> list[Path]:
-    """What `tag_of` has named in a folder, if there is one."""
+    """Entries of a folder that `tag_of` has named; none if there is no folder."""
     return _named(folder, TAG)
 
 
@@ -79,13 +79,13 @@ def newest_whole(folder: Path) -> WholeCheckpoint | None:
 
 
 def damaged(folder: Path) -> list[tuple[Path, str]]:
-    """Checkpoints that cannot be loaded, each with what it lacks."""
+    """Checkpoints that cannot be loaded, each with the reason."""
     found = [(path, find_damage(path)) for path in _newest_first(folder)]
     return [(path, problem) for path, problem in found if problem is not None]
 
 
 def find_damage(path: Path) -> str | None:
-    """What a checkpoint's folder lacks, or None: it is whole."""
+    """The reason why a checkpoint cannot be loaded; None: it is whole."""
     if not (path / WHOLE_NAME).is_file():
         return "it was not finished"
     try:

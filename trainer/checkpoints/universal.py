@@ -49,14 +49,14 @@ def make_universal(folder: Path, step: int, convert: Callable[[argparse.Namespac
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             convert(settings)
-    # torch tells of a full disk with a RuntimeError, and DeepSpeed so of files that do not match.
+    # torch raises RuntimeError for a full disk, and DeepSpeed for files that do not match.
     except (OSError, RuntimeError, ValueError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
             f"{path} must be rearranged for this number of ranks, got: {first_line(error)}. If the "
             "disk is full make room for twice its size, or go on with as many ranks as wrote it."
         ) from error
-    # What bears the name must survive a power cut.
+    # A folder with this name must survive a power cut.
     os.sync()
     unfinished.rename(universal)
 

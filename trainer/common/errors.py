@@ -1,4 +1,4 @@
-"""The errors that a user can meet and mend, beside ValueError and OSError, and their words."""
+"""User errors beside ValueError and OSError, and their text."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ class TeacherUnavailable(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, for a message of ours; its name if it says nothing."""
+    """The first line of an error's message; its class name if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from protos.value_formats import FORMATS
@@ -12,7 +13,7 @@ MAX_TOP_K = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """How the two teachers' targets are cut down and mixed (paper Eqs. 6-11)."""
+    """How the teachers' targets are cut down and mixed (paper Eqs. 6-11)."""
 
     gamma: float = 0.4
     """Weight of the teachers against the gold token (Eq. 10); 0 trains without any teacher."""
@@ -20,7 +21,10 @@ class DistillConfig:
     """Eq. 6, Eq. 7, or `fixed_lambda` at every step (the ablations of the paper's section 4.7)."""
     fixed_lambda: float | None = None
     """With gate fixed: 0 learns from the dialogue teacher alone, 1 from the recommendation teacher
-    alone, and the other one is not asked."""
+    alone, and no request goes to the other one."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Kind -> share of the teachers' weight at every position, of kinds that plugins add; the
+    paper's two teachers divide the rest by lambda."""
     eta: float = 0.6
     """Threshold of the hard gate on the dialogue teacher's item mass."""
     top_k: int = 64
@@ -53,6 +57,11 @@ class DistillConfig:
             )
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
             raise ValueError(f"distill.fixed_lambda must be in [0, 1], got {self.fixed_lambda}.")
+        if any(not share > 0.0 for share in self.shares.values()) or sum(self.shares.values()) >= 1:
+            raise ValueError(
+                "distill.shares must be above 0 and sum to less than 1, which is the share of all "
+                f"teachers together, got {dict(self.shares)}."
+            )
         if not 0.0 < self.recommendation_top_p <= 1.0:
             raise ValueError(
                 f"distill.recommendation_top_p must be in (0, 1], got {self.recommendation_top_p}."
@@ -69,15 +78,6 @@ class DistillConfig:
                 f"sampled, which draws so many entries, got {self.top_k} and "
                 f"{self.recommendation_top_k}."
             )
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of teachers that are asked."""
-        if self.gamma == 0.0:
-            return ()
-        if self.fixed_lambda == 0.0:
-            return ("dialogue",)
-        return ("recommendation",) if self.fixed_lambda == 1.0 else ("dialogue", "recommendation")
 
     @property
     def value_format(self) -> int:

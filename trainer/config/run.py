@@ -61,7 +61,7 @@ class TrainConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2
-    """The newest so many stay: if one is damaged, the run goes on from the one before it."""
+    """The newest N stay, so that a run can resume from the one before a damaged one."""
     select: Literal["last", "best"] = "last"
     """Which weights are exported: the last ones, or those of the checkpoint with the lowest loss
     of gold tokens on valid."""
@@ -135,6 +135,8 @@ class RunConfig:
     """Frozen recommendation teacher whose film vectors start the films' rows; None: random rows."""
     knowledge: str | None = None
     """Frozen recommendation teacher whose entities and words a kgsf student attends to."""
+    plugins: tuple[str, ...] = ()
+    """Modules that add kinds of teachers: each has a dictionary TEACHER_KINDS."""
     student: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     teachers: TeachersConfig = field(default_factory=TeachersConfig)

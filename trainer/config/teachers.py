@@ -19,15 +19,13 @@ class TeachersConfig(SecurityFiles):
     directory: str = "127.0.0.1:50051"
     """host:port of the Directory; `python -m teacher_server up` prints it."""
     in_flight: int = 4
-    """Batches whose targets are asked for ahead of the step that needs them."""
+    """Batches whose targets are requested ahead of the step that needs them; bounds what is
+    held."""
     deadline_s: float = 60.0
-    """A request without an answer for so long goes to another replica."""
+    """Seconds after which a request without an answer goes to another replica."""
     hedge_percent: float = 0.0
-    """Of the requests so many, the slowest, are sent to a second replica too; the first answer
-    counts. 0: none."""
-    max_bytes: int = 1 << 30
-    """Of targets that were asked for and not yet taken by a step, on each rank; batches asked for
-    ahead wait while there is no room, but one may always be on its way."""
+    """Percentage of the requests, the slowest, that are sent to a second replica too; the first
+    answer counts. 0: none."""
     connect_s: float = 10.0
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
@@ -51,8 +49,6 @@ class TeachersConfig(SecurityFiles):
             raise ValueError(
                 f"teachers.hedge_percent must be in [0, 50], got {self.hedge_percent}."
             )
-        if self.max_bytes < 1:
-            raise ValueError(f"teachers.max_bytes must be at least 1, got {self.max_bytes}.")
         for name, value in (
             ("deadline_s", self.deadline_s),
             ("connect_s", self.connect_s),

@@ -18,7 +18,7 @@ def make_optimiser(module: nn.Module, config: OptimiserConfig, *, on_host: bool)
     """AdamW over all parameters; `on_host`: the one that computes in the host's memory."""
     betas = (config.beta1, config.beta2)
     if on_host:
-        # What DeepSpeed asks for beside offload: the same AdamW, fast on a CPU.
+        # DeepSpeed requires it for offload: the same AdamW, fast on a CPU.
         with exclusive_build(CPU_ADAM):
             return DeepSpeedCPUAdam(
                 module.parameters(),

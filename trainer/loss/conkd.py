@@ -1,26 +1,32 @@
-"""Contextualized knowledge distillation: the gates and the mixture of two teachers (Eqs. 6-11).
+"""Contextualized knowledge distillation: the mixture of the teachers (Eqs. 8-11).
 
 Eqs. 8-11 are cross entropies that share the student term, so a position's whole loss is ONE cross
 entropy against
 
     w = (1 - gamma) * onehot(y) + gamma * (1 - lambda) * P_phi + gamma * lambda * P_psi
 
-with lambda detached: `mix_targets` builds w, `sparse_ce` computes the loss.
+with lambda detached: `mix_targets` builds w, `sparse_ce` computes the loss. Further kinds of
+teachers take their shares s_k (`distill.shares`) of gamma, and the two divide the rest:
+
+    w = (1 - gamma) * onehot(y)
+        + gamma * ((1 - sum_k s_k) * ((1 - lambda) * P_phi + lambda * P_psi) + sum_k s_k * P_k)
 
 B examples, P response positions of all examples, E kept entries, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from protos.codec import TargetRows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import TargetRows, Targets
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.table import TEACHER_KINDS, asked_kinds, share_P
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.gate_statistics import GateStatistics, gate_statistics
 from trainer.loss.gates import gate_of_rows
 from trainer.loss.soft_targets import SoftTargets, SparseRows, TeacherTerm
@@ -33,65 +39,64 @@ def hard_targets(positions: Positions) -> SoftTargets:
 
 def mix_targets(
     positions: Positions,
-    teachers: TeacherTargets,
+    targets: Targets,
     config: DistillConfig,
     items: range,
+    kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
 ) -> SoftTargets:
     """The sparse target distribution of every position (Eqs. 10-11), on the CPU.
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
-        teachers: both teachers' rows; row counts must be P and B.
-        config: gamma, gate and the treatment of dropped mass.
-        items: the vocabulary ids of all items, on which P_psi lives.
+        targets: the rows of every kind that is asked: P of them, or B.
+        config: gamma, gate, shares and the treatment of dropped mass.
+        items: the vocabulary ids of all items.
+        kinds: the table of kinds, or those of it that are asked.
 
     Raises:
         ValueError: if the rows do not match the positions.
-        WireError: if the item mass of a dialogue row does not fit its entries.
     """
-    _check_rows(positions, teachers, config, items)
-    gate_P = gate_of_rows(positions, teachers, config)
+    asked = asked_kinds(config, kinds)
+    for name, kind in asked.items():
+        _check_rows(name, kind, positions, targets, items)
+    gate_P = gate_of_rows(positions, targets, config)
     weight_P = config.gamma * positions.weight_P
-    terms = {
-        "dialogue": lambda: TeacherTerm.of(
-            rows=sparse_rows(teachers.dialogue, config.tail),
-            row_P=torch.arange(len(positions.labels_P)),
-            weight_P=weight_P * (1.0 - gate_P),
-            support=(0, teachers.dialogue.vocab_size),
-        ),
-        "recommendation": lambda: TeacherTerm.of(
-            rows=sparse_rows(teachers.recommendation, config.tail),
-            row_P=positions.example_P,
-            weight_P=weight_P * gate_P,
-            support=(items.start, items.stop),
-        ),
-    }
+
+    def term(name: str, kind: TeacherKind) -> TeacherTerm:
+        rows = targets[name]
+        support = kind.support(rows.vocab_size, items)
+        return TeacherTerm.of(
+            rows=sparse_rows(rows, config.tail),
+            row_P=kind.row_P(positions),
+            weight_P=weight_P * share_P(name, kind, gate_P, config),
+            support=(support.start, support.stop),
+        )
+
     return SoftTargets(
         labels_P=positions.labels_P,
         gold_P=(1.0 - config.gamma) * positions.weight_P,
-        terms=tuple(terms[kind]() for kind in config.kinds),
+        terms=tuple(term(name, kind) for name, kind in asked.items()),
     )
 
 
 def _check_rows(
-    positions: Positions, teachers: TeacherTargets, config: DistillConfig, items: range
+    name: str, kind: TeacherKind, positions: Positions, targets: Targets, items: range
 ) -> None:
-    num_positions, num_examples = len(positions.labels_P), int(positions.example_P[-1]) + 1
-    if "dialogue" in config.kinds and teachers.dialogue.num_rows != num_positions:
+    num_rows = len(positions.labels_P)
+    if kind.rows_per == "example":
+        num_rows = int(positions.example_P[-1]) + 1
+    got = targets[name].num_rows if name in targets else 0
+    if got != num_rows:
+        raise ValueError(f"{name} rows must be {num_rows}, one per {kind.rows_per}, got {got}.")
+    rows = targets[name]
+    support, ids_E = kind.support(rows.vocab_size, items), rows.ids_E
+    # A whole vocabulary holds every id.
+    if len(support) == rows.vocab_size or not ids_E.size:
+        return
+    if not (support.start <= ids_E.min() and ids_E.max() < support.stop):
         raise ValueError(
-            f"dialogue rows must be {num_positions}, one per position, "
-            f"got {teachers.dialogue.num_rows}."
-        )
-    if "recommendation" in config.kinds and teachers.recommendation.num_rows != num_examples:
-        raise ValueError(
-            f"recommendation rows must be {num_examples}, one per example, "
-            f"got {teachers.recommendation.num_rows}."
-        )
-    ids_E = teachers.recommendation.ids_E
-    if ids_E.size and not (items.start <= ids_E.min() and ids_E.max() < items.stop):
-        raise ValueError(
-            f"recommendation rows must hold ids of items, {items.start}..{items.stop - 1}, got "
-            f"{ids_E.min()}..{ids_E.max()}."
+            f"{name} rows must hold ids of their support, {support.start}..{support.stop - 1}, "
+            f"got {ids_E.min()}..{ids_E.max()}."
         )
 
 
@@ -126,10 +131,14 @@ class PreparedTargets:
 
 
 def prepare_targets(
-    positions: Positions, teachers: TeacherTargets, config: DistillConfig, items: range
+    positions: Positions,
+    targets: Targets,
+    config: DistillConfig,
+    items: range,
+    kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
 ) -> PreparedTargets:
     """Mix received rows and count; runs beside the step, in the thread that waits for them."""
     return PreparedTargets(
-        soft=mix_targets(positions, teachers, config, items),
-        statistics=gate_statistics(positions, teachers, config),
+        soft=mix_targets(positions, targets, config, items, kinds),
+        statistics=gate_statistics(positions, targets, config),
     )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from protos.codec import TargetRows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import TargetRows, Targets, no_rows
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.loss.gates import gate_of_rows
 
 HISTOGRAM_BINS = 20
@@ -47,12 +47,14 @@ class GateStatistics:
 
 
 def gate_statistics(
-    positions: Positions, teachers: TeacherTargets, config: DistillConfig
+    positions: Positions, targets: Targets, config: DistillConfig
 ) -> GateStatistics:
     """Gate and item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
-    dialogue, recommendation = teachers.dialogue, teachers.recommendation
+    dialogue, recommendation = (
+        targets.get(kind, no_rows(0)) for kind in (DIALOGUE, RECOMMENDATION)
+    )
     is_item_P = positions.is_item_P.numpy()
-    gate_P = gate_of_rows(positions, teachers, config).numpy()
+    gate_P = gate_of_rows(positions, targets, config).numpy()
     num_positions, mass_R = len(gate_P), dialogue.item_mass_R
     # There is a row per position, or none.
     item_mass, word_mass = (

@@ -1,13 +1,19 @@
-"""The gates: lambda_t, by which the dialogue teacher's item mass decides who teaches (Eqs. 6-7)."""
+"""The gates: lambda_t, by which the dialogue teacher's item mass decides who teaches (Eqs. 6-7).
+
+P response positions.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.names import DIALOGUE
 
 
 def hard_gate(item_mass_P: Tensor, eta: float) -> Tensor:
@@ -20,18 +26,27 @@ def soft_gate(item_mass_P: Tensor) -> Tensor:
     return item_mass_P.clamp(0.0, 1.0)
 
 
+def fixed_gate(item_mass_P: Tensor, fixed_lambda: float | None) -> Tensor:
+    """The same lambda at every position (the ablations of section 4.7); float [P]."""
+    assert fixed_lambda is not None, "DistillConfig checks that it is given"
+    return torch.full_like(item_mass_P, fixed_lambda)
+
+
+GATES: dict[str, Callable[[Tensor, DistillConfig], Tensor]] = {
+    "hard": lambda item_mass_P, config: hard_gate(item_mass_P, config.eta),
+    "soft": lambda item_mass_P, config: soft_gate(item_mass_P),
+    "fixed": lambda item_mass_P, config: fixed_gate(item_mass_P, config.fixed_lambda),
+}
+"""By the names that `distill.gate` may have: (item mass [P], config) -> lambda_t [P]."""
+
+
 def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
-    """lambda_t of the configured kind; no gradient flows through it."""
-    item_mass_P = item_mass_P.detach()
-    if config.fixed_lambda is not None:
-        return torch.full_like(item_mass_P, config.fixed_lambda)
-    if config.gate == "hard":
-        return hard_gate(item_mass_P, config.eta)
-    return soft_gate(item_mass_P)
+    """lambda_t of the configured gate; no gradient flows through it."""
+    return GATES[config.gate](item_mass_P.detach(), config)
 
 
-def gate_of_rows(positions: Positions, teachers: TeacherTargets, config: DistillConfig) -> Tensor:
+def gate_of_rows(positions: Positions, targets: Targets, config: DistillConfig) -> Tensor:
     """lambda_t at every position, float32 [P]; it needs no dialogue row if it is 1 throughout."""
-    if "dialogue" not in config.kinds:
+    if DIALOGUE not in targets:
         return torch.ones(len(positions.labels_P))
-    return gate(torch.from_numpy(teachers.dialogue.item_mass_R), config)
+    return gate(torch.from_numpy(targets[DIALOGUE].item_mass_R), config)

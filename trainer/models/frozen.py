@@ -21,7 +21,6 @@ CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 
-Kind = Literal["dialogue", "recommendation", "classifier"]
 ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 
 
@@ -75,7 +74,7 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     return sizes
 
 
-def read_card(folder: Path, kind: Kind, *, check_weights: bool = True) -> Description:
+def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Description:
     """The card of a frozen model, checked against the kind wanted and the weights on disk.
 
     Without `check_weights` the weights are not read, which takes seconds for large ones.
@@ -113,7 +112,7 @@ def _check_weights(path: Path, card: Description) -> None:
 
 
 def check_frozen(
-    folder: Path, kind: Kind, vocabulary_digest: str, *, check_weights: bool = True
+    folder: Path, kind: str, vocabulary_digest: str, *, check_weights: bool = True
 ) -> None:
     """Raise as `read_card` does, and ValueError unless it was fitted on this vocabulary."""
     card = read_card(folder, kind, check_weights=check_weights)

@@ -22,7 +22,7 @@ from protos.codec import TargetRows, WireError
 from trainer.common.byte_budget import ByteBudget
 from trainer.data.model_input import ExampleInput
 from trainer.target_cache.block import pack, unpack
-from trainer.target_cache.keys import Question
+from trainer.target_cache.keys import RequestKeys
 from trainer.target_cache.store import TargetCache
 from trainer.telemetry.client_counters import ClientCounters
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 MAX_QUEUED_BYTES = 64 << 20
 READ_THREADS = 2
 
-Ask = Callable[[Sequence[ExampleInput]], Awaitable[TargetRows]]
+ScoreCall = Callable[[Sequence[ExampleInput]], Awaitable[TargetRows]]
 
 
 @dataclass
@@ -40,12 +40,12 @@ class Found:
 
     rows: dict[bytes, TargetRows] = field(default_factory=dict)
     broken: dict[bytes, bytes] = field(default_factory=dict)
-    """Values that are no good, to be replaced."""
+    """Corrupt values, to be replaced."""
     num_bytes: int = 0
 
 
 class CachedAnswers:
-    """Everything between a client's questions and a cache; lives on the client's event loop."""
+    """Everything between a client's requests and a cache; lives on the client's event loop."""
 
     def __init__(
         self, cache: TargetCache, counters: ClientCounters, *, waits_for_room: bool = False
@@ -60,17 +60,17 @@ class CachedAnswers:
         self._queued = ByteBudget(MAX_QUEUED_BYTES)
 
     async def answer(
-        self, question: Question, inputs: Sequence[ExampleInput], ask: Ask
+        self, request: RequestKeys, inputs: Sequence[ExampleInput], score: ScoreCall
     ) -> TargetRows:
         """The rows of all inputs, one example after another.
 
         Args:
-            question: what is asked about each of them.
+            request: makes the key of each of them.
             inputs: at least one example.
-            ask: gets the rows of some of them from the teachers.
+            score: gets the rows of some of them from the teachers.
         """
         loop = asyncio.get_running_loop()
-        keys, found = await loop.run_in_executor(self._readers, self._look_up, question, inputs)
+        keys, found = await loop.run_in_executor(self._readers, self._look_up, request, inputs)
         missing = {
             key: each for key, each in zip(keys, inputs, strict=True) if key not in found.rows
         }
@@ -80,10 +80,10 @@ class CachedAnswers:
         self._counters.cache_broken += len(found.broken)
         rows = found.rows
         if missing:
-            received = await ask(list(missing.values()))
+            received = await score(list(missing.values()))
             lengths = [each.num_targets for each in missing.values()]
             new = dict(zip(missing, received.split(lengths), strict=True))
-            rows |= await self._keep(question, new, found.broken)
+            rows |= await self._keep(request, new, found.broken)
         return codec.concat_rows([rows[key] for key in keys])
 
     def close(self) -> None:
@@ -93,12 +93,12 @@ class CachedAnswers:
         self.cache.close()
 
     def _look_up(
-        self, question: Question, inputs: Sequence[ExampleInput]
+        self, request: RequestKeys, inputs: Sequence[ExampleInput]
     ) -> tuple[list[bytes], Found]:
-        keys = [question.key(each) for each in inputs]
+        keys = [request.key(each) for each in inputs]
         asked = dict(zip(keys, inputs, strict=True))
         found = Found()
-        vocab_size = question.group.description.vocab_size
+        vocab_size = request.group.description.vocab_size
         for (key, each), value in zip(asked.items(), self.cache.get(list(asked)), strict=True):
             if value is None:
                 continue
@@ -108,12 +108,12 @@ class CachedAnswers:
                 )
                 found.num_bytes += len(value)
             except WireError as error:
-                logger.warning("cached %s target is asked for anew: %s", question.kind, error)
+                logger.warning("cached %s target is asked for anew: %s", request.kind, error)
                 found.broken[key] = value
         return keys, found
 
     async def _keep(
-        self, question: Question, new: dict[bytes, TargetRows], broken: Mapping[bytes, bytes]
+        self, request: RequestKeys, new: dict[bytes, TargetRows], broken: Mapping[bytes, bytes]
     ) -> dict[bytes, TargetRows]:
         """Write new rows; what lies in the cache of them, or the rows where that is nothing."""
         num_bytes = sum(rows.num_bytes for rows in new.values())
@@ -125,7 +125,7 @@ class CachedAnswers:
             await self._queued.take(num_bytes)
         try:
             kept, written = await asyncio.get_running_loop().run_in_executor(
-                self._writer, self._write, question, new, broken
+                self._writer, self._write, request, new, broken
             )
         finally:
             self._queued.give(num_bytes)
@@ -134,24 +134,24 @@ class CachedAnswers:
         return kept
 
     def _write(
-        self, question: Question, new: dict[bytes, TargetRows], broken: Mapping[bytes, bytes]
+        self, request: RequestKeys, new: dict[bytes, TargetRows], broken: Mapping[bytes, bytes]
     ) -> tuple[dict[bytes, TargetRows], Written]:
         values: dict[bytes, bytes] = {}
         for key, rows in new.items():
             try:
-                values[key] = pack(key, rows, question.group.compression.values)
+                values[key] = pack(key, rows, request.group.compression.values)
             except ValueError as error:
-                logger.warning("%s target cannot be kept: %s", question.kind, error)
-        first = self.cache.put(question.group, values, broken) if values else {}
+                logger.warning("%s target cannot be kept: %s", request.kind, error)
+        first = self.cache.put(request.group, values, broken) if values else {}
         if first is None:
             return new, Written(num_bytes=0, num_failed=len(new))
-        vocab_size = question.group.description.vocab_size
+        vocab_size = request.group.description.vocab_size
         kept = dict(new)
         for key, value in first.items():
             try:
                 kept[key] = unpack(key, value, vocab_size=vocab_size, num_rows=new[key].num_rows)
             except WireError as error:
-                logger.warning("cached %s target is not used: %s", question.kind, error)
+                logger.warning("cached %s target is not used: %s", request.kind, error)
         num_bytes = sum(len(value) for key, value in values.items() if key not in first)
         return kept, Written(num_bytes=num_bytes, num_failed=len(new) - len(values))
 

@@ -1,4 +1,4 @@
-"""What is asked of a teacher about one example, as the key of the answer.
+"""Keys of cached answers: one per request to a teacher about one example.
 
 A key is a digest of everything that the answer depends on: the wire's version, the teacher, the cut
 and the example's own columns as they are sent. Per example, because batches are shuffled anew.
@@ -109,8 +109,8 @@ def sent_columns(each: ExampleInput, limits: InputLimits) -> Iterator[tuple[str,
             yield name, ids.astype("<i4", copy=False)
 
 
-class Question:
-    """What is asked of one kind of teacher about many examples, and the keys of the answers."""
+class RequestKeys:
+    """Makes the keys of one group, example by example."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -125,7 +125,7 @@ class Question:
         sha = self._prefix.copy()
         sha.update(each.num_targets.to_bytes(8, "little"))
         for name, ids in sent_columns(each, self.limits):
-            # Length-prefixed: no two questions may run into the same bytes.
+            # Length-prefixed: no two requests may run into the same bytes.
             sha.update(name[0].encode() + len(ids).to_bytes(8, "little"))
             sha.update(ids.tobytes())
         return self._group_id + sha.digest()

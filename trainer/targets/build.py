@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
-from trainer.teacher_client.client import Pending, TeacherClient
+from trainer.kinds.table import asked_kinds, known_kinds
+from trainer.teacher_client.client import TeacherClient
 from trainer.telemetry.client_counters import ClientCounters
 
-Ahead = collections.deque[tuple[int, Pending[TeacherTargets]]]
-"""Examples of a question, and its answer on the way."""
+Ahead = collections.deque[tuple[int, Future[Targets]]]
+"""Numbers of examples, and the targets of each on their way."""
 
 
 def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> ClientCounters:
-    """Ask for the targets of every example of `splits` and keep them in `teachers.cache`.
+    """Request the targets of every example of `splits` and keep them in `teachers.cache`.
 
-    What is there already is not asked for again, so a build that was stopped goes on.
+    What is there already is not requested again, so a build that was stopped goes on.
 
     Raises:
         TeacherUnavailable, WireError, ValueError: as a client's; ValueError if nobody is asked.
         OSError: if an answer could not be kept.
     """
-    if not config.distill.kinds:
+    kinds = asked_kinds(config.distill, known_kinds(config))
+    if not kinds:
         raise ValueError(
             f"distill.gamma must be above 0 to build a cache, got {config.distill.gamma}: no "
             "teacher is asked. Name the config of the runs that will read it."
@@ -42,6 +45,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        kinds=kinds,
         keeps_all=True,
     )
     try:
@@ -72,9 +76,7 @@ def _ask_all(
         _take(ahead, progress, task)
 
 
-def _take(
-    ahead: collections.deque[tuple[int, Pending[TeacherTargets]]], progress: Progress, task: TaskID
-) -> None:
+def _take(ahead: Ahead, progress: Progress, task: TaskID) -> None:
     count, pending = ahead.popleft()
     pending.result()
     progress.advance(task, count)

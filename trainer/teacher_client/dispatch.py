@@ -19,19 +19,18 @@ from trainer.teacher_client.hedging import Hedging
 from trainer.teacher_client.replica import Replica, Request
 from trainer.telemetry.client_counters import ClientCounters
 
-KINDS = ("dialogue", "recommendation")
 logger = logging.getLogger(__name__)
 
 CHECK_S = 0.5
-# A bad answer is asked for once more elsewhere; a second one means that the fault is not chance.
+# A bad answer is retried once on another replica; a second one means that it was not chance.
 MAX_BAD_ANSWERS = 2
-# One whose device computes nonsense answers at once, and as the least busy would draw all the work.
+# A device that computes nonsense answers at once, and as the least busy would draw all the work.
 AVOIDED_S = 30.0
-# A device that fails is restarted within seconds; where there is no other one it is asked so often.
+# A failed device is restarted within seconds; without another replica it is retried this often.
 RETRY_S = 5.0
-# A request that was open at the death of so many replicas is likely to have killed them.
+# A request that was open when this many replicas died is likely to have killed them.
 MAX_DEATHS = 5
-# Deaths closer together are one: with a node go all of its replicas.
+# Deaths closer together count as one: a node takes all of its replicas along.
 DEATHS_APART_S = 2.0
 
 
@@ -42,62 +41,66 @@ class Dispatcher:
         self,
         config: TeachersConfig,
         counters: ClientCounters,
-        kinds: Sequence[str] = KINDS,
+        kinds: Sequence[str],
+        *,
+        positions_of: str = "",
     ) -> None:
+        """`positions_of`: the kind whose rows are counted as response positions; empty: none."""
         self.fatal: Exception | None = None
         """The error that ends the run: every caller gets it, now and later."""
         self.changed = asyncio.Event()
         """Set whenever a replica came or the run was ended."""
-        self.may_rest: set[str] = set()
-        """Kinds that need no replica as long as nothing is asked of them: a cache answers, or they
-        were met and may be scaled to zero meanwhile."""
+        self.optional_kinds: set[str] = set()
+        """Kinds that need no replica while no request of theirs is open: a cache answers, or they
+        were met before and may be scaled to zero meanwhile."""
         self._config = config
         self._counters = counters
+        self._positions_of = positions_of
         self._live: dict[str, set[Replica]] = {kind: set() for kind in kinds}
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
         self._unanswered: dict[int, Request] = {}
-        self._alone_since: dict[str, float] = {}
+        self._unavailable_since: dict[str, float] = {}
         self._hedging = Hedging(config.hedge_percent)
         self._last_reason: dict[str, str] = dict.fromkeys(kinds, "the Directory lists none")
 
     def note_failure(self, kind: str, reason: str) -> None:
-        """Why the last try to reach a replica failed: told when no other is left."""
+        """Why the last try to reach a replica failed; part of the error once no other is left."""
         self._last_reason[kind] = reason
 
     def is_complete(self) -> bool:
-        """Whether every kind has a live replica or may rest."""
-        return all(self._open(kind) or kind in self.may_rest for kind in self._live)
+        """Whether every kind has a live replica or is optional."""
+        return all(self._open(kind) or kind in self.optional_kinds for kind in self._live)
 
     def missing(self) -> list[str]:
-        """Kinds that are needed now and have no replica to ask."""
-        return [kind for kind in self._live if not self._open(kind) and not self._rests(kind)]
+        """Kinds that are needed now and have no replica."""
+        return [kind for kind in self._live if not self._open(kind) and not self._is_optional(kind)]
 
     def add_replica(self, replica: Replica) -> None:
-        """A stream opened: it gets work at once, first of all what had to wait."""
+        """A stream opened: assign it work, first the requests that had to wait."""
         self._live[replica.kind].add(replica)
         self._on_open(replica.kind)
 
     def set_draining(self, replica: Replica, draining: bool) -> None:
-        """The Directory lists the replica no longer, or again."""
+        """Mark the replica as draining (delisted) or available again."""
         replica.draining = draining
         if not draining:
             self._on_open(replica.kind)
 
     def remove_replica(self, replica: Replica, reason: str) -> None:
-        """A stream ended: what it did not answer goes to others."""
+        """A stream ended: reassign what it did not answer."""
         self._live[replica.kind].discard(replica)
         self.note_failure(replica.kind, f"{replica.address}: {reason}")
         for request_id in list(replica.outstanding):
             request = replica.take(request_id)
             assert request is not None
-            request.holders.discard(replica)
+            request.assigned_to.discard(replica)
             now_s = time.monotonic()
             if not replica.draining and now_s - request.last_death_s > DEATHS_APART_S:
                 request.deaths += 1
                 request.last_death_s = now_s
             if request.deaths < MAX_DEATHS:
                 self._resend(request, replica, reason)
-            elif not request.holders and not request.answer.done():
+            elif not request.assigned_to and not request.answer.done():
                 size = request.message.ByteSize()
                 request.answer.set_exception(
                     TeacherUnavailable(
@@ -110,7 +113,7 @@ class Dispatcher:
     async def score(
         self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
     ) -> codec.TargetRows:
-        """The rows of one request, whichever replica they come from."""
+        """The rows of one request, from any replica."""
         if self.fatal is not None:
             raise self.fatal
         answer: asyncio.Future[codec.TargetRows] = asyncio.get_running_loop().create_future()
@@ -126,16 +129,16 @@ class Dispatcher:
     def take(self, replica: Replica, request_id: int) -> Request | None:
         """The request that a reply of this replica answers; None if it is answered already.
 
-        An answer that comes after its deadline counts too: else slow replicas would hand a request
-        round for ever. Another one that has it keeps it: this answer may be bad, and until its own
-        comes it is as busy as before.
+        An answer after its deadline counts too: else slow replicas would pass a request round for
+        ever. Another replica that has the request keeps it: this answer may be bad, and until its
+        own answer comes that replica is as busy as before.
         """
         replica.stalled = False
         replica.take(request_id)
         request = self._unanswered.get(request_id)
         if request is None or request.answer.done():
             return None
-        request.holders.discard(replica)
+        request.assigned_to.discard(replica)
         return request
 
     def on_rows(
@@ -150,25 +153,25 @@ class Dispatcher:
         self._counters.answer_s += answer_s
         self._counters.queue_s += reply.queue_s
         self._counters.forward_s += reply.forward_s
-        if request.kind == "dialogue":
+        if request.kind == self._positions_of:
             self._counters.positions += rows.num_rows
         request.answer.set_result(rows)
 
     def on_bad_answer(self, replica: Replica, request: Request, error: codec.WireError) -> None:
-        """Garbage: once more elsewhere, then the run stops."""
+        """Garbage: retry once on another replica, then stop the run."""
         request.bad_answers += 1
         self._avoid(replica, request)
-        if request.bad_answers < MAX_BAD_ANSWERS or request.holders:
-            # If another one has it still, that one's answer decides.
+        if request.bad_answers < MAX_BAD_ANSWERS or request.assigned_to:
+            # If another replica still has it, that answer decides.
             self._resend(request, replica, str(error))
         elif not request.answer.done():
             text = f"{replica.address} answered badly, and so was the answer before: {error}"
             request.answer.set_exception(codec.WireError(text))
 
     def on_failure(self, replica: Replica, request: Request, reason: str) -> None:
-        """The replica says that it failed: elsewhere, and where all did again and again.
+        """Retry on another replica; once all have failed it, retry any until patience runs out.
 
-        Its device may get well or be restarted, so patience decides, as if it did not answer.
+        A device may recover or be restarted, so patience decides, as if the replica did not answer.
         """
         self.note_failure(request.kind, f"{replica.address}: {reason}")
         self._avoid(replica, request)
@@ -180,7 +183,7 @@ class Dispatcher:
         elif now_s - request.failing_since_s <= patience_s:
             later = asyncio.get_running_loop().call_later
             later(RETRY_S, self._resend, request, replica, reason)
-        elif not request.holders and not request.answer.done():
+        elif not request.assigned_to and not request.answer.done():
             request.answer.set_exception(
                 TeacherUnavailable(
                     f"no {request.kind} teacher could answer a request of {request.num_rows} rows "
@@ -194,7 +197,7 @@ class Dispatcher:
         replica.avoided_until_s = time.monotonic() + AVOIDED_S
 
     def fail(self, error: Exception) -> None:
-        """End the run: every request, now and later, gets this error."""
+        """End the run: every request, now and later, raises this error."""
         self.fatal = self.fatal or error
         self.changed.set()
         for request in self._unanswered.values():
@@ -209,18 +212,18 @@ class Dispatcher:
             await asyncio.sleep(CHECK_S)
 
     def _check_patience(self, kind: str, now: float) -> None:
-        if self._rests(kind) or any(not replica.stalled for replica in self._open(kind)):
-            self._alone_since.pop(kind, None)
+        if self._is_optional(kind) or any(not replica.stalled for replica in self._open(kind)):
+            self._unavailable_since.pop(kind, None)
             return
-        if kind not in self._alone_since:
-            self._alone_since[kind] = now
+        if kind not in self._unavailable_since:
+            self._unavailable_since[kind] = now
             logger.warning(
                 "no %s teacher answers (%s); waiting up to %g s",
                 kind,
                 self._last_reason[kind],
                 self._config.patience_s,
             )
-        if now - self._alone_since[kind] > self._config.patience_s:
+        if now - self._unavailable_since[kind] > self._config.patience_s:
             self.fail(
                 TeacherUnavailable(
                     f"no {kind} teacher answered for {self._config.patience_s:g} s (the last: "
@@ -229,14 +232,16 @@ class Dispatcher:
                 )
             )
 
-    def _rests(self, kind: str) -> bool:
-        return kind in self.may_rest and all(r.kind != kind for r in self._unanswered.values())
+    def _is_optional(self, kind: str) -> bool:
+        return kind in self.optional_kinds and all(
+            r.kind != kind for r in self._unanswered.values()
+        )
 
     def _open(self, kind: str) -> list[Replica]:
         return [replica for replica in self._live[kind] if not replica.draining]
 
     def _on_open(self, kind: str) -> None:
-        """There is a replica more: it gets what waits, and what is overdue at one that stalled."""
+        """A replica came: assign what waits, and what is overdue at a stalled one."""
         self.changed.set()
         waiting, self._waiting[kind] = self._waiting[kind], []
         for request in waiting:
@@ -249,7 +254,7 @@ class Dispatcher:
                     self._on_deadline(replica, request)
 
     def _assign(self, request: Request) -> None:
-        """Give a request to the least busy replica, or let it wait for one."""
+        """Assign a request to the least busy replica, or let it wait for one."""
         candidates = self._open(request.kind)
         if not candidates:
             self._waiting[request.kind].append(request)
@@ -268,7 +273,7 @@ class Dispatcher:
         self._plan_hedge(request)
 
     def _send(self, request: Request, replica: Replica) -> None:
-        request.holders.add(replica)
+        request.assigned_to.add(replica)
         replica.outstanding[request.message.request_id] = request
         replica.outbox.put_nowait(request.message)
         self._start_deadline(replica, request)
@@ -279,15 +284,15 @@ class Dispatcher:
             asyncio.get_running_loop().call_later(after_s, self._hedge, request)
 
     def _hedge(self, request: Request) -> None:
-        """Ask a second replica as well, if the first has not answered and another is free to."""
-        if request.answer.done() or len(request.holders) != 1:
+        """Send to a second replica as well, if the first has not answered and another may."""
+        if request.answer.done() or len(request.assigned_to) != 1:
             return
         now_s = time.monotonic()
         others = [
             replica
             for replica in self._open(request.kind)
             if not (
-                replica in request.holders
+                replica in request.assigned_to
                 or replica.stalled
                 or replica.avoided_until_s > now_s
                 or replica.replica_id in request.failed_at
@@ -312,18 +317,18 @@ class Dispatcher:
         )
         alone = all(other is replica for other in self._open(request.kind))
         if alone and not request.answer.done():
-            # The same replica again would only do the work twice: wait for it, for another one, or
-            # for the end of patience.
+            # The same replica would only do the work twice: wait for it, for another one, or for
+            # the end of patience.
             self._start_deadline(replica, request)
             return
         replica.take(request.message.request_id)
-        request.holders.discard(replica)
+        request.assigned_to.discard(replica)
         request.failed_at.add(replica.replica_id)
         self._resend(request, replica, f"no answer within {self._config.deadline_s:g} s")
 
     def _resend(self, request: Request, replica: Replica, reason: str) -> None:
-        # Another one has it as well, for it was hedged; or it waits for one already.
-        if request.answer.done() or request.holders or request in self._waiting[request.kind]:
+        # Another replica has it as well (hedged), or it waits for one already.
+        if request.answer.done() or request.assigned_to or request in self._waiting[request.kind]:
             return
         logger.warning(
             "%s request %d leaves %s: %s",

@@ -1,6 +1,6 @@
 """What the rows of a reply must be, as they were asked for.
 
-A whole answer to another question is as wrong as a torn one.
+A whole answer to another request is as wrong as a torn one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from protos import codec, teacher_pb2
 from protos.codec import BlockLimits, Header, TargetRows, WireError
 from protos.compression import max_entries
 from protos.target_rows import MASS_TOLERANCE, check_item_mass
+from trainer.config.distill import DistillConfig
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.teacher_kind import TeacherKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,32 +24,27 @@ class ExpectedRows:
 
     compression: teacher_pb2.Compression
     vocab_size: int
-    first_id: int
-    num_ids: int
-    """The support: rows hold ids in [first_id, first_id + num_ids)."""
+    support: range
+    """Rows hold ids of it alone."""
     items: range
     """Ids of the items, whose mass each row names."""
 
     @classmethod
-    def of(
-        cls, kind: str, compression: teacher_pb2.Compression, vocabulary: Vocabulary
-    ) -> ExpectedRows:
-        """Of a dialogue teacher over the whole vocabulary, or of a recommender over the items."""
-        first_id, num_ids = 0, vocabulary.size
-        if kind == "recommendation":
-            first_id, num_ids = vocabulary.first_item_id, vocabulary.num_items
+    def of(cls, kind: TeacherKind, distill: DistillConfig, vocabulary: Vocabulary) -> ExpectedRows:
+        """Of a kind of teacher, as a run asks for its rows."""
+        first, number = vocabulary.first_item_id, vocabulary.num_items
+        items = range(first, first + number)
         return cls(
-            compression=compression,
+            compression=kind.compression(distill),
             vocab_size=vocabulary.size,
-            first_id=first_id,
-            num_ids=num_ids,
-            items=range(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items),
+            support=kind.support(vocabulary.size, items),
+            items=items,
         )
 
     @property
     def max_entries(self) -> int:
         """Entries of one row at most."""
-        return max_entries(self.compression, self.num_ids)
+        return max_entries(self.compression, len(self.support))
 
     def decode(self, block: bytes, num_rows: int) -> TargetRows:
         """The rows of a reply block.
@@ -69,11 +66,10 @@ class ExpectedRows:
         return rows
 
     def _check_ids(self, rows: TargetRows) -> None:
-        ids_E = rows.ids_E
-        end_id = self.first_id + self.num_ids
-        if len(ids_E) and not (self.first_id <= ids_E.min() and ids_E.max() < end_id):
+        ids_E, support = rows.ids_E, self.support
+        if len(ids_E) and not (support.start <= ids_E.min() and ids_E.max() < support.stop):
             raise WireError(
-                f"ids must be in the teacher's support [{self.first_id}, {end_id}), got "
+                f"ids must be in the teacher's support [{support.start}, {support.stop}), got "
                 f"{ids_E.min()}..{ids_E.max()}."
             )
 

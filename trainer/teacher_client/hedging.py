@@ -9,24 +9,24 @@ from collections import deque
 from trainer.telemetry.client_counters import ClientCounters
 
 RECENT = 200
-# Before so many answers nobody knows what slow is.
+# Minimum sample before the latency quantile is used.
 FEWEST = 20
 
 
 class Hedging:
-    """The slowest `percent` of the requests, told by how long recent ones took; 0: none."""
+    """Picks the slowest `percent` of the requests by the latencies of recent ones; 0: none."""
 
     def __init__(self, percent: float) -> None:
         self._percent = percent
         self._recent: dict[str, deque[float]] = {}
 
     def note(self, kind: str, answer_s: float) -> None:
-        """A request of a kind was answered after so long."""
+        """Record the latency of an answered request."""
         if self._percent:
             self._recent.setdefault(kind, deque(maxlen=RECENT)).append(answer_s)
 
     def after_s(self, kind: str) -> float | None:
-        """How long the quicker requests take; None: no request is hedged."""
+        """Age at which a request is hedged: a quantile of recent latencies; None: not hedged."""
         recent = self._recent.get(kind, ())
         if not self._percent or len(recent) < FEWEST:
             return None
@@ -34,5 +34,5 @@ class Hedging:
         return sorted(recent)[max(rank, 1) - 1]
 
     def may_hedge(self, counters: ClientCounters) -> bool:
-        """Whether there are still fewer than `percent` of them: a slow fleet gets no more work."""
+        """Whether fewer than `percent` were hedged so far: a slow fleet gets no more work."""
         return counters.hedges < counters.requests * self._percent / 100.0

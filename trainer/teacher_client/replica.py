@@ -1,4 +1,4 @@
-"""One live replica of a teacher as a client sees it, and the requests that it has."""
+"""One live replica of a teacher as a client sees it, and the requests assigned to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from protos import codec, teacher_pb2
 
 @dataclass(eq=False)
 class Request:
-    """One question to one kind of teacher, until it is answered."""
+    """One request to one kind of teacher, until it is answered."""
 
     kind: str
     message: teacher_pb2.ScoreRequest
@@ -20,13 +20,14 @@ class Request:
     answer: asyncio.Future[codec.TargetRows]
     bad_answers: int = 0
     asked_s: float = field(default_factory=time.monotonic)
-    holders: set[Replica] = field(default_factory=set)
-    """Who is to answer it now, two if it is hedged; a late answer of an earlier one is as good."""
+    assigned_to: set[Replica] = field(default_factory=set)
+    """Replicas currently assigned (two if hedged); a late answer from an earlier one is accepted
+    too."""
     deaths: int = 0
     """Times that a replica's stream ended while it had the request."""
     last_death_s: float = -math.inf
     failed_at: set[str] = field(default_factory=set)
-    """Replicas that stalled on it, failed or answered garbage: asked again only if there is no
+    """Replicas that stalled on it, failed or answered garbage: retried only if there is no
     other."""
     failing_since_s: float = math.inf
     """Monotonic time at which a replica first said that it failed."""
@@ -50,7 +51,7 @@ class Replica:
     """No longer listed by the Directory: finishes what it has, gets nothing new."""
 
     def take(self, request_id: int) -> Request | None:
-        """The open request of this id, which is no longer this replica's, and its timer stopped."""
+        """Unassign the request, cancel its deadline and return it; None if it was not assigned."""
         deadline = self.deadlines.pop(request_id, None)
         if deadline is not None:
             deadline.cancel()

@@ -1,11 +1,11 @@
-"""Cuts a question about many examples into requests that a server takes."""
+"""Splits a micro-batch into requests that a server takes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protos.limits import MAX_EXAMPLES, MAX_INPUT_IDS, MAX_ROWS
+from protos.limits import MAX_DRAWS, MAX_EXAMPLES, MAX_INPUT_IDS, MAX_REPLY_ENTRIES, MAX_ROWS
 from trainer.data.model_input import ExampleInput
 
 
@@ -46,16 +46,19 @@ class _Size:
         )
 
 
-def split_question(
-    inputs: Sequence[ExampleInput], *, entries_per_row: int, max_entries: int
+def split_into_requests(
+    inputs: Sequence[ExampleInput], *, max_row_entries: int, samples: int = 0
 ) -> list[list[ExampleInput]]:
     """Runs of inputs that fit into one request each, or one input.
 
     Args:
-        entries_per_row: of a reply row, at most.
-        max_entries: of all rows of a reply.
+        inputs: at least one.
+        max_row_entries: entries of a reply row at most; whole rows of a large vocabulary are 0.5 MB
+            each.
+        samples: draws per row, which may be more than its entries; 0: rows are not drawn.
     """
-    max_rows = min(MAX_ROWS, max(1, max_entries // entries_per_row))
+    most = MAX_DRAWS // samples if samples else MAX_REPLY_ENTRIES // max_row_entries
+    max_rows = min(MAX_ROWS, max(1, most))
     parts: list[list[ExampleInput]] = [[]]
     size = _Size()
     for example in inputs:

@@ -137,7 +137,7 @@ def bench_chaos(source: Path | None) -> BenchResult:
 def prepare(launcher: Launcher, corpus: Corpus, output: Path) -> Setting:
     """Take a part of the training examples, record what both teachers answer, make secrets."""
     data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
-    folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
+    folders = corpus.folders
     return Setting(
         launcher=launcher,
         data=data,

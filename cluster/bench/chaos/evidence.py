@@ -13,7 +13,8 @@ import numpy as np
 
 from cluster.bench.fleet.replay import fingerprint
 from protos.codec import concat_rows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
+from trainer.kinds.table import TEACHER_KINDS
 
 WINDOW_S = 2.0
 """Window over which speed is measured."""
@@ -54,11 +55,11 @@ class Counts:
     reordered: int
 
 
-def example_fingerprint(targets: TeacherTargets, rows: range, example: int) -> str:
-    """Digest of an example's rows from both teachers, by which answers are told apart."""
-    dialogue = targets.dialogue.take(np.array(rows))
-    recommendation = targets.recommendation.take(np.array([example]))
-    return fingerprint(concat_rows([dialogue, recommendation]))
+def example_fingerprint(targets: Targets, rows: range, example: int) -> str:
+    """Digest of an example's rows from all teachers, by which answers are told apart."""
+    at = {"position": np.array(rows), "example": np.array([example])}
+    parts = [targets[name].take(at[it.rows_per]) for name, it in TEACHER_KINDS.items()]
+    return fingerprint(concat_rows(parts))
 
 
 def read_witness(path: Path) -> Witnessed:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from cluster.bench.chaos.network import Network
 from cluster.bench.fleet.faults import Fault
 from cluster.bench.fleet.fleet import Fleet, ReplicaProcess
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
-DIALOGUE, RECOMMENDATION = "dialogue", "recommendation"
 STOPPED_S = 8.0
 DIRECTORY_AWAY_S = 2.0
 OUTAGE_S = 20.0

@@ -3,29 +3,29 @@
 python -m cluster.bench.chaos.student --witness FILE --config FILE [key=value ...]
 
 FILE gets a line of JSON for every batch that is submitted and for every one whose targets are
-handed out.
+handed out to the student, which mixes them ahead of their step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Generic, TextIO, TypeVar
+from typing import TextIO
 
 import numpy as np
 
 from cluster.bench.chaos.evidence import example_fingerprint
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.common.cli import run_main
 from trainer.data.examples import Example
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.main import checked_input, run_student
-from trainer.teacher_client.client import Pending, TeacherClient
-
-ResultT = TypeVar("ResultT")
-PreparedT = TypeVar("PreparedT")
+from trainer.teacher_client.client import TeacherClient
 
 
 class Witness:
@@ -36,6 +36,13 @@ class Witness:
         self._client = client
         self._file = file
         self._submitted = 0
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="witness")
+        self._writing = threading.Lock()
+
+    @property
+    def kinds(self) -> Mapping[str, TeacherKind]:
+        """The client's."""
+        return self._client.kinds
 
     @property
     def identity(self) -> dict[str, str]:
@@ -47,14 +54,12 @@ class Witness:
         """The client's."""
         return self._client.max_tokens
 
-    def submit(self, examples: Sequence[Example]) -> WitnessedPending[TeacherTargets]:
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Note what is requested, and request it."""
         batch, self._submitted = self._submitted, self._submitted + 1
         self.note({"submitted": batch, "examples": [example.example_id for example in examples]})
         lengths = [len(example.response_ids) for example in examples]
-        # The rows come through beside whatever is made of them.
-        both = self._client.submit(examples).then(lambda targets: (targets, targets))
-        return WitnessedPending(both, self, batch, lengths)
+        return self._worker.submit(self._take, batch, lengths, self._client.submit(examples))
 
     def close(self) -> None:
         """Note the client's own counts, and close it."""
@@ -67,45 +72,28 @@ class Witness:
             }
         )
         self._client.close()
+        self._worker.shutdown()
 
-    def note(self, entry: dict[str, object]) -> None:
-        """Write one line, at once."""
-        self._file.write(json.dumps({"at_s": time.monotonic(), **entry}) + "\n")
-        self._file.flush()
+    def _take(self, batch: int, lengths: list[int], received: Future[Targets]) -> Targets:
+        """Wait for targets, and note that they are handed out, each example by its fingerprint.
 
-
-class WitnessedPending(Generic[ResultT]):
-    """Targets on their way; handing them out is noted with a fingerprint per example."""
-
-    def __init__(
-        self,
-        pending: Pending[tuple[TeacherTargets, ResultT]],
-        witness: Witness,
-        batch: int,
-        lengths: list[int],
-    ) -> None:
-        self._pending = pending
-        self._witness = witness
-        self._batch = batch
-        self._lengths = lengths
-
-    def then(self, prepare: Callable[[ResultT], PreparedT]) -> WitnessedPending[PreparedT]:
-        """As the client does."""
-        pending = self._pending.then(lambda both: (both[0], prepare(both[1])))
-        return WitnessedPending(pending, self._witness, self._batch, self._lengths)
-
-    def result(self) -> ResultT:
-        """Wait as the client does."""
-        targets, taken = self._pending.result()
-        ends = np.cumsum(self._lengths)
+        In one thread, so that batches are handed out in the order of submission.
+        """
+        targets = received.result()
+        ends = np.cumsum(lengths)
         starts = [0, *ends[:-1]]
         fingerprints = [
             example_fingerprint(targets, range(start, end), example)
             for example, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
-        rows = targets.dialogue.num_rows
-        self._witness.note({"handed_out": self._batch, "rows": rows, "fingerprints": fingerprints})
-        return taken
+        self.note({"handed_out": batch, "rows": sum(lengths), "fingerprints": fingerprints})
+        return targets
+
+    def note(self, entry: dict[str, object]) -> None:
+        """Write one line, at once."""
+        with self._writing:
+            self._file.write(json.dumps({"at_s": time.monotonic(), **entry}) + "\n")
+            self._file.flush()
 
 
 def main(argv: list[str]) -> None:

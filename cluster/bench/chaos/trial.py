@@ -20,13 +20,14 @@ from cluster.bench.chaos.evidence import (
     recovery_s,
     speed,
 )
-from cluster.bench.chaos.scenarios import DIALOGUE, RECOMMENDATION, Scenario
+from cluster.bench.chaos.scenarios import Scenario
 from cluster.bench.fleet.fleet import LOCAL, Fleet, Host, Served
 from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.bench.result import Row
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
 from cluster.stages import ROOT, Machine
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
 STEPS = 70
 FAULT_STEP = 25

@@ -17,7 +17,7 @@ import io
 import itertools
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Served:
     """Kind -> number of replicas; 1 without an entry."""
     seconds_per_row: Mapping[str, float] = field(default_factory=dict)
     """Kind -> time that each row takes beyond its scoring; none without an entry."""
+    plugins: Sequence[str] = ()
+    """Modules that add kinds of teachers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,7 @@ class Fleet:
             *("--host", self._host.address, "--run", str(self._run)),
             *("--seconds-per-row", str(self._served.seconds_per_row.get(kind, 0.0))),
             *(() if answers is None else ("--answers", str(answers))),
+            *(option for plugin in self._served.plugins for option in ("--plugin", plugin)),
         )
         self._replicas.append(ReplicaProcess(kind, replica_id, child))
 

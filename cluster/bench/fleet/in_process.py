@@ -1,98 +1,78 @@
-"""Both teachers in the student's own process: what users do today, and the served loss's twin."""
+"""All teachers in the student's own process: what users do today, and the served loss's twin."""
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import TargetRows, Targets
 from protos.teacher_pb2 import Compression
-from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
+from teacher_server.scoring.kinds import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import InputLimits, dialogue_input, recommendation_input
+from trainer.data.model_input import InputLimits
+from trainer.kinds.table import TEACHER_KINDS
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.telemetry.client_counters import ClientCounters
-
-ResultT = TypeVar("ResultT")
-PreparedT = TypeVar("PreparedT")
-
-
-@dataclass(frozen=True)
-class PendingInProcess(Generic[ResultT]):
-    """Scored when the step asks for it: nothing overlaps in one process."""
-
-    score: Callable[[], ResultT]
-
-    def then(self, prepare: Callable[[ResultT], PreparedT]) -> PendingInProcess[PreparedT]:
-        """The same, with more to be done then."""
-        return PendingInProcess(lambda: prepare(self.score()))
-
-    def result(self) -> ResultT:
-        """Score now."""
-        return self.score()
 
 
 class InProcessTeachers:
     """Answers as the served teachers do, without a wire."""
 
-    def __init__(self, dialogue: Path, recommendation: Path, distill: DistillConfig) -> None:
+    def __init__(self, folders: Mapping[str, Path], distill: DistillConfig) -> None:
+        """Load the frozen teacher of each kind."""
         self.counters = ClientCounters()
+        self.kinds = {name: kind for name, kind in TEACHER_KINDS.items() if name in folders}
         device = torch.device("cpu")
         if torch.cuda.is_available():
             # The rank's own, as set by the launcher.
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        self._dialogue = DialogueTeacher.load(dialogue, device)
-        self._recommendation = RecommendationTeacher.load(recommendation, device)
+        self._teachers = {kind: load_teacher(kind, folders[kind], device) for kind in self.kinds}
         self._distill = distill
 
     @property
     def identity(self) -> dict[str, str]:
         """Kind -> weights digest and temperature."""
         return {
-            it.kind: f"{it.weights_digest} at temperature {it.temperature:g}"
-            for it in (self._dialogue.description, self._recommendation.description)
+            kind: f"{it.description.weights_digest} at temperature {it.description.temperature:g}"
+            for kind, it in self._teachers.items()
         }
 
     @property
-    def max_tokens(self) -> int:
-        """Longest input of one example that the dialogue teacher takes."""
-        return self._dialogue.description.max_tokens
+    def max_tokens(self) -> int | None:
+        """Longest input of one example that every teacher takes; None: none reads tokens."""
+        limits = [it.description.max_tokens for it in self._teachers.values()]
+        return min(filter(None, limits), default=None)
 
-    def submit(self, examples: Sequence[Example]) -> PendingInProcess[TeacherTargets]:
-        """Remember the question."""
-        return PendingInProcess(functools.partial(self.score, tuple(examples)))
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
+        """Score at once, on the training thread: nothing overlaps in one process."""
+        answer: Future[Targets] = Future()
+        answer.set_result({kind: self._score(kind, examples) for kind in self._teachers})
+        return answer
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def score(self, examples: Sequence[Example]) -> TeacherTargets:
-        """Both teachers' rows, cut as the config says."""
-        dialogue = self._dialogue.score(
-            [dialogue_input(e, InputLimits.of(self._dialogue.description)) for e in examples],
-            cut_of(self._distill, self._distill.top_k, 1.0),
-        )
-        limits = InputLimits.of(self._recommendation.description)
-        recommendation = self._recommendation.score(
-            [recommendation_input(e, limits) for e in examples],
-            cut_of(
-                self._distill,
-                self._distill.recommendation_top_k,
-                self._distill.recommendation_top_p,
-            ),
-        )
-        self.counters.requests += 2
-        self.counters.positions += dialogue.num_rows
-        return TeacherTargets(dialogue=dialogue, recommendation=recommendation)
+    def _score(self, kind: str, examples: Sequence[Example]) -> TargetRows:
+        """A teacher's rows, cut as the config says."""
+        teacher, of_kind = self._teachers[kind], self.kinds[kind]
+        inputs = [
+            of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
+        ]
+        rows = teacher.score(inputs, cut_of(of_kind, self._distill))
+        self.counters.requests += 1
+        if of_kind.rows_per == "position":
+            self.counters.positions += rows.num_rows
+        return rows
 
 
-def cut_of(distill: DistillConfig, top_k: int, top_p: float) -> Compression:
-    """The cut that a served teacher makes for these settings."""
+def cut_of(kind: TeacherKind, distill: DistillConfig) -> Compression:
+    """The cut that a served teacher of this kind makes."""
+    top_k, top_p = kind.cut(distill)
     if distill.tail == "sampled":
         return Compression(samples=top_k)
     return Compression(top_k=top_k, top_p=top_p)

@@ -1,4 +1,4 @@
-"""`trainer/main.py` with both teachers inside every rank: one arm of the benchmark `step`.
+"""`trainer/main.py` with the teachers inside every rank: one arm of the benchmark `step`.
 
 deepspeed cluster/bench/fleet/in_process_student.py --dialogue DIR --recommendation DIR
     --config FILE [key=value ...]
@@ -11,18 +11,19 @@ from pathlib import Path
 
 from cluster.bench.fleet.in_process import InProcessTeachers
 from trainer.common.cli import run_rank
+from trainer.kinds.table import TEACHER_KINDS
 from trainer.main import checked_input, run_student
 
 
 def main(argv: list[str]) -> None:
-    """Take our two options, and give the rest to the trainer's own parser."""
+    """Take our options, and give the rest to the trainer's own parser."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--dialogue", type=Path, required=True)
-    parser.add_argument("--recommendation", type=Path, required=True)
+    for kind in TEACHER_KINDS:
+        parser.add_argument(f"--{kind}", type=Path, required=True)
     arguments, rest = parser.parse_known_args(argv)
     config, data = checked_input(rest)
-    folders = (arguments.dialogue, arguments.recommendation)
-    run_student(config, data, lambda: InProcessTeachers(*folders, config.distill))
+    folders: dict[str, Path] = vars(arguments)
+    run_student(config, data, lambda: InProcessTeachers(folders, config.distill))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One teacher replica without Ray: the real server, a lease, and faults on demand.
 
 python -m cluster.bench.fleet.replica --kind KIND --folder DIR --id ID --host HOST --run DIR
-    [--answers FILE] [--seconds-per-row S] [--tls DIR --token-file FILE]
+    [--answers FILE] [--seconds-per-row S] [--plugin MODULE] [--tls DIR --token-file FILE]
 
 RUN holds the Directory's socket. ID.ready appears there with the first lease; ID.fault may name a
 fault. SIGTERM drains, as Serve's graceful stop does.
@@ -24,8 +24,9 @@ from cluster.bench.fleet.faults import FaultyServer
 from cluster.bench.fleet.replay import PacedTeacher, ReplayTeacher, load_answers
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.description import Teacher
-from teacher_server.scoring.teachers import load_teacher
+from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.cli import run_main
+from trainer.common.plugins import with_plugins
 from trainer.security.credentials import SecurityFiles
 
 SOCKET_NAME = "directory.sock"
@@ -87,11 +88,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--answers", type=Path)
     parser.add_argument("--seconds-per-row", type=float, default=0.0)
+    parser.add_argument("--plugin", action="append", default=[])
     add_security(parser)
     arguments = parser.parse_args(argv)
     security = SecurityFiles(tls=arguments.tls, token_file=arguments.token_file)
     torch.set_num_threads(1)
-    teacher = load_teacher(arguments.kind, arguments.folder, torch.device("cpu"))
+    kinds = with_plugins(SERVED_KINDS, arguments.plugin, "SERVED_KINDS")
+    teacher = load_teacher(arguments.kind, arguments.folder, torch.device("cpu"), kinds=kinds)
     if arguments.answers is not None:
         teacher = ReplayTeacher(teacher, load_answers(arguments.answers))
     teacher = PacedTeacher(teacher, arguments.seconds_per_row)

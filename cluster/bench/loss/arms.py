@@ -20,6 +20,7 @@ from torch.nn import functional
 from cluster.bench.loss.problem import Problem, entries, whole_rows
 from trainer.config.distill import DistillConfig
 from trainer.config.run import TrainConfig
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.loss.conkd import mix_targets
 from trainer.loss.sparse_ce import SparseCrossEntropy
 
@@ -45,7 +46,7 @@ def ours(problem: Problem) -> Arm:
 
     def compute() -> Computed:
         hidden_PD = problem.hidden_PD
-        targets = mix_targets(problem.positions, problem.teachers, DISTILL, problem.items)
+        targets = mix_targets(problem.positions, problem.targets, DISTILL, problem.items)
         loss = loss_module(hidden_PD, targets.to(hidden_PD.device))[0]
         return _with_gradients(loss, problem)
 
@@ -93,10 +94,10 @@ def _hard_ce(problem: Problem, loss_of: Callable[[Tensor, Tensor, Tensor], Tenso
 def dense(problem: Problem) -> Arm:
     """The two-teacher loss on whole rows (paper Eqs. 7-11): all logits, all teachers' numbers."""
     device = problem.hidden_PD.device
-    dialogue_PV = whole_rows(problem.teachers.dialogue, range(problem.items.stop), device)
-    recommendation_BN = whole_rows(problem.teachers.recommendation, problem.items, device)
+    dialogue_PV = whole_rows(problem.targets[DIALOGUE], range(problem.items.stop), device)
+    recommendation_BN = whole_rows(problem.targets[RECOMMENDATION], problem.items, device)
     positions, first_item = problem.positions, problem.items.start
-    gate_P = torch.from_numpy(problem.teachers.dialogue.item_mass_R).to(device)
+    gate_P = torch.from_numpy(problem.targets[DIALOGUE].item_mass_R).to(device)
     weight_P, labels_P = positions.weight_P.to(device), positions.labels_P.to(device)
     example_P = positions.example_P.to(device)
     position_P = torch.arange(len(labels_P), device=device)
@@ -159,14 +160,14 @@ def exact_gradients(problem: Problem, *, chunk_size: int = 128) -> Computed:
 
 def _exact_loss(log_q_CV: Tensor, problem: Problem, chunk_P: Tensor) -> Tensor:
     """The loss of docs/loss.md with a bucket per teacher, as printed there."""
-    positions, teachers, gamma = problem.positions, problem.teachers, DISTILL.gamma
-    gate_C = torch.from_numpy(teachers.dialogue.item_mass_R)[chunk_P].to(log_q_CV)
+    positions, targets, gamma = problem.positions, problem.targets, DISTILL.gamma
+    gate_C = torch.from_numpy(targets[DIALOGUE].item_mass_R)[chunk_P].to(log_q_CV)
     weight_C = positions.weight_P[chunk_P].to(log_q_CV)
     labels_C1 = positions.labels_P[chunk_P, None].to(log_q_CV.device)
     learnt_C = (1.0 - gamma) * log_q_CV.gather(1, labels_C1).squeeze(1)
     for rows, support, row_C, share_C in (
-        (teachers.dialogue, range(problem.items.stop), chunk_P, 1.0 - gate_C),
-        (teachers.recommendation, problem.items, positions.example_P[chunk_P], gate_C),
+        (targets[DIALOGUE], range(problem.items.stop), chunk_P, 1.0 - gate_C),
+        (targets[RECOMMENDATION], problem.items, positions.example_P[chunk_P], gate_C),
     ):
         ids_CK, probs_CK = (each_RK[row_C].to(log_q_CV.device) for each_RK in entries(rows))
         tail_C = torch.from_numpy(rows.tail_R)[row_C].to(log_q_CV)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from protos.codec import TargetRows
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from trainer.data.loader import Positions
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
 POSITIONS_PER_EXAMPLE = 16
 # Of ReDial's 57,184 ids the last 6,924 are items.
@@ -40,14 +41,14 @@ class Problem:
         hidden_PD: float32 [P, D], a leaf.
         head: its weight is float32 [V, D], a leaf.
         positions: gold tokens, examples and weights, on the CPU.
-        teachers: rows of the same number of entries each.
+        targets: rows of the same number of entries each.
         items: ids of the items.
     """
 
     hidden_PD: Tensor
     head: nn.Linear
     positions: Positions
-    teachers: TeacherTargets
+    targets: Targets
     items: range
 
 
@@ -76,7 +77,7 @@ def make_problem(shape: Shape, device: torch.device, *, tail: float = TAIL) -> P
             weight_P=torch.full((num_positions,), 1.0 / POSITIONS_PER_EXAMPLE),
             is_item_P=labels_P >= items.start,
         ),
-        teachers=TeacherTargets(dialogue=rows[0], recommendation=rows[1]),
+        targets={DIALOGUE: rows[0], RECOMMENDATION: rows[1]},
         items=items,
     )
 

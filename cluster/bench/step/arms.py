@@ -10,6 +10,7 @@ from pathlib import Path
 from cluster.bench.fleet.in_process import InProcessTeachers
 from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.lookahead import Teachers
 from trainer.teacher_client.client import TeacherClient
 
@@ -54,7 +55,8 @@ def builders_of(
         return client(dataclasses.replace(config, teachers=teachers))
 
     def in_process() -> Arm:
-        teachers = InProcessTeachers(dialogue, recommendation, config.distill)
+        folders = {DIALOGUE: dialogue, RECOMMENDATION: recommendation}
+        teachers = InProcessTeachers(folders, config.distill)
         return Arm(config=config, teachers=teachers)
 
     return {

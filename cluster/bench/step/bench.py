@@ -66,7 +66,7 @@ def bench_step(source: Path | None) -> BenchResult:
 
 async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: float) -> list[Row]:
     data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
-    folders = {"dialogue": corpus.dialogue, "recommendation": corpus.recommendation}
+    folders = corpus.folders
     answers = _record(data, folders, output)
     dialogue = _random_dialogue_teacher(data, output / "dialogue")
     served = Served(folders=folders, answers=answers, num_replicas={"dialogue": 2})

@@ -152,7 +152,7 @@ def test_best_models_whose_losses_are_gone_are_told_of_and_stay(
     for step in (10, 30):
         (tmp_path / "best" / checkpoint.tag_of(step)).mkdir(parents=True)
     selection = make_selection(data, tmp_path, data.examples("test"))
-    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl must tell .* until step 20"):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl must hold .* until step 20"):
         selection.restore([], 20)
     assert exported(tmp_path) == ["step-00000010", "step-00000030"]
     # Before the first best model there is nothing to lose; what is later will be done again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -14,12 +15,10 @@ from trainer.lookahead import SubmittedStep
 from trainer.loss.conkd import PreparedTargets
 
 
-class LosingPending:
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def result(self) -> PreparedTargets:
-        raise self._error
+def failed(error: Exception) -> Future[PreparedTargets]:
+    future: Future[PreparedTargets] = Future()
+    future.set_exception(error)
+    return future
 
 
 class FakeEngine:
@@ -55,7 +54,7 @@ def test_step_without_targets_checkpoints_the_steps_done_and_raises(
     monkeypatch.setattr(train, "raise_on_all_ranks", raise_alone)
     engine: Any = FakeEngine()
     checkpoints: Any = FakeCheckpoints(newest)
-    step = SubmittedStep(step=7, inputs=(), pending=(LosingPending(error),))
+    step = SubmittedStep(step=7, inputs=(), pending=(failed(error),))
     with pytest.raises(type(error)):
         train._wait_for_targets(engine, step, checkpoints)
     assert checkpoints.saved == saved

@@ -32,12 +32,12 @@ def test_ours_is_the_dense_form_where_teachers_send_all_they_have() -> None:
 
 def test_teachers_of_the_problem_are_distributions_on_their_support() -> None:
     problem = make_problem(TINY, CPU)
-    dialogue_PV = whole_rows(problem.teachers.dialogue, range(300), CPU)
+    dialogue_PV = whole_rows(problem.targets["dialogue"], range(300), CPU)
     assert problem.items == range(264, 300)  # 300 * 6924 / 57184 = 36.3
     torch.testing.assert_close(dialogue_PV.sum(-1), torch.ones(37))
-    item_mass_P = torch.from_numpy(problem.teachers.dialogue.item_mass_R)
+    item_mass_P = torch.from_numpy(problem.targets["dialogue"].item_mass_R)
     torch.testing.assert_close(dialogue_PV[:, 264:].sum(-1), item_mass_P, atol=0.03, rtol=0.0)
-    recommendation_BN = whole_rows(problem.teachers.recommendation, problem.items, CPU)
+    recommendation_BN = whole_rows(problem.targets["recommendation"], problem.items, CPU)
     torch.testing.assert_close(recommendation_BN.sum(-1), torch.ones(3))  # 37 / 16, rounded up
 
 

@@ -13,8 +13,9 @@ from teacher_server.scoring import teachers as teachers_module
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import num_token_ids
 from teacher_server.scoring.device_batches import BatchLimits, score_together
+from teacher_server.scoring.kinds import load_teacher
 from teacher_server.scoring.score_work import ScoreWork
-from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher, load_teacher
+from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
 from tests.support import tiny_teachers
 from tests.support.fake_teacher import columns_of
 from trainer.data.bags import Bags
@@ -156,6 +157,11 @@ def test_load_teacher_with_another_vocabulary_than_its_card_is_refused(tmp_path:
     (tmp_path / "teacher.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="must have digest other, got"):
         DialogueTeacher.load(tmp_path, CPU)
+
+
+def test_load_teacher_of_an_unknown_kind_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be one of dialogue, recommendation, got moon"):
+        load_teacher("moon", tmp_path, CPU)
 
 
 def test_load_teacher_of_another_kind_is_refused(folders: dict[str, Path]) -> None:

@@ -56,6 +56,7 @@ def test_config_round_trips_through_yaml(tmp_path: Path) -> None:
         ("train.keep_checkpoints=0", "train.keep_checkpoints must be at least 1, got 0"),
         ("distill.recommendation_top_p=0", r"recommendation_top_p must be in \(0, 1\], got 0"),
         ("teachers.patience_s=100000", r"patience_s must be in \(0, 21600\] seconds"),
+        ("teachers.max_bytes=9", "teachers.max_bytes was removed, teachers.in_flight bounds"),
         ("teachers.cache_bytes=0", r"cache_bytes must be in \[1, \d+\], got 0"),
         ("watch.metrics_port=65536", r"watch.metrics_port must be in \[1, 65535\], got 65536"),
         (

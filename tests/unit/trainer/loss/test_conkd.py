@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
-from protos.target_rows import TeacherTargets, no_rows
+from protos.target_rows import Targets, no_rows
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.table import asked_kinds
 from trainer.loss import conkd, gate_statistics, gates
 from trainer.loss.soft_targets import SoftTargets
 from trainer.loss.sparse_ce import sparse_cross_entropy_sum
@@ -49,14 +50,14 @@ class Case:
     hidden_PD: Tensor
     weight_VD: Tensor
 
-    def teachers(self, keep: int) -> TeacherTargets:
-        return TeacherTargets(
-            dialogue=truncate(self.phi_PV, keep, range(V)),
-            recommendation=truncate(self.psi_BV, keep, ITEMS),
-        )
+    def targets(self, keep: int) -> Targets:
+        return {
+            "dialogue": truncate(self.phi_PV, keep, range(V)),
+            "recommendation": truncate(self.psi_BV, keep, ITEMS),
+        }
 
     def loss(self, config: DistillConfig, keep: int = V) -> float:
-        mixed = conkd.mix_targets(self.positions, self.teachers(keep), config, ITEMS)
+        mixed = conkd.mix_targets(self.positions, self.targets(keep), config, ITEMS)
         return float(self.loss_of(mixed))
 
     def loss_of(self, targets: SoftTargets) -> Tensor:
@@ -122,15 +123,20 @@ def test_conkd_with_one_teacher_needs_no_row_of_the_other(
     case: Case, fixed_lambda: float, unasked: str
 ) -> None:
     config = DistillConfig(gate="fixed", fixed_lambda=fixed_lambda, gamma=0.4)
-    assert unasked not in config.kinds
-    teachers = dataclasses.replace(case.teachers(keep=V), **{unasked: no_rows(V)})
-    prepared = conkd.prepare_targets(case.positions, teachers, config, ITEMS)
+    (asked,) = asked_kinds(config)
+    assert asked != unasked
+    targets = {asked: case.targets(keep=V)[asked]}
+    prepared = conkd.prepare_targets(case.positions, targets, config, ITEMS)
     assert float(case.loss_of(prepared.soft)) == pytest.approx(paper_loss(case, config), rel=1e-6)
     assert prepared.statistics is not None
     assert prepared.statistics.num_recommended == P * fixed_lambda
-    asked = dataclasses.replace(case.teachers(keep=V), **{config.kinds[0]: no_rows(V)})
-    with pytest.raises(ValueError, match=f"{config.kinds[0]} rows must be"):
-        conkd.mix_targets(case.positions, asked, config, ITEMS)
+    for wrong in ({}, {asked: no_rows(V)}):
+        with pytest.raises(ValueError, match=f"{asked} rows must be"):
+            conkd.mix_targets(case.positions, wrong, config, ITEMS)
+
+
+def test_every_gate_of_the_config_is_in_the_table() -> None:
+    assert list(gates.GATES) == list(get_args(get_type_hints(DistillConfig)["gate"]))
 
 
 def test_hard_gate_at_eta_speaks_for_the_recommender() -> None:
@@ -170,11 +176,11 @@ def treated_loss(
 ) -> Tensor:
     """The loss on truncated rows, position by position over a whole softmax; docs/loss.md."""
     log_q_PV = torch.log_softmax(hidden_PD @ weight_VD.T, -1)
-    teachers = case.teachers(keep)
+    targets = case.targets(keep)
     total = torch.zeros((), dtype=torch.float64)
     for p in range(P):
         example = int(case.positions.example_P[p])
-        lam = float(teachers.dialogue.item_mass_R[p])
+        lam = float(targets["dialogue"].item_mass_R[p])
         nll = -log_q_PV[p, int(case.positions.labels_P[p])]
         terms = [
             (1 - lam, case.phi_PV[p], range(V)),
@@ -200,7 +206,7 @@ def test_loss_and_gradient_on_truncated_rows_equal_the_treatment_by_hand(
 ) -> None:
     config = DistillConfig(gate="soft", gamma=0.6, tail=tail)
     leaves = [t.clone().requires_grad_() for t in (case.hidden_PD, case.weight_VD)]
-    mixed = conkd.mix_targets(case.positions, case.teachers(keep), config, ITEMS)
+    mixed = conkd.mix_targets(case.positions, case.targets(keep), config, ITEMS)
     loss = sparse_cross_entropy_sum(leaves[0], leaves[1], mixed)[0]
     twins = [t.clone().requires_grad_() for t in (case.hidden_PD, case.weight_VD)]
     expected = treated_loss(case, config, keep, twins[0], twins[1])
@@ -212,19 +218,19 @@ def test_loss_and_gradient_on_truncated_rows_equal_the_treatment_by_hand(
 
 
 def test_mix_targets_with_a_recommendation_outside_the_items_is_refused(case: Case) -> None:
-    teachers = case.teachers(keep=2)
+    targets = case.targets(keep=2)
     words = truncate(case.phi_PV[:2], 2, range(V))
-    with pytest.raises(ValueError, match=r"must hold ids of items, 7\.\.10, got"):
+    with pytest.raises(ValueError, match=r"must hold ids of their support, 7\.\.10, got"):
         conkd.mix_targets(
             case.positions,
-            dataclasses.replace(teachers, recommendation=words),
+            {**targets, "recommendation": words},
             DistillConfig(),
             ITEMS,
         )
 
 
 def test_sparse_rows_of_quantised_entries_sum_to_one_with_the_tail(case: Case) -> None:
-    rows = case.teachers(keep=3).dialogue
+    rows = case.targets(keep=3)["dialogue"]
     noisy = dataclasses.replace(rows, log_probs_E=rows.log_probs_E - 0.02)
     sparse = conkd.sparse_rows(noisy, "bucket")
     kept_R = sparse.probs_E.reshape(P, 3).sum(-1)
@@ -232,16 +238,16 @@ def test_sparse_rows_of_quantised_entries_sum_to_one_with_the_tail(case: Case) -
 
 
 def test_mix_targets_of_drawn_rows_takes_the_gate_from_the_whole_row(case: Case) -> None:
-    rows = case.teachers(keep=1).dialogue
+    rows = case.targets(keep=1)["dialogue"]
     one_draw = dataclasses.replace(
         rows,
         log_probs_E=np.zeros_like(rows.log_probs_E),
         tail_R=np.zeros_like(rows.tail_R),
         item_mass_R=np.full_like(rows.item_mass_R, 0.5),
     )
-    teachers = dataclasses.replace(case.teachers(keep=1), dialogue=one_draw)
+    targets = {**case.targets(keep=1), "dialogue": one_draw}
     config = DistillConfig(gate="soft", gamma=0.6, tail="sampled")
-    mixed = conkd.mix_targets(case.positions, teachers, config, ITEMS)
+    mixed = conkd.mix_targets(case.positions, targets, config, ITEMS)
     dialogue = mixed.terms[0]
     torch.testing.assert_close(
         dialogue.weight_P, 0.3 * case.positions.weight_P.to(dialogue.weight_P)
@@ -251,23 +257,23 @@ def test_mix_targets_of_drawn_rows_takes_the_gate_from_the_whole_row(case: Case)
 
 
 def test_mix_targets_with_a_missing_row_is_refused(case: Case) -> None:
-    teachers = case.teachers(keep=3)
+    targets = case.targets(keep=3)
     short = truncate(case.phi_PV[:-1], 3, range(V))
     with pytest.raises(ValueError, match="must be 5, one per position, got 4"):
         conkd.mix_targets(
             case.positions,
-            dataclasses.replace(teachers, dialogue=short),
+            {**targets, "dialogue": short},
             DistillConfig(),
             ITEMS,
         )
 
 
 def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
-    teachers = case.teachers(keep=V)
+    targets = case.targets(keep=V)
     mass = np.array([0.1, 0.8, 0.2, 0.6, 0.3], np.float32)
-    dialogue = dataclasses.replace(teachers.dialogue, item_mass_R=mass)
+    dialogue = dataclasses.replace(targets["dialogue"], item_mass_R=mass)
     statistics = gate_statistics.gate_statistics(
-        case.positions, dataclasses.replace(teachers, dialogue=dialogue), DistillConfig(eta=0.6)
+        case.positions, {**targets, "dialogue": dialogue}, DistillConfig(eta=0.6)
     )
     assert [statistics.mass_item, statistics.mass_word] == pytest.approx([1.4, 0.6])
     histograms = (statistics.histogram_item, statistics.histogram_word)
@@ -278,18 +284,18 @@ def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
 
 
 def test_item_mass_that_rounding_leaves_above_one_is_counted(case: Case) -> None:
-    teachers = case.teachers(keep=V)
+    targets = case.targets(keep=V)
     mass = np.array([1.0005, 0.8, 0.2, 0.6, 0.3], np.float32)
-    dialogue = dataclasses.replace(teachers.dialogue, item_mass_R=mass)
+    dialogue = dataclasses.replace(targets["dialogue"], item_mass_R=mass)
     statistics = gate_statistics.gate_statistics(
-        case.positions, dataclasses.replace(teachers, dialogue=dialogue), DistillConfig()
+        case.positions, {**targets, "dialogue": dialogue}, DistillConfig()
     )
     assert statistics.histogram_item.sum() + statistics.histogram_word.sum() == 5
 
 
 @pytest.mark.parametrize("keep", [1, 3, V])
 def test_entropy_of_a_row_takes_its_tail_as_one_class(case: Case, keep: int) -> None:
-    rows = case.teachers(keep).dialogue
+    rows = case.targets(keep)["dialogue"]
     for got, probs_V in zip(gate_statistics.entropy(rows), case.phi_PV, strict=True):
         kept = sorted(probs_V, reverse=True)[:keep]
         classes = [*kept, 1.0 - sum(kept)] if keep < V else kept

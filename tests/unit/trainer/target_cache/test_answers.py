@@ -29,12 +29,12 @@ from tests.support.tiny_teachers import (
 from trainer.data.model_input import ExampleInput
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.block import pack
-from trainer.target_cache.keys import Group, Question
+from trainer.target_cache.keys import Group, RequestKeys
 from trainer.target_cache.store import TargetCache
-from trainer.teacher_client.dispatch import KINDS
 from trainer.telemetry.client_counters import ClientCounters
 
 NUM_EXAMPLES = 12
+KINDS = ("dialogue", "recommendation")
 TOP_K = 16
 
 
@@ -69,7 +69,7 @@ class Asked:
 
     def __init__(self, teacher: Teacher, values: int) -> None:
         asked = teacher_pb2.Compression(top_k=TOP_K, values=values)  # type: ignore[arg-type]
-        self.question = Question(Group.of(teacher.description, asked))
+        self.request = RequestKeys(Group.of(teacher.description, asked))
         self.batches: list[int] = []
         self.given: list[TargetRows] = []
         self._teacher = teacher
@@ -77,7 +77,7 @@ class Asked:
     async def __call__(self, inputs: Sequence[ExampleInput]) -> TargetRows:
         self.batches.append(len(inputs))
         rows = self._teacher.score(inputs, Compression(top_k=TOP_K))
-        block = codec.encode(rows, self.question.group.compression.values)
+        block = codec.encode(rows, self.request.group.compression.values)
         vocab_size = self._teacher.description.vocab_size
         self.given.append(codec.decode(block, num_rows=rows.num_rows, vocab_size=vocab_size))
         return self.given[-1]
@@ -97,7 +97,7 @@ class Desk:
         """The answers to batches that are all asked for at once."""
 
         async def answers() -> list[TargetRows]:
-            pending = [self.answers.answer(asked.question, batch, asked) for batch in batches]
+            pending = [self.answers.answer(asked.request, batch, asked) for batch in batches]
             return await asyncio.gather(*pending)
 
         return asyncio.run(answers())
@@ -189,7 +189,7 @@ def test_corrupted_value_is_asked_for_anew_counted_and_replaced(
 ) -> None:
     asked, inputs = Asked(teachers["dialogue"], codec.UINT8), inputs_of("dialogue")
     (first,) = desk.ask(asked, inputs[:4])
-    key = asked.question.key(inputs[1])
+    key = asked.request.key(inputs[1])
     corrupt(desk.cache, key)
     with caplog.at_level(logging.WARNING):
         (second,) = desk.ask(asked, inputs[:4])
@@ -238,7 +238,7 @@ def test_queue_of_writing_is_bounded_in_bytes(
 
     async def story() -> list[TargetRows]:
         def ask(part: Sequence[ExampleInput]) -> asyncio.Task[TargetRows]:
-            return asyncio.create_task(desk.answers.answer(asked.question, part, asked))
+            return asyncio.create_task(desk.answers.answer(asked.request, part, asked))
 
         # One batch alone may be larger than the bound; the next one finds no room.
         first = ask(inputs[:4])

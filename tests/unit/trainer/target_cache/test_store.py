@@ -15,7 +15,7 @@ import pytest
 from protos import codec
 from tests.support.caches import GROUP, MAX_BYTES, compression, described
 from trainer.data.model_input import ExampleInput
-from trainer.target_cache.keys import KEY_BYTES, Group, Question
+from trainer.target_cache.keys import KEY_BYTES, Group, RequestKeys
 from trainer.target_cache.store import TargetCache
 
 
@@ -34,11 +34,11 @@ def cache(tmp_path: Path) -> Iterator[TargetCache]:
 
 
 def test_key_is_the_same_for_every_replica_and_for_columns_that_are_not_sent() -> None:
-    key = Question(GROUP).key(INPUT)
+    key = RequestKeys(GROUP).key(INPUT)
     assert len(key) == KEY_BYTES
     other_replica = Group.of(described(replica_id="two"), compression())
     # max_words is 0: this teacher is sent no words.
-    assert Question(other_replica).key(dataclasses.replace(INPUT, words=ids(7, 8))) == key
+    assert RequestKeys(other_replica).key(dataclasses.replace(INPUT, words=ids(7, 8))) == key
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_key_is_the_same_for_every_replica_and_for_columns_that_are_not_sent() -
 )
 def test_key_changes_with_the_teacher(change: dict[str, Any]) -> None:
     other = Group.of(described(**change), compression())
-    assert Question(other).key(INPUT) != Question(GROUP).key(INPUT)
+    assert RequestKeys(other).key(INPUT) != RequestKeys(GROUP).key(INPUT)
 
 
 @pytest.mark.parametrize("change", [{"top_k": 6}, {"top_p": 0.96}, {"values": 2}], ids=str)
 def test_key_changes_with_the_compression(change: dict[str, Any]) -> None:
     other = Group.of(described(), compression(**change))
-    assert Question(other).key(INPUT) != Question(GROUP).key(INPUT)
+    assert RequestKeys(other).key(INPUT) != RequestKeys(GROUP).key(INPUT)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,15 @@ def test_key_changes_with_the_compression(change: dict[str, Any]) -> None:
     ids=str,
 )
 def test_key_changes_with_what_is_sent(change: dict[str, Any]) -> None:
-    question = Question(GROUP)
-    assert question.key(dataclasses.replace(INPUT, **change)) != question.key(INPUT)
+    request = RequestKeys(GROUP)
+    assert request.key(dataclasses.replace(INPUT, **change)) != request.key(INPUT)
 
 
 def test_key_changes_with_the_version_of_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "FORMAT_VERSION", codec.FORMAT_VERSION + 1)
-    assert Question(Group.of(described(), compression())).key(INPUT) != Question(GROUP).key(INPUT)
+    assert RequestKeys(Group.of(described(), compression())).key(INPUT) != RequestKeys(GROUP).key(
+        INPUT
+    )
 
 
 def test_group_comes_back_from_its_record() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from protos.target_rows import TeacherTargets
+from protos.target_rows import Targets
 from tests.support.client_world import (
     FakeTeacher,
     World,
@@ -24,7 +24,7 @@ from trainer.config.distill import DistillConfig
 CONFIG = DistillConfig(values="float32")
 
 
-def fill(world: World, folder: Path, *response_lengths: int) -> TeacherTargets:
+def fill(world: World, folder: Path, *response_lengths: int) -> Targets:
     world.add("d", FakeTeacher("dialogue"))
     world.add("r", FakeTeacher("recommendation"))
     client = client_of(world, folder)
@@ -34,9 +34,9 @@ def fill(world: World, folder: Path, *response_lengths: int) -> TeacherTargets:
         client.close()
 
 
-def assert_same_targets(received: TeacherTargets, expected: TeacherTargets) -> None:
-    assert_same_bits(received.dialogue, expected.dialogue)
-    assert_same_bits(received.recommendation, expected.recommendation)
+def assert_same_targets(received: Targets, expected: Targets) -> None:
+    assert_same_bits(received["dialogue"], expected["dialogue"])
+    assert_same_bits(received["recommendation"], expected["recommendation"])
 
 
 def test_client_takes_from_the_cache_what_an_earlier_one_received(
@@ -51,7 +51,7 @@ def test_client_takes_from_the_cache_what_an_earlier_one_received(
         # Two answers of the dialogue teacher; the two contexts are the same to the recommender.
         assert (counters.cache_hits, counters.cache_misses) == (4, 0)
         # Of the fake's rows, the first is of id 0: so three are cached, and four were asked for.
-        assert ask(client, 4, 3, 2).dialogue.ids_E.tolist() == [0, 1, 2, 3, 2, 3, 4, 0, 1]
+        assert ask(client, 4, 3, 2)["dialogue"].ids_E.tolist() == [0, 1, 2, 3, 2, 3, 4, 0, 1]
         assert (counters.requests, counters.positions) == (1, 4)
         assert (counters.cache_hits, counters.cache_misses) == (9, 1)
     finally:
@@ -88,7 +88,7 @@ def test_client_works_while_the_fleet_is_scaled_to_zero_and_after(
         assert_same_targets(ask(client, 2, 3), expected)
         pending = client.submit(examples(4))
         world.add("later", FakeTeacher("dialogue"))
-        assert pending.result().dialogue.num_rows == 4
+        assert pending.result()["dialogue"].num_rows == 4
     finally:
         client.close()
 

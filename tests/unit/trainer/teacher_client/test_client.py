@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import threading
 import time
 from collections.abc import Callable
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 
 from protos.codec import WireError
-from protos.target_rows import TeacherTargets
 from tests.support.client_world import VOCAB, FakeTeacher, World, examples
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
@@ -27,8 +24,8 @@ def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) 
         received = [each.result() for each in pending]
     finally:
         client.close()
-    assert [each.dialogue.num_rows for each in received] == [5, 4, 3]
-    assert [each.recommendation.num_rows for each in received] == [2, 1, 3]
+    assert [each["dialogue"].num_rows for each in received] == [5, 4, 3]
+    assert [each["recommendation"].num_rows for each in received] == [2, 1, 3]
     assert (client.counters.requests, client.counters.positions) == (6, 12)
 
 
@@ -40,16 +37,16 @@ def test_client_outlives_failures_of_its_only_replica(
     world.add("r", FakeTeacher("recommendation"))
     client = world.client()
     try:
-        assert client.submit(examples(2, 3)).result().dialogue.ids_E.tolist() == [0, 1, 2, 3, 4]
+        assert client.submit(examples(2, 3)).result()["dialogue"].ids_E.tolist() == [0, 1, 2, 3, 4]
     finally:
         client.close()
     assert client.counters.resends == 3
 
 
-def test_client_question_that_is_too_large_comes_back_whole(
+def test_client_micro_batch_that_is_too_large_comes_back_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.teacher_client.client.MAX_REPLY_ENTRIES", 5 * VOCAB)
+    monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_REPLY_ENTRIES", 5 * VOCAB)
     teachers = [world.add(kind[0], FakeTeacher(kind)) for kind in ("dialogue", "recommendation")]
     client = world.client()
     try:
@@ -58,15 +55,15 @@ def test_client_question_that_is_too_large_comes_back_whole(
         client.close()
     # Five rows at a time: 2 + 3, 4 + 1 and 1 + 1 of dialogue, one an example of recommendation.
     assert [teacher.requests for teacher in teachers] == [3, 2]
-    assert received.dialogue.ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
-    assert received.recommendation.num_rows == 6
+    assert received["dialogue"].ids_E.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    assert received["recommendation"].num_rows == 6
 
 
 @pytest.mark.parametrize(
-    ("fixed_lambda", "kind", "rows"), [(0.0, "dialogue", [5, 0]), (1.0, "recommendation", [0, 2])]
+    ("fixed_lambda", "kind", "rows"), [(0.0, "dialogue", 5), (1.0, "recommendation", 2)]
 )
 def test_client_with_one_teacher_needs_no_other(
-    world: World, fixed_lambda: float, kind: str, rows: list[int]
+    world: World, fixed_lambda: float, kind: str, rows: int
 ) -> None:
     world.add(kind[0], FakeTeacher(kind))
     distill = DistillConfig(gate="fixed", fixed_lambda=fixed_lambda)
@@ -75,59 +72,22 @@ def test_client_with_one_teacher_needs_no_other(
         received = client.submit(examples(2, 3)).result()
     finally:
         client.close()
-    assert [received.dialogue.num_rows, received.recommendation.num_rows] == rows
+    assert {kind: each.num_rows for kind, each in received.items()} == {kind: rows}
     assert list(client.identity) == [kind]
     assert (client.max_tokens is None) == (kind == "recommendation")
 
 
-def test_client_prepares_answers_beside_the_training_thread(world: World) -> None:
-    world.add("d", FakeTeacher("dialogue"))
+def test_client_that_is_closed_fails_what_is_under_way(world: World) -> None:
+    silent = world.add("d", FakeTeacher("dialogue", silent=True))
     world.add("r", FakeTeacher("recommendation"))
     client = world.client()
-    prepared_by: list[str] = []
-
-    def prepare(targets: TeacherTargets) -> int:
-        prepared_by.append(threading.current_thread().name)
-        if targets.dialogue.num_rows == 4:
-            raise ValueError("four rows are refused")
-        return targets.dialogue.num_rows
-
-    try:
-        pending = [client.submit(examples(length)).then(prepare) for length in (3, 4, 5)]
-        wait_for(lambda: len(prepared_by) == 3)  # before any of them is asked for
-        assert pending[0].result() == 3
-        with pytest.raises(ValueError, match="four rows are refused"):
-            pending[1].result()
-        assert pending[2].result() == 5
-    finally:
-        client.close()
-    assert threading.current_thread().name not in prepared_by
-
-
-def test_client_asks_no_further_ahead_than_its_bytes_allow(world: World) -> None:
-    teacher = world.add("d", FakeTeacher("dialogue"))
-    other = world.add("r", FakeTeacher("recommendation"))
-    client = world.client(max_bytes=1)
-    try:
-        pending = [client.submit(examples(2)) for _ in range(3)]
-        for number, each in enumerate(pending, start=1):
-            wait_for(lambda number=number: teacher.requests == other.requests == number)
-            assert each.result().dialogue.num_rows == 2
-    finally:
-        client.close()
-    assert teacher.requests == 3
-
-
-def test_client_closes_while_batches_wait_for_room_that_nobody_makes(world: World) -> None:
-    teacher = world.add("d", FakeTeacher("dialogue"))
-    world.add("r", FakeTeacher("recommendation"))
-    client = world.client(max_bytes=1)
-    pending = [client.submit(examples(2)).then(lambda targets: targets) for _ in range(3)]
-    wait_for(lambda: teacher.requests == 1)
+    pending = [client.submit(examples(2)) for _ in range(3)]
+    wait_for(lambda: silent.requests == 3)
     client.close()
-    for each in pending[1:]:
-        with pytest.raises((concurrent.futures.CancelledError, TeacherUnavailable)):
-            each.result()
+    for each in pending:
+        with pytest.raises(TeacherUnavailable, match="the teacher client was closed"):
+            each.result(timeout=0)
+    client.close()  # Again is no error.
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -147,7 +107,7 @@ def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None
         world.add("spare", FakeTeacher("dialogue"))
         world.kill("silent")
         world.list_("silent", None)
-        assert [each.result().dialogue.num_rows for each in pending] == [2] * 4
+        assert [each.result()["dialogue"].num_rows for each in pending] == [2] * 4
     finally:
         client.close()
     assert silent.requests == client.counters.resends == 4
@@ -160,7 +120,7 @@ def test_client_stalled_replica_loses_its_work_after_the_deadline(world: World) 
     client = world.client(deadline_s=0.2)
     try:
         pending = [client.submit(examples(2)) for _ in range(6)]
-        assert [each.result().dialogue.num_rows for each in pending] == [2] * 6
+        assert [each.result()["dialogue"].num_rows for each in pending] == [2] * 6
     finally:
         client.close()
 
@@ -176,7 +136,7 @@ def test_client_holds_one_stream_to_a_replica_that_is_delisted_and_listed_again(
         for _ in range(5):
             world.list_("d", None)
             world.list_("d", endpoint)
-        assert client.submit(examples(3)).result().dialogue.num_rows == 3
+        assert client.submit(examples(3)).result()["dialogue"].num_rows == 3
     finally:
         client.close()
     assert teacher.most_streams == 1
@@ -227,12 +187,12 @@ def test_client_wakes_a_kind_that_was_scaled_to_zero_whenever_it_asks(world: Wor
     world.directory.asleep["dialogue"] = endpoint
     client = world.client()
     try:
-        assert client.submit(examples(2)).result().dialogue.num_rows == 2
+        assert client.submit(examples(2)).result()["dialogue"].num_rows == 2
         world.list_("dialogue", None)
         world.directory.asleep["dialogue"] = endpoint
         # Nobody asks: it sleeps on, and nothing runs out of patience.
-        assert client._streams.dispatcher.missing() == []
-        assert client.submit(examples(3)).result().dialogue.num_rows == 3
+        assert client._dispatcher.missing() == []
+        assert client.submit(examples(3)).result()["dialogue"].num_rows == 3
     finally:
         client.close()
     assert (sleeper.requests, client.counters.resends) == (2, 0)

@@ -16,6 +16,7 @@ from trainer.teacher_client.hedging import FEWEST, Hedging
 from trainer.teacher_client.replica import Replica
 from trainer.telemetry.client_counters import ClientCounters
 
+KINDS = ("dialogue", "recommendation")
 ROWS = TargetRows(
     counts_R=np.zeros(1, np.int32),
     ids_E=np.empty(0, np.int32),
@@ -40,7 +41,7 @@ class Desk:
         config = TeachersConfig(
             deadline_s=deadline_s, patience_s=patience_s, hedge_percent=hedge_percent
         )
-        self.dispatcher = Dispatcher(config, self.counters)
+        self.dispatcher = Dispatcher(config, self.counters, KINDS, positions_of="dialogue")
         self.replicas = {name: self.add(name) for name in replica_ids}
 
     def add(self, name: str) -> Replica:
@@ -163,12 +164,12 @@ def test_dispatch_with_draining_replicas_alone_runs_out_of_patience() -> None:
     run(story)
 
 
-def test_dispatch_kind_that_may_rest_needs_no_replica_until_it_is_asked() -> None:
+def test_dispatch_kind_that_optional_kinds_needs_no_replica_until_it_is_asked() -> None:
     async def story() -> None:
         desk = Desk(patience_s=60)
         dispatcher = desk.dispatcher
         assert not dispatcher.is_complete()
-        dispatcher.may_rest.update(("dialogue", "recommendation"))
+        dispatcher.optional_kinds.update(("dialogue", "recommendation"))
         assert dispatcher.is_complete()
         dispatcher._check_patience("dialogue", 0.0)
         dispatcher._check_patience("dialogue", 1000.0)
@@ -350,7 +351,7 @@ def test_dispatch_request_that_fails_for_longer_than_patience_is_an_error(
     run(story)
 
 
-def test_dispatch_request_waits_once_although_two_holders_fail_it() -> None:
+def test_dispatch_request_waits_once_although_two_assigned_to_fail_it() -> None:
     async def story() -> None:
         desk = Desk("a", "b", deadline_s=0.5)
         task = desk.ask(1)
@@ -598,7 +599,7 @@ def test_dispatch_misses_a_kind_while_it_is_needed_and_nobody_is_there() -> None
         desk = Desk("a")
         # Before the first contact every kind is needed; the desk has a dialogue teacher alone.
         assert desk.dispatcher.missing() == ["recommendation"]
-        desk.dispatcher.may_rest.update(("dialogue", "recommendation"))
+        desk.dispatcher.optional_kinds.update(("dialogue", "recommendation"))
         desk.dispatcher.set_draining(desk.replicas["a"], True)
         assert desk.dispatcher.missing() == []
         task = desk.ask(1)

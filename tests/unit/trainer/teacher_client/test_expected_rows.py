@@ -35,8 +35,7 @@ def expected(cut: Compression, support: Support = WORDS) -> ExpectedRows:
             top_k=cut.top_k, top_p=cut.top_p, samples=cut.samples, values=teacher_pb2.UINT8
         ),
         vocab_size=VOCAB,
-        first_id=support.first_id,
-        num_ids=7 if support is ITEMS else VOCAB,
+        support=range(30, 37) if support is ITEMS else range(VOCAB),
         items=range(30, 37),
     )
 
@@ -100,9 +99,7 @@ def test_item_mass_of_an_answer_must_fit_its_entries() -> None:
     ],
     ids=["shorter", "longer", "less mass", "no draws", "words", "format", "torn"],
 )
-def test_answer_to_another_question_is_refused(
-    answer: bytes, asked: ExpectedRows, why: str
-) -> None:
+def test_answer_to_another_request_is_refused(answer: bytes, asked: ExpectedRows, why: str) -> None:
     with pytest.raises(WireError, match=why):
         asked.decode(answer, 3)
 

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainer.data.model_input import ExampleInput
-from trainer.teacher_client.request_parts import split_question
+from trainer.teacher_client.request_parts import split_into_requests
 
 
 def example(num_targets: int, num_tokens: int = 1, num_entities: int = 0) -> ExampleInput:
@@ -19,13 +19,18 @@ def example(num_targets: int, num_tokens: int = 1, num_entities: int = 0) -> Exa
     )
 
 
+@pytest.fixture(autouse=True)
+def twenty_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_REPLY_ENTRIES", 20)
+
+
 def split(inputs: list[ExampleInput]) -> list[list[ExampleInput]]:
-    return split_question(inputs, entries_per_row=4, max_entries=20)
+    return split_into_requests(inputs, max_row_entries=4)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
-def test_split_question_keeps_order_and_never_cuts_an_example(num_targets: list[int]) -> None:
+def test_split_into_requests_keeps_order_and_never_cuts_an_example(num_targets: list[int]) -> None:
     inputs = [example(number) for number in num_targets]
     parts = split(inputs)
     assert [each for part in parts for each in part] == inputs
@@ -37,7 +42,7 @@ def test_split_question_keeps_order_and_never_cuts_an_example(num_targets: list[
 
 
 @pytest.mark.parametrize("column", ["num_tokens", "num_entities"])
-def test_split_question_counts_the_ids_of_each_column(
+def test_split_into_requests_counts_the_ids_of_each_column(
     column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_INPUT_IDS", 10)
@@ -46,6 +51,14 @@ def test_split_question_counts_the_ids_of_each_column(
     assert [len(part) for part in parts] == [2, 1, 1, 1]
 
 
-def test_split_question_counts_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_into_requests_counts_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_EXAMPLES", 2)
     assert [len(part) for part in split([example(1)] * 5)] == [2, 2, 1]
+
+
+def test_split_into_requests_counts_draws_where_rows_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_DRAWS", 60)
+    parts = split_into_requests([example(1)] * 5, max_row_entries=4, samples=30)
+    assert [len(part) for part in parts] == [2, 2, 1]

@@ -1,0 +1,122 @@
+"""Steps submitted ahead, with teachers that answer when the test says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from protos.target_rows import Targets
+from tests.support.evaluation_fakes import write_tiny_data
+from trainer import lookahead
+from trainer.common.errors import TeacherUnavailable
+from trainer.config.run import RunConfig, TrainConfig
+from trainer.config.teachers import TeachersConfig
+from trainer.data.examples import Example
+from trainer.data.model_input import InputLimits
+from trainer.lookahead import SubmittedStep, submitted_steps
+
+IN_FLIGHT = 2
+
+
+@dataclass
+class SlowTeachers:
+    """Hands out futures that the test sets."""
+
+    kinds: ClassVar[dict[str, object]] = {}
+    asked: list[Future[Targets]] = field(default_factory=list)
+
+    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
+        self.asked.append(Future())
+        return self.asked[-1]
+
+
+class OneRank:
+    rank, world_size, pins_memory = 0, 1, False
+
+
+def steps_of(folder: Path, teachers: Any, *, num_steps: int = 4) -> Generator[SubmittedStep]:
+    data = write_tiny_data(folder)
+    engine: Any = OneRank()
+    config = RunConfig(
+        data="",
+        output="",
+        teachers=TeachersConfig(in_flight=IN_FLIGHT),
+        train=TrainConfig(steps=num_steps, batch_size=2, micro_batch_size=1),
+    )
+    return submitted_steps(
+        config,
+        engine,
+        vocabulary=data.vocabulary,
+        examples=data.examples("train"),
+        limits=InputLimits(),
+        teachers=teachers,
+        first_step=0,
+    )
+
+
+@pytest.fixture
+def mixed_by(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the threads that mix; what is mixed comes through as it is."""
+    names: list[str] = []
+
+    def prepare(positions: object, targets: object, *_: object) -> object:
+        names.append(threading.current_thread().name)
+        return targets
+
+    monkeypatch.setattr(lookahead, "prepare_targets", prepare)
+    return names
+
+
+def test_targets_are_mixed_beside_the_training_thread_before_they_are_needed(
+    tmp_path: Path, mixed_by: list[str]
+) -> None:
+    teachers = SlowTeachers()
+    steps = steps_of(tmp_path, teachers)
+    first = next(steps)
+    # Two micro-batches of this step, and of each of the steps in flight.
+    assert len(teachers.asked) == 2 * (1 + IN_FLIGHT)
+    assert (first.step, len(first.pending), mixed_by) == (0, 2, [])
+    answers: list[Any] = [object() for _ in teachers.asked]
+    for asked, answer in zip(reversed(teachers.asked), reversed(answers), strict=True):
+        asked.set_result(answer)
+    assert [each.result(10) for each in first.pending] == answers[:2]
+    second = next(steps)
+    assert [each.result(10) for each in second.pending] == answers[2:4]
+    assert set(mixed_by) == {"mix-targets_0"}
+    steps.close()
+
+
+def test_error_of_one_micro_batch_is_its_own_alone(tmp_path: Path, mixed_by: list[str]) -> None:
+    teachers = SlowTeachers()
+    steps = steps_of(tmp_path, teachers)
+    step = next(steps)
+    teachers.asked[0].set_exception(TeacherUnavailable("gone"))
+    answer: Any = object()
+    teachers.asked[1].set_result(answer)
+    with pytest.raises(TeacherUnavailable, match="gone"):
+        step.pending[0].result(10)
+    assert step.pending[1].result(10) is answer
+    steps.close()
+
+
+def test_run_that_ends_early_waits_for_no_answer(tmp_path: Path, mixed_by: list[str]) -> None:
+    teachers = SlowTeachers()
+    steps = steps_of(tmp_path, teachers)
+    step = next(steps)
+    steps.close()
+    # The one that the thread waits for ends with the client, the others are given up.
+    teachers.asked[0].set_exception(TeacherUnavailable("closed"))
+    assert isinstance(step.pending[0].exception(10), TeacherUnavailable)
+    assert step.pending[1].cancelled()
+
+
+def test_steps_without_teachers_have_no_targets(tmp_path: Path) -> None:
+    steps = list(steps_of(tmp_path, None))
+    assert [step.step for step in steps] == [0, 1, 2, 3]
+    assert all(step.pending == () and len(step.inputs) == 2 for step in steps)

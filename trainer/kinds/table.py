@@ -1,0 +1,77 @@
+"""The kinds of teachers, and which of them a run learns from.
+
+A further kind is a plugin: a module with a dictionary TEACHER_KINDS of its own, and with one of
+SERVED_KINDS (teacher_server/scoring/kinds.py) for the replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from trainer.common.plugins import with_plugins
+from trainer.config.distill import DistillConfig
+from trainer.config.run import RunConfig
+from trainer.data.model_input import dialogue_input, recommendation_input
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
+from trainer.kinds.teacher_kind import RowCut, TeacherKind
+
+TEACHER_KINDS: dict[str, TeacherKind] = {
+    DIALOGUE: TeacherKind(
+        reads="tokens",
+        to_input=dialogue_input,
+        rows_per="position",
+        share=lambda gate_P: 1.0 - gate_P,
+    ),
+    RECOMMENDATION: TeacherKind(
+        reads="entities",
+        to_input=recommendation_input,
+        rows_per="example",
+        support=lambda vocab_size, items: items,
+        cut=lambda distill: RowCut(distill.recommendation_top_k, distill.recommendation_top_p),
+        share=lambda gate_P: gate_P,
+    ),
+}
+
+
+def known_kinds(config: RunConfig) -> dict[str, TeacherKind]:
+    """All kinds that a run knows: ours, and those of its plugins."""
+    return with_plugins(TEACHER_KINDS, config.plugins, "TEACHER_KINDS")
+
+
+def asked_kinds(
+    distill: DistillConfig, kinds: Mapping[str, TeacherKind] = TEACHER_KINDS
+) -> dict[str, TeacherKind]:
+    """Those of `kinds` that have any weight in the mixture, in the order of the table.
+
+    Raises:
+        ValueError: if `distill.shares` names another kind than those that have no other share.
+    """
+    shared = [name for name, kind in kinds.items() if kind.share is None]
+    for name in distill.shares:
+        if name not in shared:
+            weighed = " and ".join(other for other in kinds if other not in shared)
+            raise ValueError(
+                f"distill.shares must name kinds of teachers among: {', '.join(shared) or 'none'} "
+                f"(lambda sets the shares of {weighed}), got {name}. Add its module to plugins."
+            )
+    if distill.gamma == 0.0:
+        return {}
+    return {name: kind for name, kind in kinds.items() if _has_weight(name, kind, distill)}
+
+
+def share_P(name: str, kind: TeacherKind, gate_P: Tensor, distill: DistillConfig) -> Tensor | float:
+    """A kind's part of the teachers' weight at every position; over all kinds it sums to 1."""
+    if kind.share is None:
+        return distill.shares[name]
+    return (1.0 - sum(distill.shares.values())) * kind.share(gate_P)
+
+
+def _has_weight(name: str, kind: TeacherKind, distill: DistillConfig) -> bool:
+    if kind.share is None:
+        return name in distill.shares
+    if distill.fixed_lambda is None:
+        return True
+    return float(kind.share(torch.tensor(distill.fixed_lambda))) > 0.0

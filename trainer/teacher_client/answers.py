@@ -1,0 +1,92 @@
+"""The rows of examples: from the cache of targets where it has them, else from the fleet."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from protos import teacher_pb2
+from protos.codec import TargetRows
+from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.target_cache.answers import CachedAnswers
+from trainer.target_cache.keys import Group, RequestKeys, sent_columns
+from trainer.teacher_client.dispatch import Dispatcher
+from trainer.telemetry.spans import Spans
+
+
+class Answers:
+    """Where rows come from; lives on the client's event loop."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        described: Mapping[str, teacher_pb2.Description],
+        compressions: Mapping[str, teacher_pb2.Compression],
+        *,
+        cached: CachedAnswers | None,
+        spans: Spans | None,
+    ) -> None:
+        """Answers of a fleet.
+
+        Args:
+            dispatcher: sends requests to it.
+            described: the latest Description per kind; changes as replicas are met.
+            compressions: what is asked of each kind.
+            cached: what was received before, and takes what is received now; None: no cache.
+            spans: gets one per part of a micro-batch and kind; None: none are made.
+        """
+        self._dispatcher = dispatcher
+        self._described = described
+        self._compressions = compressions
+        self._cached = cached
+        self._spans = spans
+        self._ids = itertools.count(1)
+
+    async def rows(self, kind: str, inputs: Sequence[ExampleInput]) -> TargetRows:
+        """The rows of all inputs, one example after another."""
+        if self._spans is None:
+            return await self._look_up(kind, inputs)
+        span = self._spans.start("targets", kind=kind, examples=len(inputs))
+        outcome = "failed"
+        try:
+            rows = await self._look_up(kind, inputs, span.traceparent)
+            outcome = "rows"
+            return rows
+        finally:
+            span.end(outcome)
+
+    async def _look_up(
+        self, kind: str, inputs: Sequence[ExampleInput], traceparent: str = ""
+    ) -> TargetRows:
+        # Looked up once: the key must be of the very columns that are sent.
+        described = self._described[kind]
+        limits = InputLimits.of(described)
+        if self._cached is None:
+            return await self._score(kind, inputs, limits, traceparent)
+        keys = RequestKeys(Group.of(described, self._compressions[kind]))
+        return await self._cached.answer(
+            keys, inputs, lambda missing: self._score(kind, missing, limits, traceparent)
+        )
+
+    async def _score(
+        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits, traceparent: str
+    ) -> TargetRows:
+        columns: dict[str, list[np.ndarray]] = {}
+        for each in inputs:
+            for name, ids in sent_columns(each, limits):
+                columns.setdefault(name, []).append(ids)
+        fields: dict[str, bytes] = {}
+        for name, rows in columns.items():
+            fields[f"{name}_ids"] = np.concatenate(rows).tobytes()
+            fields[f"{name}_lengths"] = np.array([len(r) for r in rows], "<i4").tobytes()
+        targets = [each.num_targets for each in inputs]
+        message = teacher_pb2.ScoreRequest(
+            request_id=next(self._ids),
+            target_lengths=np.array(targets, "<i4").tobytes(),
+            compression=self._compressions[kind],
+            traceparent=traceparent.encode("ascii"),
+            **fields,
+        )
+        return await self._dispatcher.score(kind, message, sum(targets))

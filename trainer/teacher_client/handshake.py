@@ -1,0 +1,103 @@
+"""Whether a teacher fits a student: its ids, its graph, its inputs, and one teacher per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protos import teacher_pb2
+from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.teacher_kind import TeacherKind
+
+
+class MetTeachers:
+    """The teachers that a client met: of each kind one, on however many replicas."""
+
+    def __init__(
+        self, kinds: Mapping[str, TeacherKind], vocabulary: Vocabulary, graph_digest: str
+    ) -> None:
+        self._kinds = kinds
+        self._vocabulary = vocabulary
+        self._graph_digest = graph_digest
+        self.described: dict[str, teacher_pb2.Description] = {}
+        """Latest Description per kind, from a replica or from the cache."""
+
+    def admit(self, described: teacher_pb2.Description, where: str) -> None:
+        """Take a teacher in; raises as `check_description` does."""
+        check_description(
+            described,
+            where,
+            self._kinds[described.kind],
+            vocabulary=self._vocabulary,
+            graph_digest=self._graph_digest,
+            known=self.described.get(described.kind),
+        )
+        self.described[described.kind] = described
+
+
+def check_description(
+    described: teacher_pb2.Description,
+    where: str,
+    kind: TeacherKind,
+    *,
+    vocabulary: Vocabulary,
+    graph_digest: str,
+    known: teacher_pb2.Description | None,
+) -> None:
+    """Refuse a teacher from whose rows a student of this data must not learn.
+
+    Args:
+        described: what the teacher says of itself.
+        where: names it in an error, e.g. "at host:port".
+        kind: what a teacher of its kind must read.
+        vocabulary: the student's.
+        graph_digest: the student's, for teachers that take entities.
+        known: the teacher of this kind that was met first, which must be the same one.
+
+    Raises:
+        ValueError: naming what differs, and the remedy.
+    """
+    _check_vocabulary(described, where, vocabulary)
+    _check_inputs(described, where, kind, graph_digest)
+    if known is not None and _identity(known) != _identity(described):
+        raise ValueError(
+            f"every {described.kind} replica must have the weights {known.weights_digest} at "
+            f"temperature {known.temperature:g}, got {described.weights_digest} at "
+            f"{described.temperature:g} {where}. Serve one teacher at a time."
+        )
+
+
+def _check_vocabulary(
+    described: teacher_pb2.Description, where: str, vocabulary: Vocabulary
+) -> None:
+    ours, theirs = vocabulary.digest, described.vocabulary_digest
+    if ours != theirs or described.vocab_size != vocabulary.size:
+        raise ValueError(
+            f"the {described.kind} teacher {where} must have the student's "
+            f"vocabulary {ours} ({vocabulary.size} ids), got {theirs} "
+            f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
+        )
+
+
+def _check_inputs(
+    described: teacher_pb2.Description, where: str, kind: TeacherKind, graph_digest: str
+) -> None:
+    limits = {
+        "tokens": described.max_tokens,
+        "entities": described.max_entities,
+        "words": described.max_words,
+    }
+    if not limits[kind.reads]:
+        raise ValueError(
+            f"the {described.kind} teacher {where} must take {kind.reads}, got a limit of 0. "
+            "Serve it with the same version of this software."
+        )
+    if described.max_entities and described.graph_digest != graph_digest:
+        raise ValueError(
+            f"the {described.kind} teacher {where} must have the student's graph "
+            f"{graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
+            "the same prepared data."
+        )
+
+
+def _identity(described: teacher_pb2.Description) -> tuple[str, float]:
+    return described.weights_digest, described.temperature
