@@ -41,7 +41,7 @@ class Conversation:
         config: GenerateConfig,
         data: PreparedData | None = None,
     ) -> None:
-        """`data` tells the entities and words of what is said, to a model that reads them."""
+        """`data` links entities and words in the text, for a model that reads them."""
         if classifier == ORACLE:
             raise ValueError(
                 "a chat must have a classifier or none, got oracle: nobody knows the gold action "

@@ -58,7 +58,15 @@ PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
 MAX_STORY_FILES = 8
 TOP_LEVEL = {
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
-    *("README.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"),
+    *(
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+    ),
     *("docs", "tests", *PACKAGES),
 }
 

@@ -1,4 +1,4 @@
-"""Bytes that may be held at a time; whoever wants more waits its turn."""
+"""A bound on the bytes held at a time; takers wait in order of arrival."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import asyncio
 class ByteBudget:
     """A bound on bytes, on one event loop.
 
-    One at a time waits for room, in order of arrival: small ones cannot starve a big one. Who wants
-    more than the whole budget gets it when nothing else is held.
+    Takers wait one after another, in order of arrival, so small ones cannot starve a large one. A
+    taker of more than the whole budget is served when nothing else is held.
     """
 
     def __init__(self, limit: int) -> None:
@@ -20,15 +20,15 @@ class ByteBudget:
         self._freed = asyncio.Event()
 
     def try_take(self, num_bytes: int) -> bool:
-        """Hold so many bytes if there is room for them and nobody waits; whether they are held."""
-        # Counted, for the door is open for a moment between one who waited and the next.
+        """Hold `num_bytes` if there is room and no other taker waits; else False."""
+        # Counted: the lock is free for a moment between one waiting taker and the next.
         if self._num_waiting or not self._has_room(num_bytes):
             return False
         self.held += num_bytes
         return True
 
     async def take(self, num_bytes: int) -> None:
-        """Hold so many bytes, once there is room for them."""
+        """Hold `num_bytes` as soon as there is room for them."""
         if self.try_take(num_bytes):
             return
         self._num_waiting += 1
@@ -45,7 +45,7 @@ class ByteBudget:
         return not self.held or self.held + num_bytes <= self.limit
 
     def give(self, num_bytes: int) -> None:
-        """Hold so many bytes less."""
+        """Release `num_bytes`."""
         self.held -= num_bytes
         if self._num_waiting:
             self._freed.set()

@@ -65,6 +65,10 @@ SOURCES: Mapping[str, tuple[RemoteFile, ...]] = {
     ),
 }
 
+# Without any byte for so long a connection counts as lost.
+TIMEOUT_S = 60.0
+BLOCK_BYTES = 1 << 20
+
 
 def download(source: str, output: Path, *, progress: Progress) -> dict[str, str]:
     """Fetch the files of a source that are not there yet.
@@ -95,15 +99,20 @@ def download(source: str, output: Path, *, progress: Progress) -> dict[str, str]
 
 def _fetch(file: RemoteFile, part: Path, progress: Progress) -> None:
     bar = progress.add_task(file.name, total=None)
-
-    def show(num_blocks: int, block_bytes: int, total: int) -> None:
-        done = num_blocks * block_bytes
-        progress.update(bar, completed=done, total=total if total >= 0 else None)
-
     try:
-        # Unlike torch.hub's download, it notices a connection that ends early, which counts for
-        # files without a pinned checksum.
-        urllib.request.urlretrieve(file.url, part, show)
+        # A timeout for every read; and unlike torch.hub's download, a connection that ends early
+        # is an error, which counts for files without a pinned checksum.
+        with (
+            urllib.request.urlopen(file.url, timeout=TIMEOUT_S) as reply,
+            part.open("wb") as target,
+        ):
+            expected = int(reply.headers.get("Content-Length", -1))
+            progress.update(bar, total=expected if expected >= 0 else None)
+            while block := reply.read(BLOCK_BYTES):
+                target.write(block)
+                progress.advance(bar, len(block))
+            if target.tell() != expected >= 0:
+                raise OSError(f"{target.tell()} of {expected} bytes")
     except (OSError, http.client.HTTPException) as error:
         part.unlink(missing_ok=True)
         raise OSError(

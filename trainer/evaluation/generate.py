@@ -49,7 +49,7 @@ class Prompt:
     given: ExampleInput
     """Its tokens: context, then the action token if the model was trained with one."""
     num_mentioned: int
-    """At least the items that the context names; the ranked lists are longer by so many."""
+    """Number of items that the context names, or more; ranked lists are longer by it."""
 
 
 class SuppressSpecialTokens(LogitsProcessor):

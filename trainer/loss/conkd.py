@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from protos.target_rows import TargetRows, Targets
+from protos.target_rows import TargetRows, Targets, check_item_mass
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds, share_P
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.gate_statistics import GateStatistics, gate_statistics
@@ -55,10 +56,15 @@ def mix_targets(
 
     Raises:
         ValueError: if the rows do not match the positions.
+        WireError: if the item mass of a dialogue row does not fit its entries.
     """
     asked = asked_kinds(config, kinds)
     for name, kind in asked.items():
         _check_rows(name, kind, positions, targets, items)
+    if DIALOGUE in asked and config.tail != "sampled":
+        # Rows of a cache or an import were not checked on arrival; a wrong mass moves the gate.
+        # A few draws may miss the items or hit them all; their mass is of the whole row.
+        check_item_mass(targets[DIALOGUE], items)
     gate_P = gate_of_rows(positions, targets, config)
     weight_P = config.gamma * positions.weight_P
 

@@ -92,7 +92,7 @@ def sparse_cross_entropy_sum(
     Source: paper Eqs. 8-11 merged into one cross entropy; the gradient is in the module docstring.
     """
     if not torch.is_grad_enabled():
-        # A Function is told that parameters need gradients, also where nobody can ask for them.
+        # autograd.Function sees requires_grad even under no_grad; detach: no gradient is computed.
         hidden_PD, weight_VD = hidden_PD.detach(), weight_VD.detach()
     device_type = hidden_PD.device.type
     if torch.is_autocast_enabled(device_type):

@@ -1,4 +1,4 @@
-"""What a student's shape alone tells of its memory: parameters, and what autograd keeps of a batch.
+"""Memory of a student from its shape alone: parameters, and activations that autograd keeps.
 
 Nothing is allocated: the model is built of fake tensors, which have a shape and no memory.
 
@@ -55,7 +55,7 @@ def student_config(student: str, vocab_size: int) -> PretrainedConfig:
     word = student.removeprefix(DIALOGPT)
     if word in SHAPES:
         shape = SHAPES[word]
-        # Random students have no dropout unless they are told to; DialoGPT has GPT-2's.
+        # Random students have no dropout by default; DialoGPT has GPT-2's.
         dropout = 0.0 if word == student else 0.1
         return GPT2Config(
             vocab_size=vocab_size,

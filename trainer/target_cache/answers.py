@@ -1,4 +1,4 @@
-"""Answers from the cache of targets, and from the teachers for what it does not know.
+"""Targets from the cache, and from the teachers for what is missing there.
 
 An answer is taken apart by example, because batches are shuffled anew in every epoch: of a batch
 that is partly known only the rest is asked for. What was received is written BEFORE it is handed
@@ -36,7 +36,7 @@ ScoreCall = Callable[[Sequence[ExampleInput]], Awaitable[TargetRows]]
 
 @dataclass
 class Found:
-    """What the cache knows of a batch."""
+    """The cached part of a batch."""
 
     rows: dict[bytes, TargetRows] = field(default_factory=dict)
     broken: dict[bytes, bytes] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class CachedAnswers:
     def __init__(
         self, cache: TargetCache, counters: ClientCounters, *, waits_for_room: bool = False
     ) -> None:
-        """Answers of a cache; `waits_for_room`: rather than that rows are not written."""
+        """Read and write `cache`; `waits_for_room`: wait for the writer, never skip a write."""
         self.cache = cache
         self._waits_for_room = waits_for_room
         self._counters = counters
@@ -87,7 +87,7 @@ class CachedAnswers:
         return codec.concat_rows([rows[key] for key in keys])
 
     def close(self) -> None:
-        """Finish what is being read and written, then let go of the cache."""
+        """Finish reads and writes in progress, then close the cache."""
         self._readers.shutdown()
         self._writer.shutdown()
         self.cache.close()
@@ -115,7 +115,7 @@ class CachedAnswers:
     async def _keep(
         self, request: RequestKeys, new: dict[bytes, TargetRows], broken: Mapping[bytes, bytes]
     ) -> dict[bytes, TargetRows]:
-        """Write new rows; what lies in the cache of them, or the rows where that is nothing."""
+        """Write new rows; return the stored ones, or the new rows where none is stored."""
         num_bytes = sum(rows.num_bytes for rows in new.values())
         has_room = not self.cache.is_full and self._queued.try_take(num_bytes)
         if not has_room and (self.cache.is_full or not self._waits_for_room):
@@ -158,8 +158,8 @@ class CachedAnswers:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a batch of new rows."""
+    """Outcome of writing a batch of new rows."""
 
     num_bytes: int
     num_failed: int
-    """Examples that are not in the cache now."""
+    """Examples that were not stored."""

@@ -40,7 +40,7 @@ def export_file(cache: TargetCache, path: Path, progress: Progress) -> int:
     """Write all targets of a cache to `path`, whole or not at all; returns how many.
 
     Raises:
-        WireError: if a target is broken: it is not passed on.
+        WireError: if a target is corrupt; it is not exported.
         ValueError: if the record of a group is broken.
         OSError: if the store cannot be read, or the file not be written.
     """
@@ -84,9 +84,8 @@ def import_file(path: Path, cache: TargetCache, progress: Progress) -> int:
     """Add the targets of an exported file to a cache; returns how many the file has.
 
     Raises:
-        WireError: if the file is not what was exported; the cache may have taken some whole
-            targets by then.
-        OSError: if the cache does not take them all; it keeps those that it took.
+        WireError: if the file is corrupt; whole targets read before may be in the cache by then.
+        OSError: if the cache cannot store all of them; it keeps the stored ones.
     """
     size = path.stat().st_size - DIGEST_BYTES
     with path.open("rb") as file:
@@ -156,7 +155,7 @@ def _put(cache: TargetCache, groups: dict[bytes, Group], batch: dict[bytes, byte
 
 
 class _Reader:
-    """Takes parts of a file whose end is known."""
+    """Reads parts of a file of known size."""
 
     def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
         self._file = file
@@ -164,14 +163,14 @@ class _Reader:
         self._path = path
 
     def take(self, num_bytes: int) -> bytes:
-        """The next so many bytes; WireError if there are fewer."""
+        """The next bytes of the given number; WireError if there are fewer."""
         if num_bytes > self._left:
             raise WireError(f"{self._path} must go on for {num_bytes} bytes, got {self._left}.")
         self._left -= num_bytes
         return self._file.read(num_bytes)
 
     def take_sized(self, max_bytes: int) -> bytes:
-        """The next part that names its length before it; WireError above max_bytes."""
+        """The next length-prefixed part; WireError above max_bytes."""
         (num_bytes,) = LENGTH.unpack(self.take(LENGTH.size))
         if num_bytes > max_bytes:
             raise WireError(

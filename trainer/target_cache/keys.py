@@ -31,7 +31,7 @@ class Group:
 
     @property
     def digest(self) -> str:
-        """Of everything but the input that an answer depends on, the wire's version included."""
+        """Digest of all but the input that an answer depends on, the wire's version included."""
         described = self.description
         return digest_strings(
             [
@@ -54,12 +54,12 @@ class Group:
 
     @property
     def limits(self) -> InputLimits:
-        """What the teacher takes of an example."""
+        """Limits of the teacher's input per example."""
         return InputLimits.of(self.description)
 
     @classmethod
     def of(cls, described: teacher_pb2.Description, compression: teacher_pb2.Compression) -> Group:
-        """The group of what a replica says of itself, which replica of a kind it may be."""
+        """The group of a replica's Description; all replicas of one teacher have the same."""
         description = teacher_pb2.Description()
         description.CopyFrom(described)
         description.replica_id = ""
@@ -68,17 +68,17 @@ class Group:
         return cls(description=description, compression=compression)
 
     def to_json(self) -> str:
-        """The record of the group."""
+        """The group as its stored record."""
         messages = {"description": self.description, "compression": self.compression}
         record = {name: json_format.MessageToDict(message) for name, message in messages.items()}
         return json.dumps(record, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, group_id: bytes | None = None) -> Group:
-        """The group of a record.
+        """The group of a stored record.
 
         Raises:
-            ValueError: if it is none, or not that of `group_id`, if given.
+            ValueError: if the record is malformed, or not that of `group_id`, if given.
         """
         try:
             record = json.loads(text)

@@ -1,4 +1,4 @@
-"""The store of targets that were received: one LMDB environment, shared by all ranks of a node.
+"""Store of received targets: one LMDB environment, shared by all ranks of a node.
 
 Content-addressed and written once: a key is a digest of everything that an answer depends on, so
 what lies under it is right for good, and the first who writes it wins. LMDB gives readers and
@@ -39,11 +39,11 @@ class Snapshot:
     """A cache at one moment; to be used where `TargetCache.snapshot` is entered."""
 
     records: dict[bytes, str]
-    """Group id -> its record, as it lies there."""
+    """Group id -> its stored record."""
     num_entries: int
     """Targets in the store."""
     entries: Iterator[tuple[bytes, bytes]]
-    """Every key and value, groups one after another, to be gone through once."""
+    """Every key and value, group by group; iterate over it once."""
 
 
 class TargetCache:
@@ -103,11 +103,11 @@ class TargetCache:
         Args:
             group: what all keys belong to.
             values: new values by key.
-            broken: values that `get` gave and that were no good; the same ones are replaced.
+            broken: corrupt values that `get` returned; exactly these are replaced.
 
         Returns:
             What others had written first, by key; None if nothing was written: the store is full
-            or the disk refuses, which is told once.
+            or the disk refuses, which is logged once.
         """
         page = self._env.stat()["psize"]
         # A value fills pages of its own in the worst case, and a transaction copies some others.
@@ -127,10 +127,10 @@ class TargetCache:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """All that is there at one moment, whoever writes meanwhile.
+        """A consistent view of the whole store, while others write.
 
         Raises:
-            OSError: also while it is gone through, if the store cannot be read.
+            OSError: if the store cannot be read, also during iteration.
         """
         try:
             with self._env.begin() as txn:
@@ -148,7 +148,7 @@ class TargetCache:
     def known(
         self, kind: str, asked: teacher_pb2.Compression, *, vocabulary: str, graph: str
     ) -> list[Group]:
-        """The groups of a kind that answer what a student of this data asks."""
+        """The groups of a kind that fit a student of this data."""
         found = []
         with self.snapshot() as now:
             records = now.records
@@ -169,7 +169,7 @@ class TargetCache:
         return found
 
     def close(self) -> None:
-        """Let go of the folder; nothing may be running."""
+        """Close the folder; no other call may be running."""
         self._env.close()
 
     def _put(

@@ -1,4 +1,4 @@
-"""What lies in a cache: every value decoded and checked, and counted by teacher and cut."""
+"""Decode, check and count every value of a cache, by teacher and cut."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GroupSummary:
     temperature: float
     cut: str
     num_entries: int = 0
-    """Targets: examples asked about."""
+    """Targets, one per example."""
     num_rows: int = 0
     """Response positions of a dialogue teacher, examples of a recommendation teacher."""
     num_bytes: int = 0
@@ -49,7 +49,7 @@ class GroupSummary:
         self.kept_mass += float((1.0 - rows.tail_R.astype(float)).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """As `stats --json` prints it."""
+        """The object that `stats --json` prints."""
         return {
             "kind": self.kind,
             "weights_digest": self.weights_digest,
@@ -65,16 +65,16 @@ class GroupSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What was found."""
+    """Contents and problems of a cache."""
 
     groups: list[GroupSummary]
     broken: list[str]
-    """One line for every value, and every record of a group, that is no good."""
+    """One line for every corrupt value and every corrupt record of a group."""
     num_entries: int
     disk_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As `stats --json` prints it."""
+        """The object that `stats --json` prints."""
         return {
             "groups": [group.to_dict() for group in self.groups],
             "broken": len(self.broken),
@@ -118,7 +118,7 @@ def read_entry(groups: Mapping[bytes, Group], key: bytes, value: bytes) -> Targe
     """The rows of one entry of a cache with these groups.
 
     Raises:
-        WireError: if the key is none, or of no group, or the value is not what was written.
+        WireError: if the key is malformed or of no group, or the value is corrupt.
     """
     group = groups.get(key[:GROUP_BYTES])
     if len(key) != KEY_BYTES or group is None:

@@ -18,10 +18,11 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT; /cut ends every answer after 300,000 bytes."""
+    """Serves CONTENT; of /cut only 300,000 bytes, of /stall none before `go_on`."""
 
     protocol_version = "HTTP/1.1"
     paths: list[str]
+    go_on = threading.Event()
 
     def do_GET(self) -> None:
         self.paths.append(self.path)
@@ -31,6 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
+        if "stall" in self.path:
+            self.go_on.wait(30)
         self.wfile.write(CONTENT[:300_000] if "cut" in self.path else CONTENT)
         self.close_connection = True
 
@@ -73,8 +76,20 @@ def test_download_fetches_once_and_checks(tmp_path: Path, server: str) -> None:
 def test_download_that_ends_early_leaves_no_file(
     tmp_path: Path, server: str, sha256: str | None
 ) -> None:
-    with pytest.raises(OSError, match=r"cut/thing\.zip .* 300000 out of 1024000 bytes.*again"):
+    with pytest.raises(OSError, match=r"cut/thing\.zip .* 300000 of 1024000 bytes.*again"):
         fetch(tmp_path, f"{server}/cut", sha256)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_download_from_a_server_that_stalls_is_an_error(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.2)
+    try:
+        with pytest.raises(OSError, match=r"stall/thing\.zip .* timed out.*again"):
+            fetch(tmp_path, f"{server}/stall")
+    finally:
+        Handler.go_on.set()
     assert list(tmp_path.iterdir()) == []
 
 

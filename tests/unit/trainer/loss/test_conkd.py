@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
-from protos.target_rows import Targets, no_rows
+from protos.target_rows import Targets, WireError, no_rows
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
 from trainer.kinds.table import asked_kinds
@@ -133,6 +133,15 @@ def test_conkd_with_one_teacher_needs_no_row_of_the_other(
     for wrong in ({}, {asked: no_rows(V)}):
         with pytest.raises(ValueError, match=f"{asked} rows must be"):
             conkd.mix_targets(case.positions, wrong, config, ITEMS)
+
+
+def test_mixture_of_rows_whose_item_mass_does_not_fit_their_entries_is_refused(case: Case) -> None:
+    targets = case.targets(keep=V)
+    mass_R = targets["dialogue"].item_mass_R.copy()
+    mass_R[3] = 1.0 - mass_R[3] / 2
+    wrong = {**targets, "dialogue": dataclasses.replace(targets["dialogue"], item_mass_R=mass_R)}
+    with pytest.raises(WireError, match=r"item mass of a row must be in \["):
+        conkd.mix_targets(case.positions, wrong, DistillConfig(), ITEMS)
 
 
 def test_every_gate_of_the_config_is_in_the_table() -> None:

@@ -18,6 +18,7 @@ DEVICES = [
     pytest.param(
         "cuda",
         marks=[
+            pytest.mark.gpu,
             pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
         ],
     ),
