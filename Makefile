@@ -10,7 +10,6 @@ STUBS := protos/teacher_pb2_grpc.py
 # DeepSpeed builds its CPU extensions with the ninja of the environment: at the first use, or here
 # before tests are timed.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-EXTENSIONS := $(VENV)/.extensions
 
 demo: environment protos
 	@exec $(PYTHON) -m cluster.demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
@@ -79,11 +78,9 @@ $(STUBS): protos/teacher.proto $(INSTALLED)
 	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/teacher.proto
 	@touch $@
 
-extensions: protos $(EXTENSIONS)
-
-$(EXTENSIONS): $(INSTALLED)
-	DS_ACCELERATOR=cpu $(PYTHON) -m tests.support.build_extensions
-	@touch $@
+# They lie in a cache of the user's, not in the environment: a look there takes a few seconds.
+extensions: environment protos
+	@DS_ACCELERATOR=cpu $(PYTHON) -m tests.support.build_extensions
 
 clean:
 	rm -rf $(VENV) *.egg-info protos/teacher_pb2.py protos/teacher_pb2.pyi $(STUBS)

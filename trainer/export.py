@@ -16,6 +16,7 @@ from trainer.engine.engine import Engine
 from trainer.engine.ranks import on_all_ranks, on_first_rank
 from trainer.engine.student import Student
 from trainer.engine.whole_weights import whole_state
+from trainer.kinds.names import RECOMMENDATION
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
@@ -108,8 +109,8 @@ def _build(
     )
     examples = data.examples("train")
     _check_length(config, language_model.limits.max_tokens, examples)
-    if teachers is not None and teachers.max_tokens is not None:
-        _check_teacher(teachers.max_tokens, examples)
+    if teachers is not None:
+        _check_teachers(teachers, examples)
     return language_model, examples, valid_examples(config, data)
 
 
@@ -128,7 +129,7 @@ def valid_examples(config: RunConfig, data: PreparedData) -> list[Example]:
 
 def _recommender(folder: Path, data: PreparedData) -> FrozenRecommender:
     """The frozen recommendation teacher of a folder; it must know this data."""
-    check_frozen(folder, "recommendation", data.vocabulary.digest, check_weights=False)
+    check_frozen(folder, RECOMMENDATION, data.vocabulary.digest, check_weights=False)
     recommender, card = load_recommender(folder)
     if card.graph_digest != data.graphs_digest:
         raise ValueError(
@@ -147,10 +148,16 @@ def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -
         )
 
 
-def _check_teacher(max_tokens: int, examples: list[Example]) -> None:
-    longest = max(len(e.context_ids) + len(e.response_ids) - 1 for e in examples)
-    if longest > max_tokens:
-        raise ValueError(
-            f"the dialogue teacher must take inputs of {longest} tokens for these examples, got "
-            f"one that takes {max_tokens}. Serve one with a larger student.max_positions."
-        )
+def _check_teachers(teachers: Teachers, examples: list[Example]) -> None:
+    for name, limits in teachers.limits.items():
+        # Of entities and words a teacher takes the last ones, of tokens all or nothing.
+        if not limits.max_tokens:
+            continue
+        to_input = teachers.kinds[name].to_input
+        longest = max(len(to_input(example, limits).tokens) for example in examples)
+        if longest > limits.max_tokens:
+            raise ValueError(
+                f"the {name} teacher must take inputs of {longest} tokens for these examples, got "
+                f"one that takes {limits.max_tokens}. Serve one with a larger "
+                "student.max_positions."
+            )

@@ -48,8 +48,8 @@ class Teachers(Protocol):
         ...
 
     @property
-    def max_tokens(self) -> int | None:
-        """Longest input of one example that every teacher takes; None: none reads tokens."""
+    def limits(self) -> Mapping[str, InputLimits]:
+        """Kind -> what its teacher takes of an example."""
         ...
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:

@@ -113,13 +113,13 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
 
 
 def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
-    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
+    """Check the frozen models that the run names, before anything of an earlier run is touched."""
     if config.classifier is not None:
         folder = Path(config.classifier)
         check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
     for name in (config.item_vectors, config.knowledge):
         if name is not None:
-            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=False)
+            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=check_weights)
 
 
 def parse(argv: list[str]) -> RunConfig:

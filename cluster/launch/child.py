@@ -69,8 +69,13 @@ class Child:
         if self._status is None:
             with contextlib.suppress(BlockingIOError):
                 record = self._read_record()
+                if record is None:
+                    # The reaper was killed before its command ended; nobody else would end it.
+                    self.signal_group(signal.SIGKILL)
                 self._status = record[1] if record is not None else self._reaper.wait()
                 os.close(self._records)
+        else:
+            self._reaper.poll()  # reaps it once it has ended
         return self._status
 
     def wait(self) -> int:

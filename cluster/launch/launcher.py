@@ -142,7 +142,7 @@ class Launcher:
         """Signal each daemon once, new ones at the next call too; whether any is left."""
         left = [child for child in self._children if child.has_descendants()]
         for process in {it for child in left for it in child.descendants()} - signalled:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.send_signal(number)
             signalled.add(process)
         return bool(left)

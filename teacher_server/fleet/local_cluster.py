@@ -67,14 +67,21 @@ def read_state(path: Path) -> FleetState:
 
     Raises:
         FileNotFoundError: if none is.
+        ValueError: if the file is not a record of this version.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"a fleet must be up, got no {path}. Start one with: python -m teacher_server up "
             "--dialogue DIR --recommendation DIR (or give its file with --fleet)"
         )
-    content = json.loads(path.read_text())
-    return FleetState(**content | {"security": SecurityFiles(**content["security"])})
+    try:
+        content = json.loads(path.read_text())
+        return FleetState(**content | {"security": SecurityFiles(**content["security"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be the record of a fleet of this version, got: {error!r}. End the "
+            "process of its keeper_pid, if one is named there, and remove the file."
+        ) from error
 
 
 def write_state(path: Path, state: FleetState) -> None:

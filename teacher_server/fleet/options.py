@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     return options
 
 
-def parse_ranges(text: str, kinds: Iterable[str] = SERVED_KINDS) -> dict[str, ReplicaRange]:
+def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, ReplicaRange]:
     """Replicas of each kind, from "dialogue=0..4,recommendation=1"; ValueError for other kinds."""
     ranges: dict[str, ReplicaRange] = {}
     for part in filter(None, text.split(",")):
@@ -85,7 +85,7 @@ def parse_ranges(text: str, kinds: Iterable[str] = SERVED_KINDS) -> dict[str, Re
     return ranges
 
 
-def asked_folders(options: argparse.Namespace, kinds: Iterable[str]) -> dict[str, Path]:
+def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[str, Path]:
     """The folder of each kind that `up` is to serve.
 
     Raises:
@@ -103,7 +103,7 @@ def asked_folders(options: argparse.Namespace, kinds: Iterable[str]) -> dict[str
     return folders
 
 
-def _kind_and_folder(text: str, kinds: Iterable[str]) -> tuple[str, Path]:
+def _kind_and_folder(text: str, kinds: Collection[str]) -> tuple[str, Path]:
     kind, _, folder = text.partition("=")
     if kind not in kinds or not folder:
         raise ValueError(

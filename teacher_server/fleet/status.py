@@ -12,7 +12,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
-from teacher_server.fleet.deployment import APP_PREFIX, app_name
+from teacher_server.fleet.deployment import APP_PREFIX, app_name, deployment_name
 from teacher_server.fleet.directory import DIRECTORY_APP
 
 
@@ -41,10 +41,11 @@ def fleet_status() -> dict[str, KindStatus]:
     # without the dashboard.
     details = _client().get_serve_details()
     for name, app in details["applications"].items():
-        for deployment in app["deployments"].values():
-            if name.startswith(APP_PREFIX):
+        kind = name.removeprefix(APP_PREFIX)
+        for deployed, deployment in app["deployments"].items():
+            if _is_ours(name, deployed):
                 replica_range, scaling = _autoscaling_of(deployment)
-                found[name.removeprefix(APP_PREFIX)] = KindStatus(
+                found[kind] = KindStatus(
                     state=app["status"],
                     message=deployment["message"] or app["message"],
                     target=deployment["target_num_replicas"],
@@ -57,6 +58,12 @@ def fleet_status() -> dict[str, KindStatus]:
                     },
                 )
     return found
+
+
+def _is_ours(app: str, deployment: str) -> bool:
+    """On a shared cluster an application of others may begin with our prefix too."""
+    kind = app.removeprefix(APP_PREFIX)
+    return app == DIRECTORY_APP or (app != kind and deployment == deployment_name(kind))
 
 
 def kinds_status() -> dict[str, KindStatus]:
@@ -86,8 +93,9 @@ def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[ReplicaRange, Scalin
     if scaled is None:
         return ReplicaRange.of(deployment["target_num_replicas"]), None
     replica_range = ReplicaRange(min=scaled["min_replicas"], max=scaled["max_replicas"])
-    scaling = ScalingTarget(**scaled["policy"]["policy_kwargs"])
-    return replica_range, None if replica_range.is_fixed else scaling
+    if replica_range.is_fixed:
+        return replica_range, None
+    return replica_range, ScalingTarget(**scaled["policy"]["policy_kwargs"])
 
 
 def _client() -> ServeControllerClient:

@@ -134,7 +134,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
 
 
 def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
-    """The cards of the folders given, of one vocabulary."""
+    """The cards of the given folders; they must share one vocabulary."""
     read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}
     if len(set(digests.values())) > 1:

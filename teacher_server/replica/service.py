@@ -237,6 +237,7 @@ class TeacherServer:
 
 def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb2.Description:
     """The Description of one replica of a teacher."""
-    described = teacher_pb2.Description(wire_version=codec.FORMAT_VERSION, replica_id=replica_id)
-    described.MergeFrom(teacher)
+    described = teacher_pb2.Description()
+    described.CopyFrom(teacher)
+    described.wire_version, described.replica_id = codec.FORMAT_VERSION, replica_id
     return described

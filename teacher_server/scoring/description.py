@@ -33,12 +33,11 @@ def describe(card: Description, vocabulary: Vocabulary) -> Description:
             f"the {card.kind} teacher's vocabulary must have digest {card.vocabulary_digest}, got "
             f"{vocabulary.digest}. The folder's files do not belong together; export it again."
         )
-    description = Description(
-        vocab_size=vocabulary.size,
-        first_item_id=vocabulary.first_item_id,
-        num_items=vocabulary.num_items,
-    )
-    description.MergeFrom(card)
+    description = Description()
+    description.CopyFrom(card)
+    description.vocab_size = vocabulary.size
+    description.first_item_id = vocabulary.first_item_id
+    description.num_items = vocabulary.num_items
     return description
 
 

@@ -201,6 +201,15 @@ def test_leaving_the_context_ends_a_daemon_whose_command_failed(tmp_path: Path) 
     assert not Path(f"/proc/{int(path.read_text())}").exists()
 
 
+def test_command_whose_reaper_was_killed_ends_with_the_context(tmp_path: Path) -> None:
+    with launcher(tmp_path) as it:
+        child = it.start(python("sleeper", "import time; time.sleep(60)"))
+        (command,) = child.descendants()
+        assert command.pid == child.pid
+        os.kill(command.ppid(), signal.SIGKILL)
+    command.wait(timeout=10)
+
+
 def test_leaving_the_context_leaves_other_children_of_this_process_alone(tmp_path: Path) -> None:
     code = "import sys; sys.exit(int(input()))"
     with launcher(tmp_path) as it:

@@ -21,6 +21,8 @@ TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
 TAG = re.compile(rf"{TAG_PREFIX}\d{{8}}")
 UNIVERSAL_TAG = re.compile(rf"\.?{UNIVERSAL_PREFIX}{TAG.pattern}")
 WHOLE_NAME = "whole.json"
+# One list of all checkpoints, of an earlier version: refused, or its folders would be cleared.
+EARLIER_LIST_NAME = "newest.json"
 # DeepSpeed writes it; this repository does not read it.
 UNIVERSAL_LIST_NAME = "latest_universal"
 CHECKPOINTS_NAME = "checkpoints"
@@ -61,7 +63,13 @@ def newest_whole(folder: Path) -> WholeCheckpoint | None:
 
     Raises:
         FileNotFoundError: if there were some, and all of them are damaged.
+        ValueError: if an earlier version wrote them.
     """
+    if (folder / EARLIER_LIST_NAME).exists():
+        raise ValueError(
+            f"checkpoints in {folder} must have been written by this version, got those of an "
+            "earlier one. Finish the run with that version, or start over with train.resume=false."
+        )
     problems = []
     for path in _newest_first(folder):
         problem = find_damage(path)
@@ -143,7 +151,8 @@ def forget(folder: Path) -> None:
         (path / WHOLE_NAME).unlink(missing_ok=True)
     for path in (*_newest_first(folder), *_universal(folder)):
         shutil.rmtree(path)
-    (folder / UNIVERSAL_LIST_NAME).unlink(missing_ok=True)
+    for name in (EARLIER_LIST_NAME, UNIVERSAL_LIST_NAME):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _whole(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 EntryT = TypeVar("EntryT")
 
@@ -21,7 +21,7 @@ def with_plugins(
     """
     merged = dict(entries)
     for name in plugins:
-        for key, entry in vars(_module(name)).get(table, {}).items():
+        for key, entry in _entries(name, table).items():
             if key in merged:
                 raise ValueError(
                     f"an entry of {table} in plugin {name} must have a name of its own, got {key}, "
@@ -31,11 +31,16 @@ def with_plugins(
     return merged
 
 
-def _module(name: str) -> object:
+def _entries(name: str, table: str) -> Mapping[str, Any]:
     try:
-        return importlib.import_module(name)
-    except ImportError as error:
+        entries = vars(importlib.import_module(name)).get(table, {})
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
-            f"a plugin must be a module that Python can import, got {name}: {error}. Install it, "
+            f"a plugin must be a module that Python can import, got {name!r}: {error}. Install it, "
             "or add its folder to PYTHONPATH."
         ) from error
+    if not isinstance(entries, Mapping):
+        raise ValueError(
+            f"{table} of plugin {name} must be a dictionary, got {type(entries).__name__}."
+        )
+    return entries

@@ -7,7 +7,9 @@ REMOVED = {
     "entity_relu": "entity vectors have no activation, as in KGSF's code",
     "word_relu": "word vectors have no activation, as in KGSF's code",
     "word_side": "a teacher uses words if the prepared data has word relations",
-    "teachers.max_bytes": "teachers.in_flight bounds what is held",
+    "teachers.max_bytes": (
+        "teachers.in_flight bounds what is held; lower it if whole rows (top_k=0) need too much"
+    ),
     "train.keep_freed_memory": (
         "set MALLOC_MMAP_THRESHOLD_=1048576 in the environment to give freed memory back at once"
     ),

@@ -93,9 +93,10 @@ def _set_dotted(settings: dict[str, Any], override: str) -> None:
 
 def _refuse_removed(cls: type[Any], settings: dict[str, Any], source: str) -> None:
     removed = REMOVED.keys() - setting_names(cls)
-    for key in _dotted(settings):
-        if key in removed:
-            raise ValueError(f"{source}: {key} was removed, {REMOVED[key]}. Delete the key.")
+    found = [f"{key} was removed, {REMOVED[key]}" for key in _dotted(settings) if key in removed]
+    if found:
+        remedy = "Delete the key." if len(found) == 1 else "Delete these keys."
+        raise ValueError(f"{source}: {'; '.join(found)}. {remedy}")
 
 
 def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -46,6 +46,22 @@ SUPPORTED = {
     """,
     "zero_optimization.offload_param": f"{_OFFLOAD} buffer_size max_in_cpu",
 }
+# Section -> unsupported keys that files carry turned off; a misspelt key is in no list.
+OFTEN_OFF = {
+    "": """
+        optimizer scheduler activation_checkpointing amp torch_autocast elasticity pipeline
+        tensor_parallel hybrid_engine sparse_attention progressive_layer_drop curriculum_learning
+        data_efficiency compression_training eigenvalue datastates_ckpt sparse_gradients compile
+        graph_harvesting quantize_training nebula tensorboard wandb csv_monitor comet autotuning
+        data_types monitor_config
+    """,
+    "checkpoint": "writer load_universal use_node_local_storage parallel_write",
+    "zero_optimization": """
+        mics_shard_size mics_hierarchical_params_gather zeropp_loco_param zenflow legacy_stage1
+        cpu_offload cpu_offload_params cpu_offload_param cpu_offload_use_pin_memory
+        elastic_checkpoint log_trace_cache_warnings enable_sanity_checks
+    """,
+}
 DEVICES = ("none", "cpu", "nvme")
 VALUES: dict[str, tuple[object, ...]] = {
     "gradient_allreduce_op": ("mean",),
@@ -95,8 +111,11 @@ def supported_settings(path: Path, settings: dict[str, Any], section: str = "") 
     for name, value in settings.items():
         key = f"{section}.{name}" if section else name
         is_known = name in SUPPORTED[section].split()
-        if value is None or (not is_known and _is_off(value)):
+        may_be_off = name in OFTEN_OFF.get(section, "").split()
+        if value is None or (may_be_off and _is_off(value)):
             continue
+        if not section and not is_known and _is_disabled(value):
+            continue  # a section of another release
         if not is_known:
             remedy = REMEDIES.get(key, OTHER_REMEDY)
             raise ValueError(f"{key} must be left out of {path}, got {value}. {remedy}")
@@ -105,13 +124,19 @@ def supported_settings(path: Path, settings: dict[str, Any], section: str = "") 
         if value not in VALUES.get(key, (value,)):
             rule = " or ".join(map(str, VALUES[key]))
             raise ValueError(f"{key} must be {rule} in {path}, got {value}. Leave it out.")
+        if key in ("bf16", "fp16") and _is_disabled(value):
+            value = {"enabled": False}
         kept[name] = supported_settings(path, value, key) if key in SUPPORTED else value
     return kept
 
 
+def _is_disabled(value: object) -> bool:
+    return isinstance(value, dict) and value.get("enabled") is False
+
+
 def _is_off(value: object) -> bool:
     if isinstance(value, dict):
-        return value.get("enabled") is False or not any(value.values())
+        return _is_disabled(value) or not any(value.values())
     # -1 turns MiCS off.
     return not value or value in ("auto", -1)
 

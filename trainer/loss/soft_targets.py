@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# In memory: id and probability of an entry; what a row and a position that learns from it take.
-ENTRY_BYTES, ROW_BYTES = 12, 44
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseRows:

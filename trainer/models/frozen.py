@@ -16,6 +16,7 @@ from google.protobuf import json_format
 from protos.fingerprint import digest_file
 from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json
+from trainer.common.errors import first_line
 
 CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
@@ -92,8 +93,10 @@ def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Descrip
     try:
         card = json_format.Parse(path.read_text(), Description(temperature=1.0))
     except json_format.ParseError as error:
+        # Its further lines list the fields of the message under other names.
+        problem = first_line(error)
         raise ValueError(
-            f"{path} must be the card of a frozen model, got: {error}. Export the model again."
+            f"{path} must be the card of a frozen model, got: {problem}. Export the model again."
         ) from error
     if card.kind != kind:
         raise ValueError(f"{folder} must hold a {kind} model, got a {card.kind} model.")

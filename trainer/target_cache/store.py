@@ -3,9 +3,9 @@
 Content-addressed and written once: a key is a digest of everything that an answer depends on, so
 what lies under it is right for good, and the first who writes it wins. LMDB gives readers and
 writers in several processes, whole transactions, and a store that outlives a killed writer; it
-checks no content, so every value carries a checksum (target_block.py).
+checks no content, so every value carries a checksum (block.py).
 
-    targets   group id, digest of the question -> value of target_block.py
+    targets   group id, digest of the question -> value of block.py
     groups    group id -> JSON: the teacher's Description and the compression asked for
 
 A group is one teacher and one way of cutting its rows.

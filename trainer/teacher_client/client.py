@@ -110,14 +110,13 @@ class TeacherClient:
         """Kind -> weights digest and temperature of its replicas."""
         return {
             kind: f"{described.weights_digest} at temperature {described.temperature:g}"
-            for kind, described in self._met.described.items()
+            for kind, described in self._met.in_order().items()
         }
 
     @property
-    def max_tokens(self) -> int | None:
-        """Longest input of one example that every teacher takes; None: none reads tokens."""
-        limits = [described.max_tokens for described in self._met.described.values()]
-        return min(filter(None, limits), default=None)
+    def limits(self) -> dict[str, InputLimits]:
+        """Kind -> what its teacher takes of an example."""
+        return {kind: InputLimits.of(it) for kind, it in self._met.in_order().items()}
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Request the targets of a micro-batch; returns at once.

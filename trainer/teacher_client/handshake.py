@@ -33,6 +33,10 @@ class MetTeachers:
         )
         self.described[described.kind] = described
 
+    def in_order(self) -> dict[str, teacher_pb2.Description]:
+        """The same in the order of the table of kinds, once all of them were met."""
+        return {kind: self.described[kind] for kind in self._kinds}
+
 
 def check_description(
     described: teacher_pb2.Description,

@@ -23,6 +23,7 @@ from cluster.bench.chaos.evidence import example_fingerprint
 from protos.target_rows import Targets
 from trainer.common.cli import run_main
 from trainer.data.examples import Example
+from trainer.data.model_input import InputLimits
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.main import checked_input, run_student
 from trainer.teacher_client.client import TeacherClient
@@ -50,9 +51,9 @@ class Witness:
         return self._client.identity
 
     @property
-    def max_tokens(self) -> int | None:
+    def limits(self) -> Mapping[str, InputLimits]:
         """The client's."""
-        return self._client.max_tokens
+        return self._client.limits
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Note what is requested, and request it."""

@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 
 from protos.target_rows import TargetRows, Targets
-from protos.teacher_pb2 import Compression
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
 from trainer.kinds.table import TEACHER_KINDS
-from trainer.kinds.teacher_kind import TeacherKind
 from trainer.telemetry.client_counters import ClientCounters
 
 
@@ -43,10 +41,9 @@ class InProcessTeachers:
         }
 
     @property
-    def max_tokens(self) -> int | None:
-        """Longest input of one example that every teacher takes; None: none reads tokens."""
-        limits = [it.description.max_tokens for it in self._teachers.values()]
-        return min(filter(None, limits), default=None)
+    def limits(self) -> dict[str, InputLimits]:
+        """Kind -> what its teacher takes of an example."""
+        return {kind: InputLimits.of(it.description) for kind, it in self._teachers.items()}
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Score at once, on the training thread: nothing overlaps in one process."""
@@ -63,16 +60,8 @@ class InProcessTeachers:
         inputs = [
             of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
         ]
-        rows = teacher.score(inputs, cut_of(of_kind, self._distill))
+        rows = teacher.score(inputs, of_kind.compression(self._distill))
         self.counters.requests += 1
         if of_kind.rows_per == "position":
             self.counters.positions += rows.num_rows
         return rows
-
-
-def cut_of(kind: TeacherKind, distill: DistillConfig) -> Compression:
-    """The cut that a served teacher of this kind makes."""
-    top_k, top_p = kind.cut(distill)
-    if distill.tail == "sampled":
-        return Compression(samples=top_k)
-    return Compression(top_k=top_k, top_p=top_p)

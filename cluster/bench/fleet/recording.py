@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from cluster.bench.fleet.in_process import cut_of
 from cluster.bench.fleet.replay import key_of, record, save_answers
 from protos.codec import TargetRows
 from teacher_server.scoring.kinds import load_teacher
@@ -25,6 +24,6 @@ def record_kind(
     inputs = [
         of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
     ]
-    answers = record(teacher, inputs, cut_of(of_kind, distill))
+    answers = record(teacher, inputs, of_kind.compression(distill))
     save_answers(table, answers)
     return [key_of(each) for each in inputs], answers

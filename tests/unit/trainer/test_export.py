@@ -1,58 +1,23 @@
-"""What a run reads of frozen models before its first step."""
-
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tests.support import tiny_teachers
-from tests.support.evaluation_fakes import write_tiny_data
-from trainer import export, main
-from trainer.config.language_model import LanguageModelConfig
-from trainer.config.run import RunConfig
-from trainer.data.prepared import PreparedData
-from trainer.models import frozen
-
-SHAPE = LanguageModelConfig(architecture="kgsf", num_layers=1, hidden_size=16, num_heads=2)
+from tests.support.client_world import examples
+from trainer import export
+from trainer.data.model_input import InputLimits
+from trainer.kinds.table import TEACHER_KINDS
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreparedData:
-    """Data of the tiny teachers' graph."""
-    monkeypatch.setattr(PreparedData, "graphs_digest", "tiny-graph")
-    return write_tiny_data(tmp_path / "data")
-
-
-@pytest.fixture
-def teacher(tmp_path: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tiny_teachers, "NUM_ENTITIES", data.vocabulary.num_items)
-    tiny_teachers.write_recommendation_teacher(tmp_path / "teacher", data.vocabulary)
-    return tmp_path / "teacher"
-
-
-def test_weights_of_one_folder_are_hashed_once_by_a_rank(
-    data: PreparedData, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashed: list[Path] = []
-
-    def digest(path: Path) -> str:
-        hashed.append(path)
-        return digest_file(path)
-
-    digest_file = frozen.digest_file
-    monkeypatch.setattr(frozen, "digest_file", digest)
-    folder = str(teacher)
-    config = RunConfig(data="", output="", item_vectors=folder, knowledge=folder, student=SHAPE)
-    main._check_models(config, data.vocabulary.digest, check_weights=True)
-    export._build(config, data, None)
-    assert hashed == [teacher / "model.safetensors"]
-
-
-def test_torn_weights_of_a_model_that_a_run_loads_are_refused(
-    data: PreparedData, teacher: Path
-) -> None:
-    with (teacher / "model.safetensors").open("ab") as file:
-        file.write(b"more")
-    with pytest.raises(ValueError, match="The file was changed or torn"):
-        export._recommender(teacher, data)
+def test_teacher_that_takes_too_few_tokens_is_refused_by_its_kind() -> None:
+    moon = dataclasses.replace(TEACHER_KINDS["dialogue"], share=None)
+    kinds = {**TEACHER_KINDS, "moon": moon}
+    limits = {"recommendation": InputLimits(max_entities=1), "moon": InputLimits(max_tokens=6)}
+    teachers: Any = SimpleNamespace(kinds=kinds, limits=limits)
+    # Two tokens of context, and the response but for its last one.
+    export._check_teachers(teachers, examples(3, 5))
+    with pytest.raises(ValueError, match=r"moon teacher must take inputs of 7 tokens .* takes 6"):
+        export._check_teachers(teachers, examples(6, 5))

@@ -45,3 +45,10 @@ def test_state_of_a_keeper_whose_pid_passed_to_another_is_not_alive(tmp_path: Pa
         ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started - 60
     )
     assert not is_alive(other)
+
+
+@pytest.mark.parametrize("content", ['{"ray_address": "a", "pace": {}}', "[]", "{torn"])
+def test_record_of_another_version_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
+    (tmp_path / "fleet.json").write_text(content)
+    with pytest.raises(ValueError, match=r"fleet\.json must be the record .* keeper_pid"):
+        read_state(tmp_path / "fleet.json")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from teacher_server.fleet.options import REMOVED, parse
+from teacher_server.fleet.options import REMOVED, asked_folders, parse, parse_ranges
 
 NAMES: list[str] = ["up", "scale", "status", "down", "certificates", "keep"]
 COMMANDS = dict.fromkeys(NAMES, print)
@@ -22,3 +24,40 @@ def test_cluster_cpus_bound_the_local_cluster() -> None:
     assert parse(["up", "--cluster-cpus", "8"], COMMANDS).cluster_cpus == 8
     with pytest.raises(ValueError, match="--cluster-cpus must be in"):
         parse(["up", "--cluster-cpus", "0"], COMMANDS)
+
+
+KINDS = ("dialogue", "recommendation", "moon")
+
+
+def folders(*argv: str) -> dict[str, Path]:
+    return asked_folders(parse(["up", *argv], COMMANDS), KINDS)
+
+
+def test_up_serves_kinds_by_their_own_option_or_by_teacher() -> None:
+    assert folders("--dialogue", "a", "--teacher", "moon=b=c") == {
+        "dialogue": Path("a"),
+        "moon": Path("b=c"),
+    }
+    assert folders("--teacher", "recommendation=a") == {"recommendation": Path("a")}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--dialogue or --recommendation must be given, got neither"),
+        (["--teacher", "moon"], "--teacher must be KIND=DIR with a kind of dialogue.*got 'moon'"),
+        (["--teacher", "mars=a"], "got 'mars=a'. A plugin may add others"),
+        (["--dialogue", "a", "--teacher", "dialogue=b"], "one folder, got dialogue, dialogue"),
+    ],
+)
+def test_up_without_one_folder_for_each_known_kind_is_refused(
+    argv: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        folders(*argv)
+
+
+def test_replicas_of_a_kind_that_is_not_up_are_refused_with_those_that_are() -> None:
+    assert list(parse_ranges("moon=2", KINDS)) == ["moon"]
+    with pytest.raises(ValueError, match="a kind of moon and counts >= 0, got 'dialogue=1'"):
+        parse_ranges("dialogue=1", ["moon"])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from protos.codec import TargetRows
-from protos.teacher_pb2 import Compression
+from protos.teacher_pb2 import Compression, Description
 from teacher_server.scoring import teachers as teachers_module
 from teacher_server.scoring.counters import ReplicaCounters
-from teacher_server.scoring.description import num_token_ids
+from teacher_server.scoring.description import describe, num_token_ids
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from teacher_server.scoring.kinds import load_teacher
 from teacher_server.scoring.score_work import ScoreWork
@@ -179,3 +179,14 @@ def test_score_adds_the_time_of_compression(folders: dict[str, Path]) -> None:
         assert once > 0
         teacher.score(inputs, Compression(top_k=4))
         assert counters.compress_s > once
+
+
+def test_sizes_of_a_teacher_are_those_of_its_vocabulary_whatever_its_card_has(
+    folders: dict[str, Path],
+) -> None:
+    vocabulary = Vocabulary.load(folders["dialogue"])
+    card = Description(
+        kind="dialogue", vocabulary_digest=vocabulary.digest, vocab_size=3, num_items=2
+    )
+    described = describe(card, vocabulary)
+    assert (described.vocab_size, described.num_items) == (vocabulary.size, vocabulary.num_items)

@@ -116,3 +116,15 @@ def test_checkpoints_that_are_forgotten_are_never_found_again(tmp_path: Path) ->
     assert checkpoint.newest_whole(folder) is None
     # What is not a run's stays.
     assert names(folder) == ["mine", "step-00000010.bak"]
+
+
+def test_checkpoints_of_an_earlier_version_are_an_error_and_stay(tmp_path: Path) -> None:
+    file = tmp_path / "step-00000010" / "rank-0.pt"
+    file.parent.mkdir()
+    file.write_bytes(b"weights")
+    (tmp_path / "newest.json").write_text('{"tag": "step-00000010", "step": 10}')
+    with pytest.raises(ValueError, match=r"must have been written by this version"):
+        checkpoint.newest_whole(tmp_path)
+    assert file.is_file()
+    checkpoint.forget(tmp_path)
+    assert names(tmp_path) == []

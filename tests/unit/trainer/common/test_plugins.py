@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -29,5 +30,20 @@ def test_entry_with_a_taken_name_is_refused(plugin: str) -> None:
 
 
 def test_plugin_that_cannot_be_imported_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"got no_such_module_anywhere: .*PYTHONPATH"):
+    with pytest.raises(ValueError, match=r"got 'no_such_module_anywhere': .*PYTHONPATH"):
         with_plugins({}, ["no_such_module_anywhere"], "SHAPES")
+
+
+def test_plugin_that_is_broken_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str
+) -> None:
+    (tmp_path / "broken_plugin_of_a_test.py").write_text("SHAPES = {")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("broken_plugin_of_a_test", "", ".x"):
+        with pytest.raises(ValueError, match="must be a module that Python can import"):
+            with_plugins({}, [name], "SHAPES")
+    vars(sys.modules[plugin])["SHAPES"] = ["square"]
+    with pytest.raises(
+        ValueError, match=f"SHAPES of plugin {plugin} must be a dictionary, got list"
+    ):
+        with_plugins({}, [plugin], "SHAPES")

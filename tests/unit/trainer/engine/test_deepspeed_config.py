@@ -123,7 +123,7 @@ def test_file_without_a_stage_has_the_runs(block: dict[str, object], tmp_path: P
 UNSUPPORTED = (
     *("optimizer", "scheduler", "activation_checkpointing", "amp", "torch_autocast", "elasticity"),
     *("pipeline", "tensor_parallel", "sparse_gradients", "datastates_ckpt", "graph_harvesting"),
-    *("nebula", "compile", "of_a_later_deepspeed"),
+    *("nebula", "compile"),
 )
 UNSUPPORTED_ZERO = (
     "mics_shard_size",
@@ -163,6 +163,33 @@ def test_other_ways_to_say_off_are_understood(settings: dict[str, object], tmp_p
     taken = deepspeed_config(with_file(tmp_path, settings, stage=3), 1)
     assert taken["zero_optimization"] == {"stage": 3}
     assert DeepSpeedConfig(taken).zero_config.stage == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"zero_optimization": {"stage": 3, "reduce_scater": False}}, "reduce_scater"),
+        ({"zero_optimization": {"stage": 3, "prefetch_bucket_size": 0}}, "prefetch_bucket_size"),
+        ({"zero_optimizaton": {"stage": 0}}, "zero_optimizaton"),
+        ({"gradient_cliping": 0}, "gradient_cliping"),
+    ],
+)
+def test_unknown_name_is_refused_although_its_value_is_off(
+    settings: dict[str, object], key: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"{key} must be left out of"):
+        deepspeed_config(with_file(tmp_path, settings, stage=3), 1)
+
+
+def test_sections_turned_off_may_hold_whatever_another_release_knows(tmp_path: Path) -> None:
+    settings = {
+        "of_a_later_deepspeed": {"enabled": False, "detail": 3},
+        "fp16": {"enabled": False, "fp16_master_weights_and_grads": True},
+        "zero_optimization": {"stage": 3},
+    }
+    taken = deepspeed_config(with_file(tmp_path, settings, stage=3), 1)
+    assert "of_a_later_deepspeed" not in taken
+    assert taken["fp16"] == {"enabled": False}
 
 
 def test_auto_in_the_block_of_the_precision_says_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from protos.codec import WireError
 from tests.support.client_world import VOCAB, FakeTeacher, World, examples
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
+from trainer.data.model_input import InputLimits
 
 
 def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) -> None:
@@ -74,7 +75,7 @@ def test_client_with_one_teacher_needs_no_other(
         client.close()
     assert {kind: each.num_rows for kind, each in received.items()} == {kind: rows}
     assert list(client.identity) == [kind]
-    assert (client.max_tokens is None) == (kind == "recommendation")
+    assert list(client.limits) == [kind]
 
 
 def test_client_that_is_closed_fails_what_is_under_way(world: World) -> None:
@@ -220,7 +221,9 @@ def test_client_knows_the_longest_inputs_of_its_teachers(world: World) -> None:
     world.add("r", FakeTeacher("recommendation"))
     client = world.client()
     try:
-        assert client.max_tokens == 64
+        limits = client.limits
+        assert limits["dialogue"] == InputLimits(max_tokens=64)
+        assert limits["recommendation"] == InputLimits(max_entities=64)
         assert set(client.identity) == {"dialogue", "recommendation"}
         assert client.identity["dialogue"] == "weights-dialogue at temperature 1"
     finally:
