@@ -76,7 +76,7 @@ def test_fp16_is_refused_on_a_cpu_without_it(prepared_dir: Path, tmp_path: Path)
     assert accelerator is not None
     if accelerator.is_fp16_supported():
         pytest.skip("this device computes in fp16")
-    result = run_student(prepared_dir, tmp_path / "run", *FP16)
+    result = run_student(prepared_dir, tmp_path / "run", *FP16, ranks=1)
     assert result.returncode != 0
     (line,) = error_lines(result)
     assert "train.precision must be float32 or bf16 on this cpu" in line
