@@ -22,9 +22,9 @@ from rich.progress import Progress
 
 from protos.codec import WireError
 from protos.fingerprint import CHUNK_BYTES
+from trainer.target_cache.inspect import read_entry
 from trainer.target_cache.keys import GROUP_BYTES, KEY_BYTES, Group
 from trainer.target_cache.store import TargetCache
-from trainer.target_cache.survey import read_entry
 
 MAGIC = b"CKT1"
 LENGTH, COUNT = struct.Struct("<I"), struct.Struct("<Q")

@@ -5,7 +5,7 @@ what lies under it is right for good, and the first who writes it wins. LMDB giv
 writers in several processes, whole transactions, and a store that outlives a killed writer; it
 checks no content, so every value carries a checksum (block.py).
 
-    targets   group id, digest of the question -> value of block.py
+    targets   group id, key of a request -> value of block.py
     groups    group id -> JSON: the teacher's Description and the compression asked for
 
 A group is one teacher and one way of cutting its rows.

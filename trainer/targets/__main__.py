@@ -33,8 +33,8 @@ from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.dialogue import SPLITS
 from trainer.target_cache.archive import export_file, import_file
+from trainer.target_cache.inspect import CacheStats, GroupSummary, inspect_cache
 from trainer.target_cache.store import TargetCache
-from trainer.target_cache.survey import GroupSummary, Survey, survey
 from trainer.targets.build import build
 
 
@@ -81,17 +81,17 @@ def _import(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _stats(arguments: argparse.Namespace, progress: Progress) -> None:
     with _open(arguments.folder, must_exist=True) as cache:
-        found = survey(cache, progress)
+        found = inspect_cache(cache, progress)
     if arguments.json:
         sys.stdout.write(json.dumps(found.to_dict()) + "\n")
     else:
-        _print_survey(found, arguments.folder)
+        _print_stats(found, arguments.folder)
 
 
 def _verify(arguments: argparse.Namespace, progress: Progress) -> None:
     with _open(arguments.folder, must_exist=True) as cache:
-        found = survey(cache, progress)
-    _print_survey(found, arguments.folder)
+        found = inspect_cache(cache, progress)
+    _print_stats(found, arguments.folder)
     if found.broken:
         raise WireError(
             f"all targets in {arguments.folder} must be whole, got {len(found.broken)} broken "
@@ -114,7 +114,7 @@ def _say(line: str) -> None:
     Console().print(line, highlight=False, soft_wrap=True)
 
 
-def _print_survey(found: Survey, folder: Path) -> None:
+def _print_stats(found: CacheStats, folder: Path) -> None:
     table = Table(title=str(folder))
     for name in ("kind", "weights"):
         table.add_column(name)

@@ -64,7 +64,7 @@ class GroupSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class CacheStats:
     """Contents and problems of a cache."""
 
     groups: list[GroupSummary]
@@ -83,7 +83,7 @@ class Survey:
         }
 
 
-def survey(cache: TargetCache, progress: Progress) -> Survey:
+def inspect_cache(cache: TargetCache, progress: Progress) -> CacheStats:
     """Decode everything in a cache.
 
     Raises:
@@ -106,7 +106,7 @@ def survey(cache: TargetCache, progress: Progress) -> Survey:
                 broken.append(f"{key.hex()}: {error}")
             else:
                 summaries[key[:GROUP_BYTES]].add(rows, len(value))
-        return Survey(
+        return CacheStats(
             groups=sorted(summaries.values(), key=lambda each: (each.kind, each.weights_digest)),
             broken=broken,
             num_entries=now.num_entries,
