@@ -25,6 +25,7 @@ from trainer.models.language_model import (
     build_language_model,
     write_language_model,
 )
+from trainer.models.student_card import remove_student_card
 from trainer.selection import Selection
 from trainer.train import train
 
@@ -42,6 +43,8 @@ def train_and_export(
 ) -> Exported:
     """Train the configured language model; rank 0 writes it and its vocabulary to `folder`."""
     language_model, examples, valid = on_all_ranks(lambda: _build(config, data, teachers))
+    # Not before: an input that is refused leaves the model of an earlier run as it was.
+    on_first_rank(lambda: remove_student_card(folder))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
     engine = Engine(student, config)
     limits = language_model.limits

