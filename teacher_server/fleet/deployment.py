@@ -35,10 +35,7 @@ from trainer.security.credentials import SecurityFiles, is_loopback
 from trainer.telemetry.spans import Spans
 
 if TYPE_CHECKING:
-    from teacher_server.replica.request_check import RequestLimits
     from teacher_server.replica.service import TeacherServer
-    from teacher_server.scoring.description import support_size
-    from trainer.kinds.table import TEACHER_KINDS
 
 logger = logging.getLogger("ray.serve")
 
@@ -190,7 +187,10 @@ def _build_server(
     # the Directory use them.
     import torch
 
+    from teacher_server.replica.request_check import RequestLimits
     from teacher_server.replica.service import TeacherServer
+    from teacher_server.scoring.description import support_size
+    from trainer.kinds.table import TEACHER_KINDS
 
     if options.num_gpus and not torch.cuda.is_available():
         raise ValueError(
