@@ -12,6 +12,7 @@ from typing import Any
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
 
+TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
 # Options of earlier versions, and what to do without them.
 REMOVED = {
@@ -89,8 +90,13 @@ def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[s
     """The folder of each kind that `up` is to serve.
 
     Raises:
-        ValueError: if no kind is given, or an unknown one, or one twice.
+        ValueError: if no kind is given, or an unknown one, or one twice, or one has a taken name.
     """
+    if TAKEN_KIND in kinds:
+        # Its Serve application and its line of `status` would be the Directory's.
+        raise ValueError(
+            f"a kind of teachers must not be named {TAKEN_KIND}, got one. Rename it in its plugin."
+        )
     given = [(kind, vars(options)[kind]) for kind in SERVED_KINDS if vars(options)[kind]]
     given += [_kind_and_folder(text, kinds) for text in options.teacher]
     folders = dict(given)

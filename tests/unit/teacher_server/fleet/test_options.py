@@ -61,3 +61,9 @@ def test_replicas_of_a_kind_that_is_not_up_are_refused_with_those_that_are() -> 
     assert list(parse_ranges("moon=2", KINDS)) == ["moon"]
     with pytest.raises(ValueError, match="a kind of moon and counts >= 0, got 'dialogue=1'"):
         parse_ranges("dialogue=1", ["moon"])
+
+
+def test_kind_with_the_name_of_the_directory_is_refused() -> None:
+    options = parse(["up", "--dialogue", "a"], COMMANDS)
+    with pytest.raises(ValueError, match="must not be named directory"):
+        asked_folders(options, (*KINDS, "directory"))
