@@ -132,10 +132,11 @@ class Tail:
     own: slice
 
 
-def cut(targets: SoftTargets, chunk: slice, like: Tensor) -> tuple[Entries, list[Tail]]:
+def cut(targets: SoftTargets, chunk: slice | Tensor, like: Tensor) -> tuple[Entries, list[Tail]]:
     """The chunk's entries and buckets, in the dtype and on the device of `like`, as targets are.
 
-    Nothing here waits for the device or is copied to it.
+    For a slice, nothing here waits for the device or is copied to it. A chunk may also be int64
+    numbers of positions, on the CPU.
     """
     labels_C = targets.labels_P[chunk]
     rows_E = [torch.arange(len(labels_C), device=like.device)]

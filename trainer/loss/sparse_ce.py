@@ -24,17 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trainer.loss.products import add_outer_, gain_of, multiply, rounded_
 from trainer.loss.soft_targets import Entries, SoftTargets, Tail, cut
+from trainer.loss.thin_buckets import add_thin_buckets_
 
 DEFAULT_CHUNK_SIZE = 256
-CPU_TILE_SIZE = 1024
-HALF_TILE_SIZE = 8192
-FLOAT16_GAIN = 64.0
-"""float16 has no number between 0 and 6e-8, where much of a softmax lies."""
-FLOAT16_ROWS = 256
-FLOAT16_HIDDEN = 2.0**15
-"""Nor has it one above 65,504: a sum over so many positions, each of a gradient of at most 1 times
-its gain and of a hidden state of at most 65,504 over this one, is less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +74,9 @@ def sparse_cross_entropy_sum(
 
     Args:
         hidden_PD: float [P, D] hidden states of the positions that count.
-        weight_VD: float [V, D] output weight; logits are hidden @ weight^T, summed and
-            rounded in its dtype, then float32 or wider.
+        weight_VD: float [V, D] output weight; logits are hidden @ weight^T, float32 or wider
+            whatever the dtype of both: near convergence, logits rounded to bfloat16 would leave
+            little of the gradient but rounding error (docs/loss.md).
         targets: what each position should learn; weights may fold in 1/T of Eq. 5.
         chunk_size: positions whose logits are held at once.
 
@@ -148,73 +143,44 @@ def _compute(
     grad_weight_VD = torch.zeros_like(weight_VD, dtype=accumulate) if needs_grad else weight_VD
     loss = hidden_PD.new_zeros((), dtype=accumulate)
     nll_P = hidden_PD.new_empty(num_positions, dtype=accumulate)
-    # One buffer for all chunks: a fresh one each time costs more page faults than arithmetic.
-    buffer_CV = hidden_PD.new_empty(min(chunk_size, num_positions), vocab_size)
+    is_thin_TP = hidden_PD.new_zeros((len(targets.terms), num_positions), dtype=torch.bool)
+    # Buffers for all chunks: fresh ones each time cost more page faults than arithmetic.
+    shape = (min(chunk_size, num_positions), vocab_size)
+    scores_buffer_CV = hidden_PD.new_empty(shape, dtype=accumulate)
+    is_half = hidden_PD.dtype != accumulate
+    rounded_CV = hidden_PD.new_empty(shape) if needs_grad and is_half else scores_buffer_CV
     for start in range(0, num_positions, chunk_size):
         chunk = slice(start, min(start + chunk_size, num_positions))
         hidden_CD = hidden_PD[chunk]
-        logits_CV = buffer_CV[: len(hidden_CD)]
-        _multiply(hidden_CD, weight_VD, logits_CV)
-        scores_CV = logits_CV.to(accumulate)
-        chunk_loss, nll_P[chunk] = _loss_and_gradient_(scores_CV, targets, chunk, needs_grad)
+        scores_CV = scores_buffer_CV[: len(hidden_CD)]
+        multiply(hidden_CD, weight_VD, scores_CV)
+        chunk_loss, nll_P[chunk], is_thin_TP[:, chunk] = _loss_and_gradient_(
+            scores_CV, targets, chunk, needs_grad
+        )
         loss += chunk_loss
         if needs_grad:
-            grad_CV = _rounded_(scores_CV, logits_CV)
+            grad_CV = rounded_(scores_CV, rounded_CV[: len(hidden_CD)])
             torch.mm(grad_CV, weight_VD, out=grad_hidden_PD[chunk])
-            _add_outer_(grad_weight_VD, grad_CV, hidden_CD)
-    if not needs_grad:
-        return _Computed(loss, nll_P, None)
-    gain = _gain(grad_hidden_PD.dtype)
-    return _Computed(loss, nll_P, (grad_hidden_PD.to(accumulate).div_(gain), grad_weight_VD))
-
-
-def _gain(dtype: torch.dtype) -> float:
-    """By how much the scores' gradient is held larger than it is while it is in this dtype."""
-    return FLOAT16_GAIN if dtype == torch.float16 else 1.0
-
-
-def _rounded_(grad_CV: Tensor, buffer_CV: Tensor) -> Tensor:
-    """The gradient, times its gain, in the buffer: the same memory unless dtypes differ."""
-    if (gain := _gain(buffer_CV.dtype)) != 1.0:
-        grad_CV *= gain
-    return buffer_CV.copy_(grad_CV)
-
-
-def _multiply(hidden_CD: Tensor, weight_VD: Tensor, logits_CV: Tensor) -> None:
-    """logits = hidden @ weight^T, on a CPU in tiles of the vocabulary.
-
-    There a product of few rows and very many columns leaves the caches: 2,048 positions in chunks
-    of 256 took 1.18 s whole and .90 s in tiles; all at once .85 s (57,184 x 768, two cores).
-    """
-    tile_size = CPU_TILE_SIZE if weight_VD.device.type == "cpu" else len(weight_VD)
-    for weight_TD, logits_CT in zip(
-        weight_VD.split(tile_size), logits_CV.split(tile_size, dim=1), strict=True
-    ):
-        torch.mm(hidden_CD, weight_TD.T, out=logits_CT)
-
-
-def _add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
-    """total += grad^T @ hidden, without a second [V, D] buffer; the gain of grad is taken out."""
-    if grad_CV.dtype == total_VD.dtype:
-        total_VD.addmm_(grad_CV.T, hidden_CD)
-        return
-    # A product is rounded to the dtype of its factors; hidden states are kept near 1 by powers of
-    # two, which cost no digit, each dimension by its own.
-    largest_D = hidden_CD.abs().amax(0).float().clamp(1.0, FLOAT16_HIDDEN).log2().ceil().exp2()
-    unit_CD = hidden_CD / largest_D.to(hidden_CD.dtype)
-    num_rows = FLOAT16_ROWS if grad_CV.dtype == torch.float16 else len(grad_CV)
-    for grad_RV, unit_RD in zip(grad_CV.split(num_rows), unit_CD.split(num_rows), strict=True):
-        for total_TD, grad_RT in zip(
-            total_VD.split(HALF_TILE_SIZE), grad_RV.split(HALF_TILE_SIZE, dim=1), strict=True
-        ):
-            product_TD = (grad_RT.T @ unit_RD).to(total_TD)
-            total_TD.addcmul_(product_TD, largest_D, value=1.0 / _gain(grad_CV.dtype))
+            add_outer_(grad_weight_VD, grad_CV, hidden_CD)
+    gradients = None
+    if needs_grad:
+        gain = gain_of(grad_hidden_PD.dtype)
+        gradients = (grad_hidden_PD.to(accumulate).div_(gain), grad_weight_VD)
+    thin_R = is_thin_TP.any(0).nonzero().squeeze(1).cpu()
+    for rows_R in thin_R.split(chunk_size) if len(thin_R) else ():
+        loss += add_thin_buckets_(
+            hidden_PD, weight_VD, targets, rows_R, is_thin_TP[:, rows_R], gradients
+        )
+    return _Computed(loss, nll_P, gradients)
 
 
 def _loss_and_gradient_(
     scores_CV: Tensor, targets: SoftTargets, chunk: slice, needs_grad: bool
-) -> tuple[Tensor, Tensor]:
-    """Loss sum and gold NLL of a chunk; scores_CV is overwritten by dL/dscores if needs_grad."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss sum and gold NLL of a chunk, and which positions' buckets are thin, bool [terms, C].
+
+    scores_CV is overwritten by dL/dscores if needs_grad.
+    """
     entries, tails = cut(targets, chunk, scores_CV)
     at_E = entries.row_E * scores_CV.shape[1] + entries.id_E
 
@@ -228,12 +194,19 @@ def _loss_and_gradient_(
     loss = entries.weight_E.dot(nll_E)
     scale_C = torch.zeros_like(partition_C).index_add_(0, entries.row_E, entries.weight_E)
     buckets = []
-    for tail in tails:
+    is_thin_TC = torch.zeros(
+        (len(tails), len(partition_C)), dtype=torch.bool, device=scores_CV.device
+    )
+    for number, tail in enumerate(tails):
         rest_C, holds_E = _rest_of_support_(exp_CV, tail, entries, at_E, exp_E)
+        tiny = torch.finfo(rest_C.dtype).tiny
+        is_thin_C = is_thin_TC[number] = (rest_C < tiny) & (tail.weight_C > 0)
+        rest_C.clamp_min_(tiny)
         # A row that was sent whole has no rest, and a tail of exactly 0: 0 * log(tiny) is 0.
         loss += tail.weight_C.dot(log_partition_C - rest_C.log())
         scale_C += tail.weight_C
-        buckets.append(_Bucket(tail.weight_C / rest_C, tail.support, holds_E))
+        ratio_C = torch.where(is_thin_C, 0.0, tail.weight_C / rest_C)
+        buckets.append(_Bucket(ratio_C, tail.support, holds_E))
     scale_C /= partition_C
     if needs_grad:
         _scale_by_segment_(exp_CV, scale_C, buckets)
@@ -244,7 +217,7 @@ def _loss_and_gradient_(
         # the factor is so large that adding it back would leave rounding error alone.
         exp_CV.view(-1)[at_E] = factor_E * exp_E
         exp_CV.view(-1).index_add_(0, at_E, entries.weight_E, alpha=-1)
-    return loss, nll_E[: len(partition_C)]
+    return loss, nll_E[: len(partition_C)], is_thin_TC
 
 
 def _rest_of_support_(
@@ -258,7 +231,7 @@ def _rest_of_support_(
     """
     first, end = tail.support
     exp_CV.view(-1)[at_E[tail.own]] = 0.0
-    rest_C = exp_CV[:, first:end].sum(-1).clamp_min(torch.finfo(exp_CV.dtype).tiny)
+    rest_C = exp_CV[:, first:end].sum(-1)
     holds_E = (entries.id_E >= first) & (entries.id_E < end) & (exp_CV.view(-1)[at_E] != 0)
     exp_CV.view(-1)[at_E[tail.own]] = exp_E[tail.own]
     return rest_C, holds_E

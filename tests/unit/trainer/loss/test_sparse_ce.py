@@ -267,7 +267,7 @@ def test_sparse_ce_computes_no_gradient_where_none_can_be_asked_for(
     def refuse(*_args: object) -> None:
         raise AssertionError("a gradient was computed")
 
-    monkeypatch.setattr(sparse_ce, "_add_outer_", refuse)
+    monkeypatch.setattr(sparse_ce, "add_outer_", refuse)
     hidden, weight = torch.randn(P, D), nn.Parameter(torch.randn(V, D))
     targets = random_targets(7)
     with torch.no_grad():
@@ -328,6 +328,87 @@ def test_sparse_ce_of_confident_student_keeps_a_finite_tail() -> None:
     (grad,) = torch.autograd.grad(loss, hidden)
     # dL/dz_0 = q_0 - 0.9 = 0.1, times the weight 60.
     assert grad.item() == pytest.approx(6.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gap", [60.0, 80.0, 88.0, 95.0, 104.0, 200.0, 1e4])
+def test_bucket_that_the_student_gives_next_to_nothing_still_pulls(
+    gap: float, dtype: torch.dtype
+) -> None:
+    # e^-87 is the smallest normal float32, e^-103 the smallest of all.
+    hidden = torch.tensor([[0.0, -gap, -gap]], dtype=dtype, requires_grad=True)
+    weight = torch.eye(3, dtype=dtype, requires_grad=True)
+    rows = SparseRows(
+        offsets_R1=torch.tensor([0, 1]),
+        ids_E=torch.tensor([0]),
+        probs_E=torch.tensor([0.5]),
+        tail_R=torch.tensor([0.5]),
+    )
+    term = TeacherTerm.of(
+        rows=rows, row_P=torch.tensor([0]), weight_P=torch.ones(1), support=(0, 3)
+    )
+    targets = SoftTargets(labels_P=torch.tensor([0]), gold_P=torch.zeros(1), terms=(term,))
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, targets)
+    gap = -float(hidden.detach()[0, 1])
+    assert loss.item() == pytest.approx(0.5 * (gap - math.log(2.0)), rel=1e-6)
+    grad_hidden, grad_weight = torch.autograd.grad(loss, [hidden, weight])
+    expected = torch.tensor([0.5, -0.25, -0.25])
+    torch.testing.assert_close(grad_hidden[0].float(), expected, rtol=1e-3, atol=0.0)
+    outer = torch.outer(expected, hidden[0].detach().float())
+    torch.testing.assert_close(grad_weight.float(), outer, rtol=1e-2, atol=0.0)
+
+
+@pytest.mark.parametrize("scale", [30.0, 100.0, 1000.0])
+def test_thin_buckets_of_two_teachers_match_dense_twin(scale: float) -> None:
+    generator = torch.Generator().manual_seed(8)
+    targets = random_targets(8)
+    leaves = [torch.randn(n, D, generator=generator) for n in (P, V)]
+    leaves[0] *= scale
+    for leaf in leaves:
+        leaf.requires_grad_()
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    loss, _ = sparse_cross_entropy_sum(
+        leaves[0], leaves[1], moved(targets, "cpu", torch.float32), chunk_size=4
+    )
+    expected = dense_twin(exact[0], exact[1], targets)
+    assert relative_error(loss.detach(), expected.detach()) < 1e-5
+    grads = torch.autograd.grad(loss, leaves)
+    for got, want in zip(grads, torch.autograd.grad(expected, exact), strict=True):
+        assert relative_error(got, want) < 1e-3
+
+
+@pytest.mark.parametrize(("noise", "tolerance"), [(1.0, 0.01), (0.1, 0.05), (0.02, 0.10)])
+def test_sparse_ce_in_bfloat16_stays_right_near_the_teacher(noise: float, tolerance: float) -> None:
+    generator = torch.Generator().manual_seed(9)
+    num_positions, vocab_size, size, top_k = 64, 8000, 256, 64
+    hidden = torch.randn(num_positions, size, generator=generator)
+    weight = torch.randn(vocab_size, size, generator=generator) * 4.0 / size**0.5
+    hidden, weight = hidden.bfloat16(), weight.bfloat16()
+    logits_PV = hidden.double() @ weight.double().T
+    drawn_PV = torch.randn(num_positions, vocab_size, generator=generator, dtype=torch.float64)
+    probs_PV = torch.softmax(logits_PV + noise * drawn_PV, -1)
+    kept = probs_PV.topk(top_k)
+    term = TeacherTerm.of(
+        rows=SparseRows(
+            offsets_R1=torch.arange(num_positions + 1) * top_k,
+            ids_E=kept.indices.flatten(),
+            probs_E=kept.values.flatten(),
+            tail_R=1.0 - kept.values.sum(-1),
+        ),
+        row_P=torch.arange(num_positions),
+        weight_P=torch.ones(num_positions, dtype=torch.float64),
+        support=(0, vocab_size),
+    )
+    labels_P = torch.zeros(num_positions, dtype=torch.int64)
+    gold_P = torch.zeros(num_positions, dtype=torch.float64)
+    targets = SoftTargets(labels_P=labels_P, gold_P=gold_P, terms=(term,))
+    exact = hidden.double().requires_grad_()
+    loss, _ = sparse_cross_entropy_sum(exact, weight.double(), targets)
+    (want,) = torch.autograd.grad(loss, exact)
+    hidden.requires_grad_()
+    loss, _ = sparse_cross_entropy_sum(hidden, weight, moved(targets, "cpu", torch.float32))
+    (got,) = torch.autograd.grad(loss, hidden)
+    assert relative_error(got, want) < tolerance
 
 
 def test_sparse_ce_module_shares_the_output_weight() -> None:
