@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from protos import teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.replica.security import ServerSecurity
-from trainer.security.channels import ChannelFactory
+from trainer.security.channels import ChannelFactory, keepalive
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 # Of one connection.
@@ -42,8 +42,7 @@ def new_server(security: ServerSecurity) -> grpc.aio.Server:
             # one ping in five minutes and then closes the connection.
             ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            *keepalive(every_s=20.0, answer_s=10.0),
             # Two servers on one port would share its callers silently.
             ("grpc.so_reuseport", 0),
         ],

@@ -67,10 +67,10 @@ class TeacherKind:
             return positions.example_P
         return torch.arange(len(positions.labels_P))
 
-    def compression(self, distill: DistillConfig) -> teacher_pb2.Compression:
-        """The same as `cut`, as it is sent."""
+    def compression(self, distill: DistillConfig, seed: int) -> teacher_pb2.Compression:
+        """The same as `cut`, as it is sent; the draws of sampled rows depend on `seed`."""
         top_k, top_p = self.cut(distill)
         values = distill.value_format
         if distill.tail == "sampled":
-            return teacher_pb2.Compression(samples=top_k, values=values)  # type: ignore[arg-type]
+            return teacher_pb2.Compression(samples=top_k, seed=seed, values=values)  # type: ignore[arg-type]
         return teacher_pb2.Compression(top_k=top_k, top_p=top_p, values=values)  # type: ignore[arg-type]

@@ -45,6 +45,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        seed=config.seed,
         kinds=kinds,
         keeps_all=True,
     )

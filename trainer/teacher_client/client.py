@@ -53,12 +53,14 @@ class TeacherClient:
         *,
         vocabulary: Vocabulary,
         graph_digest: str,
+        seed: int = 0,
         kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
         spans: Spans | None = None,
         keeps_all: bool = False,
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
+        `seed`: of the run; sampled rows are drawn by it.
         `kinds`: the table of kinds; `distill` says which of them are asked.
         `spans` gets one for each request to a kind, and is closed with the client.
         `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
@@ -75,7 +77,8 @@ class TeacherClient:
         self._config = config
         self._spans = spans
         self._expected = {
-            name: ExpectedRows.of(kind, distill, vocabulary) for name, kind in self.kinds.items()
+            name: ExpectedRows.of(kind, distill, vocabulary, seed)
+            for name, kind in self.kinds.items()
         }
         compressions = {name: expected.compression for name, expected in self._expected.items()}
         self._met = MetTeachers(self.kinds, vocabulary, graph_digest)

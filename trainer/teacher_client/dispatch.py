@@ -1,7 +1,8 @@
 """Which replica gets which request, and what happens when it does not answer.
 
-The policy of the teacher client without any gRPC in it: least outstanding work, a deadline per
-request, sending again elsewhere, a limit on bad answers, patience when a kind has no replica left.
+The policy of the teacher client without any gRPC in it: least outstanding work, a deadline for a
+replica that answers nothing, sending again elsewhere, a limit on bad answers, patience when a kind
+has no replica left.
 Everything here runs on one event loop and needs no lock.
 """
 
@@ -32,6 +33,10 @@ RETRY_S = 5.0
 MAX_DEATHS = 5
 # Deaths closer together count as one: a node takes all of its replicas along.
 DEATHS_APART_S = 2.0
+# A delisted replica that answers nothing for so long is dead; one that drains goes on answering.
+DELISTED_S = 2.0
+# At the start of a run streams are opening; that no replica is there yet is no news.
+WARN_AFTER_S = 2.0
 
 
 class Dispatcher:
@@ -60,6 +65,7 @@ class Dispatcher:
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
         self._unanswered: dict[int, Request] = {}
         self._unavailable_since: dict[str, float] = {}
+        self._warned: set[str] = set()
         self._hedging = Hedging(config.hedge_percent)
         self._last_reason: dict[str, str] = dict.fromkeys(kinds, "the Directory lists none")
 
@@ -78,13 +84,38 @@ class Dispatcher:
     def add_replica(self, replica: Replica) -> None:
         """A stream opened: assign it work, first the requests that had to wait."""
         self._live[replica.kind].add(replica)
+        for request in self._unanswered.values():
+            # Its connection flapped; the request did not kill it.
+            request.died.discard(replica.replica_id)
         self._on_open(replica.kind)
 
     def set_draining(self, replica: Replica, draining: bool) -> None:
-        """Mark the replica as draining (delisted) or available again."""
+        """Mark the replica as draining (delisted) or available again.
+
+        A replica is delisted when it says goodbye, and when it died without a word. What the latter
+        holds is sent to others as well, and the first answer counts.
+        """
+        if draining and not replica.draining:
+            later = asyncio.get_running_loop().call_later
+            later(DELISTED_S, self._hand_on, replica, time.monotonic())
         replica.draining = draining
         if not draining:
             self._on_open(replica.kind)
+
+    def _hand_on(self, replica: Replica, delisted_s: float) -> None:
+        if not replica.draining or replica.last_answer_s > delisted_s:
+            return
+        replica.stalled = True
+        self._share(replica)
+
+    def _share(self, replica: Replica) -> None:
+        """Send what a silent, delisted replica holds to others too; the first answer counts."""
+        for request in replica.outstanding.values():
+            others = [it for it in self._open(request.kind) if it not in request.assigned_to]
+            if others and len(request.assigned_to) == 1 and not request.answer.done():
+                self._log_leaving(request, replica, "it is not listed and answers nothing")
+                self._counters.resends += 1
+                self._send(request, min(others, key=lambda it: len(it.outstanding)))
 
     def remove_replica(self, replica: Replica, reason: str) -> None:
         """A stream ended: reassign what it did not answer."""
@@ -96,15 +127,15 @@ class Dispatcher:
             request.assigned_to.discard(replica)
             now_s = time.monotonic()
             if not replica.draining and now_s - request.last_death_s > DEATHS_APART_S:
-                request.deaths += 1
+                request.died.add(replica.replica_id)
                 request.last_death_s = now_s
-            if request.deaths < MAX_DEATHS:
+            if len(request.died) < MAX_DEATHS:
                 self._resend(request, replica, reason)
             elif not request.assigned_to and not request.answer.done():
                 size = request.message.ByteSize()
                 request.answer.set_exception(
                     TeacherUnavailable(
-                        f"{request.deaths} {request.kind} replicas ended while they had a request "
+                        f"{MAX_DEATHS} {request.kind} replicas ended while they had a request "
                         f"of {request.num_rows} rows and {size} bytes, the last because {reason}. "
                         "Look at their logs, and at train.micro_batch_size if memory ran out."
                     )
@@ -133,7 +164,7 @@ class Dispatcher:
         ever. Another replica that has the request keeps it: this answer may be bad, and until its
         own answer comes that replica is as busy as before.
         """
-        replica.stalled = False
+        replica.on_answer()
         replica.take(request_id)
         request = self._unanswered.get(request_id)
         if request is None or request.answer.done():
@@ -214,16 +245,18 @@ class Dispatcher:
     def _check_patience(self, kind: str, now: float) -> None:
         if self._is_optional(kind) or any(not replica.stalled for replica in self._open(kind)):
             self._unavailable_since.pop(kind, None)
+            self._warned.discard(kind)
             return
-        if kind not in self._unavailable_since:
-            self._unavailable_since[kind] = now
+        since_s = self._unavailable_since.setdefault(kind, now)
+        if kind not in self._warned and now - since_s >= WARN_AFTER_S:
+            self._warned.add(kind)
             logger.warning(
                 "no %s teacher answers (%s); waiting up to %g s",
                 kind,
                 self._last_reason[kind],
                 self._config.patience_s,
             )
-        if now - self._unavailable_since[kind] > self._config.patience_s:
+        if now - since_s > self._config.patience_s:
             self.fail(
                 TeacherUnavailable(
                     f"no {kind} teacher answered for {self._config.patience_s:g} s (the last: "
@@ -249,6 +282,8 @@ class Dispatcher:
                 self._assign(request)
         overdue_s = time.monotonic() - self._config.deadline_s
         for replica in [it for it in self._live[kind] if it.stalled]:
+            if replica.draining:
+                self._share(replica)
             for request in list(replica.outstanding.values()):
                 if request.asked_s <= overdue_s:
                     self._on_deadline(replica, request)
@@ -273,10 +308,8 @@ class Dispatcher:
         self._plan_hedge(request)
 
     def _send(self, request: Request, replica: Replica) -> None:
-        request.assigned_to.add(replica)
-        replica.outstanding[request.message.request_id] = request
-        replica.outbox.put_nowait(request.message)
-        self._start_deadline(replica, request)
+        replica.put(request)
+        self._start_deadline(replica, request, self._config.deadline_s)
 
     def _plan_hedge(self, request: Request) -> None:
         after_s = self._hedging.after_s(request.kind)
@@ -302,40 +335,49 @@ class Dispatcher:
             self._counters.hedges += 1
             self._send(request, min(others, key=lambda r: len(r.outstanding)))
 
-    def _start_deadline(self, replica: Replica, request: Request) -> None:
+    def _start_deadline(self, replica: Replica, request: Request, after_s: float) -> None:
         request_id = request.message.request_id
         if request_id in replica.deadlines:
             replica.deadlines[request_id].cancel()
         replica.deadlines[request_id] = asyncio.get_running_loop().call_later(
-            self._config.deadline_s, self._on_deadline, replica, request
+            after_s, self._on_deadline, replica, request
         )
 
     def _on_deadline(self, replica: Replica, request: Request) -> None:
-        replica.stalled = True
-        self.note_failure(
-            request.kind, f"{replica.address}: no answer within {self._config.deadline_s:g} s"
-        )
+        """Move the request if its replica stalled; one that is busy with others has not."""
+        deadline_s = self._config.deadline_s
+        left_s = replica.last_answer_s + deadline_s - time.monotonic()
+        if left_s > 0 and not replica.has_skipped(request.message.request_id):
+            self._start_deadline(replica, request, left_s)
+            return
+        replica.stalled = left_s <= 0
+        reason = f"no answer within {deadline_s:g} s"
+        self.note_failure(request.kind, f"{replica.address}: {reason}")
         alone = all(other is replica for other in self._open(request.kind))
         if alone and not request.answer.done():
             # The same replica would only do the work twice: wait for it, for another one, or for
             # the end of patience.
-            self._start_deadline(replica, request)
+            self._start_deadline(replica, request, deadline_s)
             return
+        self._take_from(replica, request, reason)
+
+    def _take_from(self, replica: Replica, request: Request, reason: str) -> None:
+        """Send what a replica does not answer elsewhere; its late answer counts nevertheless."""
         replica.take(request.message.request_id)
         request.assigned_to.discard(replica)
         request.failed_at.add(replica.replica_id)
-        self._resend(request, replica, f"no answer within {self._config.deadline_s:g} s")
+        self._resend(request, replica, reason)
 
     def _resend(self, request: Request, replica: Replica, reason: str) -> None:
         # Another replica has it as well (hedged), or it waits for one already.
         if request.answer.done() or request.assigned_to or request in self._waiting[request.kind]:
             return
-        logger.warning(
-            "%s request %d leaves %s: %s",
-            request.kind,
-            request.message.request_id,
-            replica.address,
-            reason,
-        )
+        self._log_leaving(request, replica, reason)
         self._counters.resends += 1
         self._assign(request)
+
+    def _log_leaving(self, request: Request, replica: Replica, reason: str) -> None:
+        request_id = request.message.request_id
+        logger.warning(
+            "%s request %d leaves %s: %s", request.kind, request_id, replica.address, reason
+        )

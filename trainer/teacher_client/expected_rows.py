@@ -30,12 +30,14 @@ class ExpectedRows:
     """Ids of the items, whose mass each row names."""
 
     @classmethod
-    def of(cls, kind: TeacherKind, distill: DistillConfig, vocabulary: Vocabulary) -> ExpectedRows:
-        """Of a kind of teacher, as a run asks for its rows."""
+    def of(
+        cls, kind: TeacherKind, distill: DistillConfig, vocabulary: Vocabulary, seed: int
+    ) -> ExpectedRows:
+        """Of a kind of teacher, as a run of that seed asks for its rows."""
         first, number = vocabulary.first_item_id, vocabulary.num_items
         items = range(first, first + number)
         return cls(
-            compression=kind.compression(distill),
+            compression=kind.compression(distill, seed),
             vocab_size=vocabulary.size,
             support=kind.support(vocabulary.size, items),
             items=items,

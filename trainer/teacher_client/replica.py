@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from protos import codec, teacher_pb2
 
+# A replica reads 64 requests of a stream ahead and answers them in any order.
+MAX_OVERTAKING = 256
+
 
 @dataclass(eq=False)
 class Request:
@@ -23,8 +26,8 @@ class Request:
     assigned_to: set[Replica] = field(default_factory=set)
     """Replicas currently assigned (two if hedged); a late answer from an earlier one is accepted
     too."""
-    deaths: int = 0
-    """Times that a replica's stream ended while it had the request."""
+    died: set[str] = field(default_factory=set)
+    """Replicas whose stream ended while they had the request, and which were not met again."""
     last_death_s: float = -math.inf
     failed_at: set[str] = field(default_factory=set)
     """Replicas that stalled on it, failed or answered garbage: retried only if there is no
@@ -43,15 +46,41 @@ class Replica:
     outbox: asyncio.Queue[teacher_pb2.ScoreRequest] = field(default_factory=asyncio.Queue)
     outstanding: dict[int, Request] = field(default_factory=dict)
     deadlines: dict[int, asyncio.TimerHandle] = field(default_factory=dict)
+    turns: dict[int, int] = field(default_factory=dict)
+    """Outstanding request id -> how many requests were sent before it."""
+    num_sent: int = 0
+    num_answers: int = 0
+    last_answer_s: float = -math.inf
+    """Monotonic time of the last reply."""
     stalled: bool = False
-    """Missed a deadline and has not answered since."""
+    """Answered nothing for a deadline while it had work, or since it was delisted."""
     avoided_until_s: float = -math.inf
     """Monotonic time; it answered badly, and gets work before that only if all did."""
     draining: bool = False
     """No longer listed by the Directory: finishes what it has, gets nothing new."""
 
+    def put(self, request: Request) -> None:
+        """Assign a request and send it."""
+        request_id = request.message.request_id
+        request.assigned_to.add(self)
+        self.outstanding[request_id] = request
+        self.turns[request_id] = self.num_sent
+        self.num_sent += 1
+        self.outbox.put_nowait(request.message)
+
+    def on_answer(self) -> None:
+        """A reply came: it lives."""
+        self.stalled = False
+        self.num_answers += 1
+        self.last_answer_s = time.monotonic()
+
+    def has_skipped(self, request_id: int) -> bool:
+        """Whether it answered so many later requests that this one must be lost."""
+        return self.num_answers > self.turns[request_id] + MAX_OVERTAKING
+
     def take(self, request_id: int) -> Request | None:
         """Unassign the request, cancel its deadline and return it; None if it was not assigned."""
+        self.turns.pop(request_id, None)
         deadline = self.deadlines.pop(request_id, None)
         if deadline is not None:
             deadline.cancel()

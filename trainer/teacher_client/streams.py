@@ -17,7 +17,7 @@ from protos.handshake import handshake_metadata
 from protos.limits import MAX_MESSAGE_BYTES
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
-from trainer.security.channels import ChannelFactory
+from trainer.security.channels import ChannelFactory, keepalive
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers
@@ -28,8 +28,7 @@ logger = logging.getLogger(__name__)
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    *keepalive(every_s=10.0, answer_s=5.0),
 ]
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
@@ -141,7 +140,11 @@ class TeacherStreams:
         # One follower per replica: one that was delisted and listed again still has its own.
         for replica_id in listed.keys() - self._followed:
             self._followed.add(replica_id)
-            self.spawn(self._follow(listed[replica_id]))
+            endpoint = listed[replica_id]
+            self._dispatcher.note_failure(
+                endpoint.kind, f"{endpoint.address}: its stream is not open yet"
+            )
+            self.spawn(self._follow(endpoint))
         self._dispatcher.changed.set()
 
     async def _follow(self, endpoint: teacher_pb2.Endpoint) -> None:

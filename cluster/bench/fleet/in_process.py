@@ -60,7 +60,7 @@ class InProcessTeachers:
         inputs = [
             of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
         ]
-        rows = teacher.score(inputs, of_kind.compression(self._distill))
+        rows = teacher.score(inputs, of_kind.compression(self._distill, seed=0))
         self.counters.requests += 1
         if of_kind.rows_per == "position":
             self.counters.positions += rows.num_rows

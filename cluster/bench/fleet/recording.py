@@ -24,6 +24,6 @@ def record_kind(
     inputs = [
         of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
     ]
-    answers = record(teacher, inputs, of_kind.compression(distill))
+    answers = record(teacher, inputs, of_kind.compression(distill, seed=0))
     save_answers(table, answers)
     return [key_of(each) for each in inputs], answers

@@ -13,7 +13,7 @@ from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.teacher_client.dispatch import AVOIDED_S, Dispatcher
 from trainer.teacher_client.hedging import FEWEST, Hedging
-from trainer.teacher_client.replica import Replica
+from trainer.teacher_client.replica import MAX_OVERTAKING, Replica
 from trainer.telemetry.client_counters import ClientCounters
 
 KINDS = ("dialogue", "recommendation")
@@ -389,6 +389,143 @@ def test_dispatch_slow_replicas_finish_all_requests() -> None:
             server.cancel()
 
     run(story)
+
+
+def test_dispatch_backlog_of_replicas_that_answer_all_the_time_is_not_sent_again() -> None:
+    async def serve(desk: Desk, name: str) -> None:
+        while True:
+            message = await desk.replicas[name].outbox.get()
+            await asyncio.sleep(0.02)
+            desk.answer(name, message.request_id)
+
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.2)
+        servers = [asyncio.create_task(serve(desk, name)) for name in ("a", "b")]
+        # 25 each: two and a half deadlines of work.
+        assert await asyncio.gather(*(desk.ask(i) for i in range(1, 51))) == [ROWS] * 50
+        assert desk.counters.resends == 0
+        for server in servers:
+            server.cancel()
+
+    run(story)
+
+
+def test_dispatch_request_that_a_busy_replica_lost_goes_to_another() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b")
+        lost = desk.ask(1)
+        await turn()
+        first, second = ("a", "b") if desk.outstanding("a") else ("b", "a")
+        replica = desk.replicas[first]
+        (request,) = replica.outstanding.values()
+        for _ in range(MAX_OVERTAKING):
+            replica.on_answer()
+        desk.dispatcher._on_deadline(replica, request)
+        assert (desk.outstanding(first), desk.outstanding(second)) == ([1], [])
+        replica.on_answer()
+        desk.dispatcher._on_deadline(replica, request)
+        assert (desk.outstanding(first), desk.outstanding(second)) == ([], [1])
+        assert not replica.stalled
+        desk.answer(second, 1)
+        assert await lost is ROWS
+
+    run(story)
+
+
+def test_dispatch_shares_what_a_delisted_replica_holds_once_it_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.dispatch.DELISTED_S", 0.05)
+
+    async def story() -> None:
+        desk = Desk("a", "b")
+        tasks = [desk.ask(i) for i in range(1, 5)]
+        await turn()
+        held = desk.outstanding("a")
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        while desk.outstanding("b") != [1, 2, 3, 4]:
+            await asyncio.sleep(0.01)
+        # The first answer counts, from whomever.
+        assert desk.outstanding("a") == held
+        desk.answer("a", held[0])
+        for request_id in range(1, 5):
+            desk.answer("b", request_id)
+        assert await asyncio.gather(*tasks) == [ROWS] * 4
+        assert (desk.counters.resends, desk.counters.positions) == (2, 4)
+
+    run(story)
+
+
+def test_dispatch_leaves_a_delisted_replica_alone_that_goes_on_answering(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.dispatch.DELISTED_S", 0.05)
+
+    async def story() -> None:
+        desk = Desk("a", "b")
+        tasks = [desk.ask(i) for i in range(1, 5)]
+        await turn()
+        held, others = desk.outstanding("a"), desk.outstanding("b")
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        await asyncio.sleep(0.01)
+        desk.answer("a", held[0])
+        await asyncio.sleep(0.1)
+        assert (desk.outstanding("a"), desk.outstanding("b")) == (held[1:], others)
+        assert desk.counters.resends == 0
+        for task in tasks:
+            task.cancel()
+
+    run(story)
+
+
+def test_dispatch_gives_a_new_replica_what_the_silent_delisted_one_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.dispatch.DELISTED_S", 0.02)
+
+    async def story() -> None:
+        desk = Desk("a")
+        task = desk.ask(1)
+        await turn()
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        while not desk.replicas["a"].stalled:
+            await asyncio.sleep(0.01)
+        desk.replicas["b"] = desk.add("b")
+        assert (desk.outstanding("a"), desk.outstanding("b")) == ([1], [1])
+        desk.answer("b", 1)
+        assert await task is ROWS
+
+    run(story)
+
+
+def test_dispatch_connection_that_flaps_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.teacher_client.dispatch.DEATHS_APART_S", -1.0)
+
+    async def story() -> None:
+        desk = Desk("a")
+        task = desk.ask(1)
+        await turn()
+        for _ in range(10):
+            desk.dispatcher.remove_replica(desk.replicas["a"], "the stream ended")
+            desk.replicas["a"] = desk.add("a")
+        assert not task.done()
+        desk.answer("a", 1)
+        assert await task is ROWS
+
+    run(story)
+
+
+def test_dispatch_says_that_no_teacher_answers_only_after_a_moment(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    for now_s in (0.0, 1.0, 1.9):
+        desk.dispatcher._check_patience("dialogue", now_s)
+    assert not caplog.records
+    for now_s in (2.1, 2.6):
+        desk.dispatcher._check_patience("dialogue", now_s)
+    (told,) = caplog.messages
+    assert told == "no dialogue teacher answers (the Directory lists none); waiting up to 60 s"
 
 
 def test_dispatch_counts_the_replicas_of_a_lost_node_as_one_death() -> None:
