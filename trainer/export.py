@@ -8,17 +8,20 @@ from pathlib import Path
 
 import torch
 
+from protos.fingerprint import digest_arrays, digest_file
+from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
 from trainer.config.run import RunConfig
-from trainer.data.examples import Example
+from trainer.data.examples import Example, digest_examples
 from trainer.data.prepared import PreparedData
 from trainer.engine.checkpoints import Checkpoints
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import on_all_ranks, on_first_rank
+from trainer.engine.same_ranks import check_same_on_all_ranks
 from trainer.engine.student import Student
 from trainer.engine.whole_weights import whole_state
 from trainer.kinds.names import RECOMMENDATION
 from trainer.lookahead import Teachers
-from trainer.models.frozen import check_frozen
+from trainer.models.frozen import check_frozen, read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.language_model import (
     LanguageModel,
@@ -46,6 +49,10 @@ def train_and_export(
     # Not before: an input that is refused leaves the model of an earlier run as it was.
     on_first_rank(lambda: remove_student_card(folder))
     student = Student(language_model, loss_chunk_size=config.train.loss_chunk_size)
+    provenance = on_all_ranks(
+        lambda: _provenance(config, data, language_model, examples, valid, teachers)
+    )
+    check_same_on_all_ranks(shared_by_ranks(config, provenance))
     engine = Engine(student, config)
     limits = language_model.limits
     selection = None
@@ -64,6 +71,7 @@ def train_and_export(
         Checkpoints(engine.deepspeed, config),
         vocabulary=data.vocabulary,
         examples=examples,
+        provenance=provenance,
         limits=limits,
         teachers=teachers,
         selection=selection,
@@ -81,6 +89,38 @@ def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:
     """Write the language model from whole parameters, on rank 0."""
     state = whole_state(model.module, zero_stage=config.zero_stage)
     on_first_rank(lambda: write_language_model(folder, model, state))
+
+
+def _provenance(
+    config: RunConfig,
+    data: PreparedData,
+    model: LanguageModel,
+    examples: list[Example],
+    valid: list[Example],
+    teachers: Teachers | None,
+) -> RunProvenance:
+    weights = {
+        name: read_card(Path(folder), RECOMMENDATION, check_weights=False).weights_digest
+        for name, folder in (("item_vectors", config.item_vectors), ("knowledge", config.knowledge))
+        if folder is not None
+    }
+    if config.student.pretrained is not None:
+        # The rows after these were drawn here, which may differ in the last bit between machines.
+        weights["student.pretrained"] = digest_arrays(
+            {
+                name: values[: data.vocabulary.base_size].float().numpy()
+                for name, values in model.module.state_dict().items()
+            }
+        )
+    return RunProvenance(
+        vocabulary=data.vocabulary.digest,
+        graphs=data.graphs_digest,
+        examples=digest_examples(examples),
+        valid=digest_examples(valid) if valid else "",
+        weights=weights,
+        deepspeed=digest_file(Path(config.deepspeed)) if config.deepspeed else "",
+        teachers=teachers.identity if teachers is not None else {},
+    )
 
 
 def resolve_num_steps(config: RunConfig, data: PreparedData) -> RunConfig:

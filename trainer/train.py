@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from protos.codec import WireError
-from protos.fingerprint import digest_strings
 from trainer.checkpoints import policy
 from trainer.checkpoints.provenance import (
     CONFIG_NAME,
@@ -29,7 +28,7 @@ from trainer.common.atomic import write_text
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
-from trainer.data.examples import Example, digest_examples
+from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.checkpoints import Checkpoints
@@ -52,6 +51,7 @@ def train(
     *,
     vocabulary: Vocabulary,
     examples: list[Example],
+    provenance: RunProvenance,
     limits: InputLimits,
     teachers: Teachers | None,
     selection: Selection | None,
@@ -65,12 +65,6 @@ def train(
         WireError, ValueError: after a checkpoint, if answers are broken or a teacher was exchanged;
             ValueError without one if the loss is not finite.
     """
-    provenance = RunProvenance(
-        vocabulary=vocabulary.digest,
-        examples=digest_examples(examples),
-        teachers=teachers.identity if teachers is not None else {},
-    )
-    _check_same_teachers(engine, provenance)
     first_step = _first_step(config, engine, checkpoints, provenance)
     log = on_all_ranks(lambda: _open_log(config, engine, provenance, first_step))
     try:
@@ -118,20 +112,6 @@ def _open_log(
     log = RunLog(output, total_steps=config.train.num_steps, first_step=first_step)
     log.start({"world_size": engine.world_size, "first_step": first_step})
     return log
-
-
-def _check_same_teachers(engine: Engine, provenance: RunProvenance) -> None:
-    """Fail on all ranks unless every rank has the same teachers (one may know only its cache's)."""
-    digest = digest_strings([f"{kind} {who}" for kind, who in sorted(provenance.teachers.items())])
-    number = int(digest[:8], 16)
-    (total,) = engine.sum_over_ranks([number])
-    problem = None
-    if total != number * engine.world_size:
-        problem = ValueError(
-            f"all ranks must learn from the same teachers, got {provenance.teachers} on one of "
-            "them. Look at teachers.directory and at the caches of all nodes."
-        )
-    raise_on_all_ranks(problem)
 
 
 def _first_step(

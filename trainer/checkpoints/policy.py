@@ -11,19 +11,34 @@ from dataclasses import dataclass
 
 from trainer.config.run import TrainConfig
 
+OF_A_NODE = (
+    *("output", "data", "classifier", "item_vectors", "knowledge", "deepspeed"),
+    *("student.pretrained", "teachers.", "watch."),
+)
+"""Settings that may differ between the ranks of a run and on resume: paths, as provenance.py
+compares what is there, and what does not affect the loss. A trailing dot stands for all settings of
+a group."""
 MAY_CHANGE = (
-    *("output", "classifier", "teachers.", "watch."),
+    *OF_A_NODE,
     *("train.steps", "train.epochs", "train.checkpoint_every", "train.keep_checkpoints"),
     *("train.resume", "train.loss_chunk_size", "train.micro_batch_size"),
     "student.activation_checkpointing",
 )
-"""Settings that may differ on resume, because they do not affect the loss. A trailing dot stands
-for all settings of a group."""
+"""Settings that may differ on resume, because they do not affect the loss."""
 
 
 def may_change(key: str) -> bool:
     """Whether a run may be resumed with another value of the dotted setting `key`."""
-    return any(key == each or (each.endswith(".") and key.startswith(each)) for each in MAY_CHANGE)
+    return _is_one_of(key, MAY_CHANGE)
+
+
+def may_differ_between_ranks(key: str) -> bool:
+    """Whether ranks may train together with different values of the dotted setting `key`."""
+    return _is_one_of(key, OF_A_NODE)
+
+
+def _is_one_of(key: str, settings: Collection[str]) -> bool:
+    return any(key == each or (each.endswith(".") and key.startswith(each)) for each in settings)
 
 
 def is_due(step: int, config: TrainConfig) -> bool:

@@ -1,21 +1,24 @@
-"""Check that a resumed run has the settings and the training sources of the run before."""
+"""What a run learns from: the same on all its ranks, and the same when it is resumed."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from protos.fingerprint import digest_strings
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
-from trainer.checkpoints.policy import may_change
+from trainer.checkpoints.policy import may_change, may_differ_between_ranks
 from trainer.common.atomic import write_json
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 
 CONFIG_NAME = "config.yaml"
 ORIGIN_NAME = "origin.json"
+# Of this file and of the settings beside it. A number that is not ours is refused.
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +26,16 @@ class RunProvenance:
     """What a run learns from, beyond its settings; a resumed run must have the same."""
 
     vocabulary: str
+    graphs: str
     examples: str
     """Digest of the training examples, in their order."""
-    teachers: dict[str, str]
+    valid: str = ""
+    """Likewise of those that choose the best checkpoint; empty: none do."""
+    weights: dict[str, str] = field(default_factory=dict)
+    """Setting that names a model to start from -> digest of its weights."""
+    deepspeed: str = ""
+    """Digest of the user's own DeepSpeed config; empty: there is none."""
+    teachers: dict[str, str] = field(default_factory=dict)
     """Kind -> weights digest and temperature; empty without teachers."""
 
 
@@ -33,6 +43,7 @@ def check_same_run(output: Path, config: RunConfig) -> None:
     """Raise ValueError if a setting differs that may not change when a run is resumed."""
     if newest_whole(output / CHECKPOINTS_NAME) is None:
         return
+    _read_origin(output)
     before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
     for key, value in flat_settings(config).items():
         if before.get(key) != value and not may_change(key):
@@ -44,15 +55,9 @@ def check_same_run(output: Path, config: RunConfig) -> None:
 
 def check_same_provenance(output: Path, provenance: RunProvenance) -> None:
     """Raise ValueError if the run before had other data or other teachers."""
-    path = output / ORIGIN_NAME
     if newest_whole(output / CHECKPOINTS_NAME) is None:
         return
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} must name the sources of the checkpoint, got no file. "
-            "Start over with train.resume=false."
-        )
-    before = _flat(json.loads(path.read_text()))
+    before = _flat(_read_origin(output))
     after = _flat(dataclasses.asdict(provenance))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
@@ -62,9 +67,43 @@ def check_same_provenance(output: Path, provenance: RunProvenance) -> None:
             )
 
 
+def shared_by_ranks(config: RunConfig, provenance: RunProvenance) -> dict[str, Any]:
+    """Name -> value of all that must be the same on every rank of a run, as JSON can hold it."""
+    settings = flat_settings(config)
+    shared = {key: it for key, it in settings.items() if not may_differ_between_ranks(key)}
+    return {**shared, **_flat(dataclasses.asdict(provenance)), "code of trainer": digest_code()}
+
+
+def digest_code() -> str:
+    """Digest of the source of this package and of protos, by relative path."""
+    root = Path(__file__).parents[2]
+    paths = sorted(it for name in ("trainer", "protos") for it in (root / name).rglob("*.py"))
+    return digest_strings(
+        [it.relative_to(root).as_posix() for it in paths], [it.read_text() for it in paths]
+    )
+
+
 def write_provenance(output: Path, provenance: RunProvenance) -> None:
     """Write origin.json, which `check_same_provenance` compares with."""
-    write_json(output / ORIGIN_NAME, dataclasses.asdict(provenance))
+    write_json(output / ORIGIN_NAME, {"format": FORMAT, **dataclasses.asdict(provenance)})
+
+
+def _read_origin(output: Path) -> dict[str, Any]:
+    """What `write_provenance` wrote beside the checkpoints, without the format."""
+    path = output / ORIGIN_NAME
+    remedy = "Start over with train.resume=false, or name another output."
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} must name the sources of the checkpoint, got no file. {remedy}"
+        )
+    origin = json.loads(path.read_text())
+    found = origin.pop("format", None) if isinstance(origin, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} must have format {FORMAT}, got {found}: another version of this trainer wrote "
+            f"the checkpoints. {remedy}"
+        )
+    return origin
 
 
 def flat_settings(config: RunConfig) -> dict[str, Any]:

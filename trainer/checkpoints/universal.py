@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import io
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
-from trainer.checkpoints.files import tag_of, universal_tag_of
+from trainer.checkpoints.files import flush, tag_of, universal_tag_of
 from trainer.common.errors import first_line
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def make_universal(folder: Path, step: int, convert: Callable[[argparse.Namespac
             "disk is full make room for twice its size, or go on with as many ranks as wrote it."
         ) from error
     # A folder with this name must survive a power cut.
-    os.sync()
+    flush(unfinished)
     unfinished.rename(universal)
 
 

@@ -6,7 +6,6 @@ Call every function and method here on all ranks.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from trainer.checkpoints import files
 from trainer.checkpoints.deepspeed_writes import CheckpointWrites
 from trainer.checkpoints.universal import make_universal, separate_steps
 from trainer.config.run import RunConfig
+from trainer.engine.optimiser import set_rates
 from trainer.engine.ranks import on_all_ranks, on_first_rank, raise_on_all_ranks, sum_over_ranks
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,25 @@ def find_newest(folder: Path) -> files.WholeCheckpoint | None:
     found = on_all_ranks(lambda: files.newest_whole(folder) if comm.get_rank() == 0 else None)
     step, ranks = sum_over_ranks([0, 0] if found is None else [found.step, found.ranks])
     return files.WholeCheckpoint(step=int(step), ranks=int(ranks)) if step else None
+
+
+def find_intact(folder: Path) -> files.WholeCheckpoint | None:
+    """The newest checkpoint whose files are what was written; others are marked as damaged."""
+    found = find_newest(folder)
+    while found is not None and not _is_intact(folder / files.tag_of(found.step)):
+        found = find_newest(folder)
+    return found
+
+
+def _is_intact(path: Path) -> bool:
+    share, shares = comm.get_rank(), comm.get_world_size()
+    changed = on_all_ranks(lambda: files.find_changed(path, share=share, shares=shares))
+    (num_changed,) = sum_over_ranks([bool(changed)])
+    if num_changed:
+        problem = changed or "another rank read a file that is not what was written"
+        logger.warning("checkpoint %s is damaged: %s", path, problem)
+        on_first_rank(lambda: files.mark_damaged(path, problem))
+    return not num_changed
 
 
 def needs_universal(newest: files.WholeCheckpoint | None, zero_stage: int) -> bool:
@@ -68,10 +87,11 @@ class Checkpoints:
         path = self._folder / files.tag_of(step)
         on_first_rank(lambda: path.mkdir(parents=True, exist_ok=True))
         self._engine.save_checkpoint(str(self._folder), tag=path.name, save_latest=False)
-        # DeepSpeed leaves its files to the page cache; what is named must survive a power cut.
-        os.sync()
         self._check_written(step, path)
-        ranks = comm.get_world_size()
+        # DeepSpeed leaves its files to the page cache; what is named must survive a power cut.
+        on_all_ranks(lambda: files.flush(path))
+        rank, ranks = comm.get_rank(), comm.get_world_size()
+        on_all_ranks(lambda: files.write_digests(path, share=rank, shares=ranks))
         on_first_rank(lambda: files.commit(self._folder, step, ranks=ranks, keep=self._keep))
 
     def load_newest(self) -> int:
@@ -94,6 +114,7 @@ class Checkpoints:
         if is_universal:
             optimiser: Any = self._engine.optimizer
             separate_steps(optimiser.optimizer)
+        set_rates(self._engine.optimizer, self._engine.lr_scheduler)
         return step
 
     def forget(self) -> None:

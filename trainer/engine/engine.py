@@ -19,7 +19,7 @@ from trainer.checkpoints.files import CHECKPOINTS_NAME
 from trainer.config.run import RunConfig
 from trainer.data.model_input import ModelInput
 from trainer.engine import ranks
-from trainer.engine.checkpoints import find_newest, needs_universal
+from trainer.engine.checkpoints import find_intact, needs_universal
 from trainer.engine.deepspeed_config import deepspeed_config, offloads_optimiser
 from trainer.engine.host import check_precision
 from trainer.engine.loss_scale import SkippedSteps
@@ -120,7 +120,7 @@ class Engine:
 def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     settings = deepspeed_config(config, world_size)
     folder = Path(config.output) / CHECKPOINTS_NAME
-    if config.train.resume and needs_universal(find_newest(folder), config.zero_stage):
+    if config.train.resume and needs_universal(find_intact(folder), config.zero_stage):
         # DeepSpeed reads it when it is initialised.
         settings["checkpoint"] = {**(settings.get("checkpoint") or {}), "load_universal": True}
     return settings

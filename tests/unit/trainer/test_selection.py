@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.checkpoints import commit
 from tests.support.evaluation_fakes import tiny_model, write_tiny_data
 from trainer.checkpoints import files as checkpoint
 from trainer.checkpoints.policy import BestSoFar
@@ -63,7 +64,7 @@ def make_selection(data: PreparedData, output: Path, examples: list[Example]) ->
 def write_checkpoint(output: Path, step: int, *, keep: int) -> None:
     folder = output / checkpoint.CHECKPOINTS_NAME
     (folder / checkpoint.tag_of(step)).mkdir(parents=True)
-    checkpoint.commit(folder, step, ranks=1, keep=keep)
+    commit(folder, step, ranks=1, keep=keep)
 
 
 def exported(output: Path) -> list[str]:

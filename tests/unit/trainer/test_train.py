@@ -9,7 +9,6 @@ import pytest
 
 from protos.codec import WireError
 from trainer import train
-from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.errors import TeacherUnavailable
 from trainer.lookahead import SubmittedStep
 from trainer.loss.conkd import PreparedTargets
@@ -79,32 +78,3 @@ def test_checkpoint_is_not_written_beyond_what_the_log_holds(
     assert checkpoints.saved == []
     train._keep(checkpoints, 7, None, None)
     assert checkpoints.saved == [7]
-
-
-class FakeRanks:
-    """Two ranks, of which the other one has teachers of its own."""
-
-    world_size = 2
-
-    def __init__(self, other: float) -> None:
-        self.other = other
-        self.own = 0.0
-
-    def sum_over_ranks(self, values: list[float]) -> list[float]:
-        (self.own,) = values
-        return [self.own + self.other]
-
-
-def test_ranks_that_would_learn_from_different_teachers_leave(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    raised: list[Exception | None] = []
-    monkeypatch.setattr(train, "raise_on_all_ranks", raised.append)
-    teachers = {"dialogue": "weights-a at temperature 1"}
-    provenance = RunProvenance(vocabulary="v", examples="e", teachers=teachers)
-    ranks = FakeRanks(other=1.0)
-    train._check_same_teachers(ranks, provenance)  # type: ignore[arg-type]
-    train._check_same_teachers(FakeRanks(other=ranks.own), provenance)  # type: ignore[arg-type]
-    assert isinstance(raised[0], ValueError)
-    assert "all ranks must learn from the same teachers" in str(raised[0])
-    assert raised[1] is None

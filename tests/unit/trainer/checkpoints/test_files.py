@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import commit
 from trainer.checkpoints import files as checkpoint
 from trainer.checkpoints.files import WholeCheckpoint
 
@@ -16,7 +18,7 @@ def write(folder: Path, step: int, *, keep: int = 2, is_committed: bool = True) 
     for rank in range(2):
         (path / f"rank-{rank}.pt").write_bytes(bytes(100 + step))
     if is_committed:
-        checkpoint.commit(folder, step, ranks=2, keep=keep)
+        commit(folder, step, ranks=2, keep=keep)
     return path
 
 
@@ -63,6 +65,36 @@ def test_damaged_checkpoint_is_passed_over_for_the_one_before(
     ((found, told),) = checkpoint.damaged(tmp_path)
     assert found == path
     assert told.startswith(problem)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_checkpoint_of_the_right_sizes_and_wrong_bytes_is_found_by_its_reader_and_passed_over(
+    rank: int, tmp_path: Path
+) -> None:
+    write(tmp_path, 10)
+    path = write(tmp_path, 20)
+    content = bytearray((path / f"rank-{rank}.pt").read_bytes())
+    content[60] ^= 1
+    (path / f"rank-{rank}.pt").write_bytes(content)
+    found = [checkpoint.find_changed(path, share=share, shares=2) for share in range(2)]
+    assert found[rank].startswith(f"rank-{rank}.pt must have digest ")
+    assert found[1 - rank] == ""
+    checkpoint.mark_damaged(path, found[rank])
+    assert checkpoint.newest_whole(tmp_path) == WholeCheckpoint(step=10, ranks=2)
+    assert checkpoint.damaged(tmp_path) == [(path, found[rank])]
+    checkpoint.mark_damaged(tmp_path / "step-00000010", "torn")
+    with pytest.raises(FileNotFoundError, match=r"must be whole, got step-00000020: rank-\d\.pt"):
+        checkpoint.newest_whole(tmp_path)
+
+
+def test_checkpoint_of_another_format_is_refused_and_stays(tmp_path: Path) -> None:
+    path = write(tmp_path, 10)
+    files = {"rank-0.pt": 110, "rank-1.pt": 110}
+    (path / "whole.json").write_text(json.dumps({"step": 10, "ranks": 2, "files": files}))
+    with pytest.raises(ValueError, match=r"whole\.json must have format 2, got None"):
+        checkpoint.newest_whole(tmp_path)
+    assert checkpoint.damaged(tmp_path) == []
+    assert path.is_dir()
 
 
 def test_only_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from trainer.checkpoints.policy import (
     is_due,
     is_due_on_error,
     may_change,
+    may_differ_between_ranks,
 )
 from trainer.checkpoints.provenance import flat_settings
 from trainer.config.run import RunConfig, TrainConfig
@@ -71,6 +72,8 @@ def test_settings_that_may_change_exist_and_none_of_the_others_may() -> None:
     for name in MAY_CHANGE:
         assert any(key == name or (name.endswith(".") and key.startswith(name)) for key in settings)
     groups = {field.name for field in dataclasses.fields(RunConfig)}
-    assert {key for key in settings if may_change(key)} & groups == {"output", "classifier"}
+    paths = {"output", "data", "classifier", "item_vectors", "knowledge", "deepspeed"}
+    assert {key for key in settings if may_change(key)} & groups == paths
+    assert {key for key in settings if may_differ_between_ranks(key)} & groups == paths
     for key in ("seed", "train.batch_size", "train.select", "optimiser.learning_rate", "outputs"):
         assert not may_change(key)

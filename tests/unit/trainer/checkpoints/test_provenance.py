@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import commit
 from trainer.checkpoints import files as checkpoint
 from trainer.checkpoints import provenance
 from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.atomic import write_text
 from trainer.config.language_model import LanguageModelConfig
-from trainer.config.run import RunConfig, TrainConfig
+from trainer.config.run import OptimiserConfig, RunConfig, TrainConfig
+from trainer.config.teachers import TeachersConfig
 from trainer.config.yaml_file import to_yaml
 
-PROVENANCE = RunProvenance(vocabulary="v", examples="e", teachers={"dialogue": "d at 1"})
+PROVENANCE = RunProvenance(
+    vocabulary="v", graphs="g", examples="e", teachers={"dialogue": "d at 1"}
+)
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     """A run of ten steps with its checkpoint."""
     folder = tmp_path / checkpoint.CHECKPOINTS_NAME
     (folder / checkpoint.tag_of(10)).mkdir(parents=True)
-    checkpoint.commit(folder, 10, ranks=2, keep=1)
+    commit(folder, 10, ranks=2, keep=1)
     write_text(tmp_path / provenance.CONFIG_NAME, to_yaml(RunConfig(data="d", output="o")))
     provenance.write_provenance(tmp_path, PROVENANCE)
     return tmp_path
@@ -29,7 +33,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) -> None:
     provenance.check_same_run(run, RunConfig(data="d", output="o"))
-    longer = RunConfig(data="d", output="elsewhere", train=TrainConfig(steps=77))
+    # The same folder by another path: what it holds is compared by check_same_provenance.
+    longer = RunConfig(data="/root/d", output="elsewhere", train=TrainConfig(steps=77))
     provenance.check_same_run(run, longer)
     # What docs/training.md tells somebody whose memory is not enough.
     leaner = RunConfig(
@@ -51,6 +56,9 @@ def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) ->
         ({"examples": "others"}, "examples must be e .*, got others"),
         ({"vocabulary": "other"}, "vocabulary must be v"),
         ({"teachers": {"dialogue": "x"}}, r"teachers\.dialogue must be d at 1 .*, got x"),
+        ({"graphs": "other"}, "graphs must be g"),
+        ({"weights": {"item_vectors": "w"}}, r"weights\.item_vectors must be None .*, got w"),
+        ({"deepspeed": "x"}, "deepspeed must be  to go on"),
         ({"teachers": {}}, r"teachers\.dialogue must be d at 1 .*, got None"),
     ],
 )
@@ -66,3 +74,26 @@ def test_check_same_provenance_without_its_file_is_refused_but_a_new_run_is_not(
         provenance.check_same_provenance(run, PROVENANCE)
     checkpoint.forget(run / checkpoint.CHECKPOINTS_NAME)
     provenance.check_same_provenance(run, PROVENANCE)
+
+
+def test_run_of_another_format_is_refused(run: Path) -> None:
+    (run / provenance.ORIGIN_NAME).write_text('{"vocabulary": "v"}')
+    with pytest.raises(ValueError, match=r"origin\.json must have format 2, got None"):
+        provenance.check_same_run(run, RunConfig(data="d", output="o"))
+
+
+def test_ranks_share_all_that_decides_what_is_learnt_and_no_path() -> None:
+    here = RunConfig(data="d", output="o", teachers=TeachersConfig(cache="/here"))
+    there = RunConfig(data="/mnt/d", output="/mnt/o", teachers=TeachersConfig(cache="/there"))
+    shared = provenance.shared_by_ranks(here, PROVENANCE)
+    assert shared == provenance.shared_by_ranks(there, PROVENANCE)
+    for other in (
+        RunConfig(data="d", output="o", seed=5),
+        RunConfig(data="d", output="o", optimiser=OptimiserConfig(learning_rate=0.5)),
+        RunConfig(data="d", output="o", action_tokens=False),
+    ):
+        assert shared != provenance.shared_by_ranks(other, PROVENANCE)
+    assert shared != provenance.shared_by_ranks(
+        here, dataclasses.replace(PROVENANCE, examples="others")
+    )
+    assert len(shared["code of trainer"]) == 64
