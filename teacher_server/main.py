@@ -31,7 +31,9 @@ from teacher_server.fleet.deploy import remove, scale, wait_until_ready
 from teacher_server.fleet.local_cluster import (
     KEEP,
     OBJECT_STORE_BYTES,
+    RAY_NAME,
     FleetState,
+    clear_folder,
     is_alive,
     read_state,
     stop_keeper,
@@ -100,6 +102,7 @@ def _down(args: argparse.Namespace) -> None:
     finally:
         # Also when Ray is stuck: it ends with the keeper.
         stop_keeper(state)
+    clear_folder(state)
     args.fleet.unlink(missing_ok=True)
     say("the fleet is down")
 
@@ -114,7 +117,8 @@ def _keep(args: argparse.Namespace) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
-            _temp_dir=str(args.folder),
+            # Ray makes its own folder writable for everybody; nobody else comes through ours.
+            _temp_dir=str(args.folder / RAY_NAME),
         )
         signal.signal(signal.SIGTERM, _leave)  # ray.init installed its own handler.
         sys.stdout.write(f"{ray.get_runtime_context().gcs_address}\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trainer.checkpoints.provenance import check_same_run
 from trainer.common.cli import USER_ERRORS, ReportedByOtherRank, run_rank
+from trainer.common.outputs import check_output
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
@@ -46,7 +47,7 @@ def run_student(
 ) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    start_distributed()
+    start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
     teachers = None
     try:
         teachers = on_all_ranks(connect)
@@ -84,6 +85,7 @@ def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
         config.distill,
         vocabulary=data.vocabulary,
         graph_digest=data.graphs_digest,
+        seed=config.seed,
         kinds=known_kinds(config),
         spans=spans,
     )
@@ -95,6 +97,8 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     try:
         config = parse(argv)
         asked_kinds(config.distill, known_kinds(config))
+        if is_first:
+            check_output("output", Path(config.output))
         data = load_prepared(Path(config.data))
         config = resolve_num_steps(config, data)
         _check_models(config, data.vocabulary.digest, check_weights=is_first)

@@ -31,7 +31,8 @@ from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.plugins import with_plugins
-from trainer.security.credentials import SecurityFiles, is_loopback
+from trainer.security.addresses import address_of, is_loopback
+from trainer.security.credentials import SecurityFiles
 from trainer.telemetry.spans import Spans
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class TeacherReplica:
             self._server.serve_metrics(local_host(self._options.metrics_host))
         lease = Lease(
             kind=self._options.kind,
-            address=f"{host}:{port}",
+            address=address_of(host, port),
             replica_id=self._replica_id,
             pid=os.getpid(),
         )

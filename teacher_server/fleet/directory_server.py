@@ -16,6 +16,7 @@ from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.leases import LEASE_S, RENEW_S, Lease, Leases
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.security import ServerSecurity
+from trainer.security.addresses import address_of
 from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
@@ -125,7 +126,7 @@ class DirectoryServer:
             ValueError: if it is beyond this machine and nothing protects what comes there.
         """
         teacher_pb2_grpc.add_DirectoryServicer_to_server(self.service, self._server)
-        address = f"{host}:{port}"
+        address = address_of(host, port)
         port = await start_server(
             self._server, self._health, SERVICE_NAME, address, security=self._security
         )

@@ -25,14 +25,20 @@ from typing import IO, Any
 import psutil
 
 from trainer.common.atomic import write_json
+from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 KEEP = "keep"
 TOKEN_NAME = "auth_token"
+RAY_NAME = "ray"
+FOLDER_PREFIX = "conkd-ray-"
+# Ray adds some 63 characters to its folder, and a socket's path has at most 107.
+MAX_TEMPORARY_PATH = 20
 KEEPER_START_S = 90.0
 KEEPER_STOP_S = 20.0
 # Nothing of ours lies there: replies go from a replica's gRPC server to the student.
 OBJECT_STORE_BYTES = 120 << 20
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +50,8 @@ class FleetState:
     """host:port of the Directory, the one address that students need."""
     keeper_pid: int = 0
     """The process that owns the local Ray cluster; 0 on an existing cluster."""
-    keeper_started: float = 0.0
-    """Start time of that process: the pid alone may belong to another process by now."""
+    keeper_start: str = ""
+    """`start_of` that process: the pid alone may belong to another process by now."""
     owns_serve: bool = False
     """Whether Ray Serve was not running before."""
     auth_token_path: str = ""
@@ -117,7 +123,8 @@ def check_port_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise OSError(
-                f"the Directory's address {host}:{port} must be free, got: {error.strerror}. "
+                f"the Directory's address {address_of(host, port)} must be free, got: "
+                f"{error.strerror}. "
                 "Choose another with --port, or stop what listens there."
             ) from error
 
@@ -135,11 +142,6 @@ class Keeper:
     def pid(self) -> int:
         """The keeper's process id."""
         return self._process.pid
-
-    @property
-    def started(self) -> float:
-        """Start time of the keeper, from psutil."""
-        return psutil.Process(self.pid).create_time()
 
     def wait_for_address(self) -> str:
         """The address of the Ray cluster, once it is up.
@@ -177,9 +179,13 @@ def start_keeper(*, num_cpus: int) -> Keeper:
     """Start the keeper in a session of its own, where no Ctrl-C of ours reaches it."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    # It would kill teachers for the memory of the students, of which Ray knows nothing.
+    environment.setdefault("RAY_memory_monitor_refresh_ms", "0")
     # A private folder that is removed with the cluster: no other Ray finds this one. The token
     # keeps others on the network out; ~/.ray is neither read nor written.
-    folder = Path(tempfile.mkdtemp(prefix="conkd-ray-"))
+    temporary = tempfile.gettempdir()
+    where = temporary if len(temporary) <= MAX_TEMPORARY_PATH else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=where))
     token_path = folder / TOKEN_NAME
     token_path.touch(mode=0o600)
     token_path.write_text(secrets.token_hex(32))
@@ -211,6 +217,13 @@ def stop_keeper(state: FleetState) -> None:
         stop_tree(keeper)
 
 
+def clear_folder(state: FleetState) -> None:
+    """Remove the folder of a local cluster; a keeper that was killed has left it behind."""
+    folder = Path(state.auth_token_path).parent
+    if state.auth_token_path and folder.name.startswith(FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def stop_tree(process: psutil.Process) -> None:
     """End a process by its id, with SIGTERM and then SIGKILL, and wait for all its descendants."""
     try:
@@ -225,10 +238,23 @@ def stop_tree(process: psutil.Process) -> None:
     psutil.wait_procs(alive, timeout=KEEPER_STOP_S)
 
 
+def start_of(pid: int) -> str:
+    """When a process started: the boot, and the clock ticks since then.
+
+    Unlike a time of day it does not move when the clock is set (psutil's does). Empty: no process.
+    """
+    try:
+        # The name before it, in brackets, may hold spaces: field 22 is the 20th after it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return f"{BOOT_ID.read_text().strip()} {fields[19]}"
+
+
 def _keeper(state: FleetState) -> psutil.Process | None:
     try:
         process = psutil.Process(state.keeper_pid)
-        same = abs(process.create_time() - state.keeper_started) < 1.0
+        same = start_of(state.keeper_pid) == state.keeper_start
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None

@@ -13,7 +13,7 @@ from teacher_server.fleet.autoscaling import ReplicaRange
 from teacher_server.fleet.directory import HEAD_RESOURCE
 from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
 from teacher_server.fleet.status import kinds_status, serve_is_running
-from trainer.security.credentials import is_loopback
+from trainer.security.addresses import is_loopback
 
 NAMESPACE = "conkd"
 

@@ -18,9 +18,11 @@ from teacher_server.fleet.local_cluster import (
     FleetState,
     Keeper,
     check_port_free,
+    clear_folder,
     is_alive,
     read_state,
     start_keeper,
+    start_of,
     write_state,
 )
 from teacher_server.fleet.options import asked_folders, asked_scaling, parse_ranges
@@ -37,7 +39,8 @@ from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
 from trainer.models.frozen import read_card
-from trainer.security.credentials import SecurityFiles, check_host, is_loopback, read_credentials
+from trainer.security.addresses import address_of, is_loopback
+from trainer.security.credentials import SecurityFiles, check_host, read_credentials
 
 
 def up(args: argparse.Namespace) -> None:
@@ -103,9 +106,9 @@ def _state(
     options = {kind: _replica_options(args, kind, folder) for kind, folder in folders.items()}
     return FleetState(
         ray_address=address,
-        directory=f"{directory_host}:{args.port}",
+        directory=address_of(directory_host, args.port),
         keeper_pid=keeper.pid if keeper else 0,
-        keeper_started=keeper.started if keeper else 0.0,
+        keeper_start=start_of(keeper.pid) if keeper else "",
         auth_token_path=str(keeper.auth_token_path) if keeper else "",
         owns_serve=not serve_is_running(),
         num_cpus=dict.fromkeys(folders, float(args.num_cpus)),
@@ -171,4 +174,6 @@ def _check_none_up(path: Path) -> None:
             f"no fleet must be up, got one at {state.directory} ({path}). "
             "Take it down with: python -m teacher_server down"
         )
-    path.unlink()  # Its keeper is gone, and so is the fleet.
+    # Its keeper is gone, and so is the fleet.
+    clear_folder(state)
+    path.unlink()

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 
-from trainer.security.credentials import SecurityFiles, check_host, host_of, read_credentials
+from trainer.security.addresses import host_of
+from trainer.security.credentials import SecurityFiles, check_host, read_credentials
 
 SERVER_REMEDY = (
     "Give --tls and --token-file (docs/operations.md), or --insecure on a network that you trust."

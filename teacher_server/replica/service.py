@@ -30,6 +30,7 @@ from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits, score_together
+from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 from trainer.telemetry.counters import snapshot
 from trainer.telemetry.exposition import registry_of
@@ -194,7 +195,7 @@ class TeacherServer:
             ValueError: if it is beyond this machine and nothing protects what comes there.
         """
         teacher_pb2_grpc.add_TeacherServicer_to_server(self._service, self._server)
-        address = f"{host}:{port}"
+        address = address_of(host, port)
         port = await start_server(
             self._server, self._health, SERVICE_NAME, address, security=self._security
         )

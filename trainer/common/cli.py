@@ -9,12 +9,17 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from protos.codec import WireError
-from trainer.common.errors import TeacherUnavailable
+from trainer.common.errors import TeacherUnavailable, first_line
 
 USER_ERRORS = (ValueError, OSError, TeacherUnavailable, WireError)
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 REPORT_GRACE_S = 60.0
+# What torch's collectives say when a peer's process or machine has ended.
+RANK_IS_GONE = (
+    *("Timed out waiting", "Connection closed by peer", "Connection reset by peer"),
+    *("Broken pipe", "NCCL communicator was aborted", "Watchdog caught collective operation"),
+)
 
 
 class ReportedByOtherRank(SystemExit):
@@ -67,3 +72,12 @@ def _wait_for_reporting_rank(main: Callable[[list[str]], None], argv: list[str])
     except ReportedByOtherRank:
         time.sleep(REPORT_GRACE_S)
         raise
+    except RuntimeError as error:
+        # A teacher's connection may be reset, too.
+        is_gone = any(text in str(error) for text in RANK_IS_GONE)
+        if isinstance(error, USER_ERRORS) or not is_gone:
+            raise
+        raise OSError(
+            f"all ranks must take part, got one that is gone ({first_line(error)[:120]}). Look at "
+            "the logs of the other ranks; the same command goes on from the last checkpoint."
+        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.security.credentials import STUDENT_REMEDY, SecurityFiles, check_host, host_of
+from trainer.security.addresses import check_address, host_of
+from trainer.security.credentials import STUDENT_REMEDY, SecurityFiles, check_host
 
 MAX_PATIENCE_S = 6 * 3600.0
 
@@ -41,6 +42,7 @@ class TeachersConfig(SecurityFiles):
             raise ValueError(
                 f"teachers.cache_bytes must be in [1, {MAX_CACHE_BYTES}], got {self.cache_bytes}."
             )
+        check_address("teachers.directory", self.directory)
         directory_host = host_of(self.directory)
         check_host("teachers.directory", directory_host, self, remedy=STUDENT_REMEDY)
         if not 1 <= self.in_flight <= 1024:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from trainer.common.cli import run_main
+from trainer.common.outputs import check_output
 from trainer.common.plugins import with_plugins
 from trainer.data.corpora.table import CORPORA
 from trainer.data.corpus import Corpus, CorpusFiles
@@ -63,6 +64,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     )
     corpus = _corpus(arguments)
     _check_arguments(arguments, corpus)
+    check_output("--output", arguments.output)
     name = arguments.tokenizer
     # Progress goes to stderr, so that stdout holds the table alone.
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -152,6 +154,10 @@ def _corpus(arguments: argparse.Namespace) -> Corpus:
 
 
 def _check_arguments(arguments: argparse.Namespace, corpus: Corpus) -> None:
+    if arguments.input is not None and arguments.input.resolve() == arguments.output.resolve():
+        raise ValueError(
+            f"--output must be another folder than --input, got {arguments.output} for both."
+        )
     if arguments.seed < 0:
         raise ValueError(f"--seed must be >= 0, got {arguments.seed}.")
     if corpus.write is None and arguments.input is None:

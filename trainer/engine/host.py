@@ -1,4 +1,4 @@
-"""Quirks of one machine: precisions, malloc, builds of torch extensions, shared memory."""
+"""Quirks of one machine: precisions, malloc, builds of torch extensions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepspeed import comm
+import deepspeed
 from deepspeed.accelerator import get_accelerator
 from torch.utils.cpp_extension import get_default_build_root
 
@@ -75,22 +75,14 @@ def exclusive_build(name: str) -> Iterator[None]:
         yield
 
 
-def build_cpu_extension() -> None:
-    """Build or load what init_distributed would; a kill in the middle blocks no later run."""
+def leave_out_shared_memory() -> None:
+    """Keep DeepSpeed from building and mapping its all-reduce over /dev/shm.
+
+    Only its inference calls it. The extension takes a minute to compile, and maps 66 MiB a rank:
+    in a container with Docker's 64 MB of /dev/shm a rank would die of a signal without a word.
+    """
     accelerator = get_accelerator()
     assert accelerator is not None
     builder = accelerator.create_op_builder("ShareMemCommBuilder")
     if accelerator.device_name() == "cpu" and builder is not None:
-        with exclusive_build(builder.name):
-            builder.load(verbose=False)
-
-
-def unlink_shared_memory() -> None:
-    """Take the name from this rank's 66 MiB buffer in /dev/shm, which DeepSpeed never removes.
-
-    All ranks have mapped it by now; the memory goes when the last of them ends, however it ends.
-    """
-    comm.barrier()
-    suffix = f"_{os.environ['MASTER_PORT']}_{comm.get_rank()}"
-    for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*{suffix}"):
-        buffer.unlink(missing_ok=True)
+        deepspeed.ops.__compatible_ops__[builder.NAME] = False

@@ -16,30 +16,43 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 from trainer.common.cli import USER_ERRORS, ReportedByOtherRank
-from trainer.config.teachers import MAX_PATIENCE_S
-from trainer.engine.host import build_cpu_extension, keep_freed_memory, unlink_shared_memory
+from trainer.engine.host import keep_freed_memory, leave_out_shared_memory
+from trainer.engine.launcher_watch import leave_with_launcher
 
 ResultT = TypeVar("ResultT")
 
-# A rank that has its targets waits in a collective for one that bears with its teachers.
-GROUP_TIMEOUT = datetime.timedelta(seconds=MAX_PATIENCE_S + 1800)
+# The longest that a rank may need alone: to read a model, or to write a checkpoint.
+ALONE_S = 900.0
 
 
-def start_distributed() -> None:
-    """Join the ranks that the `deepspeed` launcher started, or be the only one."""
+def start_distributed(patience_s: float = 0.0) -> None:
+    """Join the ranks that the `deepspeed` launcher started, or be the only one.
+
+    A rank whose machine vanished leaves the others in a collective. They give up after the time
+    that a rank may rightly let them wait: `patience_s` for its teachers, and ALONE_S.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     keep_freed_memory()
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
-    build_cpu_extension()
+    leave_with_launcher()
+    leave_out_shared_memory()
     accelerator = get_accelerator()
     assert accelerator is not None
     if accelerator.device_name() != "cpu":
         # deepspeed.initialize would do it, but ranks talk to each other before.
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=GROUP_TIMEOUT)
-    unlink_shared_memory()
+    timeout = datetime.timedelta(seconds=patience_s + ALONE_S)
+    try:
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    except RuntimeError as error:
+        if "address already in use" not in str(error).lower():
+            raise
+        raise OSError(
+            f"port {os.environ['MASTER_PORT']} must be free for the ranks to meet, got one that is "
+            "in use: another run may be going on. Give another one: deepspeed --master_port N ..."
+        ) from error
 
 
 def stop_distributed() -> None:

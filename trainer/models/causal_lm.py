@@ -25,12 +25,14 @@ from transformers import (
 from trainer.common.errors import first_line
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
-from trainer.data.vocabulary import Vocabulary
+from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
 from trainer.models.new_rows import draw_new_rows_
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
 PRETRAINED_WIDTH = 0.1
+# Models round the number of their rows up, to multiples of 64 to 512.
+MAX_PADDING_ROWS = 1024
 
 
 class CausalLanguageModel:
@@ -120,8 +122,8 @@ def build_causal_lm(
         _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=1.0)
     else:
         model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
-        _check_base_size(model, config.pretrained, vocabulary)
-        if output_weight(model).shape[0] == vocabulary.base_size:
+        if not _has_items(model, config.pretrained, vocabulary):
+            # Padding rows go: a token that nobody can say must not win any mass.
             # mean_resizing=False: the new rows are ours to draw.
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
             _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=PRETRAINED_WIDTH)
@@ -246,13 +248,30 @@ def _random_gpt2_config(config: LanguageModelConfig, vocabulary: Vocabulary) -> 
     )
 
 
-def _check_base_size(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> None:
+def _has_items(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> bool:
+    """Whether a pretrained model has the rows of this vocabulary's items already.
+
+    Raises:
+        ValueError: if its rows are neither this vocabulary's nor its base tokens', whose number
+            many models round up.
+    """
     rows = output_weight(model).shape[0]
-    if rows not in (vocabulary.base_size, vocabulary.size):
+    if (Path(name) / VOCABULARY_NAME).is_file():
+        own = Vocabulary.load(Path(name))
+        if own.digest != vocabulary.digest or rows != vocabulary.size:
+            raise ValueError(
+                f"{name} must have the data's vocabulary {vocabulary.digest}, got {own.digest} "
+                f"and {rows} rows. Start from a model of the same data, or prepare that one."
+            )
+        return True
+    base_size = vocabulary.base_size
+    if not base_size <= rows <= base_size + MAX_PADDING_ROWS:
         raise ValueError(
-            f"{name} must have the tokenizer's {vocabulary.base_size} base tokens, got {rows} "
-            "rows. Prepare the data with this model's own tokenizer (--tokenizer)."
+            f"{name} must have a row for each of the tokenizer's {base_size} tokens, and at most "
+            f"{MAX_PADDING_ROWS} beyond, got {rows} rows. Prepare the data with this model's own "
+            "tokenizer (--tokenizer)."
         )
+    return False
 
 
 def _left_pad(prompts: Sequence[ExampleInput], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from trainer.common.cli import run_rank
+from trainer.common.outputs import check_output
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data=build/redial")
     arguments = parser.parse_intermixed_args(argv)
+    check_output("--output", arguments.output)
     FITS[arguments.kind](arguments.config, arguments.overrides, arguments.output)
 
 

@@ -7,7 +7,6 @@ docs/operations.md shows how to make the files and which node needs which.
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import os
 import re
 import stat
@@ -18,6 +17,8 @@ from typing import Literal
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from trainer.security.addresses import is_loopback
 
 CA_NAME = "ca.pem"
 # The one name in every server's certificate. Where a replica will run, and so its address and its
@@ -117,23 +118,6 @@ def read_token(path: Path) -> str:
             "characters. Make one with: openssl rand -hex 32"
         )
     return text
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only processes of the same machine can reach the host.
-
-    A name other than localhost is not, whatever it begins with: 127.example.org is a public one.
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def host_of(address: str) -> str:
-    """The host of host:port; the whole of what has no port."""
-    host, colon, _ = address.rpartition(":")
-    return (host if colon else address).removeprefix("[").removesuffix("]")
 
 
 def check_host(what: str, host: str, files: SecurityFiles, *, remedy: str) -> None:

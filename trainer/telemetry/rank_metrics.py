@@ -9,7 +9,8 @@ import contextlib
 from dataclasses import dataclass
 
 from trainer.config.run import RunConfig
-from trainer.security.credentials import NO_SECURITY, STUDENT_REMEDY, is_loopback
+from trainer.security.addresses import is_loopback
+from trainer.security.credentials import NO_SECURITY, STUDENT_REMEDY
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.counters import counter
 from trainer.telemetry.exposition import registry_of

@@ -29,6 +29,7 @@ from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.cli import run_main
 from trainer.common.plugins import with_plugins
 from trainer.kinds.table import TEACHER_KINDS
+from trainer.security.addresses import address_of
 from trainer.security.credentials import SecurityFiles
 
 SOCKET_NAME = "directory.sock"
@@ -64,7 +65,7 @@ async def serve(
     port = await server.start(host)
     lease = Lease(
         kind=teacher.description.kind,
-        address=f"{host}:{port}",
+        address=address_of(host, port),
         replica_id=replica_id,
         pid=os.getpid(),
     )

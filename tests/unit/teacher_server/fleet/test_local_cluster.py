@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from pathlib import Path
 
-import psutil
 import pytest
 
 from teacher_server.fleet.local_cluster import (
@@ -15,6 +15,7 @@ from teacher_server.fleet.local_cluster import (
     check_reachable,
     is_alive,
     read_state,
+    start_of,
     write_state,
 )
 
@@ -34,17 +35,17 @@ def test_check_reachable_names_the_cluster_that_is_not() -> None:
 
 
 def test_state_of_a_keeper_whose_pid_passed_to_another_is_not_alive(tmp_path: Path) -> None:
-    started = psutil.Process().create_time()
-    ours = FleetState(
-        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started
-    )
+    start = start_of(os.getpid())
+    boot, ticks = start.split()
+    ours = FleetState(ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_start=start)
     write_state(tmp_path / "fleet.json", ours)
     assert read_state(tmp_path / "fleet.json") == ours
     assert is_alive(ours)
-    other = FleetState(
-        ray_address="a", directory="b", keeper_pid=os.getpid(), keeper_started=started - 60
-    )
-    assert not is_alive(other)
+    for other in (f"{boot} {int(ticks) - 1}", f"another-boot {ticks}", ""):
+        assert not is_alive(dataclasses.replace(ours, keeper_start=other))
+    # A time of day would move when the clock is set.
+    assert start_of(os.getpid()) == start
+    assert start_of(1 << 22) == ""
 
 
 @pytest.mark.parametrize("content", ['{"ray_address": "a", "pace": {}}', "[]", "{torn"])

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from deepspeed.comm.torch import build_shm_op
 
-from trainer.engine.host import keep_freed_memory
+from trainer.engine.host import keep_freed_memory, leave_out_shared_memory
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,9 @@ def test_every_way_of_tuning_malloc_leaves_it_to_the_environment(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert not keep_freed_memory()
+
+
+def test_deepspeed_maps_no_shared_memory_of_its_own() -> None:
+    # The names are DeepSpeed's own: this tells when they change.
+    leave_out_shared_memory()
+    assert build_shm_op() is None

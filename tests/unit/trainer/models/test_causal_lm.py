@@ -18,6 +18,7 @@ from tests.support.little_room import little_room
 from tests.support.tiny_teachers import tiny_vocabulary
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import (
+    MAX_PADDING_ROWS,
     CausalLanguageModel,
     LanguageModelConfig,
     build_causal_lm,
@@ -103,6 +104,7 @@ def test_item_vectors_for_a_model_that_has_its_items_are_refused(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     saved_gpt2(tmp_path, vocabulary.size)
+    vocabulary.save(tmp_path)
     vectors = torch.randn(vocabulary.num_items, 8)
     with pytest.raises(ValueError, match="item_vectors must be null for"):
         build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary, vectors)
@@ -127,6 +129,7 @@ def test_pretrained_model_with_items_keeps_every_row(
     tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
     whole = saved_gpt2(tmp_path, vocabulary.size)
+    vocabulary.save(tmp_path)
     model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module
     assert torch.equal(output_weight(model).detach(), whole)
 
@@ -144,12 +147,29 @@ def test_model_to_be_trained_has_its_dropout_on(tmp_path: Path, vocabulary: Voca
         LanguageModelConfig(pretrained=str(tmp_path), dropout=0.1)
 
 
+@pytest.mark.parametrize("beyond", [-1, MAX_PADDING_ROWS + 1])
 def test_pretrained_model_of_another_tokenizer_is_refused(
-    tmp_path: Path, vocabulary: Vocabulary
+    beyond: int, tmp_path: Path, vocabulary: Vocabulary
 ) -> None:
-    saved_gpt2(tmp_path, vocabulary.base_size + 1)
-    with pytest.raises(ValueError, match=f"must have the tokenizer's {vocabulary.base_size} base"):
+    saved_gpt2(tmp_path, vocabulary.base_size + beyond)
+    rule = f"must have a row for each of the tokenizer's {vocabulary.base_size} tokens"
+    with pytest.raises(ValueError, match=rule):
         build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary)
+
+
+@pytest.mark.parametrize("padding", [1, "as many as items", 1000])
+def test_padding_rows_of_a_pretrained_model_are_left_out(
+    padding: int | str, tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    number = padding if isinstance(padding, int) else vocabulary.size - vocabulary.base_size
+    saved = saved_gpt2(tmp_path, vocabulary.base_size + number)
+    config = LanguageModelConfig(pretrained=str(tmp_path))
+    rows = output_weight(build_causal_lm(config, vocabulary).module).detach()
+    assert rows.shape[0] == vocabulary.size
+    assert torch.equal(rows[: vocabulary.base_size], saved[: vocabulary.base_size])
+    both = min(len(saved), len(rows))
+    new = slice(vocabulary.base_size, both)
+    assert not (saved[new] == rows[new]).all(-1).any()
 
 
 def test_model_with_a_soft_cap_on_its_logits_is_refused() -> None:

@@ -13,12 +13,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from teacher_server.fleet.certificates import make_certificates
 from trainer.config.teachers import TeachersConfig
 from trainer.main import checked_input
+from trainer.security.addresses import host_of, is_loopback
 from trainer.security.credentials import (
     SERVER_NAME,
     SecurityFiles,
     check_host,
-    host_of,
-    is_loopback,
     read_credentials,
     read_identity,
     read_token,
