@@ -219,8 +219,11 @@ def forget(folder: Path) -> None:
 
 
 def _written(path: Path) -> list[str]:
-    """Names of a checkpoint's files, without our own lists."""
-    own = (WHOLE_NAME, DIGESTS_PREFIX)
+    """Names of a checkpoint's files, without our own lists.
+
+    Another rank may be writing its list now: until it has its name, it begins with a dot.
+    """
+    own = (".", WHOLE_NAME, DIGESTS_PREFIX)
     return sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")

@@ -87,6 +87,16 @@ def test_checkpoint_of_the_right_sizes_and_wrong_bytes_is_found_by_its_reader_an
         checkpoint.newest_whole(tmp_path)
 
 
+def test_share_of_a_rank_does_not_depend_on_what_the_others_are_writing(tmp_path: Path) -> None:
+    path = write(tmp_path, 20, is_committed=False)
+    for unfinished in (".digests-00001.json.x", ".whole.json.y"):
+        (path / unfinished).touch()
+    checkpoint.write_digests(path, share=0, shares=2)
+    assert list(json.loads((path / "digests-00000.json").read_text())) == ["rank-0.pt"]
+    checkpoint.write_digests(path, share=1, shares=2)
+    assert list(json.loads((path / "digests-00001.json").read_text())) == ["rank-1.pt"]
+
+
 def test_checkpoint_of_another_format_is_refused_and_stays(tmp_path: Path) -> None:
     path = write(tmp_path, 10)
     files = {"rank-0.pt": 110, "rank-1.pt": 110}
