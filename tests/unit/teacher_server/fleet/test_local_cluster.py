@@ -13,6 +13,7 @@ from teacher_server.fleet.local_cluster import (
     FleetState,
     check_port_free,
     check_reachable,
+    clear_folder,
     is_alive,
     read_state,
     start_of,
@@ -53,3 +54,15 @@ def test_record_of_another_version_is_refused_with_what_to_do(tmp_path: Path, co
     (tmp_path / "fleet.json").write_text(content)
     with pytest.raises(ValueError, match=r"fleet\.json must be the record .* keeper_pid"):
         read_state(tmp_path / "fleet.json")
+
+
+def test_folder_of_a_killed_keeper_is_cleared_and_no_other(tmp_path: Path) -> None:
+    for name, stays in (("conkd-ray-x", False), ("mine", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        state = FleetState(
+            ray_address="a", directory="b", auth_token_path=str(folder / "auth_token")
+        )
+        clear_folder(state)
+        assert folder.exists() == stays
+    clear_folder(FleetState(ray_address="a", directory="b"))

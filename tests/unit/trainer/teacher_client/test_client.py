@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.support.client_world import VOCAB, FakeTeacher, World, examples
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.data.model_input import InputLimits
+from trainer.kinds.table import TEACHER_KINDS
 
 
 def test_client_returns_the_rows_asked_for_in_order_of_submission(world: World) -> None:
@@ -246,3 +248,12 @@ def test_client_sends_the_last_words_to_a_teacher_that_takes_them(
     assert np.frombuffer(teacher.asked[0].word_ids, "<i4").tolist() == ids
     assert np.frombuffer(teacher.asked[0].word_lengths, "<i4").tolist() == lengths
     assert dialogue.asked[0].word_lengths == b""
+
+
+@pytest.mark.parametrize(("tail", "seeds"), [("sampled", {5, 6}), ("bucket", {0})])
+def test_client_of_another_seed_asks_for_other_draws_where_rows_are_drawn(
+    tail: Literal["sampled", "bucket"], seeds: set[int]
+) -> None:
+    distill = DistillConfig(tail=tail)
+    asked = {TEACHER_KINDS["dialogue"].compression(distill, seed).seed for seed in (5, 6)}
+    assert asked == seeds
