@@ -9,19 +9,15 @@ from pathlib import Path
 def check_output(what: str, folder: Path) -> None:
     """Raise ValueError unless `folder` is, or can become, a folder with files of ours.
 
-    Nothing is left of the try.
+    Nothing is made: the nodes of a run look at the same time, and one must not remove what another
+    has just found.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(
-            f"{what} must be a folder that can be written, got {folder}: {error.strerror}. "
-            "Name another one."
+            f"{what} must be a folder that can be written, got {folder}: {existing}: "
+            f"{error.strerror}. Name another one."
         ) from error
-    finally:
-        for each in missing:
-            if each.is_dir():
-                each.rmdir()

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) -> None:
     provenance.check_same_run(run, RunConfig(data="d", output="o"))
     # The same folder by another path: what it holds is compared by check_same_provenance.
-    longer = RunConfig(data="/root/d", output="elsewhere", train=TrainConfig(steps=77))
+    longer = RunConfig(data="elsewhere/d", output="elsewhere", train=TrainConfig(steps=77))
     provenance.check_same_run(run, longer)
     # What docs/training.md tells somebody whose memory is not enough.
     leaner = RunConfig(
