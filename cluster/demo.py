@@ -27,6 +27,7 @@ from cluster.launch.screen import duration
 from cluster.stages import PRETRAIN_LANES, ROOT, Demo, checked_source, this_machine
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError, MachineError
 
 REPORT_PARTS = ("report.json", "report.md", "plots")
 RECORD_NAME = "demo.json"
@@ -96,19 +97,19 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
     """Lock the output folder, and empty it unless a demo is resumed in it.
 
     Raises:
-        ValueError: if the folder is not a demo's, or holds another demo than the one to resume.
-        BlockingIOError: if a demo runs in it.
+        InputError: if the folder is not a demo's, or holds another demo than the one to resume.
+        MachineError: if a demo runs in it.
     """
     record = {"source": str(source) if source else None}
     path = output / RECORD_NAME
     known = json.loads(path.read_text()) if path.is_file() else None
     if known is None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(
+        raise InputError(
             f"--output must be a new folder or an earlier demo's, got {output}. "
             "Name another one: the demo empties it."
         )
     if resume and known != record:
-        raise ValueError(
+        raise InputError(
             f"--resume must find a demo of the same --data in {output}, got "
             f"{'none' if known is None else known['source'] or 'the synthetic corpus'}. "
             "Leave --resume out to start afresh."
@@ -129,7 +130,7 @@ def _lock(file: TextIO, output: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BlockingIOError(
+        raise MachineError(
             f"no other demo must run in {output}, got one. Wait for it, or name another --output."
         ) from error
 

@@ -11,6 +11,7 @@ import torch
 
 from cluster.launch.child import Command
 from cluster.launch.ports import free_port
+from trainer.common.errors import MissingError
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2
@@ -66,10 +67,10 @@ def checked_source(folder: Path | None) -> Path | None:
     """The value of --data, if it is None or a folder.
 
     Raises:
-        FileNotFoundError: if it is anything else.
+        MissingError: if it is anything else.
     """
     if folder is not None and not folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingError(
             f"--data must be a folder with dialogues, got {folder}. Leave it out for the default."
         )
     return folder

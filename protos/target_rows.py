@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.common.errors import UserError
+
 MASS_TOLERANCE = 1e-3
 # Rounding of float16 and of sums over a whole vocabulary.
 ROW_MASS_TOLERANCE = 1e-2
@@ -23,7 +25,7 @@ COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R")
 ENTRY_BYTES, ROW_BYTES = 8, 12
 
 
-class WireError(Exception):
+class WireError(UserError):
     """A block that is corrupt, short, oversized or made for another vocabulary."""
 
 

@@ -43,10 +43,11 @@ from teacher_server.fleet.options import asked_scaling, parse, parse_ranges
 from teacher_server.fleet.ray_cluster import check_room, connect
 from teacher_server.fleet.status import fleet_status, last_line
 from teacher_server.fleet.up import up
+from trainer.common.errors import MachineError, UnreachableError
 
 
 def main(argv: list[str]) -> None:
-    """Run one command; raises ValueError or OSError for a user error."""
+    """Run one command; raises UserError for what its user can put right."""
     commands = {
         **{"up": up, "scale": _scale, "status": _status, "down": _down},
         **{"certificates": _certificates, "keep": _keep},
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     try:
         args.run(args)
     except (RayError, RayServeException) as error:
-        raise OSError(f"the Ray cluster must answer, got: {last_line(str(error))}") from error
+        raise MachineError(f"the Ray cluster must answer, got: {last_line(str(error))}") from error
     finally:
         ray.shutdown()
 
@@ -94,7 +95,7 @@ def _down(args: argparse.Namespace) -> None:
     try:
         with _connected(state):
             remove(state)
-    except ConnectionError as error:
+    except UnreachableError as error:
         if not state.keeper_pid:
             raise  # The fleet may run on a cluster that does not answer now.
         # The fleet ended with its cluster; only its state file is left.
@@ -144,7 +145,7 @@ def _leave(signum: int, frame: object) -> None:
 @contextlib.contextmanager
 def _connected(state: FleetState) -> Iterator[None]:
     if not is_alive(state):
-        raise ConnectionError(
+        raise UnreachableError(
             f"the keeper of the local Ray cluster must run, got no process {state.keeper_pid}. "
             "Clear up with: python -m teacher_server down"
         )

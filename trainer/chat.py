@@ -18,6 +18,7 @@ import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention, Piece, split_mentions
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData, load_prepared
@@ -43,12 +44,12 @@ class Conversation:
     ) -> None:
         """`data` links entities and words in the text, for a model that reads them."""
         if classifier == ORACLE:
-            raise ValueError(
+            raise InputError(
                 "a chat must have a classifier or none, got oracle: nobody knows the gold action "
                 "here. Give --classifier DIR."
             )
         if loaded.graph_digest and data is None:
-            raise ValueError(
+            raise InputError(
                 f"the model in {loaded.folder} reads entities and words of a graph, got none. "
                 "Give --data DIR, the prepared folder that it was trained on."
             )

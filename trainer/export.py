@@ -10,6 +10,7 @@ import torch
 
 from protos.fingerprint import digest_arrays, digest_file
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
+from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example, digest_examples
 from trainer.data.prepared import PreparedData
@@ -163,7 +164,7 @@ def valid_examples(config: RunConfig, data: PreparedData) -> list[Example]:
         return []
     examples = data.examples("valid")
     if not examples:
-        raise ValueError(
+        raise InputError(
             "train.select must be last where valid has no example, got best. "
             "Prepare the data with a valid split."
         )
@@ -175,7 +176,7 @@ def _recommender(folder: Path, data: PreparedData) -> FrozenRecommender:
     check_frozen(folder, RECOMMENDATION, data.vocabulary.digest, check_weights=False)
     recommender, card = load_recommender(folder)
     if card.graph_digest != data.graphs_digest:
-        raise ValueError(
+        raise InputError(
             f"the recommendation model in {folder} must have the data's graph "
             f"{data.graphs_digest}, got {card.graph_digest}. Fit it on the same prepared data."
         )
@@ -185,7 +186,7 @@ def _recommender(folder: Path, data: PreparedData) -> FrozenRecommender:
 def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -> None:
     longest = max(len(e.context_ids) + len(e.response_ids) for e in examples)
     if longest > max_length:
-        raise ValueError(
+        raise InputError(
             f"student.max_positions must be at least {longest} for the examples in {config.data}, "
             f"got {max_length}. Prepare the data with a smaller --max-context."
         )
@@ -199,7 +200,7 @@ def _check_teachers(teachers: Teachers, examples: list[Example]) -> None:
         to_input = teachers.kinds[name].to_input
         longest = max(len(to_input(example, limits).tokens) for example in examples)
         if longest > limits.max_tokens:
-            raise ValueError(
+            raise InputError(
                 f"the {name} teacher must take inputs of {longest} tokens for these examples, got "
                 f"one that takes {limits.max_tokens}. Serve one with a larger "
                 "student.max_positions."

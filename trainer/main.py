@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainer.checkpoints.provenance import check_same_run
-from trainer.common.cli import USER_ERRORS, ReportedByOtherRank, run_rank
+from trainer.common.cli import ReportedByOtherRank, run_rank
+from trainer.common.errors import UserError
 from trainer.common.outputs import check_output
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
@@ -108,7 +109,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         if config.train.resume:
             check_same_run(Path(config.output), config)
         return config, data
-    except USER_ERRORS:
+    except (UserError, OSError):
         if is_first:
             raise
         raise ReportedByOtherRank from None

@@ -12,6 +12,7 @@ import torch
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
 from trainer.checkpoints.policy import BestSoFar, exports_to_keep
+from trainer.common.errors import MissingError
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
@@ -71,7 +72,7 @@ class Selection:
         """Collective: restore the best validation from the losses that rank 0 has logged.
 
         Raises:
-            FileNotFoundError: on every rank, if those losses or the best model are gone.
+            MissingError: on every rank, if those losses or the best model are gone.
         """
         best, bests = BestSoFar(), set[int]()
         for entry in history:
@@ -88,7 +89,7 @@ class Selection:
         """Remove exports of steps that will be done again."""
         lost = [step for step in self._exported() if step <= first_step] if not bests else []
         if lost:
-            raise FileNotFoundError(
+            raise MissingError(
                 f"{METRICS_NAME} must hold the losses on valid until step {first_step}, got none "
                 f"of them beside {self._folder_of(lost[0])}. Bring the file back, or start over "
                 "with train.resume=false."
@@ -117,7 +118,7 @@ class Selection:
 
     def _check_folder(self) -> None:
         if not self.folder.is_dir():
-            raise FileNotFoundError(
+            raise MissingError(
                 f"{self.folder} must hold the best model of the run, got no folder. Start over "
                 "with train.resume=false."
             )

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from protos.codec import WireError
 from trainer.checkpoints import policy
 from trainer.checkpoints.provenance import (
     CONFIG_NAME,
@@ -25,7 +24,7 @@ from trainer.checkpoints.provenance import (
     write_provenance,
 )
 from trainer.common.atomic import write_text
-from trainer.common.errors import TeacherUnavailable
+from trainer.common.errors import UserError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example
@@ -245,7 +244,7 @@ def _wait_for_targets(
     problem = None
     try:
         prepared = [pending.result() for pending in submitted.pending]
-    except (TeacherUnavailable, WireError, ValueError) as error:
+    except (UserError, ValueError) as error:
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
     if num_failed:

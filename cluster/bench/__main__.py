@@ -32,6 +32,7 @@ from cluster.bench.wire.bench import bench_wire
 from cluster.stages import checked_source
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError
 
 ALL = "all"
 BENCHMARKS: dict[str, Callable[[Path | None], BenchResult]] = {
@@ -107,7 +108,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
     arguments = parser.parse_args(argv)
     if arguments.name not in (*BENCHMARKS, ALL):
-        raise ValueError(f"NAME must be one of {NAMES}, got {arguments.name!r}.")
+        raise InputError(f"NAME must be one of {NAMES}, got {arguments.name!r}.")
     checked_source(arguments.data)
     return arguments
 

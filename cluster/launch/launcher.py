@@ -23,12 +23,13 @@ import psutil
 from cluster.launch.child import POLL_S, Child, Command
 from cluster.launch.screen import Screen, duration, last_lines
 from cluster.launch.signals import StopSignals
+from trainer.common.errors import MachineError
 
 GRACE_S = 10.0
 TAIL_LINES = 20
 
 
-class CommandFailed(ChildProcessError):
+class CommandFailed(MachineError):
     """A command that ended with another status than 0."""
 
     def __init__(self, message: str, tail: str) -> None:

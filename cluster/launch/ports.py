@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import socket
 
+from trainer.common.errors import MachineError
+
 # Below Linux's default ephemeral range and above the ports that Ray picks.
 PORTS = range(20_000, 32_000)
 TRIES = 100
@@ -16,13 +18,13 @@ def free_port(in_a_row: int = 1) -> int:
     Outside the ephemeral range, so the kernel cannot hand the port to another process meanwhile.
 
     Raises:
-        OSError: if none is found.
+        MachineError: if none is found.
     """
     for _ in range(TRIES):
         first = PORTS.start + secrets.randbelow(len(PORTS) - in_a_row + 1)
         if all(_is_free(port) for port in range(first, first + in_a_row)):
             return first
-    raise OSError(
+    raise MachineError(
         f"{in_a_row} ports in a row must be free in [{PORTS.start}, {PORTS.stop}), got none in "
         f"{TRIES} tries. List the listening sockets of this machine with: ss -ltn"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 from teacher_server.replica.load import IDLE_S, QUEUE_S
+from trainer.common.errors import InputError
 
 # A delay between this share of the target and the target changes nothing.
 CALM = 0.5
@@ -30,7 +31,7 @@ class ReplicaRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.min <= self.max:
-            raise ValueError(f"replicas must be MIN..MAX with 0 <= MIN <= MAX, got {self}.")
+            raise InputError(f"replicas must be MIN..MAX with 0 <= MIN <= MAX, got {self}.")
 
     @classmethod
     def of(cls, count: int) -> ReplicaRange:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from trainer.common.errors import InputError
 from trainer.security.credentials import CA_NAME, SERVER_NAME
 
 # Tolerated difference between the clocks of the nodes.
@@ -37,7 +38,7 @@ def make_certificates(
         days: how long the certificates are valid from `now` on (None: the present).
 
     Raises:
-        FileExistsError: if one of the files is there; then none is written.
+        InputError: if one of the files is there; then none is written.
     """
     begin = now or datetime.datetime.now(datetime.timezone.utc)
     period = (begin - SKEW, begin + datetime.timedelta(days=days))
@@ -53,7 +54,7 @@ def make_certificates(
         )
     taken = [name for name in contents if os.path.lexists(folder / name)]
     if taken:
-        raise FileExistsError(
+        raise InputError(
             f"--output must hold no certificates yet, got {folder / taken[0]}. "
             "Name another folder, or remove the set there."
         )

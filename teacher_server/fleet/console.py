@@ -20,6 +20,7 @@ from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
 from teacher_server.fleet.status import kinds_status
+from trainer.common.errors import InputError
 
 
 def say(text: str) -> None:
@@ -59,7 +60,7 @@ def print_scrape_targets(state: FleetState) -> None:
 
     Raises:
         OSError: if the Directory does not answer.
-        ValueError: if there are replicas, and none of them serves metrics.
+        InputError: if there are replicas, and none of them serves metrics.
     """
     addresses = {
         it.replica_id: it.address for it in fetch_fleet(state.directory, PROBE_S, state.security)
@@ -67,7 +68,7 @@ def print_scrape_targets(state: FleetState) -> None:
     stats = fetch_all_stats(addresses, PROBE_S, state.security)
     targets = scrape_targets(stats.values())
     if stats and not targets:
-        raise ValueError(
+        raise InputError(
             f"the fleet must serve metrics, got {len(stats)} replicas without. "
             "Start it with up --metrics."
         )

@@ -23,6 +23,7 @@ from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.status import KindStatus, fleet_status, last_line, serve_is_running
 from teacher_server.replica.rpc import is_serving
+from trainer.common.errors import MachineError
 
 POLL_S = 0.25
 PROBE_S = 2.0
@@ -93,8 +94,8 @@ def wait_until_ready(
     The target of an autoscaled kind is what Serve's policy has decided by then.
 
     Raises:
-        OSError: if one cannot start.
-        TimeoutError: if it takes longer than timeout_s.
+        MachineError: if one cannot start.
+        MachineError: if it takes longer than timeout_s.
     """
     deadline_s = time.monotonic() + timeout_s
     said = ""
@@ -112,7 +113,7 @@ def wait_until_ready(
             return
         if time.monotonic() > deadline_s:
             why = [status.message for status in statuses.values() if status.message]
-            raise TimeoutError(
+            raise MachineError(
                 f"the replicas must be ready within {timeout_s:g} s, got {ready} of "
                 f"{targets}. {last_line(why[0]) if why else ''}"
             )
@@ -131,7 +132,7 @@ def remove(state: FleetState) -> None:
     deadline_s = time.monotonic() + REMOVE_S
     while left := sorted(set(ours[:-1]) & set(serve.status().applications)):
         if time.monotonic() > deadline_s:
-            raise TimeoutError(
+            raise MachineError(
                 f"the teachers must be gone within {REMOVE_S:g} s, got {', '.join(left)} still "
                 "there. Run `down` again."
             )
@@ -145,7 +146,7 @@ def remove(state: FleetState) -> None:
 def _check_none_failed(statuses: Mapping[str, KindStatus]) -> None:
     for kind, status in statuses.items():
         if status.state == "DEPLOY_FAILED":
-            raise OSError(f"the {kind} must start, got: {last_line(status.message)}")
+            raise MachineError(f"the {kind} must start, got: {last_line(status.message)}")
 
 
 def _targets(

@@ -30,6 +30,7 @@ from teacher_server.fleet.directory import (
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
+from trainer.common.errors import InputError
 from trainer.common.plugins import with_plugins
 from trainer.security.addresses import address_of, is_loopback
 from trainer.security.credentials import SecurityFiles
@@ -194,7 +195,7 @@ def _build_server(
     from trainer.kinds.table import TEACHER_KINDS
 
     if options.num_gpus and not torch.cuda.is_available():
-        raise ValueError(
+        raise InputError(
             f"a replica with num_gpus {options.num_gpus:g} must see a CUDA device, got none. "
             "Install a CUDA build of torch on the teacher nodes, or give --num-gpus 0."
         )

@@ -16,6 +16,7 @@ from protos import teacher_pb2, teacher_pb2_grpc
 from teacher_server.fleet.leases import LEASE_S, RENEW_S, Lease, Leases
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.security import ServerSecurity
+from trainer.common.errors import MachineError
 from trainer.security.addresses import address_of
 from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
@@ -122,7 +123,7 @@ class DirectoryServer:
         """Listen on host:port; returns the port.
 
         Raises:
-            OSError: if the address cannot be bound.
+            MachineError: if the address cannot be bound.
             ValueError: if it is beyond this machine and nothing protects what comes there.
         """
         teacher_pb2_grpc.add_DirectoryServicer_to_server(self.service, self._server)
@@ -150,7 +151,7 @@ def fetch_fleet(
     """The endpoints that a Directory announces now.
 
     Raises:
-        OSError: if no Directory answers at the address in time.
+        MachineError: if no Directory answers at the address in time.
     """
     channels = ChannelFactory(security)
     with channels.blocking(address) as channel:
@@ -160,7 +161,7 @@ def fetch_fleet(
         try:
             return list(next(iter(watch)).endpoints)
         except grpc.RpcError as error:
-            raise OSError(
+            raise MachineError(
                 f"a Directory must answer at {address}, got {error.code().name}. "  # type: ignore[attr-defined]
                 "Is the fleet up? python -m teacher_server status"
             ) from error

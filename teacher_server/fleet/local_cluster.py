@@ -25,6 +25,7 @@ from typing import IO, Any
 import psutil
 
 from trainer.common.atomic import write_json
+from trainer.common.errors import InputError, MachineError, MissingError, UnreachableError
 from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
@@ -72,11 +73,11 @@ def read_state(path: Path) -> FleetState:
     """The fleet that is up.
 
     Raises:
-        FileNotFoundError: if none is.
-        ValueError: if the file is not a record of this version.
+        MissingError: if none is.
+        InputError: if the file is not a record of this version.
     """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"a fleet must be up, got no {path}. Start one with: python -m teacher_server up "
             "--dialogue DIR --recommendation DIR (or give its file with --fleet)"
         )
@@ -84,7 +85,7 @@ def read_state(path: Path) -> FleetState:
         content = json.loads(path.read_text())
         return FleetState(**content | {"security": SecurityFiles(**content["security"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must be the record of a fleet of this version, got: {error!r}. End the "
             "process of its keeper_pid, if one is named there, and remove the file."
         ) from error
@@ -101,28 +102,28 @@ def is_alive(state: FleetState) -> bool:
 
 
 def check_reachable(address: str) -> None:
-    """Raise ConnectionError unless something listens at the Ray cluster's host:port."""
+    """Raise UnreachableError unless something listens at the Ray cluster's host:port."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # "auto" and the like: Ray resolves it.
     try:
         socket.create_connection((host, int(port)), timeout=5.0).close()
     except OSError as error:
-        raise ConnectionError(
+        raise UnreachableError(
             f"a Ray cluster must be reachable at {address}, got: {error}. "
             "Start it, or leave --address and RAY_ADDRESS out to start one on this machine."
         ) from error
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise OSError if something listens on host:port already."""
+    """Raise MachineError if something listens on host:port already."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # As the server itself binds: a port whose connections only just closed is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise OSError(
+            raise MachineError(
                 f"the Directory's address {address_of(host, port)} must be free, got: "
                 f"{error.strerror}. "
                 "Choose another with --port, or stop what listens there."
@@ -147,18 +148,18 @@ class Keeper:
         """The address of the Ray cluster, once it is up.
 
         Raises:
-            OSError: if Ray did not start.
+            MachineError: if Ray did not start.
         """
         assert self._process.stdout is not None
         deadline_s = time.monotonic() + KEEPER_START_S
         while not select.select([self._process.stdout], [], [], 0.2)[0]:
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"Ray must start within {KEEPER_START_S:.0f} s, got no answer.")
+                raise MachineError(f"Ray must start within {KEEPER_START_S:.0f} s, got no answer.")
         address = self._process.stdout.readline().strip()
         if not address:
             self._log.seek(0)
             lines = self._log.read().strip().splitlines() or ["no message"]
-            raise OSError(f"Ray must start on this machine, got: {lines[-1]}")
+            raise MachineError(f"Ray must start on this machine, got: {lines[-1]}")
         return address
 
     def keep(self) -> None:

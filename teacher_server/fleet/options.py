@@ -11,6 +11,7 @@ from typing import Any
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
+from trainer.common.errors import InputError
 
 TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
@@ -38,7 +39,7 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     """The options of one command; `run` among them is the function of the command.
 
     Raises:
-        ValueError: for a number out of range, and for an option that was removed.
+        InputError: for a number out of range, and for an option that was removed.
     """
     _refuse_removed(argv)
     parser = argparse.ArgumentParser(
@@ -78,7 +79,7 @@ def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, 
         kind, _, count = part.partition("=")
         lowest, _, highest = count.partition("..")
         if kind not in kinds or not lowest.isdigit() or not (highest or lowest).isdigit():
-            raise ValueError(
+            raise InputError(
                 f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(kinds)} "
                 f"and counts >= 0, got {part!r}."
             )
@@ -90,20 +91,20 @@ def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[s
     """The folder of each kind that `up` is to serve.
 
     Raises:
-        ValueError: if no kind is given, or an unknown one, or one twice, or one has a taken name.
+        InputError: if no kind is given, or an unknown one, or one twice, or one has a taken name.
     """
     if TAKEN_KIND in kinds:
         # Its Serve application and its line of `status` would be the Directory's.
-        raise ValueError(
+        raise InputError(
             f"a kind of teachers must not be named {TAKEN_KIND}, got one. Rename it in its plugin."
         )
     given = [(kind, vars(options)[kind]) for kind in SERVED_KINDS if vars(options)[kind]]
     given += [_kind_and_folder(text, kinds) for text in options.teacher]
     folders = dict(given)
     if not given:
-        raise ValueError("--dialogue or --recommendation must be given, got neither.")
+        raise InputError("--dialogue or --recommendation must be given, got neither.")
     if len(folders) < len(given):
-        raise ValueError(
+        raise InputError(
             f"every kind must have one folder, got {', '.join(kind for kind, _ in given)}."
         )
     return folders
@@ -112,7 +113,7 @@ def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[s
 def _kind_and_folder(text: str, kinds: Collection[str]) -> tuple[str, Path]:
     kind, _, folder = text.partition("=")
     if kind not in kinds or not folder:
-        raise ValueError(
+        raise InputError(
             f"--teacher must be KIND=DIR with a kind of {', '.join(kinds)}, got {text!r}. "
             "A plugin may add others: give its module with --plugin."
         )
@@ -132,15 +133,15 @@ def asked_scaling(options: argparse.Namespace, otherwise: ScalingTarget) -> Scal
 def _refuse_removed(argv: Sequence[str]) -> None:
     for name in (argument.partition("=")[0] for argument in argv):
         if name in REMOVED:
-            raise ValueError(f"options must be those of --help, got {name}. {REMOVED[name]}")
+            raise InputError(f"options must be those of --help, got {name}. {REMOVED[name]}")
 
 
 def _check_ranges(options: argparse.Namespace) -> None:
-    """Raise ValueError for a number with which no fleet can start."""
+    """Raise InputError for a number with which no fleet can start."""
     for name, (lowest, highest) in RANGES.items():
         value = vars(options).get(name)
         if value is not None and not lowest <= value <= highest:
-            raise ValueError(
+            raise InputError(
                 f"--{name.replace('_', '-')} must be in [{lowest}, {highest}], got {value}."
             )
 

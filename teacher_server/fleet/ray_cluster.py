@@ -13,13 +13,14 @@ from teacher_server.fleet.autoscaling import ReplicaRange
 from teacher_server.fleet.directory import HEAD_RESOURCE
 from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
 from teacher_server.fleet.status import kinds_status, serve_is_running
+from trainer.common.errors import InputError
 from trainer.security.addresses import is_loopback
 
 NAMESPACE = "conkd"
 
 
 def connect(address: str, auth_token_path: str = "") -> None:
-    """Become a driver of the cluster; raises ConnectionError if it cannot be reached.
+    """Become a driver of the cluster; raises UnreachableError if it cannot be reached.
 
     Args:
         address: of the Ray cluster.
@@ -40,27 +41,27 @@ def connect(address: str, auth_token_path: str = "") -> None:
 
 
 def check_cluster(host: str) -> None:
-    """Raise ValueError if a fleet is up there, or its nodes could not reach each other."""
+    """Raise InputError if a fleet is up there, or its nodes could not reach each other."""
     found = list(kinds_status()) if serve_is_running() else []
     if found:
-        raise ValueError(
+        raise InputError(
             f"no fleet must be up on the Ray cluster, got applications {', '.join(found)} there. "
             "Take it down where it was started, or with: serve shutdown"
         )
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     if is_loopback(host) and nodes > 1:
-        raise ValueError(
+        raise InputError(
             f"--host must be reachable from the cluster's {nodes} nodes, got {host}. "
             "Give --host 0.0.0.0, with --tls and --token-file."
         )
 
 
 def check_room(state: FleetState, ranges: Mapping[str, ReplicaRange]) -> None:
-    """Raise ValueError if a local cluster, which cannot grow, has no room for the most replicas."""
+    """Raise InputError if a local cluster, which cannot grow, has no room for the most replicas."""
     have = ray.cluster_resources().get("CPU", 0.0)
     need = sum(state.num_cpus[kind] * wanted.max for kind, wanted in ranges.items())
     if state.keeper_pid and need > have:
-        raise ValueError(
+        raise InputError(
             f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
             "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
         )

@@ -36,6 +36,7 @@ from teacher_server.fleet.ray_cluster import (
 from teacher_server.fleet.status import serve_is_running
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
+from trainer.common.errors import InputError
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
 from trainer.models.frozen import read_card
@@ -141,7 +142,7 @@ def _check_teachers(folders: Mapping[str, Path]) -> dict[str, Description]:
     read = {kind: read_card(folder, kind) for kind, folder in folders.items()}
     digests = {kind: card.vocabulary_digest for kind, card in read.items()}
     if len(set(digests.values())) > 1:
-        raise ValueError(
+        raise InputError(
             "the teachers must share one vocabulary, got digests "
             + " and ".join(f"{digest} ({kind})" for kind, digest in digests.items())
             + ". Fit them on the same prepared data."
@@ -170,7 +171,7 @@ def _check_none_up(path: Path) -> None:
         return
     state = read_state(path)
     if is_alive(state):
-        raise ValueError(
+        raise InputError(
             f"no fleet must be up, got one at {state.directory} ({path}). "
             "Take it down with: python -m teacher_server down"
         )

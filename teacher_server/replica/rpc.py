@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from protos import teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.replica.security import ServerSecurity
+from trainer.common.errors import MachineError
 from trainer.security.channels import ChannelFactory, keepalive
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
@@ -60,7 +61,7 @@ async def start_server(
     """Add health and reflection to a server, bind it to host:port and start it; returns the port.
 
     Raises:
-        OSError: if the address cannot be bound.
+        MachineError: if the address cannot be bound.
         ValueError: if it is beyond this machine and nothing protects what comes there.
     """
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -76,7 +77,7 @@ async def start_server(
     try:
         port = security.bind(server, address)
     except RuntimeError as error:
-        raise OSError(
+        raise MachineError(
             f"address {address} must be free, got: {error}. Choose another with --port, or stop "
             "what listens there."
         ) from error

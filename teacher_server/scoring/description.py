@@ -7,6 +7,7 @@ from typing import Protocol
 
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
+from trainer.common.errors import InputError
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.table import TEACHER_KINDS
@@ -27,10 +28,10 @@ def describe(card: Description, vocabulary: Vocabulary) -> Description:
     """The card of a frozen folder, completed by the sizes of its vocabulary.
 
     Raises:
-        ValueError: if the folder holds another vocabulary than the card names.
+        InputError: if the folder holds another vocabulary than the card names.
     """
     if card.vocabulary_digest != vocabulary.digest:
-        raise ValueError(
+        raise InputError(
             f"the {card.kind} teacher's vocabulary must have digest {card.vocabulary_digest}, got "
             f"{vocabulary.digest}. The folder's files do not belong together; export it again."
         )

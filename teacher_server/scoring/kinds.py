@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from teacher_server.scoring.counters import ReplicaCounters
+from trainer.common.errors import InputError
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ def load_teacher(
     """The frozen teacher of a folder, on the device; it adds to the counters' compress_s.
 
     Raises:
-        ValueError: for a kind that is not in the table, and as its loader does.
+        InputError: for a kind that is not in the table, and as its loader does.
     """
     if kind not in kinds:
-        raise ValueError(f"kind must be one of {', '.join(kinds)}, got {kind}.")
+        raise InputError(f"kind must be one of {', '.join(kinds)}, got {kind}.")
     return kinds[kind].load(folder, device, counters or ReplicaCounters())

@@ -19,6 +19,7 @@ from protos.teacher_pb2 import Compression, Description
 from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import describe
+from trainer.common.errors import InputError
 from trainer.data.bags import Bags
 from trainer.data.model_input import ExampleInput, InputLimits, collate
 from trainer.data.vocabulary import Vocabulary
@@ -69,7 +70,7 @@ class DialogueTeacher:
         of_card = (InputLimits.of(card), (card.num_entities, card.num_words))
         of_model = (model.limits, model.knowledge_size)
         if of_card != of_model:
-            raise ValueError(
+            raise InputError(
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
                 "Export the teacher again."
             )

@@ -18,8 +18,9 @@ MAX_LINES = 400
 # The architecture. A room is a folder; it imports only from floors in the lines above. The files
 # directly in trainer/ or teacher_server/ are a room too: the story that uses the other rooms.
 FLOORS = (
+    ("trainer/common",),
     ("protos", "trainer/security"),
-    ("trainer/common", "trainer/config"),
+    ("trainer/config",),
     ("trainer/data", "trainer/checkpoints"),
     ("trainer/kinds",),
     ("trainer/data/corpora", "trainer/models", "trainer/loss"),

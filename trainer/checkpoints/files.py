@@ -20,6 +20,7 @@ from typing import Any
 from protos.fingerprint import digest_file
 from trainer.checkpoints.policy import checkpoints_to_keep
 from trainer.common.atomic import write_json
+from trainer.common.errors import InputError, MissingError
 
 TAG_PREFIX, UNIVERSAL_PREFIX = "step-", "universal-"
 # Other entries of the folder are never read or removed.
@@ -70,11 +71,11 @@ def newest_whole(folder: Path) -> WholeCheckpoint | None:
     """The newest whole checkpoint below `folder`, or None if no checkpoint was ever finished.
 
     Raises:
-        FileNotFoundError: if there were some, and all of them are damaged.
-        ValueError: if an earlier version wrote them.
+        MissingError: if there were some, and all of them are damaged.
+        InputError: if an earlier version wrote them.
     """
     if (folder / EARLIER_LIST_NAME).exists():
-        raise ValueError(
+        raise InputError(
             f"checkpoints in {folder} must have been written by this version, got those of an "
             "earlier one. Finish the run with that version, or start over with train.resume=false."
         )
@@ -88,7 +89,7 @@ def newest_whole(folder: Path) -> WholeCheckpoint | None:
         if (path / WHOLE_NAME).exists():
             problems.append(f"{path.name}: {problem}")
     if problems:
-        raise FileNotFoundError(
+        raise MissingError(
             f"one checkpoint in {folder} must be whole, got {'; '.join(problems)}. Restore one, or "
             "start over with train.resume=false."
         )
@@ -122,7 +123,7 @@ def find_damage(path: Path) -> str | None:
 
 def _check_format(path: Path, listed: Mapping[str, Any]) -> None:
     if listed.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{path / WHOLE_NAME} must have format {FORMAT}, got {listed.get('format')}: another "
             "version of this trainer wrote it. Finish the run with that one, or start over with "
             "train.resume=false."

@@ -12,6 +12,7 @@ from protos.fingerprint import digest_strings
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 from trainer.checkpoints.policy import may_change, may_differ_between_ranks
 from trainer.common.atomic import write_json
+from trainer.common.errors import InputError, MissingError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 
@@ -40,28 +41,28 @@ class RunProvenance:
 
 
 def check_same_run(output: Path, config: RunConfig) -> None:
-    """Raise ValueError if a setting differs that may not change when a run is resumed."""
+    """Raise InputError if a setting differs that may not change when a run is resumed."""
     if newest_whole(output / CHECKPOINTS_NAME) is None:
         return
     _read_origin(output)
     before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
     for key, value in flat_settings(config).items():
         if before.get(key) != value and not may_change(key):
-            raise ValueError(
+            raise InputError(
                 f"{key} must be {before.get(key)} to go on with the run in {output}, got {value}. "
                 "Name another output, or start over with train.resume=false."
             )
 
 
 def check_same_provenance(output: Path, provenance: RunProvenance) -> None:
-    """Raise ValueError if the run before had other data or other teachers."""
+    """Raise InputError if the run before had other data or other teachers."""
     if newest_whole(output / CHECKPOINTS_NAME) is None:
         return
     before = _flat(_read_origin(output))
     after = _flat(dataclasses.asdict(provenance))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
-            raise ValueError(
+            raise InputError(
                 f"{key} must be {before.get(key)} to go on with the run in {output}, got "
                 f"{after.get(key)}. Bring it back, or start over with train.resume=false."
             )
@@ -93,13 +94,11 @@ def _read_origin(output: Path) -> dict[str, Any]:
     path = output / ORIGIN_NAME
     remedy = "Start over with train.resume=false, or name another output."
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} must name the sources of the checkpoint, got no file. {remedy}"
-        )
+        raise MissingError(f"{path} must name the sources of the checkpoint, got no file. {remedy}")
     origin = json.loads(path.read_text())
     found = origin.pop("format", None) if isinstance(origin, dict) else None
     if found != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{path} must have format {FORMAT}, got {found}: another version of this trainer wrote "
             f"the checkpoints. {remedy}"
         )

@@ -17,7 +17,7 @@ import torch
 from torch.optim import Optimizer
 
 from trainer.checkpoints.files import flush, tag_of, universal_tag_of
-from trainer.common.errors import first_line
+from trainer.common.errors import MachineError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def make_universal(folder: Path, step: int, convert: Callable[[argparse.Namespac
     To be called on one rank. `convert` is the main function of DeepSpeed's `ds_to_universal`.
 
     Raises:
-        OSError: if it could not be written.
+        MachineError: if it could not be written.
     """
     path, universal = folder / tag_of(step), folder / universal_tag_of(step)
     if universal.is_dir():
@@ -51,7 +51,7 @@ def make_universal(folder: Path, step: int, convert: Callable[[argparse.Namespac
     # torch raises RuntimeError for a full disk, and DeepSpeed for files that do not match.
     except (OSError, RuntimeError, ValueError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise OSError(
+        raise MachineError(
             f"{path} must be rearranged for this number of ranks, got: {first_line(error)}. If the "
             "disk is full make room for twice its size, or go on with as many ranks as wrote it."
         ) from error

@@ -1,25 +1,42 @@
-"""Entry-point wrapper: a user error becomes one line on stderr and exit status 2."""
+"""Entry-point wrapper: an error of the user's becomes one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from protos.codec import WireError
-from trainer.common.errors import TeacherUnavailable, first_line
+from trainer.common.errors import MachineError, UserError, first_line
 
-USER_ERRORS = (ValueError, OSError, TeacherUnavailable, WireError)
+DEBUG = "--debug"
 EXIT_ERROR = 2
+EXIT_MISTAKE = 1
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
 REPORT_GRACE_S = 60.0
 # What torch's collectives say when a peer's process or machine has ended.
 RANK_IS_GONE = (
     *("Timed out waiting", "Connection closed by peer", "Connection reset by peer"),
     *("Broken pipe", "NCCL communicator was aborted", "Watchdog caught collective operation"),
 )
+
+# What the operating system may refuse of a path, and what its user can do.
+REMEDIES = {
+    errno.ENOENT: "Check the path.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space there."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check its owner and mode, or name another path."),
+    errno.EROFS: "Name a path that can be written.",
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        "Name another path.",
+    ),
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.EIO: "Look into the disk.",
+}
 
 
 class ReportedByOtherRank(SystemExit):
@@ -30,17 +47,48 @@ class ReportedByOtherRank(SystemExit):
 
 
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command's main and leave with 0, 2 for an error of the user's, 130 for Ctrl-C."""
+    """Run a command's main and leave.
+
+    The status is 0, 2 for an error of the user's (one line), 1 for a mistake of ours (with its
+    traceback), 130 for Ctrl-C, 141 if nobody reads what is printed. --debug anywhere among the
+    arguments adds the traceback to an error of the user's too.
+    """
+    argv = [argument for argument in sys.argv[1:] if argument != DEBUG]
+    debug = len(argv) < len(sys.argv) - 1
     try:
-        main(sys.argv[1:])
-    except USER_ERRORS as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"error: {message}\n")
-        sys.exit(EXIT_ERROR)
+        main(argv)
+    except BrokenPipeError:
+        # As a shell's own commands do; what Python flushes at its end must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_UNREAD)
+    except Exception as error:
+        sys.exit(_report(error, debug=debug))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Say what went wrong; the status to leave with."""
+    message = _message(error)
+    if debug or message is None:
+        traceback.print_exception(error)
+    if message is None:
+        sys.stderr.write("This is a mistake of ours, not yours. Please report the lines above.\n")
+        return EXIT_MISTAKE
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return EXIT_ERROR
+
+
+def _message(error: Exception) -> str | None:
+    """What the user can put right, also where the operating system says it; None for a mistake."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, OSError) or error.errno not in REMEDIES:
+        return None
+    what = error.filename if error.filename is not None else "what is written"
+    return f"{what} must be usable, got: {error.strerror}. {REMEDIES[error.errno]}"
 
 
 def run_rank(main: Callable[[list[str]], None]) -> NoReturn:
@@ -75,9 +123,9 @@ def _wait_for_reporting_rank(main: Callable[[list[str]], None], argv: list[str])
     except RuntimeError as error:
         # A teacher's connection may be reset, too.
         is_gone = any(text in str(error) for text in RANK_IS_GONE)
-        if isinstance(error, USER_ERRORS) or not is_gone:
+        if isinstance(error, UserError) or not is_gone:
             raise
-        raise OSError(
+        raise MachineError(
             f"all ranks must take part, got one that is gone ({first_line(error)[:120]}). Look at "
             "the logs of the other ranks; the same command goes on from the last checkpoint."
         ) from error

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from trainer.common.errors import InputError
+
 
 def check_output(what: str, folder: Path) -> None:
-    """Raise ValueError unless `folder` is, or can become, a folder with files of ours.
+    """Raise InputError unless `folder` is, or can become, a folder with files of ours.
 
     Nothing is made: the nodes of a run look at the same time, and one must not remove what another
     has just found.
@@ -17,7 +19,7 @@ def check_output(what: str, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"{what} must be a folder that can be written, got {folder}: {existing}: "
             f"{error.strerror}. Name another one."
         ) from error

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from trainer.common.errors import InputError
+
 EntryT = TypeVar("EntryT")
 
 
@@ -17,13 +19,13 @@ def with_plugins(
     A module without such a dictionary adds nothing: a plugin may extend other tables.
 
     Raises:
-        ValueError: if a module cannot be imported, or adds a name that is taken.
+        InputError: if a module cannot be imported, or adds a name that is taken.
     """
     merged = dict(entries)
     for name in plugins:
         for key, entry in _entries(name, table).items():
             if key in merged:
-                raise ValueError(
+                raise InputError(
                     f"an entry of {table} in plugin {name} must have a name of its own, got {key}, "
                     "which is taken. Rename it."
                 )
@@ -35,12 +37,12 @@ def _entries(name: str, table: str) -> Mapping[str, Any]:
     try:
         entries = vars(importlib.import_module(name)).get(table, {})
     except (ImportError, SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"a plugin must be a module that Python can import, got {name!r}: {error}. Install it, "
             "or add its folder to PYTHONPATH."
         ) from error
     if not isinstance(entries, Mapping):
-        raise ValueError(
+        raise InputError(
             f"{table} of plugin {name} must be a dictionary, got {type(entries).__name__}."
         )
     return entries

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from protos.value_formats import FORMATS
+from trainer.common.errors import InputError
 
 MAX_TOP_K = 1 << 16
 
@@ -45,25 +46,25 @@ class DistillConfig:
             ("eta", self.eta),
         ):
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"distill.{name} must be in [0, 1], got {value}.")
+                raise InputError(f"distill.{name} must be in [0, 1], got {value}.")
         if self.values not in FORMATS:
-            raise ValueError(
+            raise InputError(
                 f"distill.values must be one of {', '.join(FORMATS)}, got {self.values}."
             )
         if (self.gate == "fixed") != (self.fixed_lambda is not None):
-            raise ValueError(
+            raise InputError(
                 "distill.fixed_lambda must be given with distill.gate fixed, and only then, got "
                 f"{self.fixed_lambda} and {self.gate}."
             )
         if self.fixed_lambda is not None and not 0.0 <= self.fixed_lambda <= 1.0:
-            raise ValueError(f"distill.fixed_lambda must be in [0, 1], got {self.fixed_lambda}.")
+            raise InputError(f"distill.fixed_lambda must be in [0, 1], got {self.fixed_lambda}.")
         if any(not share > 0.0 for share in self.shares.values()) or sum(self.shares.values()) >= 1:
-            raise ValueError(
+            raise InputError(
                 "distill.shares must be above 0 and sum to less than 1, which is the share of all "
                 f"teachers together, got {dict(self.shares)}."
             )
         if not 0.0 < self.recommendation_top_p <= 1.0:
-            raise ValueError(
+            raise InputError(
                 f"distill.recommendation_top_p must be in (0, 1], got {self.recommendation_top_p}."
             )
         for name, value in (
@@ -71,9 +72,9 @@ class DistillConfig:
             ("recommendation_top_k", self.recommendation_top_k),
         ):
             if not 0 <= value <= MAX_TOP_K:
-                raise ValueError(f"distill.{name} must be in [0, {MAX_TOP_K}], got {value}.")
+                raise InputError(f"distill.{name} must be in [0, {MAX_TOP_K}], got {value}.")
         if self.tail == "sampled" and not (self.top_k and self.recommendation_top_k):
-            raise ValueError(
+            raise InputError(
                 "distill.top_k and distill.recommendation_top_k must be >= 1 with distill.tail "
                 f"sampled, which draws so many entries, got {self.top_k} and "
                 f"{self.recommendation_top_k}."

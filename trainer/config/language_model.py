@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.common.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
@@ -38,16 +40,16 @@ class LanguageModelConfig:
             ("max_words", self.max_words),
         ):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"{name} must be at least 1, got {value}.")
         if self.hidden_size % self.num_heads:
-            raise ValueError(
+            raise InputError(
                 f"hidden_size must be divisible by num_heads, got {self.hidden_size} and "
                 f"{self.num_heads}. Change one of them."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}.")
+            raise InputError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.pretrained is not None and (self.dropout or self.architecture != "gpt2"):
-            raise ValueError(
+            raise InputError(
                 "dropout must be 0 and architecture gpt2 beside pretrained, got "
                 f"{self.dropout} and {self.architecture}. A pretrained model has its own."
             )

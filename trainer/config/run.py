@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from trainer.common.errors import InputError
 from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.teachers import TeachersConfig
@@ -36,14 +37,14 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         for name, value in (("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"optimiser.{name} must be above 0, got {value}.")
+                raise InputError(f"optimiser.{name} must be above 0, got {value}.")
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0.0 <= value < 1.0:
-                raise ValueError(f"optimiser.{name} must be in [0, 1), got {value}.")
+                raise InputError(f"optimiser.{name} must be in [0, 1), got {value}.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"optimiser.weight_decay must be >= 0, got {self.weight_decay}.")
+            raise InputError(f"optimiser.weight_decay must be >= 0, got {self.weight_decay}.")
         if self.warmup_steps < 0:
-            raise ValueError(f"optimiser.warmup_steps must be >= 0, got {self.warmup_steps}.")
+            raise InputError(f"optimiser.warmup_steps must be >= 0, got {self.warmup_steps}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +84,22 @@ class TrainConfig:
             ("loss_chunk_size", self.loss_chunk_size),
         ):
             if value < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {value}.")
+                raise InputError(f"train.{name} must be at least 1, got {value}.")
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(
+            raise InputError(
                 f"train.steps must be null beside train.epochs, got {self.steps} and "
                 f"{self.epochs}. Set one of them to null."
             )
         for name, value in (("steps", self.steps), ("epochs", self.epochs)):
             if value is not None and value < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {value}.")
+                raise InputError(f"train.{name} must be at least 1, got {value}.")
         if self.patience is not None and (self.patience < 1 or self.select != "best"):
-            raise ValueError(
+            raise InputError(
                 f"train.patience must be at least 1, with train.select best, got {self.patience} "
                 f"and {self.select}."
             )
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(
+            raise InputError(
                 f"train.micro_batch_size must be at least 1, got {self.micro_batch_size}."
             )
 
@@ -146,22 +147,22 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
+            raise InputError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
         lowest = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
         if self.zero_stage < lowest:
-            raise ValueError(
+            raise InputError(
                 f"zero_stage must be at least {lowest} with offload {self.offload}, got "
                 f"{self.zero_stage}. Raise it, or offload less."
             )
         if self.train.precision == "fp16" and self.zero_stage == 0:
             # There DeepSpeed 0.19 divides gradients by a scale that no loss was multiplied with:
             # its engine scales the loss for the optimisers of ZeRO alone.
-            raise ValueError(
+            raise InputError(
                 "zero_stage must be at least 1 with train.precision fp16, got 0. Raise it: on one "
                 "rank stage 1 costs no traffic."
             )
         if self.offload != "none" and self.deepspeed is not None:
-            raise ValueError(
+            raise InputError(
                 f"offload must be none beside deepspeed, got {self.offload} and {self.deepspeed}. "
                 "Say it in that file's zero_optimization."
             )

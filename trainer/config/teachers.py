@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.common.errors import InputError
 from trainer.security.addresses import check_address, host_of
 from trainer.security.credentials import STUDENT_REMEDY, SecurityFiles, check_host
 
@@ -39,16 +40,16 @@ class TeachersConfig(SecurityFiles):
 
     def __post_init__(self) -> None:
         if not 1 <= self.cache_bytes <= MAX_CACHE_BYTES:
-            raise ValueError(
+            raise InputError(
                 f"teachers.cache_bytes must be in [1, {MAX_CACHE_BYTES}], got {self.cache_bytes}."
             )
         check_address("teachers.directory", self.directory)
         directory_host = host_of(self.directory)
         check_host("teachers.directory", directory_host, self, remedy=STUDENT_REMEDY)
         if not 1 <= self.in_flight <= 1024:
-            raise ValueError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
+            raise InputError(f"teachers.in_flight must be in [1, 1024], got {self.in_flight}.")
         if not 0.0 <= self.hedge_percent <= 50.0:
-            raise ValueError(
+            raise InputError(
                 f"teachers.hedge_percent must be in [0, 50], got {self.hedge_percent}."
             )
         for name, value in (
@@ -57,6 +58,6 @@ class TeachersConfig(SecurityFiles):
             ("patience_s", self.patience_s),
         ):
             if not 0 < value <= MAX_PATIENCE_S:
-                raise ValueError(
+                raise InputError(
                     f"teachers.{name} must be in (0, {MAX_PATIENCE_S:g}] seconds, got {value}."
                 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.common.errors import InputError
+
 
 def check_endpoint(name: str, endpoint: str) -> None:
     """ValueError if spans cannot be sent there."""
     if endpoint and not endpoint.startswith(("http://", "https://")):
-        raise ValueError(
+        raise InputError(
             f"{name} must be the URL of an OTLP/HTTP receiver, such as "
             f"http://127.0.0.1:4318/v1/traces, got {endpoint}."
         )
@@ -31,7 +33,7 @@ class WatchConfig:
 
     def __post_init__(self) -> None:
         if self.metrics_port is not None and not 1 <= self.metrics_port <= MAX_PORT:
-            raise ValueError(
+            raise InputError(
                 f"watch.metrics_port must be in [1, {MAX_PORT}], got {self.metrics_port}."
             )
         check_endpoint("watch.spans", self.spans)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.common.errors import InputError, MissingError
 from trainer.config.removed import REMOVED
 
 ConfigT = TypeVar("ConfigT")
@@ -24,20 +25,20 @@ def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT
     """A config from a YAML file and `key=value` overrides with dotted keys.
 
     Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: for anything wrong in it; the message names the key and the remedy.
+        MissingError: if the file is missing.
+        InputError: for anything wrong in it; the message names the key and the remedy.
     """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{path} must be a config file, got nothing there. There are recipes in "
             "trainer/configs/."
         )
     try:
         settings = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be YAML, got: {error}") from error
+        raise InputError(f"{path} must be YAML, got: {error}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold key: value pairs, got {type(settings).__name__}.")
+        raise InputError(f"{path} must hold key: value pairs, got {type(settings).__name__}.")
     for override in overrides:
         _set_dotted(settings, override)
     return parse_config(cls, settings, str(path))
@@ -53,7 +54,7 @@ def parse_config(cls: type[ConfigT], settings: dict[str, Any], source: str) -> C
     try:
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
-        raise ValueError(f"{source}: {_problem(cls, error)}") from error
+        raise InputError(f"{source}: {_problem(cls, error)}") from error
 
 
 def setting_names(cls: type[Any], prefix: str = "") -> list[str]:
@@ -76,19 +77,19 @@ def to_yaml(config: Any) -> str:
 def _set_dotted(settings: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ValueError(f"an override must be key=value, got {override!r}.")
+        raise InputError(f"an override must be key=value, got {override!r}.")
     *parents, last = key.split(".")
     for parent in parents:
         child = settings.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ValueError(
+            raise InputError(
                 f"{key} must name a setting in a group of settings, got {child!r} for {parent}."
             )
         settings = child
     try:
         settings[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"the value of {key} must be YAML, got {text!r}: {error}") from error
+        raise InputError(f"the value of {key} must be YAML, got {text!r}: {error}") from error
 
 
 def _refuse_removed(cls: type[Any], settings: dict[str, Any], source: str) -> None:
@@ -96,7 +97,7 @@ def _refuse_removed(cls: type[Any], settings: dict[str, Any], source: str) -> No
     found = [f"{key} was removed, {REMOVED[key]}" for key in _dotted(settings) if key in removed]
     if found:
         remedy = "Delete the key." if len(found) == 1 else "Delete these keys."
-        raise ValueError(f"{source}: {'; '.join(found)}. {remedy}")
+        raise InputError(f"{source}: {'; '.join(found)}. {remedy}")
 
 
 def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError
 from trainer.common.outputs import check_output
 from trainer.common.plugins import with_plugins
 from trainer.data.corpora.table import CORPORA
@@ -42,7 +43,7 @@ def _refuse_removed_options(argv: list[str]) -> None:
     for argument in argv:
         option = argument.partition("=")[0]
         if option in REMOVED_OPTIONS:
-            raise ValueError(
+            raise InputError(
                 f"{option} must be left out: the option was removed. {REMOVED_OPTIONS[option]}"
             )
 
@@ -146,7 +147,7 @@ def _add_prepare_options(command: argparse.ArgumentParser) -> None:
 def _corpus(arguments: argparse.Namespace) -> Corpus:
     corpora = with_plugins(CORPORA, arguments.plugin, "CORPORA")
     if arguments.source not in corpora:
-        raise ValueError(
+        raise InputError(
             f"--source must be one of {', '.join(corpora)}, got {arguments.source}. "
             "Name the module that adds it with --plugin."
         )
@@ -155,17 +156,17 @@ def _corpus(arguments: argparse.Namespace) -> Corpus:
 
 def _check_arguments(arguments: argparse.Namespace, corpus: Corpus) -> None:
     if arguments.input is not None and arguments.input.resolve() == arguments.output.resolve():
-        raise ValueError(
+        raise InputError(
             f"--output must be another folder than --input, got {arguments.output} for both."
         )
     if arguments.seed < 0:
-        raise ValueError(f"--seed must be >= 0, got {arguments.seed}.")
+        raise InputError(f"--seed must be >= 0, got {arguments.seed}.")
     if corpus.write is None and arguments.input is None:
-        raise ValueError(
+        raise InputError(
             f"--input must be given for --source {corpus.name}, got none. Give {corpus.needs}."
         )
     if arguments.dialogues is not None and (corpus.write is None or arguments.input is not None):
-        raise ValueError(
+        raise InputError(
             f"--dialogues must be left out if a corpus is given, got {arguments.dialogues}. "
             "It sizes a corpus that is generated."
         )

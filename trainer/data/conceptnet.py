@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from trainer.common.errors import InputError, MissingError
 from trainer.data.word_graph import WordGraph
 
 CONCEPTNET_PATTERN = "conceptnet-assertions*.csv.gz"
@@ -24,18 +25,18 @@ def find_conceptnet(folder: Path) -> Path:
     """The one assertions file of a folder.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if there are several.
+        MissingError: if there is none.
+        InputError: if there are several.
     """
     found = sorted(folder.glob(CONCEPTNET_PATTERN))
     if not found:
-        raise FileNotFoundError(
+        raise MissingError(
             f"{folder} must hold {CONCEPTNET_PATTERN}, got none. Name the file with --conceptnet, "
             "or fetch it: python -m trainer.data download conceptnet --output DIR"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise ValueError(
+        raise InputError(
             f"{folder} must hold one {CONCEPTNET_PATTERN}, got {names}. Name one with --conceptnet."
         )
     return found[0]
@@ -51,11 +52,11 @@ def read_conceptnet(path: Path, vocabulary: Collection[str], *, progress: Progre
         vocabulary: words in lower case.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: naming file and line, if the gzip is torn or a line has not five columns.
+        MissingError: if there is no such file.
+        InputError: naming file and line, if the gzip is torn or a line has not five columns.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be ConceptNet's assertions, got no file.")
+        raise MissingError(f"{path} must be ConceptNet's assertions, got no file.")
     words = {word.encode(): word for word in vocabulary}
     with progress.open(path, "rb", description="reading word relations") as raw:
         pairs = {
@@ -74,7 +75,7 @@ def _english_pairs(path: Path, file: gzip.GzipFile) -> Iterator[tuple[bytes, byt
             number += 1
             columns = line.split(b"\t")
             if len(columns) != NUM_COLUMNS:
-                raise ValueError(
+                raise InputError(
                     f"{path}:{number}: the line must have {NUM_COLUMNS} columns, got "
                     f"{len(columns)}. Fetch the file again."
                 )
@@ -82,7 +83,7 @@ def _english_pairs(path: Path, file: gzip.GzipFile) -> Iterator[tuple[bytes, byt
             if start.startswith(ENGLISH) and end.startswith(ENGLISH):
                 yield start.split(b"/", 4)[3], end.split(b"/", 4)[3]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must be a whole gzip file, got {error} after line {number}. "
             "Fetch the file again."
         ) from error

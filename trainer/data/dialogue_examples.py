@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trainer.common.errors import InputError
 from trainer.data.dialogue import Dialogue, Mention, Piece, Sender, split_mentions
 from trainer.data.entity_linker import EntityLinker
 from trainer.data.examples import Example
@@ -35,9 +36,9 @@ class ExampleOptions:
 
     def __post_init__(self) -> None:
         if self.max_context < 1:
-            raise ValueError(f"max_context must be at least 1, got {self.max_context}.")
+            raise InputError(f"max_context must be at least 1, got {self.max_context}.")
         if self.max_response < 2:
-            raise ValueError(
+            raise InputError(
                 f"max_response must be at least 2 (a token and its end), got {self.max_response}."
             )
 
@@ -104,7 +105,7 @@ def to_examples(
     """Examples of one dialogue, in order; a turn without a token is never a target.
 
     Raises:
-        ValueError: if a mentioned movie is not in the vocabulary.
+        InputError: if a mentioned movie is not in the vocabulary.
     """
     turns = merge_turns(dialogue)
     turn_ids = vocabulary.encode_batch(turn.pieces for turn in turns)

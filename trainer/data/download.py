@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from protos.fingerprint import digest_file
+from trainer.common.errors import InputError, MachineError
 
 KGSF = (
     "https://raw.githubusercontent.com/Lancelot39/KGSF/"
@@ -81,8 +82,8 @@ def download(source: str, output: Path, *, progress: Progress) -> dict[str, str]
         Name -> hex SHA-256 of each file.
 
     Raises:
-        ValueError: if a checksum differs; the file is removed.
-        OSError: if a file cannot be had, or the connection ends before the file does.
+        InputError: if a checksum differs; the file is removed.
+        MachineError: if a file cannot be had, or the connection ends before the file does.
     """
     output.mkdir(parents=True, exist_ok=True)
     digests: dict[str, str] = {}
@@ -112,10 +113,10 @@ def _fetch(file: RemoteFile, part: Path, progress: Progress) -> None:
                 target.write(block)
                 progress.advance(bar, len(block))
             if target.tell() != expected >= 0:
-                raise OSError(f"{target.tell()} of {expected} bytes")
+                raise MachineError(f"{target.tell()} of {expected} bytes")
     except (OSError, http.client.HTTPException) as error:
         part.unlink(missing_ok=True)
-        raise OSError(
+        raise MachineError(
             f"{file.url} must be there to be fetched, got: {error}. Run the same command again, or "
             f"put {file.name} into {part.parent} yourself."
         ) from error
@@ -125,7 +126,7 @@ def _check(path: Path, file: RemoteFile) -> str:
     digest = digest_file(path)
     if file.sha256 is not None and digest != file.sha256:
         path.unlink()
-        raise ValueError(
+        raise InputError(
             f"{file.name} must have SHA-256 {file.sha256}, got {digest}. It was removed; fetch it "
             f"again from {file.url}."
         )

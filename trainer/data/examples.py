@@ -15,6 +15,7 @@ import numpy as np
 
 from protos.fingerprint import digest_arrays
 from trainer.common.atomic import write_text
+from trainer.common.errors import InputError, MissingError
 
 ARRAY_FIELDS = ("context_ids", "response_ids", "context_entities", "context_words", "gold_items")
 
@@ -50,14 +51,14 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 def read_examples(path: Path) -> list[Example]:
     """Examples of a prepared file; errors name the file and the line."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a prepared split, got no file. Prepare the data.")
+        raise MissingError(f"{path} must be a prepared split, got no file. Prepare the data.")
     examples = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 examples.append(_from_record(json.loads(line)))
             except (ValueError, TypeError, KeyError, OverflowError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{path}:{number}: the line must be an example, got {error!r:.100}. "
                     "Prepare the data again."
                 ) from error
@@ -87,5 +88,5 @@ def _to_record(example: Example) -> dict[str, Any]:
 def _from_record(record: dict[str, Any]) -> Example:
     arrays = {name: np.array(record[name], np.int32) for name in ARRAY_FIELDS}
     if arrays["context_ids"].size == 0 or arrays["response_ids"].size == 0:
-        raise ValueError("a context and a response are needed")
+        raise InputError("a context and a response are needed")
     return Example(example_id=record["example_id"], **arrays)

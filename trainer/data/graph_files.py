@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainer.common.errors import InputError, MissingError
 from trainer.data.graph_checks import (
     check_edges,
     check_entity_ids,
@@ -51,8 +52,8 @@ def read_graph_files(folder: Path) -> RawGraph:
     """Read and check the four files; pickles if there is no entity2id.json.
 
     Raises:
-        FileNotFoundError: if one of them is missing.
-        ValueError: naming file and value, if an id is out of range, a movie has no entity of its
+        MissingError: if one of them is missing.
+        InputError: naming file and value, if an id is out of range, a movie has no entity of its
             own, the items are not exactly the movies' entities, or a pickle asks for more than
             plain containers.
     """
@@ -70,13 +71,13 @@ def read_graph_files(folder: Path) -> RawGraph:
 def _read_json(folder: Path, name: str) -> tuple[Path, Any]:
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{path} must be a file, got none. Name the folder of the graph with --graph."
         )
     try:
         return path, json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got {error}.") from error
+        raise InputError(f"{path} must be JSON, got {error}.") from error
 
 
 def _read_pickled(folder: Path, name: str) -> tuple[Path, Any]:

@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from trainer.common.errors import InputError, MissingError
 from trainer.data.graph_checks import as_object
 
 MAX_PICKLE_BYTES = 1 << 27
@@ -34,21 +35,21 @@ def read_pickle(path: Path) -> Any:
     """The plain containers that a pickle holds.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is too large, torn, or asks for more than plain containers.
+        MissingError: if there is no such file.
+        InputError: if it is too large, torn, or asks for more than plain containers.
     """
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{path} must be a file, got none. Name the folder of the graph with --graph."
         )
     if path.stat().st_size > MAX_PICKLE_BYTES:
-        raise ValueError(
+        raise InputError(
             f"{path} must be at most {MAX_PICKLE_BYTES} bytes, got {path.stat().st_size}."
         )
     try:
         return ContainerUnpickler(io.BytesIO(path.read_bytes())).load()
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must be a pickle of plain containers, got: {error}. "
             "Do not open it otherwise; fetch it again: python -m trainer.data download dbpedia"
         ) from error

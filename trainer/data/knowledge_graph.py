@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 
 from protos.fingerprint import digest_arrays
 from trainer.common.atomic import write_bytes
+from trainer.common.errors import InputError, MissingError
 
 GRAPH_NAME = "graph.safetensors"
 
@@ -39,13 +40,13 @@ class KnowledgeGraph:
         _check_array("edges_E3", self.edges_E3, ndim=2)
         _check_array("item_entities_I", self.item_entities_I, ndim=1)
         if self.edges_E3.shape[1] != 3:
-            raise ValueError(f"edges_E3 must have 3 columns, got {self.edges_E3.shape[1]}.")
+            raise InputError(f"edges_E3 must have 3 columns, got {self.edges_E3.shape[1]}.")
         _check_range("head entity", self.edges_E3[:, 0], self.num_entities)
         _check_range("relation", self.edges_E3[:, 1], self.num_relations)
         _check_range("tail entity", self.edges_E3[:, 2], self.num_entities)
         _check_range("item entity", self.item_entities_I, self.num_entities)
         if len(np.unique(self.item_entities_I)) != len(self.item_entities_I):
-            raise ValueError("item_entities_I must be distinct: each movie needs its own entity.")
+            raise InputError("item_entities_I must be distinct: each movie needs its own entity.")
 
     @cached_property
     def digest(self) -> str:
@@ -61,7 +62,7 @@ class KnowledgeGraph:
         """The graph saved in a folder; ValueError if the file is torn or out of range."""
         path = folder / GRAPH_NAME
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} must hold {GRAPH_NAME}, got none. Prepare the data.")
+            raise MissingError(f"{folder} must hold {GRAPH_NAME}, got none. Prepare the data.")
         try:
             arrays = load(path.read_bytes())
             num_entities, num_relations = (int(size) for size in arrays["sizes"])
@@ -72,7 +73,7 @@ class KnowledgeGraph:
                 item_entities_I=arrays["item_entities_I"],
             )
         except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} must be a knowledge graph, got {error}. Prepare the data again."
             ) from error
 
@@ -100,7 +101,7 @@ def readable_name(entity: str) -> str:
 
 def _check_array(name: str, array: np.ndarray, *, ndim: int) -> None:
     if array.dtype != np.int32 or array.ndim != ndim or len(array) == 0:
-        raise ValueError(
+        raise InputError(
             f"{name} must be a non-empty int32 array of {ndim} dimensions, got {array.dtype} "
             f"{array.shape}."
         )
@@ -109,4 +110,4 @@ def _check_array(name: str, array: np.ndarray, *, ndim: int) -> None:
 def _check_range(name: str, ids: np.ndarray, limit: int) -> None:
     outside = ids[(ids < 0) | (ids >= limit)]
     if len(outside):
-        raise ValueError(f"each {name} must be in [0, {limit}), got {outside[0]}.")
+        raise InputError(f"each {name} must be in [0, {limit}), got {outside[0]}.")

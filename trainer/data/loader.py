@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.common.errors import InputError
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits, ModelInput, collate, dialogue_input
 from trainer.data.vocabulary import Vocabulary
@@ -55,7 +56,7 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
-            raise ValueError(
+            raise InputError(
                 f"train.batch_size must be divisible by the number of ranks, got "
                 f"{self.batch_size} and {self.world_size}. Change one of them."
             )
@@ -90,10 +91,10 @@ def batches(examples: list[Example], config: LoaderConfig, first_step: int = 0) 
     """This rank's batches from `first_step` on, without end; a run resumes at `step + 1`.
 
     Raises:
-        ValueError: if there are fewer examples than one global batch needs.
+        InputError: if there are fewer examples than one global batch needs.
     """
     if len(examples) < config.batch_size:
-        raise ValueError(
+        raise InputError(
             f"training examples must be at least train.batch_size = {config.batch_size}, "
             f"got {len(examples)}. Use a smaller batch or more data."
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from trainer.common.errors import InputError, MissingError
 from trainer.data.dialogue import Dialogue
 from trainer.data.dialogue_examples import ExampleOptions, merge_turns
 from trainer.data.examples import Example
@@ -86,12 +87,12 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a prepared folder.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is torn or of another format.
+        MissingError: if there is none.
+        InputError: if it is torn or of another format.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{path.parent} must be a prepared folder, got no {MANIFEST_NAME} there. Make it with: "
             f"python -m trainer.data prepare --source SOURCE --input DIR --output {path.parent}"
         )
@@ -104,12 +105,12 @@ def read_manifest(folder: Path) -> Manifest:
         }
         manifest = Manifest(**record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must be a manifest of format_version {FORMAT_VERSION}, got {error!r:.100}. "
             "Prepare the data again."
         ) from error
     if manifest.format_version != FORMAT_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{path} must have format_version {FORMAT_VERSION}, got {manifest.format_version}. "
             "Prepare the data again."
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protos.fingerprint import digest_strings
+from trainer.common.errors import InputError
 from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example, read_examples
 from trainer.data.knowledge_graph import KnowledgeGraph
@@ -37,15 +38,15 @@ class PreparedData:
         """All examples of "train", "valid" or "test", in the order of the dialogues.
 
         Raises:
-            ValueError: if there is no such split, or its file is not the one the manifest counts.
+            InputError: if there is no such split, or its file is not the one the manifest counts.
         """
         if split not in self.manifest.splits:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split}.")
+            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split}.")
         path = self.root / f"{split}.jsonl"
         examples = read_examples(path)
         expected = self.manifest.splits[split].responses
         if len(examples) != expected:
-            raise ValueError(
+            raise InputError(
                 f"{path} must hold {expected} examples as in {MANIFEST_NAME}, got {len(examples)}. "
                 "Prepare the data again."
             )
@@ -63,7 +64,7 @@ class PreparedData:
         }
         for name, (ids, limit) in limits.items():
             if ids.size and not (ids.min() >= 0 and ids.max() < limit):
-                raise ValueError(
+                raise InputError(
                     f"{path}: {name} of {example.example_id} must be in [0, {limit}), got "
                     f"{ids.min()}..{ids.max()}. Prepare the data again."
                 )
@@ -82,7 +83,7 @@ def load_prepared(folder: Path | str) -> PreparedData:
         ("word graph", words.digest, manifest.words_digest),
     ):
         if digest != expected:
-            raise ValueError(
+            raise InputError(
                 f"the {name} in {root} must have digest {expected} as in {MANIFEST_NAME}, got "
                 f"{digest}. Prepare the data again."
             )

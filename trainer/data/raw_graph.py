@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.common.errors import InputError
 from trainer.data.knowledge_graph import KnowledgeGraph
 
 
@@ -27,12 +28,12 @@ class RawGraph:
 
     def __post_init__(self) -> None:
         if sorted(self.entity_ids.values()) != list(range(len(self.entity_ids))):
-            raise ValueError(
+            raise InputError(
                 f"entity ids must be 0..{len(self.entity_ids) - 1}, each once. Number them again."
             )
         unknown = [it for it in self.movie_entities.values() if it not in self.entity_ids]
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"each movie's entity must be among the entities, got {unknown[0]}. Add it there."
             )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.progress import Progress
 
+from trainer.common.errors import InputError
 from trainer.data.dialogue import SPLITS, Dialogue, Mention, Split
 
 VALID_SHARE = 0.09
@@ -40,11 +41,11 @@ def load_splits(
         valid_seed: draws valid if it is missing.
 
     Raises:
-        ValueError: if train or test is missing, or for the first dialogue that is wrong.
+        InputError: if train or test is missing, or for the first dialogue that is wrong.
     """
     missing = [split for split in ("train", "test") if split not in readers]
     if missing:
-        raise ValueError(f"a corpus must have the splits train and test, got no {missing[0]}.")
+        raise InputError(f"a corpus must have the splits train and test, got no {missing[0]}.")
     dialogues: Dialogues = {}
     for split in SPLITS:
         if split in readers:
@@ -65,7 +66,7 @@ def draw_valid(dialogues: Sequence[Dialogue], seed: int) -> tuple[list[Dialogue]
     """The rest and a seeded share for valid, both in the given order."""
     num_valid = max(1, round(VALID_SHARE * len(dialogues)))
     if num_valid >= len(dialogues):
-        raise ValueError(
+        raise InputError(
             "the train split must hold at least two dialogues to draw valid from, got "
             f"{len(dialogues)}. Add a valid split."
         )
@@ -75,12 +76,12 @@ def draw_valid(dialogues: Sequence[Dialogue], seed: int) -> tuple[list[Dialogue]
 
 
 def check_unique(dialogues: Mapping[Split, Iterable[Dialogue]]) -> None:
-    """Raise ValueError if a dialogue id occurs twice, in one split or in two."""
+    """Raise InputError if a dialogue id occurs twice, in one split or in two."""
     owner: dict[str, str] = {}
     for split, members in dialogues.items():
         for dialogue in members:
             if dialogue.dialogue_id in owner:
-                raise ValueError(
+                raise InputError(
                     f"dialogue {dialogue.dialogue_id} must be in one split, got it in "
                     f"{owner[dialogue.dialogue_id]} and {split}. Remove one of the two."
                 )
@@ -90,13 +91,13 @@ def check_unique(dialogues: Mapping[Split, Iterable[Dialogue]]) -> None:
 def check_mentions(
     dialogues: Mapping[Split, Iterable[Dialogue]], movie_ids: Container[str]
 ) -> None:
-    """Raise ValueError if a text mentions a movie outside the catalogue."""
+    """Raise InputError if a text mentions a movie outside the catalogue."""
     for split, members in dialogues.items():
         for dialogue in members:
             mentions = (piece for piece in dialogue.pieces() if isinstance(piece, Mention))
             unknown = next((it.movie_id for it in mentions if it.movie_id not in movie_ids), None)
             if unknown is not None:
-                raise ValueError(
+                raise InputError(
                     f"dialogue {dialogue.dialogue_id} of {split} must mention movies of the graph, "
                     f"got @{unknown}. Add the movie to the graph's movies, or remove it from the "
                     "dialogue's."

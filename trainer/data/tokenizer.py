@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
+from trainer.common.errors import InputError
 from trainer.data.dialogue import Dialogue
 
 END_OF_TEXT = "<|endoftext|>"
@@ -24,7 +25,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     A folder may hold tokenizer.json, or only GPT-2's vocab.json and merges.txt.
 
     Raises:
-        ValueError: if there is none, or only on the hub and the network is not available.
+        InputError: if there is none, or only on the hub and the network is not available.
     """
     folder = Path(name)
     bare = (folder / "vocab.json").is_file() and not any(
@@ -36,12 +37,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer = kind.from_pretrained(name, local_files_only=folder.is_dir())
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(
+        raise InputError(
             f"tokenizer must be a folder or a Hugging Face model, got {name}: {reason} "
             "Give a folder with a tokenizer (--tokenizer DIR)."
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(
+        raise InputError(
             f"tokenizer must have a fast version, got {type(tokenizer).__name__} from {name}."
         )
     return tokenizer
@@ -82,7 +83,7 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
         return eos_id
     eos_id = tokenizer.get_vocab().get(END_OF_TEXT)
     if eos_id is None:
-        raise ValueError(
+        raise InputError(
             f"tokenizer must have an end-of-text token, got neither eos_token nor {END_OF_TEXT}. "
             "Set eos_token in tokenizer_config.json."
         )
@@ -90,10 +91,10 @@ def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def check_base_size(tokenizer: PreTrainedTokenizerFast, base_size: int) -> None:
-    """Raise ValueError unless the tokenizer has exactly the ids 0..base_size - 1."""
+    """Raise InputError unless the tokenizer has exactly the ids 0..base_size - 1."""
     ids = tokenizer.get_vocab().values()
     if len(tokenizer) != base_size or max(ids, default=-1) != base_size - 1:
-        raise ValueError(
+        raise InputError(
             f"tokenizer must have the ids 0..{base_size - 1}, got {len(tokenizer)} tokens with "
             f"largest id {max(ids, default=-1)}. Use a tokenizer without gaps, or prepare again."
         )

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
 from trainer.common.atomic import write_json
+from trainer.common.errors import InputError, MissingError
 from trainer.data.dialogue import Mention, Piece
 from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
 
@@ -43,13 +44,13 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if len(self.titles) != len(self.movie_ids):
-            raise ValueError(
+            raise InputError(
                 f"titles must be one per movie, got {len(self.titles)} for {len(self.movie_ids)}."
             )
         if list(self.movie_ids) != sorted(set(self.movie_ids), key=_movie_number):
-            raise ValueError("movie_ids must be distinct and ascending as numbers. Sort them.")
+            raise InputError("movie_ids must be distinct and ascending as numbers. Sort them.")
         if not 0 <= self.eos_id < self.base_size:
-            raise ValueError(f"eos_id must be in [0, {self.base_size}), got {self.eos_id}.")
+            raise InputError(f"eos_id must be in [0, {self.base_size}), got {self.eos_id}.")
 
     @property
     def num_items(self) -> int:
@@ -99,13 +100,13 @@ class Vocabulary:
         """Index of a movie in [0, num_items); ValueError if it is not in the catalogue."""
         index = self._index_by_movie.get(movie_id)
         if index is None:
-            raise ValueError(f"movie id must be in the catalogue, got {movie_id}.")
+            raise InputError(f"movie id must be in the catalogue, got {movie_id}.")
         return index
 
     def item_token(self, item_index: int) -> int:
         """Token id of an item; ValueError if the index is out of range."""
         if not 0 <= item_index < self.num_items:
-            raise ValueError(f"item index must be in [0, {self.num_items}), got {item_index}.")
+            raise InputError(f"item index must be in [0, {self.num_items}), got {item_index}.")
         return self.base_size + item_index
 
     def is_item(self, token_id: int) -> bool:
@@ -144,7 +145,7 @@ class Vocabulary:
         """Readable text: items as "Title (Year)"; end of text, [REC], [GEN], <pad> left out."""
         outside = [token_id for token_id in ids if not 0 <= token_id < self.size]
         if outside:
-            raise ValueError(f"token ids must be in [0, {self.size}), got {outside[0]}.")
+            raise InputError(f"token ids must be in [0, {self.size}), got {outside[0]}.")
         kept = [int(token_id) for token_id in ids if token_id < self.rec_id]
         text = ""
         for are_items, group in groupby((i for i in kept if i != self.eos_id), self.is_item):
@@ -182,7 +183,7 @@ class Vocabulary:
         """The vocabulary saved in a folder; ValueError if its digest does not match."""
         path = folder / VOCABULARY_NAME
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingError(
                 f"{folder} must hold {VOCABULARY_NAME}, got none. Make it with: "
                 "python -m trainer.data prepare"
             )
@@ -196,7 +197,7 @@ class Vocabulary:
         )
         check_base_size(vocabulary.tokenizer, vocabulary.base_size)
         if vocabulary.digest != content["digest"]:
-            raise ValueError(
+            raise InputError(
                 f"{path} must have digest {content['digest']}, got {vocabulary.digest}. The "
                 "tokenizer or the items were changed; prepare the data again."
             )
@@ -223,7 +224,7 @@ def build_vocabulary(tokenizer: PreTrainedTokenizerFast, titles: Mapping[str, st
     """The joint vocabulary of a tokenizer and a catalogue (movie id -> title).
 
     Raises:
-        ValueError: if a movie id is not a number, the tokenizer has no end-of-text token, or its
+        InputError: if a movie id is not a number, the tokenizer has no end-of-text token, or its
             ids have gaps.
     """
     movie_ids = tuple(sorted(titles, key=_movie_number))
@@ -254,7 +255,7 @@ def _runs(pieces: Sequence[Piece]) -> list[Piece]:
 
 def _movie_number(movie_id: str) -> int:
     if not (movie_id.isascii() and movie_id.isdigit()):
-        raise ValueError(f"movie id must be a number, got {movie_id!r}.")
+        raise InputError(f"movie id must be a number, got {movie_id!r}.")
     return int(movie_id)
 
 
@@ -262,11 +263,11 @@ def _read_saved(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON, got {error}. Prepare the data again.") from error
+        raise InputError(f"{path} must be JSON, got {error}. Prepare the data again.") from error
     keys = {"format_version", "base_size", "eos_id", "digest", "movie_ids", "titles"}
     missing = keys - set(content)
     if missing or content["format_version"] != FORMAT_VERSION:
-        raise ValueError(
+        raise InputError(
             f"{path} must have format_version {FORMAT_VERSION} and all keys, got "
             f"{content.get('format_version')} without {sorted(missing)}. Prepare the data again."
         )

@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 
 from protos.fingerprint import digest_arrays
 from trainer.common.atomic import write_bytes
+from trainer.common.errors import InputError, MissingError
 
 WORDS_NAME = "words.safetensors"
 WORD_PATTERN = re.compile(r"[a-z]+(?:['-][a-z]+)*")
@@ -36,13 +37,13 @@ class WordGraph:
     def __post_init__(self) -> None:
         edges_E2, num_words = self.edges_E2, len(self.words)
         if edges_E2.dtype != np.int32 or edges_E2.ndim != 2 or edges_E2.shape[1] != 2:
-            raise ValueError(
+            raise InputError(
                 f"edges_E2 must be int32 [E, 2], got {edges_E2.dtype} {edges_E2.shape}."
             )
         if list(self.words) != sorted(set(self.words)):
-            raise ValueError("words must be sorted and distinct.")
+            raise InputError("words must be sorted and distinct.")
         if edges_E2.size and (edges_E2.min() < 0 or edges_E2.max() >= num_words):
-            raise ValueError(
+            raise InputError(
                 f"each word of an edge must be in [0, {num_words}), got "
                 f"{edges_E2.min()}..{edges_E2.max()}."
             )
@@ -80,13 +81,13 @@ class WordGraph:
         """The word graph saved in a folder; ValueError if the file is torn or out of range."""
         path = folder / WORDS_NAME
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} must hold {WORDS_NAME}, got none. Prepare the data.")
+            raise MissingError(f"{folder} must hold {WORDS_NAME}, got none. Prepare the data.")
         try:
             arrays = load(path.read_bytes())
             text = arrays["words"].tobytes().decode()
             return WordGraph(tuple(text.split("\n")) if text else (), arrays["edges_E2"])
         except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} must be a word graph, got {error}. Prepare the data again."
             ) from error
 

@@ -15,6 +15,7 @@ from deepspeed.checkpoint import ds_to_universal
 from trainer.checkpoints import files
 from trainer.checkpoints.deepspeed_writes import CheckpointWrites
 from trainer.checkpoints.universal import make_universal, separate_steps
+from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.engine.optimiser import set_rates
 from trainer.engine.ranks import on_all_ranks, on_first_rank, raise_on_all_ranks, sum_over_ranks
@@ -80,7 +81,7 @@ class Checkpoints:
         """Write a whole checkpoint of `step`; a crash leaves the one before it in place.
 
         Raises:
-            ValueError: if a weight is not finite: the checkpoint before it is kept.
+            InputError: if a weight is not finite: the checkpoint before it is kept.
             OSError: if a rank could not write: so, too.
         """
         self._check_weights(step)
@@ -107,7 +108,7 @@ class Checkpoints:
             on_first_rank(lambda: make_universal(self._folder, step, ds_to_universal.main))
         loaded, _ = self._engine.load_checkpoint(str(self._folder), tag=tag)
         if loaded is None:
-            raise ValueError(
+            raise InputError(
                 f"{self._folder / tag} must be a checkpoint that DeepSpeed can load, "
                 "got one that it refused. Start over with train.resume=false."
             )

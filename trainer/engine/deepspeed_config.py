@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trainer.common.errors import InputError, MissingError
 from trainer.config.run import RunConfig
 from trainer.engine.deepspeed_rules import check_agreement, check_stage, supported_settings
 
@@ -46,14 +47,14 @@ def offloads_optimiser(settings: dict[str, Any]) -> bool:
 def _batch_sizes(config: RunConfig, world_size: int) -> dict[str, Any]:
     batch_size = config.train.batch_size
     if batch_size % world_size:
-        raise ValueError(
+        raise InputError(
             "train.batch_size must be divisible by the number of ranks, got "
             f"{batch_size} and {world_size}. Change one of them."
         )
     share = batch_size // world_size
     micro = config.train.micro_batch_size or share
     if share % micro:
-        raise ValueError(
+        raise InputError(
             f"train.micro_batch_size must divide a rank's share of {share} examples, got {micro}. "
             "Change it, train.batch_size or the number of ranks."
         )
@@ -66,13 +67,13 @@ def _batch_sizes(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a DeepSpeed config file, got nothing there.")
+        raise MissingError(f"{path} must be a DeepSpeed config file, got nothing there.")
     try:
         settings = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} must be JSON, got: {error}.") from error
+        raise InputError(f"{path} must be JSON, got: {error}.") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(settings).__name__}.")
+        raise InputError(f"{path} must hold a JSON object, got {type(settings).__name__}.")
     return settings
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 
 _OFFLOAD = "device nvme_path pin_memory buffer_count"
@@ -105,7 +106,7 @@ def supported_settings(path: Path, settings: dict[str, Any], section: str = "") 
         section: its dotted name.
 
     Raises:
-        ValueError: for any other unsupported key or value; names it and says what to do.
+        InputError: for any other unsupported key or value; names it and says what to do.
     """
     kept: dict[str, Any] = {}
     for name, value in settings.items():
@@ -118,12 +119,12 @@ def supported_settings(path: Path, settings: dict[str, Any], section: str = "") 
             continue  # a section of another release
         if not is_known:
             remedy = REMEDIES.get(key, OTHER_REMEDY)
-            raise ValueError(f"{key} must be left out of {path}, got {value}. {remedy}")
+            raise InputError(f"{key} must be left out of {path}, got {value}. {remedy}")
         if key in SUPPORTED and not isinstance(value, dict):
-            raise ValueError(f"{key} must be a JSON object in {path}, got {value}.")
+            raise InputError(f"{key} must be a JSON object in {path}, got {value}.")
         if value not in VALUES.get(key, (value,)):
             rule = " or ".join(map(str, VALUES[key]))
-            raise ValueError(f"{key} must be {rule} in {path}, got {value}. Leave it out.")
+            raise InputError(f"{key} must be {rule} in {path}, got {value}. Leave it out.")
         if key in ("bf16", "fp16") and _is_disabled(value):
             value = {"enabled": False}
         kept[name] = supported_settings(path, value, key) if key in SUPPORTED else value
@@ -147,25 +148,25 @@ def check_agreement(
     """Refuse supported settings that contradict the run's; absent keys and "auto" agree.
 
     Raises:
-        ValueError: naming the key, both values and the setting to change.
+        InputError: naming the key, both values and the setting to change.
     """
     for key, value in ours.items():
         got = settings.get(key, "auto")
         if got not in ("auto", value):
-            raise ValueError(
+            raise InputError(
                 f"{key} must be {value} in {path}, as the run's config and its number of ranks "
                 f"have it, got {got}. Leave it out there, or change train.* or optimiser.*."
             )
     stage = settings.get("zero_optimization", {}).get("stage", 0)
     if stage != config.zero_stage:
-        raise ValueError(
+        raise InputError(
             f"zero_stage must be the stage in {path}, got {config.zero_stage} and {stage} there. "
             f"Set zero_stage={stage}."
         )
     for name in ("bf16", "fp16"):
         got, wanted = settings.get(name, {}).get("enabled", "auto"), config.train.precision
         if got not in ("auto", name == wanted):
-            raise ValueError(
+            raise InputError(
                 f"{name}.enabled must be {str(name == wanted).lower()} in {path} with "
                 f"train.precision {wanted}, got {str(got).lower()}. Change one of them."
             )
@@ -175,25 +176,25 @@ def check_stage(path: Path, zero: dict[str, Any], world_size: int) -> None:
     """Refuse supported settings of zero_optimization that need another stage or number of ranks.
 
     Raises:
-        ValueError: naming the key, its value and what to do.
+        InputError: naming the key, its value and what to do.
     """
     stage = zero.get("stage", 0)
     for key, neutral, lowest in LOWEST_STAGES:
         value = _look_up(zero, key)
         if stage < lowest and value not in (None, "auto", *neutral):
-            raise ValueError(
+            raise InputError(
                 f"zero_optimization.stage must be at least {lowest} with {key} {value}, got "
                 f"{stage} in {path}. Raise zero_stage and the file's stage, or leave {key} out."
             )
     for block in ("offload_optimizer", "offload_param"):
         if _look_up(zero, f"{block}.device") == "nvme" and not _look_up(zero, f"{block}.nvme_path"):
-            raise ValueError(
+            raise InputError(
                 f"zero_optimization.{block}.nvme_path must name a folder on a local disk with "
                 f"device nvme, got none in {path}. Add it."
             )
     size = zero.get("zero_hpz_partition_size", 1)
     if size not in (0, 1) and not (isinstance(size, int) and world_size % size == 0):
-        raise ValueError(
+        raise InputError(
             f"zero_optimization.zero_hpz_partition_size must divide the number of ranks, "
             f"{world_size}, got {size} in {path}. Set it to the number of ranks on a node."
         )

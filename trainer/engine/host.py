@@ -14,6 +14,8 @@ import deepspeed
 from deepspeed.accelerator import get_accelerator
 from torch.utils.cpp_extension import get_default_build_root
 
+from trainer.common.errors import InputError
+
 LOCK_NAME = "conkd.lock"
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -22,12 +24,12 @@ MALLOC_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def check_precision(precision: str) -> None:
-    """Raise ValueError if this machine's device cannot compute in `train.precision`."""
+    """Raise InputError if this machine's device cannot compute in `train.precision`."""
     accelerator = get_accelerator()
     assert accelerator is not None
     # It gives None for no on some CPUs.
     if precision == "fp16" and not accelerator.is_fp16_supported():
-        raise ValueError(
+        raise InputError(
             f"train.precision must be float32 or bf16 on this {accelerator.device_name()}, which "
             "cannot compute in it, got fp16. Take bf16."
         )

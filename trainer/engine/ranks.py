@@ -15,7 +15,8 @@ from deepspeed import comm
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from trainer.common.cli import USER_ERRORS, ReportedByOtherRank
+from trainer.common.cli import ReportedByOtherRank
+from trainer.common.errors import MachineError
 from trainer.engine.host import keep_freed_memory, leave_out_shared_memory
 from trainer.engine.launcher_watch import leave_with_launcher
 
@@ -49,7 +50,7 @@ def start_distributed(patience_s: float = 0.0) -> None:
     except RuntimeError as error:
         if "address already in use" not in str(error).lower():
             raise
-        raise OSError(
+        raise MachineError(
             f"port {os.environ['MASTER_PORT']} must be free for the ranks to meet, got one that is "
             "in use: another run may be going on. Give another one: deepspeed --master_port N ..."
         ) from error
@@ -78,7 +79,7 @@ def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
     """Collective: the result of `action`; raises on every rank if it fails on any."""
     try:
         result = action()
-    except USER_ERRORS as error:
+    except Exception as error:  # of any kind: the other ranks wait
         raise_on_all_ranks(error)
         raise AssertionError("raise_on_all_ranks raises where there is an error") from error
     raise_on_all_ranks(None)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
@@ -46,7 +47,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be at least 1, got {self.limit}.")
+            raise InputError(f"limit must be at least 1, got {self.limit}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) 
 
     Raises:
         FileNotFoundError: if the folder holds no such model.
-        ValueError: if its vocabulary is not the data's (with both digests), or its action token has
+        InputError: if its vocabulary is not the data's (with both digests), or its action token has
             no source.
     """
     loaded = load_model(model_dir)

@@ -16,6 +16,7 @@ from transformers import (
     LogitsProcessorList,
 )
 
+from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
@@ -38,7 +39,7 @@ class GenerateConfig:
             ("batch_size", self.batch_size),
         ):
             if value < 1:
-                raise ValueError(f"generate.{name} must be at least 1, got {value}.")
+                raise InputError(f"generate.{name} must be at least 1, got {value}.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -118,7 +119,7 @@ def generate(
         title: stands before the progress bar on stderr (drawn on a terminal only).
 
     Raises:
-        ValueError: if a prompt and its response would not fit the model.
+        InputError: if a prompt and its response would not fit the model.
     """
     _check_lengths(model, prompts, config)
     # Neighbours in length share a batch, so that little padding is computed.
@@ -182,7 +183,7 @@ def _check_lengths(model: LanguageModel, prompts: Sequence[Prompt], config: Gene
     room = model.limits.max_tokens - config.max_new_tokens
     for prompt in prompts:
         if not 1 <= len(prompt.given.tokens) <= room:
-            raise ValueError(
+            raise InputError(
                 f"the prompt of {prompt.example_id} must have 1 to {room} tokens, got "
                 f"{len(prompt.given.tokens)}. Prepare the data with a smaller --max-context."
             )

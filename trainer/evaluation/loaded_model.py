@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from trainer.common.errors import InputError, MissingError
 from trainer.data.examples import Example
 from trainer.data.model_input import prompt_input
 from trainer.data.prepared import PreparedData
@@ -56,8 +57,8 @@ def read_model_card(folder: Path) -> ModelCard:
     """The card of a run directory's student, an exported student or a dialogue teacher.
 
     Raises:
-        FileNotFoundError: if the folder is none of the three.
-        ValueError: if the card lacks a key, or a teacher's weights were changed.
+        MissingError: if the folder is none of the three.
+        InputError: if the card lacks a key, or a teacher's weights were changed.
     """
     if (folder / MODEL_FOLDER / STUDENT_CARD_NAME).is_file():
         folder = folder / MODEL_FOLDER
@@ -72,7 +73,7 @@ def read_model_card(folder: Path) -> ModelCard:
             vocabulary_digest=card.vocabulary_digest,
             graph_digest=card.graph_digest,
         )
-    raise FileNotFoundError(
+    raise MissingError(
         f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
         f"neither {MODEL_FOLDER}/{STUDENT_CARD_NAME} nor {STUDENT_CARD_NAME} nor {CARD_NAME} "
         "there. Let the training finish first."
@@ -83,8 +84,8 @@ def load_model(folder: Path) -> LoadedModel:
     """The model of a run directory, an exported student's or a dialogue teacher's folder.
 
     Raises:
-        FileNotFoundError: if the folder is none of the three, or a file of it is missing.
-        ValueError: if its card and its vocabulary disagree.
+        MissingError: if the folder is none of the three, or a file of it is missing.
+        InputError: if its card and its vocabulary disagree.
     """
     card = read_model_card(folder)
     vocabulary = Vocabulary.load(card.folder)
@@ -104,7 +105,7 @@ def load_model(folder: Path) -> LoadedModel:
 def check_vocabulary(folder: Path, model_digest: str, data_digest: str) -> None:
     """Refuse a model that was trained with another vocabulary than the data's."""
     if model_digest != data_digest:
-        raise ValueError(
+        raise InputError(
             f"the model in {folder} must have vocabulary digest {data_digest}, got {model_digest}. "
             "Use data and models that were prepared together."
         )
@@ -119,7 +120,7 @@ def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData)
     """Refuse a model of another vocabulary, or of another graph; "" is a model without a graph."""
     check_vocabulary(folder, vocabulary, data.vocabulary.digest)
     if graph not in ("", data.graphs_digest):
-        raise ValueError(
+        raise InputError(
             f"the model in {folder} must have the data's graph {data.graphs_digest}, got {graph}. "
             "Use data and models that were prepared together."
         )
@@ -132,20 +133,20 @@ def resolve_classifier(loaded: LoadedModel | ModelCard, choice: str | None) -> s
     student's folder.
 
     Raises:
-        ValueError: if the model needs action tokens and there is no classifier.
+        InputError: if the model needs action tokens and there is no classifier.
     """
     if not loaded.action_tokens:
         return None
     if choice is not None:
         return choice
     if loaded.classifier is None:
-        raise ValueError(
+        raise InputError(
             f"the student in {loaded.folder} needs an action token for each response, got no "
             "classifier. Give --classifier DIR, or --classifier oracle for the gold tokens."
         )
     candidate = loaded.folder / loaded.classifier
     if not candidate.is_dir():
-        raise FileNotFoundError(
+        raise MissingError(
             f"the classifier of {loaded.folder} must be in {candidate}, got no folder there. "
             "Give --classifier DIR."
         )
@@ -164,7 +165,7 @@ def _read_student_card(folder: Path) -> ModelCard:
             graph_digest=card["graph_digest"],
         )
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must be a student's card with action_tokens, classifier, "
             f"vocabulary_digest and graph_digest, got {error!r}. Export the student again."
         ) from error

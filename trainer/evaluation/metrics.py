@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.common.errors import InputError
+
 CUTOFFS: tuple[int, ...] = (1, 10, 50)
 """The k of ReR@k, PrR@k and F1@k."""
 NOT_LISTED = 1 << 62
@@ -119,11 +121,11 @@ def recommendation_scores(
             ranked list (new items only); the positions in S_t stay, so repeating costs precision.
 
     Raises:
-        ValueError: if the lengths differ or a ranked list is too short for the largest cutoff.
+        InputError: if the lengths differ or a ranked list is too short for the largest cutoff.
     """
     excluded = mentioned if mentioned is not None else [frozenset[int]()] * len(gold)
     if not len(slots) == len(gold) == len(excluded):
-        raise ValueError(
+        raise InputError(
             f"slots, gold and mentioned must be of one length, got {len(slots)}, {len(gold)} and "
             f"{len(excluded)}."
         )
@@ -171,7 +173,7 @@ def recommendation_ratio(slots: Sequence[Sequence[ItemSlot]]) -> float:
 def perplexity(nll_sum: float, num_tokens: int) -> float:
     """exp of the mean NLL (nats) per gold token, end of text included; inf past float range."""
     if num_tokens < 1:
-        raise ValueError(f"perplexity must have at least 1 gold token, got {num_tokens}.")
+        raise InputError(f"perplexity must have at least 1 gold token, got {num_tokens}.")
     mean = nll_sum / num_tokens
     return math.exp(mean) if mean < math.log(np.finfo(np.float64).max) else math.inf
 
@@ -182,7 +184,7 @@ def bits_per_character(nll_sum: float, num_characters: int) -> float:
     The end of text is in the NLL but has no character.
     """
     if num_characters < 1:
-        raise ValueError(f"gold text must have at least 1 character, got {num_characters}.")
+        raise InputError(f"gold text must have at least 1 character, got {num_characters}.")
     return nll_sum / math.log(2) / num_characters
 
 
@@ -253,7 +255,7 @@ def _gold_ranks(
 def _check_depth(slots: Sequence[ItemSlot], depth: int) -> None:
     shortest = min((len(slot.top_items) for slot in slots), default=depth)
     if shortest < depth:
-        raise ValueError(
+        raise InputError(
             f"top_items must hold at least {depth} items, got {shortest}. Record more per position."
         )
 
@@ -261,7 +263,7 @@ def _check_depth(slots: Sequence[ItemSlot], depth: int) -> None:
 def _ngrams(outputs: Sequence[Sequence[str]], n: int) -> list[tuple[str, ...]]:
     """n-grams within responses, none across their ends."""
     if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}.")
+        raise InputError(f"n must be at least 1, got {n}.")
     return [tuple(words[i : i + n]) for words in outputs for i in range(len(words) - n + 1)]
 
 

@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
@@ -72,7 +73,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if a piece of a run is missing; the message names it.
-        ValueError: if a run has not finished, the models' vocabularies are not the data's, or the
+        InputError: if a run has not finished, the models' vocabularies are not the data's, or the
             two students differ in more than their teachers.
     """
     started = time.perf_counter()
@@ -125,7 +126,7 @@ def _check_same_student(expected: RunConfig, folder: Path) -> None:
     wanted = {k: v for k, v in flat_settings(expected).items() if k.startswith(SAME_SETTINGS)}
     for key, value in {**wanted, "distill.gamma": 0.0}.items():
         if settings[key] != value:
-            raise ValueError(
+            raise InputError(
                 f"{key} of the run {folder} must be {value}, got {settings[key]}. Train it with "
                 "the distilled run's config and distill.gamma=0; the plain one with "
                 "item_vectors=null too."
@@ -193,7 +194,7 @@ def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
 
 def _require_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
+        raise InputError(
             "matplotlib must be installed to draw the plots, got none. pip install 'conkd[eval]'"
         )
 

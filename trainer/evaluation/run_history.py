@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.common.errors import InputError, MissingError
 from trainer.telemetry.run_log import METRICS_NAME
 from trainer.telemetry.run_totals import RUN_TOTALS
 from trainer.telemetry.step_metrics import STEP_METRICS, Metric
@@ -41,7 +42,7 @@ class RunHistory:
         """One value per step; ValueError where a step lacks it."""
         values = [step.get(key) for step in self.steps]
         if None in values:
-            raise ValueError(
+            raise InputError(
                 f"{self.folder / METRICS_NAME} must have {key} in every step, got none in step "
                 f"{self.steps[values.index(None)]['step']}."
             )
@@ -51,7 +52,7 @@ class RunHistory:
         """Counts of a histogram key, summed over the steps that have it."""
         rows = [step[key] for step in self.steps if key in step]
         if not rows:
-            raise ValueError(f"{self.folder / METRICS_NAME} must have {key}, got it in no step.")
+            raise InputError(f"{self.folder / METRICS_NAME} must have {key}, got it in no step.")
         return [sum(counts) for counts in zip(*rows, strict=True)]
 
 
@@ -59,12 +60,12 @@ def read_history(folder: Path) -> RunHistory:
     """The history of a finished run.
 
     Raises:
-        FileNotFoundError: if there is no metrics.jsonl.
-        ValueError: naming file and line, if it is torn, lacks keys, or the run has not ended.
+        MissingError: if there is no metrics.jsonl.
+        InputError: naming file and line, if it is torn, lacks keys, or the run has not ended.
     """
     path = folder / METRICS_NAME
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{folder} must be a run directory, got no {METRICS_NAME} there. "
             "Give the output folder of a finished run."
         )
@@ -74,7 +75,7 @@ def read_history(folder: Path) -> RunHistory:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: the line must be JSON, got {error}.") from error
+            raise InputError(f"{path}:{number}: the line must be JSON, got {error}.") from error
         if "event" not in record:
             _require(record, STEP_METRICS, f"{path}:{number}")
             steps.append(record)
@@ -82,7 +83,7 @@ def read_history(folder: Path) -> RunHistory:
             _require(record, RUN_TOTALS, f"{path}:{number}")
             end = record
     if end is None or not steps:
-        raise ValueError(
+        raise InputError(
             f"{path} must tell of a finished run, got {len(steps)} steps and no end. "
             "Let the run finish; it resumes from its newest checkpoint."
         )
@@ -92,7 +93,7 @@ def read_history(folder: Path) -> RunHistory:
 def _require(record: dict[str, Any], metrics: Sequence[Metric], place: str) -> None:
     missing = [it.name for it in metrics if it.name not in record]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{place}: the line must have every key that docs/training.md lists, got no "
             f"{missing[0]}. Train again with this version."
         )

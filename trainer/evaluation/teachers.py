@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 from trainer.data.bags import Bags
 from trainer.data.dialogue import SPLITS
@@ -79,7 +80,7 @@ def gold_samples(examples: Sequence[Example], data: PreparedData) -> GoldSamples
     named = mentioned_items(examples, data)
     pairs = [(i, int(item)) for i, e in enumerate(examples) for item in e.gold_items]
     if not pairs:
-        raise ValueError("the split must mention a movie in a response, got none. Take another.")
+        raise InputError("the split must mention a movie in a response, got none. Take another.")
     recency_SI = torch.zeros(len(pairs), data.vocabulary.num_items)
     for row, (index, _) in enumerate(pairs):
         items = torch.tensor(named[index], dtype=torch.int64)
@@ -231,10 +232,10 @@ def report_teachers(
 
     Raises:
         FileNotFoundError: if a folder is no teacher.
-        ValueError: if a teacher has another vocabulary than the data, or there is no teacher.
+        InputError: if a teacher has another vocabulary than the data, or there is no teacher.
     """
     if not (recommendation or dialogue or classifier):
-        raise ValueError(
+        raise InputError(
             "a frozen model must be named, got none. Give --recommendation, --dialogue or "
             "--classifier."
         )

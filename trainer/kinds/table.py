@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from trainer.common.errors import InputError
 from trainer.common.plugins import with_plugins
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
@@ -47,13 +48,13 @@ def asked_kinds(
     """Those of `kinds` that have any weight in the mixture, in the order of the table.
 
     Raises:
-        ValueError: if `distill.shares` names another kind than those that have no other share.
+        InputError: if `distill.shares` names another kind than those that have no other share.
     """
     shared = [name for name, kind in kinds.items() if kind.share is None]
     for name in distill.shares:
         if name not in shared:
             weighed = " and ".join(other for other in kinds if other not in shared)
-            raise ValueError(
+            raise InputError(
                 f"distill.shares must name kinds of teachers among: {', '.join(shared) or 'none'} "
                 f"(lambda sets the shares of {weighed}), got {name}. Add its module to plugins."
             )

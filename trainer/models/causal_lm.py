@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from trainer.common.errors import first_line
+from trainer.common.errors import InputError, MachineError, MissingError, first_line
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
@@ -71,7 +71,7 @@ class CausalLanguageModel:
             self.module.save_pretrained(folder, state_dict=whole)
         except SafetensorError as error:
             # That of a full disk, too, is no OSError.
-            raise OSError(
+            raise MachineError(
                 f"{folder} must take the model, got: {first_line(error)}. Make room and start the "
                 "same command again."
             ) from error
@@ -128,7 +128,7 @@ def build_causal_lm(
             model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
             _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=PRETRAINED_WIDTH)
         elif item_vectors_IK is not None:
-            raise ValueError(
+            raise InputError(
                 "item_vectors must be null for a student whose model has the items' rows already, "
                 f"got student.pretrained={config.pretrained}. Leave it out, or start from a model "
                 "without them."
@@ -167,12 +167,12 @@ def _draw_new_rows_of_(
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
     """An exported model, refused unless it has exactly the vocabulary's rows."""
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} must be a model folder, got no config.json there.")
+        raise MissingError(f"{folder} must be a model folder, got no config.json there.")
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
     if output_weight(model).shape[0] != vocabulary.size:
-        raise ValueError(
+        raise InputError(
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
@@ -192,7 +192,7 @@ def check_head(model: PreTrainedModel) -> None:
     product_BLV = output_head(model)(hidden_states(model, ids_BL))
     nn.Module.train(model, was_training)
     if not torch.allclose(logits_BLV, product_BLV, rtol=1e-3, atol=1e-4):
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} must compute logits as hidden states times output weight, got "
             f"a difference of {float((logits_BLV - product_BLV).abs().max()):.3g}. Use a model "
             "without a soft cap or scale on its logits."
@@ -211,7 +211,7 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
     """The output projection; refused if it has a bias, which the fused loss does not know."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
-        raise ValueError(
+        raise InputError(
             f"the language model's output layer must be a linear layer without bias, got {head}."
         )
     return head
@@ -226,7 +226,7 @@ def max_input_length(model: PreTrainedModel) -> int:
     """Positions that the model can attend to; ValueError if its config does not say."""
     length = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(length, int):
-        raise ValueError(
+        raise InputError(
             f"the config of {type(model).__name__} must give max_position_embeddings, got "
             f"{length}. Use a model with a fixed number of positions."
         )
@@ -252,21 +252,21 @@ def _has_items(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> boo
     """Whether a pretrained model has the rows of this vocabulary's items already.
 
     Raises:
-        ValueError: if its rows are neither this vocabulary's nor its base tokens', whose number
+        InputError: if its rows are neither this vocabulary's nor its base tokens', whose number
             many models round up.
     """
     rows = output_weight(model).shape[0]
     if (Path(name) / VOCABULARY_NAME).is_file():
         own = Vocabulary.load(Path(name))
         if own.digest != vocabulary.digest or rows != vocabulary.size:
-            raise ValueError(
+            raise InputError(
                 f"{name} must have the data's vocabulary {vocabulary.digest}, got {own.digest} "
                 f"and {rows} rows. Start from a model of the same data, or prepare that one."
             )
         return True
     base_size = vocabulary.base_size
     if not base_size <= rows <= base_size + MAX_PADDING_ROWS:
-        raise ValueError(
+        raise InputError(
             f"{name} must have a row for each of the tokenizer's {base_size} tokens, and at most "
             f"{MAX_PADDING_ROWS} beyond, got {rows} rows. Prepare the data with this model's own "
             "tokenizer (--tokenizer)."

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from protos.fingerprint import digest_file
 from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json
-from trainer.common.errors import first_line
+from trainer.common.errors import InputError, MissingError, first_line
 
 CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
@@ -54,24 +54,22 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     """The sizes that `write_shape` wrote.
 
     Raises:
-        FileNotFoundError: if there is no config.json.
-        ValueError: if it is not one of this kind of model.
+        MissingError: if there is no config.json.
+        InputError: if it is not one of this kind of model.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} must hold the model's sizes, got no file. Export it again."
-        )
+        raise MissingError(f"{path} must hold the model's sizes, got no file. Export it again.")
     try:
         shape = json.loads(path.read_text())
         model_type = shape.pop("model_type")
         sizes = {name: int(size) for name, size in shape.items()}
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must hold model_type and whole numbers, got {error!r}. Export the model again."
         ) from error
     if model_type != f"conkd-{kind}":
-        raise ValueError(f"{path} must be of a conkd-{kind}, got {model_type}.")
+        raise InputError(f"{path} must be of a conkd-{kind}, got {model_type}.")
     return sizes
 
 
@@ -81,12 +79,12 @@ def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Descrip
     Without `check_weights` the weights are not read, which takes seconds for large ones.
 
     Raises:
-        FileNotFoundError: if the folder or its card is missing.
-        ValueError: if the model is of another kind or its weights are not those it was frozen with.
+        MissingError: if the folder or its card is missing.
+        InputError: if the model is of another kind or its weights are not those it was frozen with.
     """
     path = folder / CARD_NAME
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{folder} must be a frozen {kind} model, got no {CARD_NAME} there. "
             f"Make one with: python -m trainer.pretrain {kind} --config FILE --output {folder}"
         )
@@ -95,11 +93,11 @@ def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Descrip
     except json_format.ParseError as error:
         # Its further lines list the fields of the message under other names.
         problem = first_line(error)
-        raise ValueError(
+        raise InputError(
             f"{path} must be the card of a frozen model, got: {problem}. Export the model again."
         ) from error
     if card.kind != kind:
-        raise ValueError(f"{folder} must hold a {kind} model, got a {card.kind} model.")
+        raise InputError(f"{folder} must hold a {kind} model, got a {card.kind} model.")
     if check_weights:
         _check_weights(folder / WEIGHTS_NAME, card)
     return card
@@ -108,7 +106,7 @@ def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Descrip
 def _check_weights(path: Path, card: Description) -> None:
     digest = digest_file(path)
     if digest != card.weights_digest:
-        raise ValueError(
+        raise InputError(
             f"{path} must have digest {card.weights_digest}, got {digest}. "
             "The file was changed or torn; export the model again."
         )
@@ -120,7 +118,7 @@ def check_frozen(
     """Raise as `read_card` does, and ValueError unless it was fitted on this vocabulary."""
     card = read_card(folder, kind, check_weights=check_weights)
     if card.vocabulary_digest != vocabulary_digest:
-        raise ValueError(
+        raise InputError(
             f"the {kind} model in {folder} must have the data's vocabulary {vocabulary_digest}, "
             f"got {card.vocabulary_digest}. Fit it on the same prepared data."
         )

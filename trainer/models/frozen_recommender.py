@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_bytes
+from trainer.common.errors import InputError
 from trainer.data.bags import Bags
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
@@ -135,10 +136,10 @@ class FrozenRecommender(nn.Module):
         """log P_psi of every item, float32 [B, I], in nats; bags of one example each may be empty.
 
         Raises:
-            ValueError: if the two are not of as many examples.
+            InputError: if the two are not of as many examples.
         """
         if len(entities.lengths_B) != len(words.lengths_B):
-            raise ValueError(
+            raise InputError(
                 "entities and words must be of as many examples, got "
                 f"{len(entities.lengths_B)} and {len(words.lengths_B)}."
             )
@@ -189,12 +190,12 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
 
     Raises:
         FileNotFoundError: if the folder or its card is missing.
-        ValueError: if it is another kind of model, or its weights are not those of the card.
+        InputError: if it is another kind of model, or its weights are not those of the card.
     """
     card = read_card(folder, "recommendation")
     shape = read_shape(folder, "recommendation")
     if shape.get("distinct_words"):
-        raise ValueError(
+        raise InputError(
             f"{folder} must be a model that pools every word, got distinct_words, which was "
             "removed. Fit it again."
         )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from trainer.common.atomic import write_bytes
+from trainer.common.errors import InputError
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput, collate
 from trainer.data.vocabulary import Vocabulary
@@ -115,10 +116,10 @@ def build_kgsf(
     """A random transformer that attends to the knowledge's entities and words, if there is any.
 
     Raises:
-        ValueError: if the knowledge has no words.
+        InputError: if the knowledge has no words.
     """
     if knowledge is not None and not knowledge.num_words:
-        raise ValueError(
+        raise InputError(
             "knowledge must be a recommendation teacher with words, got one without. "
             "Fit it on data with word relations."
         )
@@ -138,10 +139,10 @@ def load_kgsf(folder: Path, vocabulary: Vocabulary) -> KgLanguageModel:
     sizes = read_shape(folder, "kg-transformer")
     names = {field.name for field in dataclasses.fields(KgTransformerShape)}
     if set(sizes) != names:
-        raise ValueError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(sizes)}.")
+        raise InputError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(sizes)}.")
     shape = KgTransformerShape(**sizes)
     if shape.vocab_size != vocabulary.size:
-        raise ValueError(
+        raise InputError(
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{shape.vocab_size}. Use the vocabulary it was trained with."
         )

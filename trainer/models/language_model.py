@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
+from trainer.common.errors import InputError, MissingError
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import Vocabulary
@@ -96,7 +97,7 @@ def _build_gpt2(
     knowledge: FrozenRecommender | None,
 ) -> CausalLanguageModel:
     if knowledge is not None:
-        raise ValueError(
+        raise InputError(
             "knowledge must be null unless student.architecture is kgsf, got a recommendation "
             "teacher. Leave it out."
         )
@@ -126,7 +127,7 @@ def build_language_model(
         knowledge: whose entities and words KGSF's transformer attends to; None: it does not.
 
     Raises:
-        ValueError: if knowledge is given to another architecture, or has no words.
+        InputError: if knowledge is given to another architecture, or has no words.
     """
     build = ARCHITECTURES[config.architecture].build
     return build(config, vocabulary, item_vectors_IK, knowledge)
@@ -136,11 +137,11 @@ def load_language_model(folder: Path, vocabulary: Vocabulary) -> LanguageModel:
     """An exported model on the CPU in eval mode, refused unless it has the vocabulary's rows."""
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} must be a model folder, got no {CONFIG_NAME} there.")
+        raise MissingError(f"{folder} must be a model folder, got no {CONFIG_NAME} there.")
     try:
         model_type = json.loads(path.read_text())["model_type"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must give a model_type, got {error!r}.") from error
+        raise InputError(f"{path} must give a model_type, got {error!r}.") from error
     model = ARCHITECTURES[OWN_TYPES.get(model_type, "gpt2")].load(folder, vocabulary)
     nn.Module.train(model.module, False)
     return model

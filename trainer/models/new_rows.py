@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 
 
@@ -60,7 +61,7 @@ def _scaled(vectors_ID: Tensor, std: float) -> Tensor:
     vectors_ID = vectors_ID - vectors_ID.mean(0)
     width = float(vectors_ID.square().mean().sqrt())
     if not (math.isfinite(width) and width > 0):
-        raise ValueError(
+        raise InputError(
             f"item vectors must be finite and differ from each other, got a width of {width}. Fit "
             "the recommendation teacher again."
         )

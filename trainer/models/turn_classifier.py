@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_bytes
+from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     CONFIG_NAME,
@@ -100,12 +101,12 @@ class TurnClassifier(nn.Module):
         """The last tokens of each context, right-padded, and their lengths; int64.
 
         Raises:
-            ValueError: if a context is empty.
+            InputError: if a context is empty.
         """
         kept = [context[-self.shape.max_tokens :] for context in contexts]
         lengths = np.array([len(context) for context in kept], dtype=np.int64)
         if len(kept) == 0 or lengths.min() == 0:
-            raise ValueError("each context must have at least one token, got an empty one.")
+            raise InputError("each context must have at least one token, got an empty one.")
         input_ids_BL = np.zeros((len(kept), lengths.max()), dtype=np.int64)
         for row_L, context in zip(input_ids_BL, kept, strict=True):
             row_L[: len(context)] = context
@@ -132,13 +133,13 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
 
     Raises:
         FileNotFoundError: if the folder or its card is missing.
-        ValueError: if it is another kind of model, or its weights are not those of the card.
+        InputError: if it is another kind of model, or its weights are not those of the card.
     """
     card = read_card(folder, "classifier")
     shape = read_shape(folder, "classifier")
     names = {field.name for field in dataclasses.fields(ClassifierShape)}
     if set(shape) != names:
-        raise ValueError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
+        raise InputError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
     classifier = TurnClassifier(ClassifierShape(**shape))
     expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
     classifier.load_state_dict(load_state(folder / WEIGHTS_NAME, expected))

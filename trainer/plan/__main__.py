@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError
 from trainer.plan.memory import (
     PARTS,
     Setting,
@@ -78,7 +79,7 @@ def memory_bytes(text: str) -> int:
     """24GiB, 80GB, 512MiB -> bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text)
     if match is None or match[2] not in UNITS or float(match[1]) == 0:
-        raise ValueError(
+        raise InputError(
             f"--gpu-memory must be a number above 0 and {', '.join(UNITS)}, got {text}. "
             "Write for example 24GiB."
         )
@@ -180,9 +181,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for key in ("gpus", "micro_batch", "length", "response", "chunk_size", "vocabulary"):
         value = vars(arguments)[key]
         if value < 1:
-            raise ValueError(f"--{key.replace('_', '-')} must be at least 1, got {value}.")
+            raise InputError(f"--{key.replace('_', '-')} must be at least 1, got {value}.")
     if arguments.response > arguments.length:
-        raise ValueError(
+        raise InputError(
             f"--response must be at most --length, {arguments.length}, got {arguments.response}."
         )
     return arguments

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 
+from trainer.common.errors import InputError, MissingError
 from trainer.config.language_model import LanguageModelConfig
 from trainer.models.causal_lm import enable_checkpointing, hidden_states, output_weight
 
@@ -68,7 +69,7 @@ def student_config(student: str, vocab_size: int) -> PretrainedConfig:
             attn_pdrop=dropout,
         )
     if not (Path(student) / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"--student must be {', '.join(SHAPES)}, {DIALOGPT} with one of them, or a folder with "
             f"a config.json, got {student}. Download the model's config.json into a folder."
         )
@@ -93,7 +94,7 @@ def student_size(
     """
     positions = getattr(config, "max_position_embeddings", None)
     if isinstance(positions, int) and length > positions:
-        raise ValueError(f"--length must be at most the student's {positions}, got {length}.")
+        raise InputError(f"--length must be at most the student's {positions}, got {length}.")
     if flash_attention:
         for key in ("attn_pdrop", "attention_dropout"):
             if hasattr(config, key):

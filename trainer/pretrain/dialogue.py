@@ -10,6 +10,7 @@ from pathlib import Path
 
 from protos.teacher_pb2 import Description
 from trainer.checkpoints.provenance import check_same_run
+from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
@@ -21,7 +22,7 @@ from trainer.models.language_model import LanguageModel
 def fit_dialogue(config: RunConfig, output: Path) -> None:
     """Fit on gold tokens alone and freeze the model in `output`; `config.output` holds the run."""
     if config.distill.gamma != 0 or config.action_tokens:
-        raise ValueError(
+        raise InputError(
             "a dialogue teacher must be fitted with distill.gamma 0 and action_tokens false, got "
             f"{config.distill.gamma} and {config.action_tokens}. Change them in the config."
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.common.atomic import write_json
+from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 
 FIT_NAME = "fit.json"
@@ -22,7 +23,7 @@ def require(rules: Iterable[tuple[str, bool, str, object]]) -> None:
     """Check a config: (key, whether it holds, rule, value); ValueError names the first broken."""
     for key, holds, rule, value in rules:
         if not holds:
-            raise ValueError(f"{key} must be {rule}, got {value}.")
+            raise InputError(f"{key} must be {rule}, got {value}.")
 
 
 def fit_epochs(
@@ -59,7 +60,7 @@ def fit_epochs(
             for loss in train_epoch(epoch):
                 value = float(loss)
                 if not torch.isfinite(loss):
-                    raise ValueError(
+                    raise InputError(
                         f"the loss must be finite, got {value} in epoch {epoch}. "
                         "Use a smaller learning_rate."
                     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer.common.errors import InputError
 from trainer.data.bags import Bags
 from trainer.data.examples import Example, last_ids
 from trainer.evaluation.ranking import gold_ranks, recalls
@@ -56,7 +57,7 @@ def to_samples(
         name: of the split, for the error.
 
     Raises:
-        ValueError: if no example has a gold item.
+        InputError: if no example has a gold item.
     """
     position_of = {int(entity): position for position, entity in enumerate(targets)}
     entities, words, gold = [], [], []
@@ -68,7 +69,7 @@ def to_samples(
             words.append(last_ids(example.context_words, max_words))
             gold.append(int(item))
     if not gold:
-        raise ValueError(f"{name} must mention at least one movie in a response, got none.")
+        raise InputError(f"{name} must mention at least one movie in a response, got none.")
     return Samples(
         entities=Bags.of(entities),
         words=Bags.of(words),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from trainer.common.errors import InputError
+
 MAX_PORT = 65535
 
 
@@ -30,12 +32,12 @@ def address_of(host: str, port: int) -> str:
 
 
 def check_address(what: str, address: str) -> None:
-    """Raise ValueError unless the address is host:port with a port that there can be."""
+    """Raise InputError unless the address is host:port with a port that there can be."""
     host, colon, port = address.rpartition(":")
     is_bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
     is_port = port.isascii() and port.isdigit() and 1 <= int(port) <= MAX_PORT
     if not (host and colon and is_port) or is_bare:
-        raise ValueError(
+        raise InputError(
             f"{what} must be HOST:PORT with a port of 1 to {MAX_PORT}, got {address!r}. Write an "
             "IPv6 address as [::1]:50051."
         )

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from trainer.common.errors import InputError
 from trainer.security.addresses import is_loopback
 
 CA_NAME = "ca.pem"
@@ -73,7 +74,7 @@ def read_credentials(files: SecurityFiles, role: Role) -> Credentials:
     """The secrets of one side.
 
     Raises:
-        ValueError: if a file cannot be read, is invalid, or holds a secret that others may read.
+        InputError: if a file cannot be read, is invalid, or holds a secret that others may read.
     """
     return Credentials(
         identity=None if files.tls is None else read_identity(Path(files.tls), role),
@@ -91,7 +92,7 @@ def read_identity(folder: Path, role: Role) -> Identity:
     certificate = _parse_certificates(path, identity.certificates)[0]
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not begin <= datetime.datetime.now(datetime.timezone.utc) <= end:
-        raise ValueError(
+        raise InputError(
             f"{path} must be valid now, got a certificate for {begin:%Y-%m-%d %H:%M} to "
             f"{end:%Y-%m-%d %H:%M} UTC. Make new ones, or set the clock."
         )
@@ -99,12 +100,12 @@ def read_identity(folder: Path, role: Role) -> Identity:
         key = load_pem_private_key(identity.key, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         # TypeError stands for a key with a password.
-        raise ValueError(
+        raise InputError(
             f"{key_path} must be a private key in PEM without a password, got: {error}. "
             "Make a new set, or write the key again."
         ) from error
     if key.public_key() != certificate.public_key():
-        raise ValueError(f"{key_path} must be the key of {path}, got another. Copy both again.")
+        raise InputError(f"{key_path} must be the key of {path}, got another. Copy both again.")
     return identity
 
 
@@ -113,7 +114,7 @@ def read_token(path: Path) -> str:
     text = _read(path, is_secret=True).decode("ascii", errors="replace").strip()
     if not TOKEN.fullmatch(text):
         # Not the token itself: errors end up in logs.
-        raise ValueError(
+        raise InputError(
             f"{path} must hold one token of 32 to 1024 letters, digits and ._~+/-, got {len(text)} "
             "characters. Make one with: openssl rand -hex 32"
         )
@@ -121,10 +122,10 @@ def read_token(path: Path) -> str:
 
 
 def check_host(what: str, host: str, files: SecurityFiles, *, remedy: str) -> None:
-    """Raise ValueError if a host is beyond this machine and its connections are unprotected."""
+    """Raise InputError if a host is beyond this machine and its connections are unprotected."""
     is_protected = files.tls is not None and files.token_file is not None
     if not (is_loopback(host) or is_protected or files.insecure):
-        raise ValueError(
+        raise InputError(
             f"{what} must be a loopback address without TLS and a token, got {host}. {remedy}"
         )
 
@@ -135,14 +136,14 @@ def _read(path: Path, *, is_secret: bool = False) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             # As ssh does: refuse a secret that others can read.
             if is_secret and mode & 0o077:
-                raise ValueError(
+                raise InputError(
                     f"{path} must be readable by its owner alone, got mode {mode:04o}. "
                     f"Run: chmod 600 {path}"
                 )
             return file.read()
     except OSError as error:
         # Not OSError, on which clients retry as if the server were not up yet.
-        raise ValueError(
+        raise InputError(
             f"{path} must be a file that we may read, got: {error.strerror}. "
             "docs/operations.md says which files a node needs."
         ) from error
@@ -152,6 +153,6 @@ def _parse_certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must hold certificates in PEM, got: {error}. Make a new set, or copy it again."
         ) from error

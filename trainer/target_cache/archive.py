@@ -22,6 +22,7 @@ from rich.progress import Progress
 
 from protos.codec import WireError
 from protos.fingerprint import CHUNK_BYTES
+from trainer.common.errors import MachineError
 from trainer.target_cache.inspect import read_entry
 from trainer.target_cache.keys import GROUP_BYTES, KEY_BYTES, Group
 from trainer.target_cache.store import TargetCache
@@ -42,7 +43,7 @@ def export_file(cache: TargetCache, path: Path, progress: Progress) -> int:
     Raises:
         WireError: if a target is corrupt; it is not exported.
         ValueError: if the record of a group is broken.
-        OSError: if the store cannot be read, or the file not be written.
+        MachineError: if the store cannot be read, or the file not be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -85,7 +86,7 @@ def import_file(path: Path, cache: TargetCache, progress: Progress) -> int:
 
     Raises:
         WireError: if the file is corrupt; whole targets read before may be in the cache by then.
-        OSError: if the cache cannot store all of them; it keeps the stored ones.
+        MachineError: if the cache cannot store all of them; it keeps the stored ones.
     """
     size = path.stat().st_size - DIGEST_BYTES
     with path.open("rb") as file:
@@ -148,7 +149,7 @@ def _same_group(batch: dict[bytes, bytes], key: bytes) -> bool:
 def _put(cache: TargetCache, groups: dict[bytes, Group], batch: dict[bytes, bytes]) -> None:
     group = groups[next(iter(batch))[:GROUP_BYTES]]
     if cache.put(group, batch, {}) is None:
-        raise OSError(
+        raise MachineError(
             f"{cache.folder} must take all targets, got no room for more at {cache.num_bytes} "
             "bytes. Raise --max-bytes, or make room on the disk, and import again."
         )

@@ -17,6 +17,7 @@ import struct
 from protos import codec
 from protos.codec import TargetRows, WireError
 from protos.target_rows import COLUMNS
+from trainer.common.errors import InputError
 
 CHECKSUM_BYTES = 16
 NUM_ROWS = struct.Struct("<I")
@@ -26,13 +27,13 @@ def pack(key: bytes, rows: TargetRows, values: int) -> bytes:
     """The value of a key: rows of one example, in the wire's format of values.
 
     Raises:
-        ValueError: if the rows are not what the codec gives back: they came in another precision.
+        InputError: if the rows are not what the codec gives back: they came in another precision.
     """
     block = codec.encode(rows, values)
     again = codec.decode(block, num_rows=rows.num_rows, vocab_size=rows.vocab_size)
     for name in COLUMNS:
         if getattr(rows, name).tobytes() != getattr(again, name).tobytes():
-            raise ValueError(
+            raise InputError(
                 f"{name} must come back from the codec bit for bit, got others. Ask for the "
                 "precision in which they came."
             )

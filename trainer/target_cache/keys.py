@@ -16,6 +16,7 @@ from google.protobuf import json_format
 
 from protos import codec, teacher_pb2
 from protos.fingerprint import digest_strings
+from trainer.common.errors import InputError
 from trainer.data.model_input import ExampleInput, InputLimits
 
 GROUP_BYTES = 8
@@ -78,7 +79,7 @@ class Group:
         """The group of a stored record.
 
         Raises:
-            ValueError: if the record is malformed, or not that of `group_id`, if given.
+            InputError: if the record is malformed, or not that of `group_id`, if given.
         """
         try:
             record = json.loads(text)
@@ -88,11 +89,11 @@ class Group:
                 compression=json_format.ParseDict(compression, teacher_pb2.Compression()),
             )
         except (ValueError, json_format.ParseError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise InputError(
                 f"the record of a group must be a Description and a Compression, got: {error}."
             ) from error
         if group_id not in (None, group.group_id):
-            raise ValueError(
+            raise InputError(
                 f"group {group_id.hex()} must have its own record, got {group.group_id.hex()}'s."
             )
         return group

@@ -22,6 +22,7 @@ from pathlib import Path
 import lmdb
 
 from protos import codec, teacher_pb2
+from trainer.common.errors import MachineError, MissingError
 from trainer.target_cache.keys import Group
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,11 @@ class TargetCache:
         """Open the folder, or make it unless `must_exist`.
 
         Raises:
-            FileNotFoundError: with `must_exist`, if there is no cache.
-            OSError: if the folder cannot be used.
+            MissingError: with `must_exist`, if there is no cache.
+            MachineError: if the folder cannot be used.
         """
         if must_exist and not (folder / "data.mdb").is_file():
-            raise FileNotFoundError(
+            raise MissingError(
                 f"{folder} must be a cache of targets, got no data.mdb there. Fill one with: "
                 "python -m trainer.targets build, or a run with teachers.cache"
             )
@@ -76,7 +77,7 @@ class TargetCache:
             self._targets = self._env.open_db(b"targets")
             self._groups = self._env.open_db(b"groups")
         except lmdb.Error as error:
-            raise OSError(
+            raise MachineError(
                 f"{folder} must be a cache of targets on a local disk, got: {error}. Name another "
                 "folder with teachers.cache."
             ) from error
@@ -130,7 +131,7 @@ class TargetCache:
         """A consistent view of the whole store, while others write.
 
         Raises:
-            OSError: if the store cannot be read, also during iteration.
+            MachineError: if the store cannot be read, also during iteration.
         """
         try:
             with self._env.begin() as txn:
@@ -143,7 +144,7 @@ class TargetCache:
                     entries=iter(txn.cursor(self._targets)),
                 )
         except lmdb.Error as error:
-            raise OSError(f"{self.folder} must be a whole cache, got: {error}.") from error
+            raise MachineError(f"{self.folder} must be a whole cache, got: {error}.") from error
 
     def known(
         self, kind: str, asked: teacher_pb2.Compression, *, vocabulary: str, graph: str

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from protos.codec import WireError
 from trainer.common.cli import run_main
+from trainer.common.errors import InputError, MissingError
 from trainer.common.progress import progress_bar
 from trainer.config.run import RunConfig
 from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
@@ -66,12 +67,12 @@ def _export(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _import(arguments: argparse.Namespace, progress: Progress) -> None:
     if not arguments.file.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{arguments.file} must be an exported file, got nothing there. Make one with: "
             "python -m trainer.targets export FOLDER FILE"
         )
     if not 1 <= arguments.max_bytes <= MAX_CACHE_BYTES:
-        raise ValueError(
+        raise InputError(
             f"--max-bytes must be in [1, {MAX_CACHE_BYTES}], got {arguments.max_bytes}."
         )
     with _open(arguments.folder, max_bytes=arguments.max_bytes) as cache:

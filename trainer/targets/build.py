@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from protos.target_rows import Targets
+from trainer.common.errors import InputError, MachineError
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
@@ -28,11 +29,11 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
 
     Raises:
         TeacherUnavailable, WireError, ValueError: as a client's; ValueError if nobody is asked.
-        OSError: if an answer could not be kept.
+        MachineError: if an answer could not be kept.
     """
     kinds = asked_kinds(config.distill, known_kinds(config))
     if not kinds:
-        raise ValueError(
+        raise InputError(
             f"distill.gamma must be above 0 to build a cache, got {config.distill.gamma}: no "
             "teacher is asked. Name the config of the runs that will read it."
         )
@@ -54,7 +55,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
     finally:
         client.close()
     if client.counters.cache_unwritten:
-        raise OSError(
+        raise MachineError(
             f"all targets must be kept in {config.teachers.cache}, got "
             f"{client.counters.cache_unwritten} that were not. Raise teachers.cache_bytes, or make "
             "room, and build again: it goes on from here."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protos import teacher_pb2
+from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
 
@@ -58,12 +59,12 @@ def check_description(
         known: the teacher of this kind that was met first, which must be the same one.
 
     Raises:
-        ValueError: naming what differs, and the remedy.
+        InputError: naming what differs, and the remedy.
     """
     _check_vocabulary(described, where, vocabulary)
     _check_inputs(described, where, kind, graph_digest)
     if known is not None and _identity(known) != _identity(described):
-        raise ValueError(
+        raise InputError(
             f"every {described.kind} replica must have the weights {known.weights_digest} at "
             f"temperature {known.temperature:g}, got {described.weights_digest} at "
             f"{described.temperature:g} {where}. Serve one teacher at a time."
@@ -75,7 +76,7 @@ def _check_vocabulary(
 ) -> None:
     ours, theirs = vocabulary.digest, described.vocabulary_digest
     if ours != theirs or described.vocab_size != vocabulary.size:
-        raise ValueError(
+        raise InputError(
             f"the {described.kind} teacher {where} must have the student's "
             f"vocabulary {ours} ({vocabulary.size} ids), got {theirs} "
             f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
@@ -91,12 +92,12 @@ def _check_inputs(
         "words": described.max_words,
     }
     if not limits[kind.reads]:
-        raise ValueError(
+        raise InputError(
             f"the {described.kind} teacher {where} must take {kind.reads}, got a limit of 0. "
             "Serve it with the same version of this software."
         )
     if described.max_entities and described.graph_digest != graph_digest:
-        raise ValueError(
+        raise InputError(
             f"the {described.kind} teacher {where} must have the student's graph "
             f"{graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
             "the same prepared data."

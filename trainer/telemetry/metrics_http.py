@@ -24,6 +24,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from trainer.common.errors import MachineError
 from trainer.security.credentials import CA_NAME, SecurityFiles, check_host, read_credentials
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class MetricsServer:
         """Listen on host:port (0: a free one).
 
         Raises:
-            OSError: if the address cannot be bound.
+            MachineError: if the address cannot be bound.
             ValueError: if it is beyond this machine and not protected, with `remedy`; as
                 `trainer.security.credentials.read_credentials`.
         """
@@ -60,7 +61,7 @@ class MetricsServer:
         try:
             self._server = _Server(host, port)
         except OSError as error:
-            raise OSError(
+            raise MachineError(
                 f"address {host}:{port} must be free for metrics, got: {error}. "
                 "Choose another port, or stop what listens there."
             ) from error

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.common.atomic import write_text
-from trainer.common.errors import first_line
+from trainer.common.errors import InputError, first_line
 from trainer.common.progress import progress_bar
 from trainer.telemetry.run_totals import RunTotals
 
@@ -133,7 +133,7 @@ def _entries_until(path: Path, first_step: int) -> list[dict[str, Any]]:
             # A kill in the middle of a write tears the last line, which is past the checkpoint.
             if number == len(lines):
                 break
-            raise ValueError(f"{path}:{number} must be JSON, got: {error}.") from error
+            raise InputError(f"{path}:{number} must be JSON, got: {error}.") from error
         if entry.get("event") != "end" and entry.get("step", 0) <= first_step:
             entries.append(entry)
     return entries

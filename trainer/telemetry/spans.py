@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trainer.common.errors import InputError
+
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
@@ -54,7 +56,7 @@ class Spans:
             instance: its `service.instance.id`.
 
         Raises:
-            ValueError: if the library is not installed.
+            InputError: if the library is not installed.
         """
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -62,7 +64,7 @@ class Spans:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 f"OpenTelemetry must be installed to send spans to {endpoint}, got: {error}. "
                 "Run: pip install 'conkd[otel]'"
             ) from error

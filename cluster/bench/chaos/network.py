@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.bench.fleet.fleet import Host
+from trainer.common.errors import MachineError
 
 # Reserved for documentation (RFC 5737): no real host can be meant.
 STUDENT_HOST, STUDENT_GATE = "192.0.2.2", "192.0.2.1"
@@ -59,7 +60,7 @@ def open_network() -> Iterator[Network]:
     """Make the namespaces; they are gone afterwards.
 
     Raises:
-        OSError: if `ip` refuses.
+        MachineError: if `ip` refuses.
     """
     student, router, teachers = (f"conkd-{os.getpid()}-{end}" for end in "srt")
     made: list[str] = []
@@ -101,4 +102,4 @@ def _run(argv: Sequence[str], text: str = "") -> None:
         argv, input=text, capture_output=True, text=True, check=False, start_new_session=True
     )
     if done.returncode:
-        raise OSError(f"{' '.join(argv)} must succeed, got: {done.stderr.strip()}")
+        raise MachineError(f"{' '.join(argv)} must succeed, got: {done.stderr.strip()}")

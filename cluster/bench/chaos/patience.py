@@ -22,6 +22,7 @@ from cluster.launch.child import Child, Command
 from cluster.launch.ports import free_port
 from cluster.stages import NUM_RANKS, ROOT
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
+from trainer.common.errors import MachineError
 
 STEPS = 30
 GONE_AFTER_STEP = 12
@@ -32,7 +33,7 @@ async def run_beyond_patience(subject: Subject, fleet: Fleet) -> Row:
     """Three runs of `deepspeed trainer/main.py`: undisturbed, deserted, and the same resumed.
 
     Raises:
-        ChildProcessError: if a run ends otherwise than it must.
+        MachineError: if a run ends otherwise than it must.
     """
     await fleet.heal()
     calm, deserted = subject.output / "calm", subject.output / "deserted"
@@ -59,7 +60,7 @@ async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
     newest = newest_whole(output / CHECKPOINTS_NAME)
     checkpoint = 0 if newest is None else newest.step
     if status == 0 or len(errors) != 1 or checkpoint != _steps_done(output):
-        raise ChildProcessError(
+        raise MachineError(
             "a deserted run must exit with one error and a checkpoint of its last step, got "
             f"status {status}, {errors} and step {checkpoint}. Its log is {child.log}."
         )
@@ -68,7 +69,7 @@ async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
 
 async def _finish(child: Child) -> None:
     if status := await ended(child, STUDENT_START_S + STUDENT_END_S):
-        raise ChildProcessError(
+        raise MachineError(
             f"{child.command.name} must exit with 0, got {status}. Its log is {child.log}."
         )
 

@@ -27,6 +27,7 @@ from cluster.bench.result import Row
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
 from cluster.stages import ROOT, Machine
+from trainer.common.errors import InputError, MachineError
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
 STEPS = 70
@@ -108,7 +109,7 @@ async def run_trial(
     """Train a student on the fleet and inject a fault meanwhile; None: an undisturbed run.
 
     Raises:
-        ChildProcessError: if the student fails, or something else does not come in time.
+        MachineError: if the student fails, or something else does not come in time.
     """
     await fleet.heal()
     name = "undisturbed" if scenario is None else scenario.name
@@ -124,7 +125,7 @@ async def run_trial(
         await scenario.inject(fleet)
     lifted_s = time.monotonic()
     if status := await ended(student, STUDENT_END_S):
-        raise ChildProcessError(
+        raise MachineError(
             f"{student.command.name} must exit with 0, got {status}. Its log is {student.log}."
         )
     witnessed = read_witness(witness)
@@ -165,7 +166,7 @@ def loss_curve(run: Path) -> list[float]:
     steps = [entry for entry in map(json.loads, lines) if "event" not in entry]
     numbers = [entry["step"] for entry in steps]
     if numbers != list(range(1, len(steps) + 1)):
-        raise ValueError(f"{run} must have every step once, in order, got {numbers}.")
+        raise InputError(f"{run} must have every step once, in order, got {numbers}.")
     return [entry["loss"] for entry in steps]
 
 

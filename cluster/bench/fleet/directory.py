@@ -19,6 +19,7 @@ from typing import Any
 from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import Lease
 from trainer.common.cli import run_main
+from trainer.common.errors import UnreachableError
 from trainer.security.credentials import SecurityFiles
 
 TIMEOUT_S = 1.5
@@ -30,7 +31,7 @@ async def send(socket: Path, message: dict[str, Any]) -> None:
     try:
         writer.write(json.dumps(message).encode() + b"\n")
         if not await asyncio.wait_for(reader.readline(), TIMEOUT_S):
-            raise ConnectionResetError(f"the Directory at {socket} must answer, got nothing.")
+            raise UnreachableError(f"the Directory at {socket} must answer, got nothing.")
     finally:
         writer.close()
 

@@ -13,6 +13,7 @@ from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.service import ScoreContext, TeacherServer, TeacherService
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits
+from trainer.common.errors import InputError
 from trainer.security.credentials import SecurityFiles
 
 Fault = Literal["none", "garbage", "short", "never"]
@@ -83,7 +84,7 @@ def read_fault(path: Path) -> Fault:
     for fault in FAULTS:
         if name == fault:
             return fault
-    raise ValueError(f"{path} must name one of {', '.join(FAULTS)}, got {name!r}.")
+    raise InputError(f"{path} must name one of {', '.join(FAULTS)}, got {name!r}.")
 
 
 def with_fault(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.ScoreReply | None:

@@ -28,6 +28,7 @@ from cluster.launch.child import Child, Command
 from cluster.launch.launcher import Launcher
 from cluster.launch.ports import free_port
 from cluster.stages import ROOT
+from trainer.common.errors import MachineError
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 
@@ -150,11 +151,11 @@ class Fleet:
         """Ask a replica to finish and leave, as Serve does.
 
         Raises:
-            ChildProcessError: if it ends with another status than 0.
+            MachineError: if it ends with another status than 0.
         """
         replica.signal(signal.SIGTERM)
         if status := await ended(replica.child):
-            raise ChildProcessError(f"a drained replica must exit with 0, got {status}.")
+            raise MachineError(f"a drained replica must exit with 0, got {status}.")
 
     def inject(self, replica: ReplicaProcess, fault: Fault) -> None:
         """Give a replica's replies a fault from now on, until `heal`."""

@@ -24,6 +24,7 @@ from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
 from cluster.launch.ports import free_port
 from cluster.stages import ROOT, Demo, Machine, this_machine
+from trainer.common.errors import InputError
 from trainer.data.loader import LoaderConfig, StudentInput, batches, to_student_input
 from trainer.data.model_input import InputLimits
 from trainer.data.prepared import load_prepared
@@ -141,7 +142,7 @@ def run_arm(arm: Arm, demo: Demo, launcher: Launcher) -> tuple[StagePlan, RankMe
     needed = MARGIN * RANKS * plan.total
     available = psutil.virtual_memory().available
     if available < needed:
-        raise ValueError(
+        raise InputError(
             f"available memory must be at least {needed / GIB:.1f} GiB for the student "
             f"{arm.student}, got {available / GIB:.1f}. End what else runs on this machine."
         )

@@ -15,6 +15,7 @@ from types import TracebackType
 
 import psutil
 
+from trainer.common.errors import InputError
 from trainer.telemetry.run_log import METRICS_NAME
 
 SAMPLE_S = 0.05
@@ -57,7 +58,7 @@ class Sampler:
     def result(self, ranks: int) -> RankMemory:
         """The measurement; ValueError if a rank was not seen after its last step."""
         if len(self._memory.steps_peak) != ranks:
-            raise ValueError(
+            raise InputError(
                 f"memory must be seen of {ranks} ranks after step {self._steps}, got ranks "
                 f"{sorted(self._memory.steps_peak)}. Look into the run's log."
             )

@@ -17,6 +17,7 @@ from cluster.launch.launcher import Launcher
 from cluster.launch.ports import PORTS, free_port
 from cluster.launch.screen import Screen, duration, last_lines
 from cluster.stages import Demo, Machine
+from trainer.common.errors import MachineError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -74,7 +75,7 @@ def test_duration_is_seconds_or_minutes() -> None:
 def test_output_folder_in_use_is_refused(tmp_path: Path) -> None:
     with (
         output_folder(tmp_path / "out", None, resume=False),
-        pytest.raises(BlockingIOError, match="no other demo must run"),
+        pytest.raises(MachineError, match="no other demo must run"),
         output_folder(tmp_path / "out", None, resume=False),
     ):
         pass

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trainer.common.errors import InputError, MissingError
 from trainer.data.corpora.redial_lines import read_dialogues
 from trainer.data.corpus import Corpus
 from trainer.data.dialogue import SPLITS, Dialogue, Split
@@ -28,8 +29,8 @@ def read_splits(source: Path) -> dict[Split, Iterator[Dialogue]]:
         source: folder or zip with train_data.jsonl, test_data.jsonl and perhaps valid_data.jsonl.
 
     Raises:
-        FileNotFoundError: if the source or, on reading, a file is missing.
-        ValueError: naming file and line, for the first thing that is wrong.
+        MissingError: if the source or, on reading, a file is missing.
+        InputError: naming file and line, for the first thing that is wrong.
     """
     return {split: _read_whole(source, file) for split, file in _find_files(source).items()}
 
@@ -38,7 +39,7 @@ def _read_whole(source: Path, file: DialogueFile) -> Iterator[Dialogue]:
     try:
         yield from read_dialogues(file)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{source} must be a whole zip, got: {error}. Fetch it again.") from error
+        raise InputError(f"{source} must be a whole zip, got: {error}. Fetch it again.") from error
 
 
 def _find_files(source: Path) -> dict[Split, DialogueFile]:
@@ -48,7 +49,7 @@ def _find_files(source: Path) -> dict[Split, DialogueFile]:
     elif source.is_file():
         found = _find_in_zip(source)
     else:
-        raise FileNotFoundError(f"--input must be a folder or a zip, got {source}. Check the path.")
+        raise MissingError(f"--input must be a folder or a zip, got {source}. Check the path.")
     if not found["valid"].is_file():
         del found["valid"]
     return found
@@ -58,12 +59,12 @@ def _find_in_zip(source: Path) -> dict[Split, DialogueFile]:
     try:
         archive = zipfile.ZipFile(source)
     except zipfile.BadZipFile as error:
-        raise ValueError(
+        raise InputError(
             f"--input must be a folder or a whole zip, got {source}: {error}. Fetch it again."
         ) from error
     for member in archive.infolist():
         if member.file_size > MAX_FILE_BYTES:
-            raise ValueError(
+            raise InputError(
                 f"{source}: {member.filename} must be at most {MAX_FILE_BYTES} bytes, claims "
                 f"{member.file_size}."
             )

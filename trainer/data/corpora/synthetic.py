@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer.common.atomic import write_text
+from trainer.common.errors import InputError
 from trainer.data.corpora import redial
 from trainer.data.corpora.synthetic_script import write_script
 from trainer.data.corpora.synthetic_world import World, build_world, write_graph
@@ -33,7 +34,7 @@ class CorpusSizes:
 
     def __post_init__(self) -> None:
         if min(self.train, self.valid, self.test) < 1:
-            raise ValueError(f"dialogues must be at least 1 in each split, got {self}.")
+            raise InputError(f"dialogues must be at least 1 in each split, got {self}.")
 
     @staticmethod
     def for_train(num_train: int) -> CorpusSizes:

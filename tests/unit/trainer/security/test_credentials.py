@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from teacher_server.fleet.certificates import make_certificates
+from trainer.common.errors import InputError
 from trainer.config.teachers import TeachersConfig
 from trainer.main import checked_input
 from trainer.security.addresses import host_of, is_loopback
@@ -179,7 +180,7 @@ def test_make_certificates_signs_each_role_for_itself_alone(folder: Path) -> Non
 
 def test_make_certificates_over_one_that_is_there_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "client.key").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"must hold no certificates yet, got .*client\.key"):
+    with pytest.raises(InputError, match=r"must hold no certificates yet, got .*client\.key"):
         make_certificates(tmp_path, days=1)
     assert [path.name for path in tmp_path.iterdir()] == ["client.key"]
     assert (tmp_path / "client.key").read_text() == "mine"
