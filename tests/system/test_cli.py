@@ -13,10 +13,11 @@ from tests.support.student_runs import ROOT, environment, error_lines, launcher
 SCRIPT = """
 import atexit
 from trainer.common.cli import {run}
+from trainer.common.errors import InputError
 atexit.register(lambda: print("taken down"))
 def main(argv):
     print("done", end="")
-    raise ValueError("x must be 1, got 2.")
+    raise InputError("x must be 1, got 2.")
 {run}(main)
 """
 
@@ -32,11 +33,12 @@ def test_an_error_is_one_line_and_only_a_rank_leaves_python_as_it_is(run: str, s
 REPORT_IS_LATE = """
 import os, time
 from trainer.common.cli import ReportedByOtherRank, run_rank
+from trainer.common.errors import InputError
 def main(argv):
     if os.environ["LOCAL_RANK"] != "0":
         raise ReportedByOtherRank
     time.sleep(3)
-    raise ValueError("x must be 1, got 2.")
+    raise InputError("x must be 1, got 2.")
 run_rank(main)
 """
 
