@@ -12,7 +12,7 @@ import torch
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
 from trainer.checkpoints.policy import BestSoFar, exports_to_keep
-from trainer.common.errors import MissingError
+from trainer.common.errors import InputError, MissingError
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
@@ -101,7 +101,7 @@ class Selection:
         nll = self._mean_nll()
         if not math.isfinite(nll):
             raise_on_all_ranks(
-                ValueError(
+                InputError(
                     f"the loss on valid must be finite, got {nll} after step {step}. Start over "
                     "with train.resume=false and a lower optimiser.learning_rate."
                 )

@@ -24,7 +24,7 @@ from trainer.checkpoints.provenance import (
     write_provenance,
 )
 from trainer.common.atomic import write_text
-from trainer.common.errors import UserError
+from trainer.common.errors import InputError, UserError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example
@@ -126,7 +126,7 @@ def _first_step(
     first_step = checkpoints.load_newest()
     if first_step > config.train.num_steps:
         raise_on_all_ranks(
-            ValueError(
+            InputError(
                 f"train.steps must be at least {first_step}, the step of the checkpoint in "
                 f"{output}, got {config.train.num_steps}. Raise it, or start over with "
                 "train.resume=false."

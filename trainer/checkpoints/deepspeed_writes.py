@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import first_line
+from trainer.common.errors import MachineError, first_line
 
 
 class CheckpointWrites:
@@ -38,7 +38,7 @@ class CheckpointWrites:
         if not self.problems:
             return None
         first = first_line(self.problems[0])
-        return OSError(
+        return MachineError(
             f"the checkpoint of step {step} must be written to {path}, got: {first}. Make room and "
             f"start the same command again: it goes on from step {before}."
         )

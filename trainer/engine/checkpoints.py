@@ -125,7 +125,7 @@ class Checkpoints:
     def _check_weights(self, step: int) -> None:
         # Stage 0 takes the step of a gradient that is not finite.
         finite = all(bool(each.detach().isfinite().all()) for each in self._engine.parameters())
-        problem = ValueError(
+        problem = InputError(
             f"all weights must be finite, got some that are not after step {step}. Start over with "
             "train.resume=false and a lower optimiser.learning_rate."
         )

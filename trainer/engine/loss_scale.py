@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainer.common.errors import InputError
+
 MAX_SKIPS_IN_A_ROW = 40
 """From DeepSpeed's largest start, 2^32, a search down to a scale of 1 takes fewer."""
 
@@ -29,13 +31,13 @@ class SkippedSteps:
         if not was_skipped:
             return None
         if loss_scale is None:
-            return ValueError(
+            return InputError(
                 "the gradient must be finite, got one that is not, and the step was not taken. "
                 "Start over with train.resume=false and a lower optimiser.learning_rate."
             )
         # One more overflow at the smallest scale, and DeepSpeed leaves every rank with a traceback.
         if loss_scale <= self._min_scale or self._in_a_row >= MAX_SKIPS_IN_A_ROW:
-            return ValueError(
+            return InputError(
                 f"the gradient must be finite in fp16 at some loss scale, got {self._in_a_row} "
                 f"skipped steps in a row down to a scale of {loss_scale:g}. Start over with "
                 "train.resume=false and train.precision=bf16, or a lower optimiser.learning_rate."

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from deepspeed import comm
 
+from trainer.common.errors import InputError
 from trainer.engine.ranks import current_device, raise_on_all_ranks
 
 REMEDY = "Start all ranks with the same command, on the same files."
@@ -25,14 +26,14 @@ def check_same_on_all_ranks(own: Mapping[str, object]) -> None:
         own: name -> value of this rank, as JSON can hold it.
 
     Raises:
-        ValueError: on all ranks; the lowest rank that differs names both values.
+        InputError: on all ranks; the lowest rank that differs names both values.
     """
     first = json.loads(_text_of_first_rank(json.dumps(own)))
     mine = json.loads(json.dumps(own))
     problem = None
     for name in sorted(first.keys() | mine.keys()):
         if first.get(name) != mine.get(name):
-            problem = ValueError(
+            problem = InputError(
                 f"{name} must be the same on all ranks, got {first.get(name)} on rank 0 and "
                 f"{mine.get(name)} on rank {comm.get_rank()} ({socket.gethostname()}). {REMEDY}"
             )

@@ -15,7 +15,7 @@ import grpc
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.handshake import handshake_metadata
 from protos.limits import MAX_MESSAGE_BYTES
-from trainer.common.errors import TeacherUnavailable
+from trainer.common.errors import InputError, TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.security.channels import ChannelFactory, keepalive
 from trainer.teacher_client.dispatch import Dispatcher
@@ -159,7 +159,7 @@ class TeacherStreams:
                 reason = f"{endpoint.address}: {error.code().name} {error.details()}"
                 self._dispatcher.note_failure(endpoint.kind, reason)
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                    self._dispatcher.fail(ValueError(f"{endpoint.address}: {error.details()}"))
+                    self._dispatcher.fail(InputError(f"{endpoint.address}: {error.details()}"))
             except ValueError as error:
                 self._dispatcher.fail(error)
             await asyncio.sleep(RETRY_S)
@@ -221,7 +221,7 @@ class TeacherStreams:
             return
         error = reply.error
         if reply.HasField("error") and error.code == teacher_pb2.ScoreError.INVALID_ARGUMENT:
-            request.answer.set_exception(ValueError(f"{replica.address}: {error.message}"))
+            request.answer.set_exception(InputError(f"{replica.address}: {error.message}"))
         elif reply.HasField("error"):
             self._dispatcher.on_failure(replica, request, error.message)
         else:

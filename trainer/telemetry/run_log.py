@@ -12,7 +12,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.common.atomic import write_text
-from trainer.common.errors import InputError, first_line
+from trainer.common.errors import InputError, MachineError, first_line
 from trainer.common.progress import progress_bar
 from trainer.telemetry.run_totals import RunTotals
 
@@ -102,7 +102,7 @@ class RunLog:
             for key, value in curves.items():
                 self._events.add_scalar(key, value, step)
         except OSError as error:
-            self.problem = OSError(
+            self.problem = MachineError(
                 f"{self._path} must take a line about step {step}, got: {first_line(error)}. Make "
                 "room and start the same command again."
             )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.common.errors import InputError
 from trainer.data.loader import StudentInput
 from trainer.loss.gate_statistics import GateStatistics
 from trainer.telemetry.client_counters import ClientCounters
@@ -108,7 +109,7 @@ class GlobalSums:
         loss = self.values["loss"]
         if math.isfinite(loss):
             return None
-        return ValueError(
+        return InputError(
             f"the loss must be finite, got {loss} at step {step}. Start over with "
             "train.resume=false and a lower optimiser.learning_rate."
         )
