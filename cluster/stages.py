@@ -7,11 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cluster.launch.child import Command
 from cluster.launch.ports import free_port
-from trainer.common.errors import MissingError
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2
@@ -55,25 +52,15 @@ class Machine:
 
 def this_machine() -> Machine:
     """This machine, as far as this process may use it."""
+    # Not above: a mistake in the command line must not wait for torch.
+    import torch
+
     affinity = hasattr(os, "sched_getaffinity")
     return Machine(
         num_cores=len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1,
         num_devices=torch.cuda.device_count(),
         python=Path(sys.executable),
     )
-
-
-def checked_source(folder: Path | None) -> Path | None:
-    """The value of --data, if it is None or a folder.
-
-    Raises:
-        MissingError: if it is anything else.
-    """
-    if folder is not None and not folder.is_dir():
-        raise MissingError(
-            f"--data must be a folder with dialogues, got {folder}. Leave it out for the default."
-        )
-    return folder
 
 
 @dataclass(frozen=True, kw_only=True)

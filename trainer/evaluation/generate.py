@@ -21,6 +21,7 @@ from trainer.common.progress import progress_bar
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
+from trainer.evaluation.options import BATCH_SIZE
 from trainer.models.language_model import LanguageModel
 
 
@@ -30,7 +31,7 @@ class GenerateConfig:
 
     max_new_tokens: int = 30
     """The end of text counts."""
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     """Prompts per forward; changes speed, and float rounding at most."""
 
     def __post_init__(self) -> None:

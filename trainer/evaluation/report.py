@@ -33,11 +33,11 @@ from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
-    add_evaluate_arguments,
     evaluate_config,
     evaluate_model,
 )
 from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
+from trainer.evaluation.options import add_evaluate_arguments
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
 from trainer.evaluation.views import baseline_views

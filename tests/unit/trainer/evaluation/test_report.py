@@ -106,7 +106,7 @@ def test_write_report_of_a_run_without_teachers_has_nulls_and_one_plot(
     ("missing", "message"),
     [
         ("metrics.jsonl", "must be a run directory, got no metrics.jsonl"),
-        ("config.yaml", "must be a config file"),
+        ("config.yaml", "must be a file"),
         ("model/student.json", "must be a run directory, an exported student"),
         ("model/vocabulary.json", "must hold vocabulary.json"),
         ("model/config.json", "must be a model folder"),

@@ -17,17 +17,17 @@ from tests.support.evaluation_fakes import (
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
-from trainer.evaluation.teachers import (
+from trainer.evaluation.teacher_quality import (
     GoldSamples,
     baselines,
     calibration,
     gold_samples,
     item_mass,
-    main,
     ranking_views,
     recommender_scores,
     report_teachers,
 )
+from trainer.evaluation.teachers import main
 from trainer.models.frozen_recommender import (
     Bags,
     FrozenRecommender,

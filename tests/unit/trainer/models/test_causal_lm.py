@@ -143,7 +143,9 @@ def test_model_to_be_trained_has_its_dropout_on(tmp_path: Path, vocabulary: Voca
         assert all(
             module.training for module in build_causal_lm(config, vocabulary).module.modules()
         )
-    with pytest.raises(ValueError, match="dropout must be 0 and architecture gpt2 beside"):
+    with pytest.raises(
+        ValueError, match=r"student\.dropout must be 0 and student\.architecture gpt2 beside"
+    ):
         LanguageModelConfig(pretrained=str(tmp_path), dropout=0.1)
 
 

@@ -1,0 +1,110 @@
+"""One run of a student: its inputs are checked, it is trained with its teachers, and exported."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.checkpoints.provenance import check_same_run
+from trainer.common.cli import once_per_node
+from trainer.common.outputs import check_output
+from trainer.config.run import RunConfig
+from trainer.data.prepared import PreparedData, load_prepared
+from trainer.engine.deepspeed_config import deepspeed_config
+from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
+from trainer.export import resolve_num_steps, train_and_export
+from trainer.kinds.names import RECOMMENDATION
+from trainer.kinds.table import asked_kinds, known_kinds
+from trainer.lookahead import Teachers
+from trainer.models.frozen import check_frozen
+from trainer.models.student_card import (
+    MODEL_FOLDER,
+    StudentCard,
+    write_student_card,
+)
+from trainer.security.credentials import read_credentials
+from trainer.teacher_client.client import TeacherClient
+from trainer.telemetry.spans import Spans
+
+
+def run_student(
+    config: RunConfig, data: PreparedData, connect: Callable[[], Teachers | None]
+) -> None:
+    """Join the ranks, connect to the teachers, train, export, and leave."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
+    teachers = None
+    try:
+        teachers = on_all_ranks(connect)
+        folder = Path(config.output) / MODEL_FOLDER
+        done = train_and_export(config, data, teachers, folder)
+        card = StudentCard(
+            vocabulary_digest=data.vocabulary.digest,
+            graph_digest=data.graphs_digest if any(done.model.knowledge_size) else "",
+            action_tokens=config.action_tokens,
+            classifier=_from_folder(config.classifier, folder),
+            gamma=config.distill.gamma,
+            steps=done.steps,
+        )
+        on_first_rank(lambda: write_student_card(folder, card))
+    finally:
+        if teachers is not None:
+            teachers.close()
+        stop_distributed()
+
+
+def _from_folder(path: str | None, folder: Path) -> str | None:
+    """The path as seen from the exported folder, so that both can be moved or copied together."""
+    return None if path is None else os.path.relpath(path, folder)
+
+
+def connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
+    """A client of the served teachers; None if gamma is 0."""
+    if config.distill.gamma == 0:
+        return None
+    spans = None
+    if config.watch.spans:
+        rank = os.environ.get("RANK", "0")
+        spans = Spans(config.watch.spans, service="conkd-student", instance=f"rank {rank}")
+    return TeacherClient(
+        config.teachers,
+        config.distill,
+        vocabulary=data.vocabulary,
+        graph_digest=data.graphs_digest,
+        seed=config.seed,
+        kinds=known_kinds(config),
+        spans=spans,
+    )
+
+
+def checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
+    """Config with its number of steps, and data; a mistake in them is reported once per node."""
+    return once_per_node(lambda: _checked_input(config))
+
+
+def _checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    asked_kinds(config.distill, known_kinds(config))
+    if is_first:
+        check_output("output", Path(config.output))
+    data = load_prepared(Path(config.data))
+    config = resolve_num_steps(config, data)
+    _check_models(config, data.vocabulary.digest, check_weights=is_first)
+    if config.distill.gamma:
+        read_credentials(config.teachers, "client")
+    deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
+    if config.train.resume:
+        check_same_run(Path(config.output), config)
+    return config, data
+
+
+def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
+    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
+    if config.classifier is not None:
+        folder = Path(config.classifier)
+        check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
+    for name in (config.item_vectors, config.knowledge):
+        if name is not None:
+            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=False)
