@@ -22,7 +22,8 @@ from trainer.data.dialogue_examples import ExampleOptions
 from trainer.data.examples import Example, write_examples
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.manifest import Manifest, SplitCounts
+from trainer.data.manifest import FORMAT_VERSION, Manifest, SplitCounts
+from trainer.data.oddities import Oddities
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
@@ -71,6 +72,7 @@ def tiny_examples(vocabulary: Vocabulary) -> list[Example]:
                 context_entities=np.array([1, *(i + 5 for i in mentioned)], np.int32),
                 context_words=np.array([0], np.int32),
                 gold_items=np.array(items, np.int32),
+                is_recommendation=bool(items),
             )
         )
     return examples
@@ -94,6 +96,16 @@ def write_tiny_data(folder: Path) -> PreparedData:
         responses_with_item=4,
         recommendation_samples=6,
         context_entities=11,
+        oddities=Oddities(
+            skipped_records=0,
+            dialogues_without_example=0,
+            dialogues_without_answers=0,
+            unknown_mentions=0,
+            repeated_keys=0,
+            repeated_messages=0,
+            repeated_mentions=0,
+            items_past_the_cut=0,
+        ),
         as_kgsf=KgsfCounts(
             responses_with_item=4,
             responses_with_linked_item=4,
@@ -108,7 +120,7 @@ def write_tiny_data(folder: Path) -> PreparedData:
     for split in ("train", "valid", "test"):
         write_examples(folder / f"{split}.jsonl", examples)
     manifest = Manifest(
-        format_version=2,
+        format_version=FORMAT_VERSION,
         source="synthetic",
         splits=dict.fromkeys(("train", "valid", "test"), counts),
         options=ExampleOptions(),
@@ -124,6 +136,10 @@ def write_tiny_data(folder: Path) -> PreparedData:
         num_word_edges=len(words.edges_E2),
         words_digest=words.digest,
         drawn_valid_ids=[],
+        dialogue_digests={},
+        skipped=[],
+        twins=[],
+        command="python -m trainer.data prepare",
     )
     write_json(folder / "manifest.json", dataclasses.asdict(manifest))
     return load_prepared(folder)

@@ -93,6 +93,8 @@ def _report(error: Exception, *, debug: bool) -> int:
         sys.stderr.write("This is a mistake of ours, not yours. Please report the lines above.\n")
         return EXIT_MISTAKE
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    for line in error.details if isinstance(error, UserError) else ():
+        sys.stderr.write(f"  {' '.join(line.split())}\n")
     return EXIT_ERROR
 
 

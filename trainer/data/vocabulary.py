@@ -21,11 +21,12 @@ from protos.fingerprint import digest_strings
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
 from trainer.data.dialogue import Mention, Piece
+from trainer.data.text_form import check_spaces, continuing, form_digest
 from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
 
 VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
 
@@ -84,13 +85,17 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of the format, the base tokens in id order and the movie ids.
+        """Hex SHA-256 of the format, how text becomes tokens, and the movie ids.
 
-        The format is in it because it decides how text becomes tokens.
+        The format is in it because it decides how text becomes tokens, too.
         """
-        tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.base_size)))
-        form = f"format {FORMAT_VERSION}, end of text {self.eos_id}"
-        return digest_strings([form, *tokens], self.movie_ids)
+        form = f"format {FORMAT_VERSION}, end of text {self.eos_id}, base size {self.base_size}"
+        return digest_strings([form, form_digest(self.tokenizer)], self.movie_ids)
+
+    @cached_property
+    def _continuing(self) -> PreTrainedTokenizerFast:
+        """Of text after an item."""
+        return continuing(self.tokenizer)
 
     @cached_property
     def _index_by_movie(self) -> dict[str, int]:
@@ -120,20 +125,24 @@ class Vocabulary:
         has movies as added tokens: at this token a model decides between a movie and any word, and
         one step later between the movies. Without it the likeliest movie still loses to "it", and
         greedy responses name none. Text that spells a special token ("<|endoftext|>") stays text.
+        After a mention " is" and "is" have different tokens, also where the tokenizer puts a space
+        in front of every text.
         """
         return self.encode_batch([pieces])[0]
 
     def encode_batch(self, batch: Iterable[Sequence[Piece]]) -> list[list[int]]:
         """`encode` of many, with one call of the tokenizer for all of them."""
         runs = [_runs(pieces) for pieces in batch]
-        texts = [run for pieces in runs for run in pieces if isinstance(run, str)]
-        encoded = iter(self._encode_texts(texts))
+        first = [run for pieces in runs for run in pieces[:1] if isinstance(run, str)]
+        later = [run for pieces in runs for run in pieces[1:] if isinstance(run, str)]
+        first_ids = iter(_encode_texts(self.tokenizer, first))
+        later_ids = iter(_encode_texts(self._continuing, later))
         return [
             [
                 token_id
-                for run in pieces
+                for index, run in enumerate(pieces)
                 for token_id in (
-                    next(encoded)
+                    next(later_ids if index else first_ids)
                     if isinstance(run, str)
                     else [self.item_token(self.item_index(run.movie_id))]
                 )
@@ -155,7 +164,7 @@ class Vocabulary:
                     glued = text[-1:].isalnum() or text[-1:] in tuple("),.!?:;")
                     text += f"{' ' * glued}{self.titles[token_id - self.base_size]}"
             else:
-                text += self._decode_base(list(group))
+                text += _decode_texts(self._continuing if text else self.tokenizer, list(group))
         return text
 
     def save(self, folder: Path) -> None:
@@ -203,40 +212,44 @@ class Vocabulary:
             )
         return vocabulary
 
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # verbose=False: the model's length limit is enforced later, on the whole context.
-        encoded = self.tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return encoded["input_ids"]
-
-    def _decode_base(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
-
 
 def build_vocabulary(tokenizer: PreTrainedTokenizerFast, titles: Mapping[str, str]) -> Vocabulary:
     """The joint vocabulary of a tokenizer and a catalogue (movie id -> title).
 
     Raises:
-        InputError: if a movie id is not a number, the tokenizer has no end-of-text token, or its
-            ids have gaps.
+        InputError: if a movie id is not a number, or the tokenizer has no end-of-text token, ids
+            with gaps, or loses spaces.
     """
     movie_ids = tuple(sorted(titles, key=_movie_number))
-    base_size = len(tokenizer)
-    check_base_size(tokenizer, base_size)
+    check_tokenizer(tokenizer)
     return Vocabulary(
         tokenizer=tokenizer,
-        base_size=base_size,
+        base_size=len(tokenizer),
         eos_id=end_of_text_id(tokenizer),
         movie_ids=movie_ids,
         titles=tuple(titles[movie_id] for movie_id in movie_ids),
     )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise InputError unless a vocabulary can be built on it."""
+    check_base_size(tokenizer, len(tokenizer))
+    end_of_text_id(tokenizer)
+    check_spaces(continuing(tokenizer))
+
+
+def _encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    # verbose=False: the model's length limit is enforced later, on the whole context.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return encoded["input_ids"]
+
+
+def _decode_texts(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _runs(pieces: Sequence[Piece]) -> list[Piece]:

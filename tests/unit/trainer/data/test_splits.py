@@ -55,7 +55,7 @@ def test_dialogue_that_occurs_twice_is_refused(valid: list[str], expected: str) 
 
 def test_mention_outside_the_catalogue_is_refused_with_a_remedy() -> None:
     bad = dialogue("7", "seen @12345?", m12345="Alien (1979)")
-    with pytest.raises(ValueError, match=r"dialogue 7 of test .*got @12345\. Add the movie"):
+    with pytest.raises(ValueError, match=r"dialogue 7 of test: .*got @12345\. Add the movie"):
         load(three([dialogue("1")], [dialogue("2")], [bad]), frozenset({"54321"}))
 
 
