@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, first_line
 from trainer.data.dialogue import Dialogue
 
 END_OF_TEXT = "<|endoftext|>"
@@ -35,8 +35,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     kind = GPT2Tokenizer if bare else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(name, local_files_only=folder.is_dir())
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:
+        # A broken file makes it raise whatever its code happens to stumble over.
+        reason = first_line(error)
         raise InputError(
             f"tokenizer must be a folder or a Hugging Face model, got {name}: {reason} "
             "Give a folder with a tokenizer (--tokenizer DIR)."

@@ -84,4 +84,8 @@ REDIAL = Corpus(
     needs=NEEDS,
     read_splits=read_splits,
     make_tokenizer=pretrained_tokenizer("microsoft/DialoGPT-small"),
+    credit=(
+        "ReDial (Li, Kahou, Schulz, Michalski, Charlin and Pal, Towards Deep Conversational "
+        "Recommendations, NeurIPS 2018; https://redialdata.github.io/website/, CC BY 4.0)"
+    ),
 )
