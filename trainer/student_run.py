@@ -14,16 +14,12 @@ from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
-from trainer.export import resolve_num_steps, train_and_export
+from trainer.export import complete_student, resolve_num_steps, train_and_export
 from trainer.kinds.names import RECOMMENDATION
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
-from trainer.models.student_card import (
-    MODEL_FOLDER,
-    StudentCard,
-    write_student_card,
-)
+from trainer.models.student_card import MODEL_FOLDER
 from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
 from trainer.telemetry.spans import Spans
@@ -40,24 +36,11 @@ def run_student(
         teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
         done = train_and_export(config, data, teachers, folder)
-        card = StudentCard(
-            vocabulary_digest=data.vocabulary.digest,
-            graph_digest=data.graphs_digest if any(done.model.knowledge_size) else "",
-            action_tokens=config.action_tokens,
-            classifier=_from_folder(config.classifier, folder),
-            gamma=config.distill.gamma,
-            steps=done.steps,
-        )
-        on_first_rank(lambda: write_student_card(folder, card))
+        on_first_rank(lambda: complete_student(folder, config, data, done))
     finally:
         if teachers is not None:
             teachers.close()
         stop_distributed()
-
-
-def _from_folder(path: str | None, folder: Path) -> str | None:
-    """The path as seen from the exported folder, so that both can be moved or copied together."""
-    return None if path is None else os.path.relpath(path, folder)
 
 
 def connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:

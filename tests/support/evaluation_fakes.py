@@ -20,6 +20,7 @@ from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.data.dialogue_examples import ExampleOptions
 from trainer.data.examples import Example, write_examples
+from trainer.data.joint_tokenizer import write_joint_tokenizer
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.manifest import FORMAT_VERSION, Manifest, SplitCounts
@@ -29,7 +30,12 @@ from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
 from trainer.models.frozen import write_card
-from trainer.models.language_model import LanguageModel, build_language_model
+from trainer.models.language_model import (
+    LanguageModel,
+    build_language_model,
+    write_language_model,
+)
+from trainer.models.student_card import StudentCard, write_student_card
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
 from trainer.telemetry.run_totals import RUN_TOTALS
 from trainer.telemetry.step_metrics import STEP_METRICS
@@ -185,17 +191,18 @@ def write_student(
     classifier: str | None = None,
 ) -> None:
     """An exported student as trainer/export.py leaves it."""
-    tiny_model(vocabulary, seed).module.save_pretrained(folder)
+    write_language_model(folder, tiny_model(vocabulary, seed))
     vocabulary.save(folder)
-    card: dict[str, Any] = {
-        "vocabulary_digest": vocabulary.digest,
-        "graph_digest": "",
-        "action_tokens": action_tokens,
-        "classifier": classifier,
-        "gamma": 0.4,
-        "steps": 4,
-    }
-    write_json(folder / "student.json", card)
+    write_joint_tokenizer(folder, vocabulary, max_tokens=96)
+    card = StudentCard(
+        vocabulary_digest=vocabulary.digest,
+        graph_digest="",
+        action_tokens=action_tokens,
+        classifier=classifier,
+        gamma=0.4,
+        steps=4,
+    )
+    write_student_card(folder, card)
 
 
 def write_classifier(folder: Path, vocabulary: Vocabulary, seed: int) -> TurnClassifier:

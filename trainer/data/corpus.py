@@ -91,6 +91,8 @@ class Corpus:
     read_graph: Callable[[Path], RawGraph] = read_graph_files
     """`--graph` -> entities, movies and triples."""
     read_words: WordReader = conceptnet_words
+    credit: str = ""
+    """Whom its licence says to name with what is made of it; goes into a student's README."""
     write: Callable[[Path, int, int | None], None] | None = None
     """For a generated corpus: (folder, seed, train dialogues or None for its default) -> files in
     that folder that the readers take. None: `--input` must be given."""

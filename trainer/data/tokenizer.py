@@ -46,7 +46,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     kind = GPT2Tokenizer if bare else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # A broken file makes it raise whatever its code happens to stumble over.
         if folder.is_dir():
             raise InputError(
                 f"tokenizer must be a folder or a Hugging Face model, got {name}, which does not "

@@ -7,19 +7,20 @@ compared in the handshake.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
+from trainer.common.text_files import read_json_object
 from trainer.data.dialogue import Mention, Piece
 from trainer.data.text_form import check_spaces, continuing, form_digest
 from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
@@ -27,8 +28,28 @@ from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokeniz
 VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
 FORMAT_VERSION = 3
+REMEDY = "Prepare the data again, or export the model again."
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+KEYS: Mapping[str, Callable[[object], bool]] = {
+    "format_version": _is_count,
+    "base_size": _is_count,
+    "eos_id": _is_count,
+    "digest": lambda value: isinstance(value, str),
+    "movie_ids": _are_texts,
+    "titles": _are_texts,
+}
+"""Keys of vocabulary.json -> whether a value can be theirs."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +218,8 @@ class Vocabulary:
                 "python -m trainer.data prepare"
             )
         content = _read_saved(path)
+        if not (folder / TOKENIZER_NAME).is_dir():
+            raise MissingError(f"{folder} must hold {TOKENIZER_NAME}/, got none. {REMEDY}")
         vocabulary = Vocabulary(
             tokenizer=load_tokenizer(str(folder / TOKENIZER_NAME)),
             base_size=content["base_size"],
@@ -272,16 +295,19 @@ def _movie_number(movie_id: str) -> int:
     return int(movie_id)
 
 
-def _read_saved(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} must be JSON, got {error}. Prepare the data again.") from error
-    keys = {"format_version", "base_size", "eos_id", "digest", "movie_ids", "titles"}
-    missing = keys - set(content)
-    if missing or content["format_version"] != FORMAT_VERSION:
+def _read_saved(path: Path) -> dict[str, Any]:
+    content = read_json_object(path, remedy=REMEDY)
+    version = content.get("format_version")
+    missing = sorted(key for key in KEYS if key not in content)
+    if missing or version != FORMAT_VERSION:
         raise InputError(
-            f"{path} must have format_version {FORMAT_VERSION} and all keys, got "
-            f"{content.get('format_version')} without {sorted(missing)}. Prepare the data again."
+            f"{path} must have format_version {FORMAT_VERSION} and all keys, got {version} without "
+            f"{missing}. {REMEDY}"
         )
+    for key, is_valid in KEYS.items():
+        if not is_valid(content[key]):
+            raise InputError(
+                f"{key} in {path} must be as `python -m trainer.data prepare` wrote it, got "
+                f"{str(content[key])[:60]}. {REMEDY}"
+            )
     return content

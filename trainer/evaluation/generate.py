@@ -22,6 +22,7 @@ from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
 from trainer.evaluation.options import BATCH_SIZE
+from trainer.models.causal_lm import MAX_RESPONSE_TOKENS
 from trainer.models.language_model import LanguageModel
 
 
@@ -29,7 +30,7 @@ from trainer.models.language_model import LanguageModel
 class GenerateConfig:
     """How responses are generated; always greedy."""
 
-    max_new_tokens: int = 30
+    max_new_tokens: int = MAX_RESPONSE_TOKENS
     """The end of text counts."""
     batch_size: int = BATCH_SIZE
     """Prompts per forward; changes speed, and float rounding at most."""

@@ -22,17 +22,26 @@ from transformers import (
     PreTrainedModel,
 )
 
+from trainer.common.atomic import share_as_umask_says
 from trainer.common.errors import InputError, MachineError, MissingError, first_line
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
+from trainer.models.frozen import REMEDY
 from trainer.models.new_rows import draw_new_rows_
+from trainer.models.student_card import (
+    STUDENT_CARD_NAME,
+    check_student_files,
+    read_student_card,
+)
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
 PRETRAINED_WIDTH = 0.1
 # Models round the number of their rows up, to multiples of 64 to 512.
 MAX_PADDING_ROWS = 1024
+MAX_RESPONSE_TOKENS = 30
+"""Of a generated response, its end of text included."""
 
 
 class CausalLanguageModel:
@@ -69,6 +78,9 @@ class CausalLanguageModel:
         """Write a folder of Hugging Face's; OSError if it could not be written."""
         try:
             self.module.save_pretrained(folder, state_dict=whole)
+            # safetensors makes its files for their owner alone.
+            for path in folder.glob("*.safetensors"):
+                share_as_umask_says(path)
         except SafetensorError as error:
             # That of a full disk, too, is no OSError.
             raise MachineError(
@@ -133,15 +145,27 @@ def build_causal_lm(
                 f"got student.pretrained={config.pretrained}. Leave it out, or start from a model "
                 "without them."
             )
-    model.generation_config = GenerationConfig(
-        eos_token_id=vocabulary.eos_id, pad_token_id=vocabulary.pad_id
-    )
+    _set_token_ids(model, vocabulary)
     causal = CausalLanguageModel(model)
     if config.activation_checkpointing:
         enable_checkpointing(model)
     # from_pretrained leaves a model without its dropout.
     nn.Module.train(model)
     return causal
+
+
+def _set_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
+    """Let a program that knows the folder alone generate as we do: the same ends, and no more."""
+    model.config.bos_token_id = model.config.eos_token_id = vocabulary.eos_id
+    model.config.pad_token_id = vocabulary.pad_id
+    model.generation_config = GenerationConfig(
+        max_new_tokens=MAX_RESPONSE_TOKENS,
+        do_sample=False,
+        suppress_tokens=[vocabulary.rec_id, vocabulary.gen_id, vocabulary.pad_id],
+        bos_token_id=vocabulary.eos_id,
+        eos_token_id=vocabulary.eos_id,
+        pad_token_id=vocabulary.pad_id,
+    )
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
@@ -167,16 +191,46 @@ def _draw_new_rows_of_(
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
     """An exported model, refused unless it has exactly the vocabulary's rows."""
     if not (folder / "config.json").is_file():
-        raise MissingError(f"{folder} must be a model folder, got no config.json there.")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+        raise MissingError(f"{folder} must be a model folder, got no config.json there. {REMEDY}")
+    model = _read_pretrained(folder)
     if output_weight(model).shape[0] != vocabulary.size:
         raise InputError(
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
     return CausalLanguageModel(model)
+
+
+def _read_pretrained(folder: Path) -> PreTrainedModel:
+    """The model of a folder, whose weights must be exactly those of its config.
+
+    Raises:
+        InputError: if transformers cannot read the folder, or would draw some of the weights.
+    """
+    try:
+        # Any: with output_loading_info it is a pair, which its types do not say.
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        model, info = read
+    except Exception as error:
+        # A folder that is broken makes it raise whatever its code happens to stumble over.
+        raise InputError(
+            f"{folder} must hold a causal language model that transformers reads, got "
+            f"{type(error).__name__}: {first_line(error)[:200]}. {REMEDY}"
+        ) from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(map(str, info[problem]))
+        if names:
+            raise InputError(
+                f"{folder} must hold exactly the weights of its config.json, got "
+                f"{problem.replace('_', ' ')} {', '.join(names[:3])}. {REMEDY}"
+            )
+    return model
 
 
 @torch.no_grad()
@@ -256,6 +310,8 @@ def _has_items(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> boo
             many models round up.
     """
     rows = output_weight(model).shape[0]
+    if (Path(name) / STUDENT_CARD_NAME).is_file():
+        check_student_files(Path(name), read_student_card(Path(name)))
     if (Path(name) / VOCABULARY_NAME).is_file():
         own = Vocabulary.load(Path(name))
         if own.digest != vocabulary.digest or rows != vocabulary.size:

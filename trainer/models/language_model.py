@@ -5,7 +5,6 @@ B examples, P wanted positions, D hidden, I items, K of the items' vectors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from trainer.common.errors import InputError, MissingError
+from trainer.common.text_files import read_json_object
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import Vocabulary
@@ -135,16 +135,24 @@ def build_language_model(
 
 def load_language_model(folder: Path, vocabulary: Vocabulary) -> LanguageModel:
     """An exported model on the CPU in eval mode, refused unless it has the vocabulary's rows."""
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise MissingError(f"{folder} must be a model folder, got no {CONFIG_NAME} there.")
-    try:
-        model_type = json.loads(path.read_text())["model_type"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} must give a model_type, got {error!r}.") from error
-    model = ARCHITECTURES[OWN_TYPES.get(model_type, "gpt2")].load(folder, vocabulary)
+    model = ARCHITECTURES[architecture_of(folder)].load(folder, vocabulary)
     nn.Module.train(model.module, False)
     return model
+
+
+def architecture_of(folder: Path) -> str:
+    """Which of ARCHITECTURES a model's folder holds."""
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise MissingError(
+            f"{folder} must be a model folder, got no {CONFIG_NAME} there. Export the model again."
+        )
+    model_type = read_json_object(path, remedy="Export the model again.").get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(
+            f"{path} must give a model_type, got {model_type}. Export the model again."
+        )
+    return OWN_TYPES.get(model_type, "gpt2")
 
 
 def write_language_model(

@@ -24,6 +24,7 @@ from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     CONFIG_NAME,
+    REMEDY,
     WEIGHTS_NAME,
     read_card,
     read_shape,
@@ -31,7 +32,7 @@ from trainer.models.frozen import (
     write_shape,
 )
 from trainer.models.kg_transformer import EncoderLayer, sinusoids
-from trainer.models.weights import load_state
+from trainer.models.weights import load_state, rebuild
 
 GEN, REC = 0, 1
 PREDICT_BATCH = 64
@@ -139,8 +140,11 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     shape = read_shape(folder, "classifier")
     names = {field.name for field in dataclasses.fields(ClassifierShape)}
     if set(shape) != names:
-        raise InputError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
-    classifier = TurnClassifier(ClassifierShape(**shape))
+        raise InputError(
+            f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}. {REMEDY}"
+        )
+    path = folder / CONFIG_NAME
+    classifier = rebuild(path, lambda: TurnClassifier(ClassifierShape(**shape)))
     expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
     classifier.load_state_dict(load_state(folder / WEIGHTS_NAME, expected))
     return classifier.eval().requires_grad_(False), card

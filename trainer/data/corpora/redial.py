@@ -106,4 +106,8 @@ REDIAL = Corpus(
     read_splits=read_splits,
     tokenizer_name="microsoft/DialoGPT-small",
     check_files=check_conceptnet,
+    credit=(
+        "ReDial (Li, Kahou, Schulz, Michalski, Charlin and Pal, Towards Deep Conversational "
+        "Recommendations, NeurIPS 2018; https://redialdata.github.io/website/, CC BY 4.0)"
+    ),
 )

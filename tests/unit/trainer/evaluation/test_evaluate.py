@@ -164,7 +164,7 @@ def test_load_model_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_load_model_with_a_torn_card_is_refused(tmp_path: Path) -> None:
     (tmp_path / "student.json").write_text('{"action_tokens": true}')
-    with pytest.raises(ValueError, match="must be a student's card with action_tokens"):
+    with pytest.raises(ValueError, match="must be a student's card with vocabulary_digest"):
         load_model(tmp_path)
 
 

@@ -109,7 +109,7 @@ def test_write_report_of_a_run_without_teachers_has_nulls_and_one_plot(
         ("config.yaml", "must be a file"),
         ("model/student.json", "must be a run directory, an exported student"),
         ("model/vocabulary.json", "must hold vocabulary.json"),
-        ("model/config.json", "must be a model folder"),
+        ("model/config.json", "must hold config.json"),
     ],
 )
 def test_write_report_with_a_piece_missing_names_it(
