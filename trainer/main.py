@@ -21,6 +21,7 @@ from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
+from trainer.engine.own_devices import check_devices
 from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
 from trainer.kinds.names import RECOMMENDATION
@@ -97,6 +98,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         config = parse(argv)
+        check_devices()
         asked_kinds(config.distill, known_kinds(config))
         if is_first:
             check_output("output", Path(config.output))
