@@ -11,6 +11,7 @@ import torch
 
 from cluster.launch.child import Command
 from cluster.launch.students import StudentStart, student_start
+from trainer.common.cpus import num_cpus
 from trainer.common.devices import VARIABLE
 from trainer.common.errors import MissingError
 
@@ -64,10 +65,9 @@ class Machine:
 
 def this_machine() -> Machine:
     """This machine, as far as this process may use it."""
-    affinity = hasattr(os, "sched_getaffinity")
     num_devices = torch.cuda.device_count()
     return Machine(
-        num_cores=len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1,
+        num_cores=num_cpus(),
         num_devices=num_devices,
         python=Path(sys.executable),
         visible=os.environ.get(VARIABLE) if num_devices else None,

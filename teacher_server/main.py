@@ -40,7 +40,8 @@ from teacher_server.fleet.local_cluster import (
     write_state,
 )
 from teacher_server.fleet.options import asked_scaling, parse, parse_ranges
-from teacher_server.fleet.ray_cluster import check_room, connect
+from teacher_server.fleet.ray_cluster import cluster_room, connect
+from teacher_server.fleet.room import check_room
 from teacher_server.fleet.status import fleet_status, last_line
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
@@ -70,7 +71,8 @@ def _scale(args: argparse.Namespace) -> None:
     with _connected(state):
         known = fleet_status()
         ranges = {kind: known[kind].replica_range for kind in state.options} | asked
-        check_room(state, ranges)
+        if state.keeper_pid:
+            check_room(cluster_room(), state.needs, ranges)
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from cluster.bench.wire.bench import bench_wire
 from cluster.stages import checked_source
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
+from trainer.common.cpus import num_cpus
 from trainer.common.errors import InputError
 
 ALL = "all"
@@ -78,7 +78,7 @@ def to_json(name: str, source: Path | None, result: BenchResult) -> dict[str, An
 def machine() -> dict[str, str | int]:
     """What the figures were taken on."""
     return {
-        "cores": os.cpu_count() or 1,
+        "cores": num_cpus(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "python": platform.python_version(),

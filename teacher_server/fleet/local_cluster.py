@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import psutil
 
+from teacher_server.fleet.room import ReplicaNeed
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MachineError, MissingError, UnreachableError
 from trainer.security.addresses import address_of
@@ -58,8 +59,6 @@ class FleetState:
     auth_token_path: str = ""
     """The local cluster's own token; empty on an existing cluster, whose token Ray's environment
     variables give."""
-    num_cpus: Mapping[str, float] = field(default_factory=dict)
-    """CPUs of one replica of each kind that is up."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options of the replicas of each kind: fields of ReplicaOptions."""
     batch_limits: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +66,14 @@ class FleetState:
     """Targets of autoscaled kinds: fields of ScalingTarget."""
     security: SecurityFiles = NO_SECURITY
     """Files that protect the fleet's gRPC servers, and with which the commands call them."""
+
+    @property
+    def needs(self) -> dict[str, ReplicaNeed]:
+        """What Ray sets aside for a replica of each kind."""
+        return {
+            kind: ReplicaNeed(num_cpus=it["num_cpus"], num_gpus=it["num_gpus"])
+            for kind, it in self.options.items()
+        }
 
 
 def read_state(path: Path) -> FleetState:

@@ -1,17 +1,16 @@
-"""The Ray cluster of a fleet: connect to it, and check whether the fleet fits there."""
+"""The Ray cluster of a fleet: connect to it, and look at what it is and has."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 
 import ray
 from ray._raylet import Config  # pyright: ignore
 
-from teacher_server.fleet.autoscaling import ReplicaRange
 from teacher_server.fleet.directory import HEAD_RESOURCE
-from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
+from teacher_server.fleet.local_cluster import check_reachable, token_environment
+from teacher_server.fleet.room import Room
 from teacher_server.fleet.status import kinds_status, serve_is_running
 from trainer.common.errors import InputError
 from trainer.security.addresses import is_loopback
@@ -56,15 +55,10 @@ def check_cluster(host: str) -> None:
         )
 
 
-def check_room(state: FleetState, ranges: Mapping[str, ReplicaRange]) -> None:
-    """Raise InputError if a local cluster, which cannot grow, has no room for the most replicas."""
-    have = ray.cluster_resources().get("CPU", 0.0)
-    need = sum(state.num_cpus[kind] * wanted.max for kind, wanted in ranges.items())
-    if state.keeper_pid and need > have:
-        raise InputError(
-            f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
-            "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
-        )
+def cluster_room() -> Room:
+    """What the connected cluster has."""
+    have = ray.cluster_resources()
+    return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
 def head_address() -> str:
@@ -75,8 +69,3 @@ def head_address() -> str:
         if node["Alive"] and HEAD_RESOURCE in node["Resources"]
     ]
     return heads[0] if heads else ray.util.get_node_ip_address()
-
-
-def has_gpus() -> bool:
-    """Whether any node of the cluster has a GPU."""
-    return bool(ray.cluster_resources().get("GPU", 0))

@@ -28,14 +28,15 @@ from teacher_server.fleet.local_cluster import (
 from teacher_server.fleet.options import asked_folders, asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
-    check_room,
+    cluster_room,
     connect,
-    has_gpus,
     head_address,
 )
+from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share
 from teacher_server.fleet.status import serve_is_running
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
+from trainer.common.devices import VARIABLE, num_visible_devices
 from trainer.common.errors import InputError
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
@@ -57,14 +58,22 @@ def up(args: argparse.Namespace) -> None:
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
+    address = args.address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        num_gpus = num_visible_devices(os.environ.get(VARIABLE))
+        room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
+        args.num_gpus = _share(args.num_gpus, ranges, room)
+        need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=args.num_gpus)
+        check_room(room, dict.fromkeys(folders, need), ranges)
     with contextlib.ExitStack() as undo:
-        keeper, address = _cluster(args, undo)
+        keeper, address = _cluster(args, address, undo)
         state = _state(args, folders, keeper=keeper, address=address, security=security)
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        check_room(state, ranges)
+        if keeper is not None:
+            check_room(cluster_room(), state.needs, ranges)
         deploy(state, ranges, ScalingTarget(**state.scaling), port=args.port)
         wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         if keeper is not None:
@@ -80,9 +89,20 @@ def _ranges(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, 
     return {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
 
 
-def _cluster(args: argparse.Namespace, undo: contextlib.ExitStack) -> tuple[Keeper | None, str]:
+def _share(asked: float | None, ranges: Mapping[str, ReplicaRange], room: Room) -> float:
+    """GPUs of each replica: those asked for, or what lets all of them fit this machine."""
+    if asked is not None:
+        return asked
+    share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
+    if 0 < share < 1:
+        say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+    return share
+
+
+def _cluster(
+    args: argparse.Namespace, address: str, undo: contextlib.ExitStack
+) -> tuple[Keeper | None, str]:
     """Connect to the named cluster or start one; returns its keeper if started, and its address."""
-    address = args.address or os.environ.get("RAY_ADDRESS", "")
     keeper = None
     if not address:
         say("starting Ray on this machine")
@@ -112,7 +132,6 @@ def _state(
         keeper_start=start_of(keeper.pid) if keeper else "",
         auth_token_path=str(keeper.auth_token_path) if keeper else "",
         owns_serve=not serve_is_running(),
-        num_cpus=dict.fromkeys(folders, float(args.num_cpus)),
         options={kind: dataclasses.asdict(it) for kind, it in options.items()},
         batch_limits={"token_budget": args.token_budget},
         scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
@@ -123,7 +142,8 @@ def _state(
 def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> ReplicaOptions:
     num_gpus = args.num_gpus
     if num_gpus is None:
-        num_gpus = 1.0 if has_gpus() else 0.0
+        # An existing cluster may grow: there is no need to share.
+        num_gpus = 1.0 if cluster_room().num_gpus else 0.0
     return ReplicaOptions(
         kind=kind,
         folder=str(folder.resolve()),
