@@ -65,6 +65,8 @@ class ReplicaOptions:
     num_gpus: float = 0.0
     plugins: Sequence[str] = ()
     """Modules that add kinds of teachers: the one of `kind` among them."""
+    weights_digest: str = ""
+    """Of the teacher that the fleet was started with; empty: any."""
 
 
 def app_name(kind: str) -> str:
@@ -175,6 +177,19 @@ def teacher_app(
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 
+def check_weights(options: ReplicaOptions, loaded: str) -> None:
+    """Raise InputError if a replacement has loaded another teacher than the fleet's.
+
+    Students would stop on it, while the other replicas can go on without.
+    """
+    if options.weights_digest not in ("", loaded):
+        raise InputError(
+            f"the {options.kind} teacher in {options.folder} must be the one that the fleet was "
+            f"started with, {options.weights_digest}, got {loaded}. Put that one back, or take the "
+            "fleet down and up."
+        )
+
+
 async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
     async def answer() -> None:
         await response
@@ -208,6 +223,7 @@ def _build_server(
     kinds = with_plugins(SERVED_KINDS, options.plugins, "SERVED_KINDS")
     folder = Path(options.folder)
     teacher = load_teacher(options.kind, folder, device, counters=counters, kinds=kinds)
+    check_weights(options, teacher.description.weights_digest)
     known = with_plugins(TEACHER_KINDS, options.plugins, "TEACHER_KINDS")
     return TeacherServer(
         teacher,

@@ -52,7 +52,9 @@ def up(args: argparse.Namespace) -> None:
         ValueError, OSError: for user errors, most of them before anything is started.
     """
     folders = asked_folders(args, with_plugins(SERVED_KINDS, args.plugin, "SERVED_KINDS"))
-    ranges = _ranges(args, folders)
+    asked = parse_ranges(args.replicas, folders)
+    cards = _check_teachers(folders)
+    ranges = {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
     security = _security(args)
     check_endpoint("--spans", args.spans)
     _check_none_up(args.fleet)
@@ -67,7 +69,8 @@ def up(args: argparse.Namespace) -> None:
         check_room(room, dict.fromkeys(folders, need), ranges)
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
-        state = _state(args, folders, keeper=keeper, address=address, security=security)
+        options = {kind: _replica_options(args, cards[kind], it) for kind, it in folders.items()}
+        state = _state(args, options, keeper=keeper, address=address, security=security)
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
@@ -80,13 +83,6 @@ def up(args: argparse.Namespace) -> None:
             keeper.keep()
         undo.pop_all()
     print_status(state, as_json=False)
-
-
-def _ranges(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, ReplicaRange]:
-    """The range of each teacher given, one replica by default; checks the teachers."""
-    asked = parse_ranges(args.replicas, folders)
-    _check_teachers(folders)
-    return {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
 
 
 def _share(asked: float | None, ranges: Mapping[str, ReplicaRange], room: Room) -> float:
@@ -116,7 +112,7 @@ def _cluster(
 
 def _state(
     args: argparse.Namespace,
-    folders: Mapping[str, Path],
+    options: Mapping[str, ReplicaOptions],
     *,
     keeper: Keeper | None,
     address: str,
@@ -124,7 +120,6 @@ def _state(
 ) -> FleetState:
     """The record of the fleet, written before anything of it is on the cluster."""
     directory_host = args.host if is_loopback(args.host) else head_address()
-    options = {kind: _replica_options(args, kind, folder) for kind, folder in folders.items()}
     return FleetState(
         ray_address=address,
         directory=address_of(directory_host, args.port),
@@ -139,13 +134,13 @@ def _state(
     )
 
 
-def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> ReplicaOptions:
+def _replica_options(args: argparse.Namespace, card: Description, folder: Path) -> ReplicaOptions:
     num_gpus = args.num_gpus
     if num_gpus is None:
         # An existing cluster may grow: there is no need to share.
         num_gpus = 1.0 if cluster_room().num_gpus else 0.0
     return ReplicaOptions(
-        kind=kind,
+        kind=card.kind,
         folder=str(folder.resolve()),
         host=args.host,
         metrics_host=args.metrics,
@@ -154,6 +149,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,
         plugins=tuple(args.plugin),
+        weights_digest=card.weights_digest,
     )
 
 
