@@ -28,6 +28,7 @@ from teacher_server.fleet.directory import (
     new_deployment,
 )
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
+from teacher_server.fleet.ray_private import with_version
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.errors import InputError
@@ -172,8 +173,7 @@ def teacher_app(
         user_config=batch_limits,
         max_ongoing_requests=4,
     )
-    # The same version every time: deploying again changes the range and restarts no replica.
-    deployment = deployment.options(version=VERSION, _internal=True)
+    deployment = with_version(deployment, VERSION)
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 

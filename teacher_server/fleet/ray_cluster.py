@@ -6,12 +6,15 @@ import logging
 import os
 
 import ray
-from ray._raylet import Config  # pyright: ignore
 
-from teacher_server.fleet.directory import HEAD_RESOURCE
 from teacher_server.fleet.local_cluster import check_reachable, token_environment
+from teacher_server.fleet.ray_private import (
+    HEAD_RESOURCE,
+    read_settings_again,
+    serve_is_running,
+)
 from teacher_server.fleet.room import Room
-from teacher_server.fleet.status import kinds_status, serve_is_running
+from teacher_server.fleet.status import kinds_status
 from trainer.common.errors import InputError
 from trainer.security.addresses import is_loopback
 
@@ -28,8 +31,8 @@ def connect(address: str, auth_token_path: str = "") -> None:
     check_reachable(address)
     if auth_token_path:
         os.environ.update(token_environment(auth_token_path))
-        # Ray read its settings at import, before the cluster and its token existed.
-        Config.initialize("")
+        # They were read before the cluster and its token existed.
+        read_settings_again()
     ray.init(
         address=address,
         namespace=NAMESPACE,

@@ -32,8 +32,8 @@ from teacher_server.fleet.ray_cluster import (
     connect,
     head_address,
 )
+from teacher_server.fleet.ray_private import serve_is_running
 from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share
-from teacher_server.fleet.status import serve_is_running
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
