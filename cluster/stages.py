@@ -11,9 +11,9 @@ import torch
 
 from cluster.launch.child import Command
 from cluster.launch.students import StudentStart, student_start
-from trainer.common.cpus import num_cpus
 from trainer.common.devices import VARIABLE
 from trainer.common.errors import MissingError
+from trainer.common.machine import num_cpus
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2

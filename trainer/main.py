@@ -28,6 +28,7 @@ from trainer.kinds.names import RECOMMENDATION
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
+from trainer.models.language_model import check_model_fits
 from trainer.models.student_card import (
     MODEL_FOLDER,
     StudentCard,
@@ -103,6 +104,7 @@ def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
         if is_first:
             check_output("output", Path(config.output))
         data = load_prepared(Path(config.data))
+        check_model_fits(config.student, data.vocabulary)
         config = resolve_num_steps(config, data)
         _check_models(config, data.vocabulary.digest, check_weights=is_first)
         if config.distill.gamma:

@@ -31,8 +31,8 @@ from cluster.bench.wire.bench import bench_wire
 from cluster.stages import checked_source
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
-from trainer.common.cpus import num_cpus
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
 
 ALL = "all"
 BENCHMARKS: dict[str, Callable[[Path | None], BenchResult]] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
-from trainer.common.cpus import num_cpus
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
 
 TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"

@@ -24,8 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
-from trainer.common.cpus import num_cpus
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared

@@ -5,6 +5,7 @@ B examples, L input positions, V vocabulary, I items, D hidden, K of the items' 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
 from trainer.models.new_rows import draw_new_rows_
+from trainer.models.room import module_bytes
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
@@ -142,6 +144,16 @@ def build_causal_lm(
     # from_pretrained leaves a model without its dropout.
     nn.Module.train(model)
     return causal
+
+
+def causal_lm_bytes(config: LanguageModelConfig, vocabulary: Vocabulary) -> float:
+    """Bytes of the weights of a random model."""
+    return module_bytes(
+        lambda layers: GPT2LMHeadModel(
+            _random_gpt2_config(dataclasses.replace(config, num_layers=layers), vocabulary)
+        ),
+        config.num_layers,
+    )
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

@@ -31,6 +31,7 @@ from trainer.models.frozen import (
     write_shape,
 )
 from trainer.models.kg_transformer import EncoderLayer, sinusoids
+from trainer.models.room import check_fits, module_bytes
 from trainer.models.weights import load_state
 
 GEN, REC = 0, 1
@@ -128,6 +129,18 @@ def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Voca
     write_card(folder, card)
 
 
+def check_classifier_fits(shape: ClassifierShape) -> None:
+    """Raise InputError if this machine's memory is less than the weights of a classifier."""
+    num_bytes = module_bytes(
+        lambda layers: TurnClassifier(dataclasses.replace(shape, num_layers=layers)),
+        shape.num_layers,
+    )
+    check_fits(
+        f"a classifier of hidden_size {shape.hidden_size} and num_layers {shape.num_layers}",
+        num_bytes,
+    )
+
+
 def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     """A frozen classifier, on the CPU in eval mode, and its card.
 
@@ -140,6 +153,7 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     names = {field.name for field in dataclasses.fields(ClassifierShape)}
     if set(shape) != names:
         raise InputError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
+    check_classifier_fits(ClassifierShape(**shape))
     classifier = TurnClassifier(ClassifierShape(**shape))
     expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
     classifier.load_state_dict(load_state(folder / WEIGHTS_NAME, expected))

@@ -30,6 +30,11 @@ from trainer.plan.stages import DTYPES, Line, lines
 VOCABULARY = 57_184
 GIB = 1 << 30
 UNITS = {"GiB": GIB, "GB": 10**9, "MiB": 1 << 20, "MB": 10**6}
+# Beyond what any machine has: a plan of more would be a slip of the keyboard.
+LARGEST = {
+    **{"gpus": 1 << 16, "micro_batch": 1 << 16, "length": 1 << 20, "response": 1 << 20},
+    **{"chunk_size": 1 << 24, "vocabulary": 1 << 24},
+}
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "white", "bright_black")
 BAR_WIDTH = 60
 
@@ -178,10 +183,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     arguments.gpu_memory = memory_bytes(arguments.gpu_memory)
-    for key in ("gpus", "micro_batch", "length", "response", "chunk_size", "vocabulary"):
+    for key, largest in LARGEST.items():
         value = vars(arguments)[key]
-        if value < 1:
-            raise InputError(f"--{key.replace('_', '-')} must be at least 1, got {value}.")
+        if not 1 <= value <= largest:
+            name = key.replace("_", "-")
+            raise InputError(f"--{name} must be in [1, {largest}], got {value}.")
     if arguments.response > arguments.length:
         raise InputError(
             f"--response must be at most --length, {arguments.length}, got {arguments.response}."

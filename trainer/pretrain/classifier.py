@@ -25,9 +25,10 @@ from trainer.models.turn_classifier import (
     REC,
     ClassifierShape,
     TurnClassifier,
+    check_classifier_fits,
     export_classifier,
 )
-from trainer.pretrain.fitting import fit_epochs, require, write_fit
+from trainer.pretrain.fitting import MAX_INPUT, MAX_SEED, fit_epochs, require, write_fit
 
 EVALUATION_BATCH = 128
 WINDOW_BATCHES = 8
@@ -66,6 +67,11 @@ class ClassifierConfig:
         positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
         values = dataclasses.asdict(self)
         require((key, values[key] > 0, "above 0", values[key]) for key in positive)
+        limits = {"seed": MAX_SEED, **dict.fromkeys(("max_tokens",), MAX_INPUT)}
+        require(
+            (key, values[key] <= limit, f"at most {limit}", values[key])
+            for key, limit in limits.items()
+        )
         not_negative = ("seed", "weight_decay", "warmup_steps")
         require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
         divides = self.hidden_size % self.num_heads == 0
@@ -85,18 +91,17 @@ def fit_classifier(config: ClassifierConfig, output: Path) -> None:
         ValueError: if it does not fit its manifest.
     """
     data = load_prepared(Path(config.data))
+    shape = ClassifierShape(
+        vocab_size=data.vocabulary.size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_tokens=config.max_tokens,
+    )
+    check_classifier_fits(shape)
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
-    model = TurnClassifier(
-        ClassifierShape(
-            vocab_size=data.vocabulary.size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            max_tokens=config.max_tokens,
-        ),
-        dropout=config.dropout,
-    )
+    model = TurnClassifier(shape, dropout=config.dropout)
     fit = _fit(config, model, splits["train"], splits["valid"])
     fit["metrics"] = {split: evaluate(model, splits[split]) for split in ("valid", "test")}
     fit["majority"] = {

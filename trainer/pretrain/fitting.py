@@ -15,6 +15,10 @@ from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 
 FIT_NAME = "fit.json"
+MAX_SEED = (1 << 32) - 1
+"""A fit multiplies it, and torch takes 64 bits."""
+MAX_INPUT = 1 << 16
+"""Ids of a context that a model may read."""
 LOSS_DECAY = 0.95
 """Of the exponential mean that is shown; it plays no part in the fit."""
 

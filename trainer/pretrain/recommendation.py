@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.models.frozen_recommender import export_recommender
-from trainer.models.recommender import Recommender, RecommenderShape, freeze
+from trainer.models.recommender import Recommender, RecommenderShape, freeze, num_bytes
 from trainer.models.rgcn import (
     MIN_RELATION_EDGES,
     EdgeFilter,
@@ -31,7 +31,8 @@ from trainer.models.rgcn import (
     relational_edges,
     restrict_edges,
 )
-from trainer.pretrain.fitting import fit_epochs, require, write_fit
+from trainer.models.room import check_fits
+from trainer.pretrain.fitting import MAX_INPUT, MAX_SEED, fit_epochs, require, write_fit
 from trainer.pretrain.recommendation_samples import (
     Samples,
     log_popularity,
@@ -83,6 +84,11 @@ class RecommendationConfig:
         positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
         values = dataclasses.asdict(self)
         require((key, values[key] > 0, "above 0", values[key]) for key in positive)
+        limits = {"seed": MAX_SEED, **dict.fromkeys(("max_entities", "max_words"), MAX_INPUT)}
+        require(
+            (key, values[key] <= limit, f"at most {limit}", values[key])
+            for key, limit in limits.items()
+        )
         not_negative = ("seed", "mim_epochs", "mim_weight", "weight_decay")
         require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
         require([("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout)])
@@ -99,6 +105,15 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
         ValueError: if it does not fit its manifest, or a split mentions no movie.
     """
     data = load_prepared(Path(config.data))
+    check_fits(
+        f"a recommender of hidden_size {config.hidden_size} and num_bases {config.num_bases}",
+        num_bytes(
+            num_entities=data.graph.num_entities,
+            num_words=len(data.words.words),
+            hidden_size=config.hidden_size,
+            num_bases=config.num_bases,
+        ),
+    )
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
     edges = relational_edges(data.graph, min_relation_edges=MIN_RELATION_EDGES[config.edge_filter])

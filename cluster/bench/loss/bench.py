@@ -23,8 +23,8 @@ from cluster.bench.loss.problem import Problem, Shape, make_problem
 from cluster.bench.peak_memory import available_bytes
 from cluster.bench.plots import draw_loss
 from cluster.bench.result import RESULTS, BenchResult, Row
-from trainer.common.cpus import num_cpus
 from trainer.common.errors import first_line
+from trainer.common.machine import num_cpus
 
 SHAPE = Shape(positions=2_048)
 SHORT, LONG = Shape(positions=512), Shape(positions=8_192)

@@ -24,7 +24,7 @@ from cluster.bench.teacher_logits import TeacherLogits
 from protos import codec, teacher_pb2
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher
-from trainer.common.cpus import num_cpus
+from trainer.common.machine import num_cpus
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.plan.shape import SHAPES

@@ -213,9 +213,13 @@ def test_command_prints_a_table_and_with_json_one_object(
         (("--student", "nobody/nothing"), "--student must be small, medium, large, microsoft/"),
         (("--student", "small", "--length", "2000"), "--length must be at most the student's 1024"),
         (("--student", "small", "--response", "300"), "--response must be at most --length, 256"),
-        (("--student", "small", "--micro-batch", "0"), "--micro-batch must be at least 1, got 0"),
+        (
+            ("--student", "small", "--micro-batch", "0"),
+            "--micro-batch must be in [1, 65536], got 0",
+        ),
+        (("--student", "small", "--gpus", "1000000000"), "--gpus must be in [1, 65536], got 1"),
     ],
 )
 def test_command_says_what_is_wrong(arguments: tuple[str, ...], error: str) -> None:
     with pytest.raises((ValueError, OSError), match=f"^{re.escape(error)}"):
-        main([*arguments, "--gpus", "2", "--gpu-memory", "8GiB"])
+        main(["--gpus", "2", "--gpu-memory", "8GiB", *arguments])

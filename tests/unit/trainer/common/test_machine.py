@@ -1,13 +1,15 @@
-"""The CPUs of a process by files of a container's groups."""
+"""CPUs and memory of a process by files of a container's groups."""
 
 from __future__ import annotations
 
 import os
+import types
 from pathlib import Path
 
+import psutil
 import pytest
 
-from trainer.common.cpus import num_cpus
+from trainer.common.machine import memory_bytes, num_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -15,13 +17,17 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
 
 
-def groups(tmp_path: Path, own: str, files: dict[str, str]) -> int:
+def write(tmp_path: Path, own: str, files: dict[str, str]) -> tuple[Path, Path]:
     (tmp_path / "own").write_text(own)
     for name, content in files.items():
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    return num_cpus(tmp_path / "cgroup", tmp_path / "own")
+    return tmp_path / "cgroup", tmp_path / "own"
+
+
+def groups(tmp_path: Path, own: str, files: dict[str, str]) -> int:
+    return num_cpus(*write(tmp_path, own, files))
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,23 @@ def test_path_of_the_host_in_a_container_leaves_the_root(tmp_path: Path) -> None
 
 def test_machine_without_groups_has_the_cpus_of_the_affinity(tmp_path: Path) -> None:
     assert num_cpus(tmp_path, tmp_path / "none") == 8
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "memory"),
+    [
+        ("0::/", {"memory.max": "max"}, 1 << 34),
+        ("0::/", {"memory.max": str(1 << 30)}, 1 << 30),
+        ("0::/", {"memory.max": str(1 << 40)}, 1 << 34),
+        ("0::/a", {"memory.max": "1000", "a/memory.max": "2000"}, 1000),
+        ("7:memory:/", {"memory/memory.limit_in_bytes": "4096"}, 4096),
+        ("7:memory:/", {"memory/memory.limit_in_bytes": str((1 << 63) - 4096)}, 1 << 34),
+        ("", {}, 1 << 34),
+    ],
+)
+def test_memory_is_that_of_the_tightest_group(
+    own: str, files: dict[str, str], memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = types.SimpleNamespace(total=1 << 34)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
+    assert memory_bytes(*write(tmp_path, own, files)) == memory

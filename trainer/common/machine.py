@@ -1,11 +1,14 @@
-"""How many CPUs this process may use: its affinity, and the quota of the container around it."""
+"""CPUs and memory that this process may use: the machine's, and the limits of a container."""
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -17,6 +20,17 @@ def num_cpus(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:
     available = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _quotas(cgroups, own_groups)]
     return max(1, min([available, *quotas]))
+
+
+def memory_bytes(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:
+    """Memory of the machine, or of the tightest group around this process."""
+    limits = (
+        _number(folder / name)
+        for folder in own_folders("memory", cgroups, own_groups)
+        # Version 2 and 1; without a limit max, or almost 2^63.
+        for name in ("memory.max", "memory.limit_in_bytes")
+    )
+    return min([psutil.virtual_memory().total, *limits])
 
 
 def own_folders(controller: str, cgroups: Path, own_groups: Path) -> Iterator[Path]:
@@ -61,3 +75,11 @@ def _version_1(folder: Path) -> tuple[str, str] | None:
         return quota, (folder / "cpu.cfs_period_us").read_text().strip()
     except OSError:
         return None
+
+
+def _number(path: Path) -> int:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return sys.maxsize
+    return int(text) if text.isdecimal() else sys.maxsize
