@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 
 import ray
 
@@ -15,10 +16,11 @@ from teacher_server.fleet.ray_private import (
 )
 from teacher_server.fleet.room import Room
 from teacher_server.fleet.status import kinds_status
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, MachineError, UnreachableError
 from trainer.security.addresses import is_loopback
 
 NAMESPACE = "conkd"
+VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
 def connect(address: str, auth_token_path: str = "") -> None:
@@ -33,12 +35,33 @@ def connect(address: str, auth_token_path: str = "") -> None:
         os.environ.update(token_environment(auth_token_path))
         # They were read before the cluster and its token existed.
         read_settings_again()
-    ray.init(
-        address=address,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.ERROR,
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise UnreachableError(
+            f"a Ray cluster must be reachable at {address}, got: {error}. Start it, or leave "
+            "--address and RAY_ADDRESS out to start one on this machine."
+        ) from error
+    except RuntimeError as error:
+        raise _other_version(address, str(error)) or error from error
+
+
+def _other_version(address: str, message: str) -> MachineError | None:
+    """Ray tells of both versions, the cluster's first, in an error of no class of its own."""
+    versions = VERSIONS.findall(message)
+    if "Version mismatch" not in message or len(versions) != 2:
+        return None
+    (its_ray, its_python), (our_ray, our_python) = versions
+    return MachineError(
+        f"the Ray cluster at {address} must run what runs here, Ray {our_ray} and Python "
+        f"{our_python}, got Ray {its_ray} and Python {its_python}. Make both environments alike: "
+        "Python to the patch level."
     )
 
 

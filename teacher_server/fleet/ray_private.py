@@ -18,6 +18,10 @@ from ray.serve.context import _get_global_client
 
 # Every cluster gives its head node this resource; there is no other way to place something there.
 HEAD_RESOURCE = "node:__internal_head__"
+# Ray gives a node its outward address, and replaces any 127.0.0.1 that it is told by it. The
+# cluster is lost with that address (a VPN, a laptop that moves on). With this variable, meant for
+# other systems than Linux, a node takes 127.0.0.1.
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def read_settings_again() -> None:

@@ -102,7 +102,7 @@ def _cluster(
     keeper = None
     if not address:
         say("starting Ray on this machine")
-        keeper = start_keeper(num_cpus=args.cluster_cpus)
+        keeper = start_keeper(num_cpus=args.cluster_cpus, on_loopback=is_loopback(args.host))
         undo.callback(keeper.stop)
         address = keeper.wait_for_address()
     connect(address, str(keeper.auth_token_path) if keeper else "")
