@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.launch.child import Command
-from cluster.launch.ports import free_port
+from cluster.launch.students import StudentStart, student_start
+from trainer.common.devices import VARIABLE
+from trainer.common.machine import num_cpus
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2
@@ -26,6 +28,8 @@ class Machine:
     """CUDA devices; 0: everything runs on the CPU."""
     python: Path
     """Interpreter of the stages; `deepspeed` is beside it."""
+    visible: str | None = None
+    """CUDA_VISIBLE_DEVICES, on a machine with CUDA devices."""
 
     @property
     def num_ranks(self) -> int:
@@ -45,6 +49,12 @@ class Machine:
             environment["DS_ACCELERATOR"] = "cpu"
         return environment
 
+    def student_start(self, script: str = "trainer/main.py") -> StudentStart:
+        """How `script` is started on all ranks, on the devices that are visible."""
+        return student_start(
+            self.num_ranks, visible=self.visible, python=self.python, script=script
+        )
+
     def num_threads(self, num_processes: int) -> int:
         """Cores for each of `num_processes` processes, at least one."""
         return max(1, self.num_cores // num_processes)
@@ -55,11 +65,12 @@ def this_machine() -> Machine:
     # Not above: a mistake in the command line must not wait for torch.
     import torch
 
-    affinity = hasattr(os, "sched_getaffinity")
+    num_devices = torch.cuda.device_count()
     return Machine(
-        num_cores=len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1,
-        num_devices=torch.cuda.device_count(),
+        num_cores=num_cpus(),
+        num_devices=num_devices,
         python=Path(sys.executable),
+        visible=os.environ.get(VARIABLE) if num_devices else None,
     )
 
 
@@ -128,18 +139,18 @@ class Demo:
     def train_student(self, name: str, *overrides: str) -> Command:
         """Train the student into OUTPUT/NAME on all ranks."""
         machine = self.machine
+        start = machine.student_start()
         return Command(
             name=f"student {name}",
             argv=(
-                *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
-                *("--master_port", str(free_port()), "trainer/main.py"),
+                *start.argv,
                 *("--config", f"trainer/configs/{self.recipe}.yaml"),
                 *(f"data={self.output / 'data'}", f"output={self.output / name}"),
                 f"classifier={self.output / 'classifier'}",
                 *self._item_vectors(),
                 *overrides,
             ),
-            env=machine.environment(machine.num_ranks),
+            env={**machine.environment(machine.num_ranks), **start.env},
             cwd=ROOT,
         )
 

@@ -13,12 +13,14 @@ from trainer.common.outputs import check_output
 from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
+from trainer.engine.own_devices import check_devices
 from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
 from trainer.export import complete_student, resolve_num_steps, train_and_export
 from trainer.kinds.names import RECOMMENDATION
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
 from trainer.models.frozen import check_frozen
+from trainer.models.language_model import check_model_fits
 from trainer.models.student_card import MODEL_FOLDER
 from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
@@ -69,10 +71,12 @@ def checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
 
 def _checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    check_devices()
     asked_kinds(config.distill, known_kinds(config))
     if is_first:
         check_output("output", Path(config.output))
     data = load_prepared(Path(config.data))
+    check_model_fits(config.student, data.vocabulary)
     config = resolve_num_steps(config, data)
     _check_models(config, data.vocabulary.digest, check_weights=is_first)
     if config.distill.gamma:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from cluster.bench.result import RESULTS, BenchResult, Row
 from trainer.common.atomic import write_json
+from trainer.common.machine import num_cpus
 
 
 def show_result(name: str, source: Path | None, result: BenchResult, *, as_json: bool) -> None:
@@ -45,7 +45,7 @@ def to_json(name: str, source: Path | None, result: BenchResult) -> dict[str, An
 def machine() -> dict[str, str | int]:
     """What the figures were taken on."""
     return {
-        "cores": os.cpu_count() or 1,
+        "cores": num_cpus(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "python": platform.python_version(),

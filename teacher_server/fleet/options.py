@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
 
 TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
@@ -78,11 +78,14 @@ def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, 
     for part in filter(None, text.split(",")):
         kind, _, count = part.partition("=")
         lowest, _, highest = count.partition("..")
-        if kind not in kinds or not lowest.isdigit() or not (highest or lowest).isdigit():
+        counts = (lowest, highest or lowest)
+        if kind not in kinds or not all(it.isascii() and it.isdecimal() for it in counts):
             raise InputError(
                 f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(kinds)} "
                 f"and counts >= 0, got {part!r}."
             )
+        if kind in ranges:
+            raise InputError(f"replicas must name every kind once, got {kind} twice in {text!r}.")
         ranges[kind] = ReplicaRange(min=int(lowest), max=int(highest or lowest))
     return ranges
 
@@ -144,6 +147,9 @@ def _check_ranges(options: argparse.Namespace) -> None:
             raise InputError(
                 f"--{name.replace('_', '-')} must be in [{lowest}, {highest}], got {value}."
             )
+    num_gpus = vars(options).get("num_gpus")
+    if num_gpus is not None and num_gpus > 1 and num_gpus % 1:
+        raise InputError(f"--num-gpus must be at most 1 or whole, got {num_gpus}.")
 
 
 def _add_status_options(status: argparse.ArgumentParser) -> None:
@@ -226,11 +232,11 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
     up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")
     up.add_argument("--num-cpus", type=float, default=0.5, help="CPUs of a replica, for placement")
-    up.add_argument("--num-gpus", type=float, help="default: 1 if the cluster has GPUs")
+    up.add_argument("--num-gpus", type=float, help="default: 1, or a part of it")
     up.add_argument("--token-budget", type=int, default=4096, help="tokens of a device batch")
     up.add_argument(
         "--cluster-cpus",
         type=int,
-        default=max(4, os.cpu_count() or 1),
+        default=max(4, num_cpus()),
         help="CPUs of a new local cluster, for placement",
     )

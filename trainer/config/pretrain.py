@@ -8,8 +8,12 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from trainer.config.checks import MAX_SEED, SETTINGS, require
+from trainer.config.checks import SETTINGS, require
 
+MAX_FIT_SEED = (1 << 32) - 1
+"""A fit multiplies it, and torch takes 64 bits."""
+MAX_INPUT = 1 << 16
+"""Ids of a context that a model may read."""
 EdgeFilter = Literal["kgsf", "all"]
 """Which relations of the graph are kept (trainer/models/rgcn.py)."""
 
@@ -55,11 +59,13 @@ class RecommendationConfig:
         positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
         values = dataclasses.asdict(self)
         require((key, values[key] > 0, "above 0", values[key]) for key in positive)
+        inputs = ("max_entities", "max_words")
+        require((k, values[k] <= MAX_INPUT, f"at most {MAX_INPUT}", values[k]) for k in inputs)
         not_negative = ("mim_epochs", "mim_weight", "weight_decay")
         require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
         require(
             [
-                ("seed", 0 <= self.seed <= MAX_SEED, f"in [0, {MAX_SEED}]", self.seed),
+                ("seed", 0 <= self.seed <= MAX_FIT_SEED, f"in [0, {MAX_FIT_SEED}]", self.seed),
                 ("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout),
             ]
         )
@@ -97,12 +103,14 @@ class ClassifierConfig:
         positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
         values = dataclasses.asdict(self)
         require((key, values[key] > 0, "above 0", values[key]) for key in positive)
+        tokens = self.max_tokens
+        require([("max_tokens", tokens <= MAX_INPUT, f"at most {MAX_INPUT}", tokens)])
         not_negative = ("weight_decay", "warmup_steps")
         require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
         divides = self.hidden_size % self.num_heads == 0
         require(
             [
-                ("seed", 0 <= self.seed <= MAX_SEED, f"in [0, {MAX_SEED}]", self.seed),
+                ("seed", 0 <= self.seed <= MAX_FIT_SEED, f"in [0, {MAX_FIT_SEED}]", self.seed),
                 ("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout),
                 ("hidden_size", divides, f"divisible by {self.num_heads} heads", self.hidden_size),
             ]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
@@ -170,7 +170,7 @@ def _run_part(
         },
         **history.report,
         "machine": {
-            "cores": os.cpu_count(),
+            "cores": num_cpus(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "device": _device_name(),

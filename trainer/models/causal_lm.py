@@ -5,6 +5,7 @@ B examples, L input positions, V vocabulary, I items, D hidden, K of the items' 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
 from trainer.models.frozen import REMEDY
 from trainer.models.new_rows import draw_new_rows_
+from trainer.models.room import module_bytes
 from trainer.models.student_card import (
     STUDENT_CARD_NAME,
     check_student_files,
@@ -165,6 +167,16 @@ def _set_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
         bos_token_id=vocabulary.eos_id,
         eos_token_id=vocabulary.eos_id,
         pad_token_id=vocabulary.pad_id,
+    )
+
+
+def causal_lm_bytes(config: LanguageModelConfig, vocabulary: Vocabulary) -> float:
+    """Bytes of the weights of a random model."""
+    return module_bytes(
+        lambda layers: GPT2LMHeadModel(
+            _random_gpt2_config(dataclasses.replace(config, num_layers=layers), vocabulary)
+        ),
+        config.num_layers,
     )
 
 

@@ -24,6 +24,7 @@ from trainer.models.frozen import CONFIG_NAME, REMEDY, WEIGHTS_NAME, read_shape,
 from trainer.models.frozen_recommender import FrozenRecommender
 from trainer.models.kg_transformer import KgTransformer, KgTransformerShape
 from trainer.models.new_rows import draw_new_rows_
+from trainer.models.room import check_fits, module_bytes
 from trainer.models.weights import load_state, rebuild
 
 # Tied to the embedding: one tensor, written once.
@@ -148,6 +149,7 @@ def load_kgsf(folder: Path, vocabulary: Vocabulary) -> KgLanguageModel:
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{shape.vocab_size}. Use the vocabulary it was trained with."
         )
+    check_fits(f"the model of {folder / CONFIG_NAME}", _bytes_of(shape))
     model = rebuild(folder / CONFIG_NAME, lambda: _empty_transformer(shape))
     expected = {k: tuple(t.shape) for k, t in model.state_dict().items() if k != TIED}
     state = load_state(folder / WEIGHTS_NAME, expected)
@@ -161,6 +163,19 @@ def _empty_transformer(shape: KgTransformerShape) -> KgTransformer:
         size = shape.knowledge_size
         vectors = torch.empty(shape.num_entities, size), torch.empty(shape.num_words, size)
     return KgTransformer(shape, entities_NK=vectors[0], words_WK=vectors[1])
+
+
+def kgsf_bytes(config: LanguageModelConfig, vocabulary: Vocabulary) -> float:
+    """Bytes of the weights of a random model, without what it knows."""
+    return _bytes_of(_shape(config, vocabulary, None))
+
+
+def _bytes_of(shape: KgTransformerShape) -> float:
+    plain = dataclasses.replace(shape, knowledge_size=0)
+    return module_bytes(
+        lambda layers: KgTransformer(dataclasses.replace(plain, num_layers=layers)),
+        shape.num_layers,
+    )
 
 
 def _shape(

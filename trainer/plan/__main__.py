@@ -18,7 +18,8 @@ from trainer.common.errors import InputError
 VOCABULARY = 57_184
 UNITS = {"GiB": 1 << 30, "GB": 10**9, "MiB": 1 << 20, "MB": 10**6}
 PRECISIONS = ("float32", "bf16", "fp16")
-MAX_GPUS = 1 << 20
+# Beyond what any machine has: a plan of more would be a slip of the keyboard.
+MAX_GPUS = 1 << 16
 MAX_SIZE = 1 << 24
 MAX_BYTES = 1 << 50
 

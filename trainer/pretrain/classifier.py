@@ -23,6 +23,7 @@ from trainer.models.turn_classifier import (
     REC,
     ClassifierShape,
     TurnClassifier,
+    check_classifier_fits,
     export_classifier,
 )
 from trainer.pretrain.fitting import fit_epochs, write_fit
@@ -40,18 +41,17 @@ def fit_classifier(config: ClassifierConfig, output: Path) -> None:
         ValueError: if it does not fit its manifest.
     """
     data = load_prepared(Path(config.data))
+    shape = ClassifierShape(
+        vocab_size=data.vocabulary.size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_tokens=config.max_tokens,
+    )
+    check_classifier_fits(shape)
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
-    model = TurnClassifier(
-        ClassifierShape(
-            vocab_size=data.vocabulary.size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            max_tokens=config.max_tokens,
-        ),
-        dropout=config.dropout,
-    )
+    model = TurnClassifier(shape, dropout=config.dropout)
     fit = _fit(config, model, splits["train"], splits["valid"])
     fit["metrics"] = {split: evaluate(model, splits[split]) for split in ("valid", "test")}
     fit["majority"] = {

@@ -21,7 +21,7 @@ from trainer.config.pretrain import RecommendationConfig
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.models.frozen_recommender import export_recommender
-from trainer.models.recommender import Recommender, RecommenderShape, freeze
+from trainer.models.recommender import Recommender, RecommenderShape, freeze, num_bytes
 from trainer.models.rgcn import (
     MIN_RELATION_EDGES,
     MessagePlan,
@@ -29,6 +29,7 @@ from trainer.models.rgcn import (
     relational_edges,
     restrict_edges,
 )
+from trainer.models.room import check_fits
 from trainer.pretrain.fitting import fit_epochs, write_fit
 from trainer.pretrain.recommendation_samples import (
     Samples,
@@ -51,6 +52,15 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
         ValueError: if it does not fit its manifest, or a split mentions no movie.
     """
     data = load_prepared(Path(config.data))
+    check_fits(
+        f"a recommender of hidden_size {config.hidden_size} and num_bases {config.num_bases}",
+        num_bytes(
+            num_entities=data.graph.num_entities,
+            num_words=len(data.words.words),
+            hidden_size=config.hidden_size,
+            num_bases=config.num_bases,
+        ),
+    )
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
     edges = relational_edges(data.graph, min_relation_edges=MIN_RELATION_EDGES[config.edge_filter])

@@ -24,7 +24,8 @@ from teacher_server.fleet.local_cluster import (
 def test_check_port_free_names_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free"):
+        ours = f"process {os.getpid()} "
+        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free, got one of {ours}"):
             check_port_free("127.0.0.1", port)
     check_port_free("127.0.0.1", port)
 

@@ -33,7 +33,7 @@ from trainer.models.frozen_recommender import (
     attentive_pool,
     load_recommender,
 )
-from trainer.models.recommender import Recommender, RecommenderShape, freeze
+from trainer.models.recommender import Recommender, RecommenderShape, freeze, num_bytes
 from trainer.models.rgcn import (
     MIN_RELATION_EDGES,
     RelationalConv,
@@ -403,6 +403,25 @@ def test_recommendation_config_refuses_values_out_of_range() -> None:
         RecommendationConfig(data="x", num_bases=0)
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
         RecommendationConfig(data="x", dropout=1.0)
+    with pytest.raises(ValueError, match=r"seed must be in \[0, 4294967295\], got 1000000"):
+        RecommendationConfig(data="x", seed=10**23)
+    with pytest.raises(ValueError, match="max_words must be at most 65536, got 100000000"):
+        RecommendationConfig(data="x", max_words=100_000_000)
+
+
+def test_bytes_of_a_recommender_are_those_of_its_tables_and_matrices() -> None:
+    graph, edges, words = small_world()
+    for side in (None, words):
+        model = small_recommender(edges, side, 3)
+        counted = num_bytes(
+            num_entities=graph.num_entities,
+            num_words=0 if side is None else len(side.words),
+            hidden_size=4,
+            num_bases=2,
+        )
+        wide = sum(it.numel() for it in model.parameters() if it.dim() > 1 and min(it.shape) > 1)
+        # Coefficients of relations are small, and no part of the sizes.
+        assert counted == 4 * (wide - model.graph.coefficient_RK.numel())
 
 
 @pytest.mark.parametrize(
