@@ -35,6 +35,8 @@ from trainer.common.cli import run_main
 from trainer.common.errors import InputError
 
 ALL = "all"
+EXIT_FAILED = 1
+"""A part of a benchmark came to no result; all others are in its JSON."""
 BENCHMARKS: dict[str, Callable[[Path | None], BenchResult]] = {
     "teachers": bench_teachers,
     "loss": bench_loss,
@@ -48,9 +50,10 @@ NAMES = ", ".join([*BENCHMARKS, ALL])
 
 
 def main(argv: list[str]) -> None:
-    """Run the named benchmark, or all of them."""
+    """Run the named benchmark, or all of them; the status is 1 if a part of one failed."""
     arguments = _parse(argv)
     source = arguments.data or default_source()
+    failures: list[str] = []
     for name in BENCHMARKS if arguments.name == ALL else [arguments.name]:
         result = BENCHMARKS[name](source)
         content = to_json(name, source, result)
@@ -60,6 +63,10 @@ def main(argv: list[str]) -> None:
             sys.stdout.flush()
         else:
             Console().print(to_table(name, result.rows), to_table("", [dict(result.figures)]))
+        failures += [f"{name}: {failure}" for failure in result.failures]
+    if failures:
+        sys.stderr.writelines(f"failed: {failure}\n" for failure in failures)
+        sys.exit(EXIT_FAILED)
 
 
 def to_json(name: str, source: Path | None, result: BenchResult) -> dict[str, Any]:
