@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from cluster.bench.chaos.attempt import Failure, attempt
+from cluster.bench.chaos.caller import client_log
 from cluster.bench.chaos.network import Network, missing_for_network, open_network
 from cluster.bench.chaos.patience import BEYOND_PATIENCE, run_beyond_patience
 from cluster.bench.chaos.plot import draw_trials
@@ -55,6 +56,7 @@ from cluster.launch.launcher import Launcher
 from teacher_server.fleet.certificates import make_certificates
 from teacher_server.scoring.kinds import load_teacher
 from trainer.common.atomic import write_text
+from trainer.common.errors import first_line
 from trainer.data.prepared import load_prepared
 from trainer.kinds.names import DIALOGUE
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
@@ -148,7 +150,8 @@ def bench_chaos(source: Path | None) -> BenchResult:
         network = None if missing else stack.enter_context(open_network())
         outcomes, patience = asyncio.run(_run_lanes(setting, network))
         # Alone: its seconds must not be those of a busy machine.
-        shipped = asyncio.run(_run_shipped(setting))
+        with client_log(LOGS / "shipped-client.log"):
+            shipped = asyncio.run(_run_shipped(setting))
     return result_of(outcomes, patience, shipped, missing, corpus.name)
 
 
@@ -168,10 +171,12 @@ def result_of(
         missing: why there is no network to cut; empty if there is.
         corpus: name of the dialogues.
     """
-    rows = rows_of(outcomes)
+    compared = compared_outcomes(outcomes)
+    rows = [failed_row(it) if isinstance(it, Failure) else it for it in compared]
     figures, shipped_rows, failures = shipped
-    failures = [it for it in (*outcomes, patience, *failures) if isinstance(it, Failure)]
-    draw_trials([it for it in outcomes if isinstance(it, Trial)], shipped_rows, PLOT)
+    failures = [it for it in (*compared, patience, *failures) if isinstance(it, Failure)]
+    drawn = [it for it, row in zip(outcomes, rows, strict=True) if not row["error"]]
+    draw_trials([it for it in drawn if isinstance(it, Trial)], shipped_rows, PLOT)
     scenarios = [*rows, failed_row(patience) if isinstance(patience, Failure) else patience]
     if missing:
         scenarios.append({"scenario": "network cut for 20 s", "not_run": missing})
@@ -189,19 +194,25 @@ def result_of(
     )
 
 
-def rows_of(outcomes: Sequence[Trial | Failure]) -> list[Row]:
-    """A row for every outcome; a trial is compared with the undisturbed one of its lane."""
+def compared_outcomes(outcomes: Sequence[Trial | Failure]) -> list[Row | Failure]:
+    """The row of each trial beside the undisturbed one of its lane; a failure without one."""
     undisturbed = {
         it.answers: it for it in outcomes if isinstance(it, Trial) and it.name == UNDISTURBED
     }
-    return [
-        failed_row(it)
-        if isinstance(it, Failure)
-        else row_of(it, undisturbed[it.answers])
-        if it.answers in undisturbed
-        else failed_row(Failure(name=it.name, answers=it.answers, error=NOTHING_TO_COMPARE))
-        for it in outcomes
-    ]
+
+    def compared(outcome: Trial | Failure) -> Row | Failure:
+        if isinstance(outcome, Failure):
+            return outcome
+        try:
+            return row_of(outcome, undisturbed[outcome.answers])
+        except KeyError:
+            error = NOTHING_TO_COMPARE
+        except (ValueError, IndexError) as problem:
+            # A curve of other steps, or too few of them to tell the speed.
+            error = first_line(problem)
+        return Failure(name=outcome.name, answers=outcome.answers, error=error)
+
+    return [compared(outcome) for outcome in outcomes]
 
 
 def prepare(launcher: Launcher, corpus: Corpus, output: Path) -> Setting:

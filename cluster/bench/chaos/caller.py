@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 from cluster.bench.chaos.trial import CONFIG
 from cluster.stages import ROOT
@@ -95,6 +97,26 @@ async def calling(
         if asking is not None:
             asking.cancel()
         await asyncio.to_thread(client.close)
+
+
+@contextlib.contextmanager
+def client_log(path: Path) -> Iterator[None]:
+    """Write what clients in this process warn of to a file: a flap of a full queue is 240 lines."""
+    logger, handler = logging.getLogger(TeacherClient.__module__.rpartition(".")[0]), _log_to(path)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _log_to(path: Path) -> logging.Handler:
+    handler = logging.FileHandler(path, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
 
 
 def _endless_batches(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:

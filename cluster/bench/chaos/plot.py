@@ -1,4 +1,4 @@
-"""Throughput over time, a panel for each scenario with its fault, and one of the shipped settings."""
+"""Throughput over time, a panel for each scenario with its fault; seconds when things freeze."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from cluster.bench.chaos.trial import SECONDS_PER_ROW
 from cluster.bench.fleet.directory import send
 from cluster.bench.fleet.fleet import Fleet, ReplicaProcess
 from cluster.bench.result import Row
+from protos import teacher_pb2
 from protos.target_rows import Targets
 from teacher_server.fleet.leases import RENEW_S, Lease
 from teacher_server.replica.rpc import fetch_stats
@@ -52,6 +53,8 @@ FLAP_EVERY_S = 3.0
 """Above the 2 s within which the client counts several ends as one."""
 FLAP_BACKLOG_S = 36.0
 """Of work, so that requests are open at every flap."""
+OUTCOMES = ("blocks", "failed", "abandoned")
+"""Counters of requests that a replica scored, or may have."""
 LIMIT_S = 180.0
 POLL_S = 0.05
 
@@ -196,9 +199,9 @@ def _are_done(answers: Iterable[asyncio.Future[Targets]]) -> bool:
 
 async def _until_streaming(stand: Stand, replica: ReplicaProcess, caller: Caller) -> None:
     """Wait until a replica has answered the client a few times (after a freeze: once again)."""
-    before = await _stats(stand, replica, "blocks")
+    before = await _num_blocks(stand, replica)
     for _ in range(round(LIMIT_S / RENEW_S)):
-        if await _stats(stand, replica, "blocks") >= before + NUM_OPEN or caller.error is not None:
+        if await _num_blocks(stand, replica) >= before + NUM_OPEN or caller.error is not None:
             return
         await asyncio.sleep(RENEW_S)
     raise MachineError(f"{replica.replica_id} must answer again, got nothing in {LIMIT_S:g} s.")
@@ -214,8 +217,9 @@ async def drain_backlogs(stand: Stand) -> list[Row]:
             start_s = time.monotonic()
             caller.ask_rows(_rows_of(BACKLOG_DEADLINES * BACKLOG_DEADLINE_S))
             await caller.finish()
-            seconds = time.monotonic() - start_s
-            forwards, requests = await _num_forwards(stand) - before, caller.counters.requests
+            seconds, requests = time.monotonic() - start_s, caller.counters.requests
+        # Once the client is gone, so is what it asked twice.
+        forwards = await _num_forwards(stand) - before
         rows.append(
             {
                 "deadline_s": BACKLOG_DEADLINE_S,
@@ -262,15 +266,21 @@ def _rows_of(seconds: float) -> int:
 
 async def _num_forwards(stand: Stand) -> int:
     """Requests that all replicas took in since they started, each of them to score it."""
-    return sum([await _stats(stand, replica, "requests") for replica in stand.fleet.replicas()])
+    stats = [await _stats(stand, replica) for replica in stand.fleet.replicas()]
+    ended = sum(each.counters[outcome] for each in stats for outcome in OUTCOMES)
+    return round(ended + sum(each.gauges["in_flight"] for each in stats))
 
 
-async def _stats(stand: Stand, replica: ReplicaProcess, counter: str) -> int:
+async def _num_blocks(stand: Stand, replica: ReplicaProcess) -> int:
+    return round((await _stats(stand, replica)).counters["blocks"])
+
+
+async def _stats(stand: Stand, replica: ReplicaProcess) -> teacher_pb2.ReplicaStats:
     address = stand.fleet.address_of(replica)
     stats = await asyncio.to_thread(fetch_stats, address, LIMIT_S)
     if stats is None:
         raise MachineError(f"{replica.replica_id} must answer at {address}, got nothing.")
-    return round(stats.counters[counter])
+    return stats
 
 
 async def _until(condition: Callable[[], bool], what: str, caller: Caller) -> None:

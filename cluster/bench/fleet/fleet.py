@@ -134,10 +134,10 @@ class Fleet:
         self._replicas = [it for it in self._replicas if it.child.poll() is None]
         if self._directory is None or self._directory.poll() is not None:
             self.start_directory()
+        start_s = time.monotonic()
         for kind in self._served.folders:
             for _ in range(self._served.num_replicas.get(kind, 1) - len(self.replicas(kind))):
                 self._start_replica(kind)
-        start_s = time.monotonic()
         for replica in self._replicas:
             await self._until_ready(replica)
         self.start_s = max(self.start_s, time.monotonic() - start_s)
