@@ -8,6 +8,7 @@ python -m cluster.bench NAME|all [--data DIR] [--json]
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,18 +18,26 @@ from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
 
 ALL = "all"
+EXIT_FAILED = 1
+"""A part of a benchmark came to no result; all others are in its JSON."""
 NAMES = ("teachers", "loss", "step", "memory", "wire", "service", "chaos", "help")
 
 
 def main(argv: list[str]) -> None:
-    """Run the named benchmark, or all of them."""
+    """Run the named benchmark, or all of them; the status is 1 if a part of one failed."""
     arguments = parse(argv)
     source = arguments.data or default_source()
     # Not above: a mistake in the command line must not wait for torch.
     from cluster.bench.shown import show_result
 
+    failures: list[str] = []
     for name in NAMES if arguments.name == ALL else (arguments.name,):
-        show_result(name, source, benchmarks()[name](source), as_json=arguments.json)
+        result = benchmarks()[name](source)
+        show_result(name, source, result, as_json=arguments.json)
+        failures += [f"{name}: {failure}" for failure in result.failures]
+    if failures:
+        sys.stderr.writelines(f"failed: {failure}\n" for failure in failures)
+        sys.exit(EXIT_FAILED)
 
 
 def benchmarks() -> dict[str, Callable[[Path | None], BenchResult]]:

@@ -21,3 +21,5 @@ class BenchResult:
     """Name of the dialogues used."""
     details: dict[str, list[Row]] = field(default_factory=dict)
     """Lists by name for the JSON object alone; their rows may have any columns."""
+    failures: tuple[str, ...] = ()
+    """What came to no result, and why, one line each: the benchmark's exit status is then 1."""

@@ -29,10 +29,6 @@ MAX_BAD_ANSWERS = 2
 AVOIDED_S = 30.0
 # A failed device is restarted within seconds; without another replica it is retried this often.
 RETRY_S = 5.0
-# A request that was open when this many replicas died is likely to have killed them.
-MAX_DEATHS = 5
-# Deaths closer together count as one: a node takes all of its replicas along.
-DEATHS_APART_S = 2.0
 # A delisted replica that answers nothing for so long is dead; one that drains goes on answering.
 DELISTED_S = 2.0
 # At the start of a run streams are opening; that no replica is there yet is no news.
@@ -85,8 +81,7 @@ class Dispatcher:
         """A stream opened: assign it work, first the requests that had to wait."""
         self._live[replica.kind].add(replica)
         for request in self._unanswered.values():
-            # Its connection flapped; the request did not kill it.
-            request.died.discard(replica.replica_id)
+            request.losses.on_alive(replica.replica_id)
         self._on_open(replica.kind)
 
     def set_draining(self, replica: Replica, draining: bool) -> None:
@@ -125,21 +120,33 @@ class Dispatcher:
             request = replica.take(request_id)
             assert request is not None
             request.assigned_to.discard(replica)
-            now_s = time.monotonic()
-            if not replica.draining and now_s - request.last_death_s > DEATHS_APART_S:
-                request.died.add(replica.replica_id)
-                request.last_death_s = now_s
-            if len(request.died) < MAX_DEATHS:
+            # One that drains says farewell; one that fell silent after it was delisted did not.
+            if not replica.draining or replica.stalled:
+                request.losses.on_end(replica.replica_id, time.monotonic())
+            if replica.draining:
+                request.losses.on_gone(replica.replica_id)
+            if not self._ends_as_deadly(request):
                 self._resend(request, replica, reason)
-            elif not request.assigned_to and not request.answer.done():
-                size = request.message.ByteSize()
-                request.answer.set_exception(
-                    TeacherUnavailable(
-                        f"{MAX_DEATHS} {request.kind} replicas ended while they had a request "
-                        f"of {request.num_rows} rows and {size} bytes, the last because {reason}. "
-                        "Look at their logs, and at train.micro_batch_size if memory ran out."
-                    )
+
+    def on_gone(self, replica_id: str) -> None:
+        """A process without a stream is no more: delisted, or another one has its address."""
+        for request in list(self._unanswered.values()):
+            request.losses.on_gone(replica_id)
+            self._ends_as_deadly(request)
+
+    def _ends_as_deadly(self, request: Request) -> bool:
+        """Fail a request that killed too many, before it kills whoever has it now."""
+        if request.losses.is_deadly and not request.answer.done():
+            size, names = request.message.ByteSize(), ", ".join(sorted(request.losses.dead))
+            request.answer.set_exception(
+                TeacherUnavailable(
+                    f"{len(request.losses.dead)} {request.kind} replicas ended while they had a "
+                    f"request of {request.num_rows} rows and {size} bytes: {names} (the last word: "
+                    f"{self._last_reason[request.kind]}). Look at their logs, and at "
+                    "train.micro_batch_size if memory ran out."
                 )
+            )
+        return request.losses.is_deadly
 
     async def score(
         self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int

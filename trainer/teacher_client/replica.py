@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from protos import codec, teacher_pb2
+from trainer.teacher_client.losses import Losses
 
 # A replica reads 64 requests of a stream ahead and answers them in any order.
 MAX_OVERTAKING = 256
@@ -26,9 +27,8 @@ class Request:
     assigned_to: set[Replica] = field(default_factory=set)
     """Replicas currently assigned (two if hedged); a late answer from an earlier one is accepted
     too."""
-    died: set[str] = field(default_factory=set)
-    """Replicas whose stream ended while they had the request, and which were not met again."""
-    last_death_s: float = -math.inf
+    losses: Losses = field(default_factory=Losses)
+    """Replicas whose stream ended while they had the request."""
     failed_at: set[str] = field(default_factory=set)
     """Replicas that stalled on it, failed or answered garbage: retried only if there is no
     other."""

@@ -134,6 +134,9 @@ class TeacherStreams:
 
     def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
         listed = {e.replica_id: e for e in fleet.endpoints if e.kind in self._expected}
+        # One that still has a stream may drain; `remove_replica` judges it.
+        for replica_id in self._listed.keys() - listed.keys() - self._replicas.keys():
+            self._dispatcher.on_gone(replica_id)
         self._listed = listed
         for replica in list(self._replicas.values()):
             self._dispatcher.set_draining(replica, replica.replica_id not in listed)
@@ -184,6 +187,7 @@ class TeacherStreams:
         )
         if (described.kind, described.replica_id) != (endpoint.kind, endpoint.replica_id):
             # The port of a replica that died, whose lease has not run out yet.
+            self._dispatcher.on_gone(endpoint.replica_id)
             self._dispatcher.note_failure(
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )

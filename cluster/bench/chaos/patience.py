@@ -24,6 +24,7 @@ from cluster.stages import NUM_RANKS, ROOT
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 from trainer.common.errors import MachineError
 
+BEYOND_PATIENCE = "all gone beyond patience"
 STEPS = 30
 GONE_AFTER_STEP = 12
 PATIENCE_S = 5
@@ -43,7 +44,7 @@ async def run_beyond_patience(subject: Subject, fleet: Fleet) -> Row:
     await _finish(_start(subject, fleet, deserted, "resumed"))
     difference = max_relative_difference(loss_curve(deserted), loss_curve(calm))
     return {
-        "scenario": "all gone beyond patience",
+        "scenario": BEYOND_PATIENCE,
         "answers": subject.answers,
         "loss_difference": difference,
         **left,

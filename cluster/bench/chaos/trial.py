@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.bench.chaos.attempt import Failure
 from cluster.bench.chaos.evidence import (
     Counts,
     Witnessed,
@@ -20,7 +22,7 @@ from cluster.bench.chaos.evidence import (
     recovery_s,
     speed,
 )
-from cluster.bench.chaos.scenarios import Scenario
+from cluster.bench.chaos.scenarios import OUTAGE_S, Scenario
 from cluster.bench.fleet.fleet import LOCAL, Fleet, Host, Served
 from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.bench.result import Row
@@ -30,6 +32,7 @@ from cluster.stages import ROOT, Machine
 from trainer.common.errors import InputError, MachineError
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
+UNDISTURBED = "undisturbed"
 STEPS = 70
 FAULT_STEP = 25
 WARM_UP_STEPS = 5
@@ -41,20 +44,34 @@ TINY = ("student.num_layers=1", "student.hidden_size=32", "student.num_heads=2")
 SETTINGS = (
     *TINY,
     *("zero_stage=0", "train.batch_size=8", "train.checkpoint_every=1000"),
-    *("optimiser.schedule=constant", "teachers.patience_s=60"),
+    "optimiser.schedule=constant",
 )
+LEAST_PATIENCE_S = 60.0
+STARTS_WAITED_FOR = 3
+"""A replica may take so many times as long to start as it took before: other lanes run beside."""
 STUDENT_START_S = 240.0
 """On a new machine DeepSpeed builds an extension first."""
 
 
+MEASURED = (
+    *("loss_difference", "lost", "duplicated", "reordered", "resends", "hedges"),
+    *("fault_lasted_s", "recovery_s", "longest_wait_s"),
+)
+"""Columns of a trial's row, between its names and its error."""
+
+
 def served_for_trials(
-    folders: Mapping[str, Path], answers: Mapping[str, Path], *, num_recommendation: int = 1
+    folders: Mapping[str, Path],
+    answers: Mapping[str, Path],
+    *,
+    num_dialogue: int = 2,
+    num_recommendation: int = 1,
 ) -> Served:
-    """Two dialogue teachers, faster than a student's step together, and the other kind."""
+    """Dialogue teachers, of which two are faster than a student's step, and the other kind."""
     return Served(
         folders=folders,
         answers=answers,
-        num_replicas={DIALOGUE: 2, RECOMMENDATION: num_recommendation},
+        num_replicas={DIALOGUE: num_dialogue, RECOMMENDATION: num_recommendation},
         seconds_per_row={DIALOGUE: SECONDS_PER_ROW},
     )
 
@@ -112,19 +129,24 @@ async def run_trial(
         MachineError: if the student fails, or something else does not come in time.
     """
     await fleet.heal()
-    name = "undisturbed" if scenario is None else scenario.name
+    name = name_of(scenario)
     folder = subject.output / name.replace(" ", "-")
     witness = folder / "witness.jsonl"
     folder.mkdir(parents=True)
     student = subject.launcher.start(_student(subject, fleet, folder, witness, host))
-    await wait_until(
-        lambda: _num_handed_out(witness) >= subject.fault_step, student, STUDENT_START_S
-    )
-    fault_s = time.monotonic()
-    if scenario is not None:
-        await scenario.inject(fleet)
-    lifted_s = time.monotonic()
-    if status := await ended(student, STUDENT_END_S):
+    try:
+        await wait_until(
+            lambda: _num_handed_out(witness) >= subject.fault_step, student, STUDENT_START_S
+        )
+        fault_s = time.monotonic()
+        if scenario is not None:
+            await scenario.inject(fleet)
+        lifted_s = time.monotonic()
+        status = await ended(student, STUDENT_END_S)
+    finally:
+        # Of a trial that failed: the next one must have the machine for itself.
+        student.signal_group(signal.SIGKILL)
+    if status:
         raise MachineError(
             f"{student.command.name} must exit with 0, got {status}. Its log is {student.log}."
         )
@@ -139,6 +161,20 @@ async def run_trial(
         lifted_s=lifted_s,
         survivors=1.0 if scenario is None else scenario.survivors,
     )
+
+
+def name_of(scenario: Scenario | None) -> str:
+    """Of a trial."""
+    return UNDISTURBED if scenario is None else scenario.name
+
+
+def patience_s(start_s: float) -> float:
+    """Patience that outlasts an outage and the start of new replicas on this machine.
+
+    Args:
+        start_s: what replicas took to load when they were last started.
+    """
+    return max(LEAST_PATIENCE_S, OUTAGE_S + STARTS_WAITED_FOR * start_s)
 
 
 def row_of(trial: Trial, undisturbed: Trial) -> Row:
@@ -157,6 +193,17 @@ def row_of(trial: Trial, undisturbed: Trial) -> Row:
         "fault_lasted_s": trial.lifted_s - trial.fault_s,
         "recovery_s": recovery_s(hand_outs, trial.fault_s, expected),
         "longest_wait_s": longest_wait_s(hand_outs, trial.fault_s),
+        "error": "",
+    }
+
+
+def failed_row(failure: Failure) -> Row:
+    """The same columns of a scenario that came to no result."""
+    return {
+        "scenario": failure.name,
+        "answers": failure.answers,
+        **dict.fromkeys(MEASURED, ""),
+        "error": failure.error,
     }
 
 
@@ -196,6 +243,7 @@ def _student(subject: Subject, fleet: Fleet, folder: Path, witness: Path, host: 
         *(*fleet.settings, f"train.steps={subject.steps}", *SETTINGS),
         f"teachers.hedge_percent={subject.hedge_percent}",
         f"teachers.deadline_s={subject.deadline_s}",
+        f"teachers.patience_s={patience_s(fleet.start_s)}",
     )
     name = f"student {subject.answers} {folder.name}"
     return Command(name=name, argv=argv, env=environment(), cwd=ROOT)

@@ -17,6 +17,7 @@ import io
 import itertools
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +99,22 @@ class Fleet:
         self._port = free_port()
         self._numbers = itertools.count(1)
         self._directory: Child | None = None
+        self._frozen: list[Child] = []
+        """Directories that were stopped by SIGSTOP and replaced."""
         self._replicas: list[ReplicaProcess] = []
+        self.start_s = 0.0
+        """The longest that `heal` waited for replicas to load."""
         run.mkdir(parents=True)
 
     @property
     def directory(self) -> str:
         """The Directory's host:port, the same after a restart."""
         return f"{self._host.address}:{self._port}"
+
+    @property
+    def socket(self) -> Path:
+        """Where replicas renew their leases with the present Directory."""
+        return self._run / SOCKET_NAME
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -124,16 +134,29 @@ class Fleet:
         self._replicas = [it for it in self._replicas if it.child.poll() is None]
         if self._directory is None or self._directory.poll() is not None:
             self.start_directory()
+        start_s = time.monotonic()
         for kind in self._served.folders:
             for _ in range(self._served.num_replicas.get(kind, 1) - len(self.replicas(kind))):
                 self._start_replica(kind)
         for replica in self._replicas:
-            await wait_until(ready_file(self._run, replica.replica_id).exists, replica.child)
+            await self._until_ready(replica)
+        self.start_s = max(self.start_s, time.monotonic() - start_s)
+
+    async def add(self, kind: str, listed_at: str) -> ReplicaProcess:
+        """Start one more replica, which is listed at another address than its own."""
+        self._start_replica(kind, "--listed-at", listed_at)
+        replica = self._replicas[-1]
+        await self._until_ready(replica)
+        return replica
+
+    def address_of(self, replica: ReplicaProcess) -> str:
+        """host:port on which a replica listens itself."""
+        return ready_file(self._run, replica.replica_id).read_text()
 
     def start_directory(self) -> None:
         """Start the Directory on its port."""
         options = ("--host", self._host.address, "--port", str(self._port))
-        socket = ("--socket", str(self._run / SOCKET_NAME))
+        socket = ("--socket", str(self.socket))
         self._directory = self._start("directory", *options, *socket)
 
     async def kill_directory(self) -> None:
@@ -141,6 +164,18 @@ class Fleet:
         assert self._directory is not None
         self._directory.signal(signal.SIGKILL)
         await ended(self._directory)
+
+    def freeze_directory(self) -> None:
+        """Stop the Directory with SIGSTOP: its connections stay open, and it says nothing."""
+        assert self._directory is not None
+        self._directory.signal(signal.SIGSTOP)
+
+    def replace_directory(self) -> None:
+        """Start another one for a frozen Directory, which keeps its port until `stop`."""
+        assert self._directory is not None
+        self._frozen.append(self._directory)
+        self._port = free_port()
+        self.start_directory()
 
     async def kill(self, replica: ReplicaProcess) -> None:
         """End a replica with SIGKILL."""
@@ -167,11 +202,14 @@ class Fleet:
     async def stop(self) -> None:
         """End all of it."""
         children = [each.child for each in self._replicas]
-        for child in [*children, *([self._directory] if self._directory else [])]:
+        for child in [*children, *self._frozen, *([self._directory] if self._directory else [])]:
             child.signal(signal.SIGKILL)
             await ended(child)
 
-    def _start_replica(self, kind: str) -> None:
+    async def _until_ready(self, replica: ReplicaProcess) -> None:
+        await wait_until(ready_file(self._run, replica.replica_id).exists, replica.child)
+
+    def _start_replica(self, kind: str, *options: str) -> None:
         replica_id = f"{kind}-{next(self._numbers)}"
         answers = self._served.answers.get(kind)
         child = self._start(
@@ -180,6 +218,7 @@ class Fleet:
             *("--host", self._host.address, "--run", str(self._run)),
             *("--seconds-per-row", str(self._served.seconds_per_row.get(kind, 0.0))),
             *(() if answers is None else ("--answers", str(answers))),
+            *options,
             *(option for plugin in self._served.plugins for option in ("--plugin", plugin)),
         )
         self._replicas.append(ReplicaProcess(kind, replica_id, child))

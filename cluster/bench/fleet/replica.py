@@ -1,10 +1,12 @@
 """One teacher replica without Ray: the real server, a lease, and faults on demand.
 
 python -m cluster.bench.fleet.replica --kind KIND --folder DIR --id ID --host HOST --run DIR
-    [--answers FILE] [--seconds-per-row S] [--plugin MODULE] [--tls DIR --token-file FILE]
+    [--listed-at HOST:PORT] [--answers FILE] [--seconds-per-row S] [--plugin MODULE]
+    [--tls DIR --token-file FILE]
 
-RUN holds the Directory's socket. ID.ready appears there with the first lease; ID.fault may name a
-fault. SIGTERM drains, as Serve's graceful stop does.
+RUN holds the Directory's socket. ID.ready appears there with the first lease, and names the address
+on which the replica listens; ID.fault may name a fault. SIGTERM drains, as Serve's graceful stop
+does.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.scoring.description import Teacher, support_size
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
+from trainer.common.atomic import write_text
 from trainer.common.cli import run_main
 from trainer.common.plugins import with_plugins
 from trainer.kinds.table import TEACHER_KINDS
@@ -36,7 +39,7 @@ SOCKET_NAME = "directory.sock"
 
 
 def ready_file(run: Path, replica_id: str) -> Path:
-    """Is there once the Directory has the replica's lease."""
+    """Is there once the Directory has the replica's lease, and holds the replica's address."""
     return run / f"{replica_id}.ready"
 
 
@@ -51,10 +54,11 @@ async def serve(
     host: str,
     run: Path,
     *,
+    listed_at: str | None,
     security: SecurityFiles,
     limits: RequestLimits,
 ) -> None:
-    """Serve and hold the lease until SIGTERM, then drain."""
+    """Serve and hold the lease, of our own address or `listed_at`, until SIGTERM, then drain."""
     server = FaultyServer(
         teacher,
         replica_id=replica_id,
@@ -62,16 +66,16 @@ async def serve(
         security=security,
         limits=limits,
     )
-    port = await server.start(host)
+    address = address_of(host, await server.start(host))
     lease = Lease(
         kind=teacher.description.kind,
-        address=address_of(host, port),
+        address=listed_at or address,
         replica_id=replica_id,
         pid=os.getpid(),
     )
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    renewal = asyncio.create_task(_renew(lease, run))
+    renewal = asyncio.create_task(_renew(lease, run, address))
     await stopped.wait()
     renewal.cancel()
     with contextlib.suppress(OSError):
@@ -79,12 +83,14 @@ async def serve(
     await server.drain(DRAIN_S)
 
 
-async def _renew(lease: Lease, run: Path) -> None:
+async def _renew(lease: Lease, run: Path, address: str) -> None:
+    ready = ready_file(run, lease.replica_id)
     while True:
         # Open streams go on without a Directory; it may be restarting.
         with contextlib.suppress(OSError, asyncio.TimeoutError):
             await send(run / SOCKET_NAME, {"renew": dataclasses.asdict(lease)})
-            ready_file(run, lease.replica_id).touch()
+            if not ready.exists():
+                write_text(ready, address)
         await asyncio.sleep(RENEW_S)
 
 
@@ -96,6 +102,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--id", required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--listed-at", metavar="HOST:PORT")
     parser.add_argument("--answers", type=Path)
     parser.add_argument("--seconds-per-row", type=float, default=0.0)
     parser.add_argument("--plugin", action="append", default=[])
@@ -110,8 +117,17 @@ def main(argv: list[str]) -> None:
     teacher = PacedTeacher(teacher, arguments.seconds_per_row)
     known = with_plugins(TEACHER_KINDS, arguments.plugin, "TEACHER_KINDS")
     limits = RequestLimits(support_size=support_size(teacher.description, known))
-    where = (arguments.host, arguments.run)
-    asyncio.run(serve(teacher, arguments.id, *where, security=security, limits=limits))
+    asyncio.run(
+        serve(
+            teacher,
+            arguments.id,
+            arguments.host,
+            arguments.run,
+            listed_at=arguments.listed_at,
+            security=security,
+            limits=limits,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_max_relative_difference_wants_curves_of_one_length() -> None:
 def test_figures_are_the_worst_of_all_scenarios_and_the_recovery_from_a_kill() -> None:
     def row(scenario: str, answers: str, difference: float, recovery: float) -> Row:
         counts: Row = {"lost": 1, "duplicated": 0, "reordered": 2, "hedges": 4}
-        name: Row = {"scenario": scenario, "answers": answers}
+        name: Row = {"scenario": scenario, "answers": answers, "error": ""}
         return {**name, "loss_difference": difference, "recovery_s": recovery, **counts}
 
     rows = [

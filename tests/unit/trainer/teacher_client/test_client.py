@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import grpc
 import numpy as np
 import pytest
 
+from protos import teacher_pb2
 from protos.codec import WireError
 from tests.support.client_world import VOCAB, FakeTeacher, World, examples
 from trainer.common.errors import TeacherUnavailable
@@ -114,6 +116,41 @@ def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None
     finally:
         client.close()
     assert silent.requests == client.counters.resends == 4
+
+
+class Deadly(FakeTeacher):
+    """Ends at every request, and is there again at the same address as another process."""
+
+    async def Score(self, requests: Any, context: Any) -> Any:
+        async for _ in requests:
+            self.requests += 1
+            self.replica_id = f"d-{self.requests}"
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")
+            yield
+
+
+def test_client_request_that_kills_every_process_at_an_address_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.losses.DEATHS_APART_S", -1.0)
+    monkeypatch.setattr("trainer.teacher_client.streams.RETRY_S", 0.02)
+    world.add("r", FakeTeacher("recommendation"))
+    deadly = world.add("d-0", Deadly("dialogue"))
+    address = world.directory.fleet["d-0"].address
+    client = world.client()
+    try:
+        pending = client.submit(examples(2))
+        for number in range(1, 6):
+            wait_for(lambda least=number: deadly.requests >= least)
+            # Both are listed until the first one's lease runs out.
+            name = f"d-{number}"
+            endpoint = teacher_pb2.Endpoint(kind="dialogue", address=address, replica_id=name)
+            world.list_(name, endpoint)
+        with pytest.raises(TeacherUnavailable, match=r"5 dialogue replicas ended .* d-0, d-1, d-2"):
+            pending.result(timeout=20)
+    finally:
+        client.close()
+    assert deadly.requests >= 5
 
 
 def test_client_stalled_replica_loses_its_work_after_the_deadline(world: World) -> None:

@@ -499,7 +499,7 @@ def test_dispatch_gives_a_new_replica_what_the_silent_delisted_one_holds(
 
 
 def test_dispatch_connection_that_flaps_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.teacher_client.dispatch.DEATHS_APART_S", -1.0)
+    monkeypatch.setattr("trainer.teacher_client.losses.DEATHS_APART_S", -1.0)
 
     async def story() -> None:
         desk = Desk("a")
@@ -547,7 +547,7 @@ def test_dispatch_counts_the_replicas_of_a_lost_node_as_one_death() -> None:
 def test_dispatch_request_that_outlives_its_replicas_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trainer.teacher_client.dispatch.DEATHS_APART_S", -1.0)
+    monkeypatch.setattr("trainer.teacher_client.losses.DEATHS_APART_S", -1.0)
 
     async def story() -> None:
         desk = Desk(*"abcdef")
@@ -556,7 +556,86 @@ def test_dispatch_request_that_outlives_its_replicas_is_an_error(
         for _ in range(5):
             (name,) = [name for name in desk.replicas if desk.outstanding(name)]
             desk.dispatcher.remove_replica(desk.replicas[name], "killed")
+            desk.dispatcher.on_gone(name)
         with pytest.raises(TeacherUnavailable, match="5 dialogue replicas ended while they had a"):
+            await task
+
+    run(story)
+
+
+def test_dispatch_streams_that_end_are_no_deaths_while_their_replicas_are_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.losses.DEATHS_APART_S", -1.0)
+
+    async def story() -> None:
+        desk = Desk(*"abcdefgh")
+        task = desk.ask(1)
+        await turn()
+        # A network that falls apart: no stream comes back, and nobody says that they are dead.
+        for _ in desk.replicas:
+            (name,) = [name for name in desk.replicas if desk.outstanding(name)]
+            desk.dispatcher.remove_replica(desk.replicas[name], "UNAVAILABLE")
+        assert not task.done()
+        # Four of them were; whoever is met again was not.
+        for name in "abcdefgh":
+            desk.replicas[name] = desk.add(name)
+            if name in "abcd":
+                desk.dispatcher.remove_replica(desk.replicas[name], "UNAVAILABLE")
+                desk.dispatcher.on_gone(name)
+        (name,) = [name for name in desk.replicas if desk.outstanding(name)]
+        desk.answer(name, 1)
+        assert await task is ROWS
+
+    run(story)
+
+
+def test_dispatch_deadly_request_ends_while_it_waits_for_a_replica(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.losses.DEATHS_APART_S", -1.0)
+
+    async def story() -> None:
+        desk = Desk(*"abcde")
+        deadly, innocent = desk.ask(1), desk.ask(2)
+        await turn()
+        # The innocent one is answered by the first who has it alone.
+        (name,) = [name for name in desk.replicas if 2 in desk.outstanding(name)]
+        desk.answer(name, 2)
+        for _ in range(5):
+            (name,) = [name for name in desk.replicas if desk.outstanding(name)]
+            desk.dispatcher.remove_replica(desk.replicas[name], "killed")
+        assert not deadly.done()
+        # Their leases run out one after another.
+        for name in "abcde":
+            assert not deadly.done()
+            desk.dispatcher.on_gone(name)
+            await turn()
+        with pytest.raises(TeacherUnavailable, match="bytes: a, b, c, d, e "):
+            await deadly
+        assert await innocent is ROWS
+
+    run(story)
+
+
+def test_dispatch_replica_that_was_delisted_and_fell_silent_has_died(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.losses.DEATHS_APART_S", -1.0)
+
+    async def story() -> None:
+        desk = Desk("a")
+        task = desk.ask(1)
+        await turn()
+        for number in range(5):
+            (replica,) = desk.replicas.values()
+            assert desk.outstanding(replica.replica_id) == [1]
+            desk.dispatcher.set_draining(replica, True)
+            replica.stalled = True
+            desk.dispatcher.remove_replica(replica, "keepalive timed out")
+            name = str(number)
+            desk.replicas = {name: desk.add(name)}
+        with pytest.raises(TeacherUnavailable, match="5 dialogue replicas ended"):
             await task
 
     run(story)
