@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
 from trainer.data.dialogue import Mention
 from trainer.data.text_form import form_digest
-from trainer.data.tokenizer import load_tokenizer, train_tokenizer
+from trainer.data.tokenizer import as_loaded, load_tokenizer, train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 
 TITLES = {"200": "Heat (1995)", "99": "Alien (1979)", "1000": "Up (2009)"}
@@ -186,6 +186,21 @@ def test_space_after_a_film_is_kept_and_none_is_added(
     # The start of a turn is as the tokenizer has it.
     own = vocabulary.tokenizer("is it", add_special_tokens=False)["input_ids"]
     assert vocabulary.encode(["is it"]) == own
+
+
+def test_tokenizer_that_is_not_saved_whole_is_taken_as_it_is_loaded(tmp_path: Path) -> None:
+    words = ["<unk>", "<s>", "</s>", *"\u2581abcdefghijklmnopqrstuvwxyz(),."]
+    ids = {word: index for index, word in enumerate([*words, "is"])}
+    # Transformers does not save `legacy`.
+    tokenizer = LlamaTokenizer(vocab=ids, merges=[("i", "s")], legacy=True)
+    loaded = as_loaded(tokenizer)
+    assert form_digest(loaded) != form_digest(tokenizer)
+    vocabulary = build_vocabulary(loaded, TITLES)
+    vocabulary.save(tmp_path)
+    again = Vocabulary.load(tmp_path)
+    assert again.digest == vocabulary.digest
+    for text in (" is it", "is it"):
+        assert again.decode(again.encode([Mention("200"), text])) == f"Heat (1995){text}"
 
 
 def test_tokenizer_that_loses_spaces_is_refused_with_the_reason() -> None:
