@@ -282,6 +282,7 @@ def _read_saved(path: Path) -> dict:
     if missing or content["format_version"] != FORMAT_VERSION:
         raise InputError(
             f"{path} must have format_version {FORMAT_VERSION} and all keys, got "
-            f"{content.get('format_version')} without {sorted(missing)}. Prepare the data again."
+            f"{content.get('format_version')} without {sorted(missing)}. Prepare the data again, "
+            "and fit the model again on them if this is a model's folder."
         )
     return content

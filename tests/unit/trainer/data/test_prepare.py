@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -109,6 +110,7 @@ def test_prepare_takes_graph_words_and_options_from_elsewhere(
         ours, theirs = other.manifest.splits[split], whole.manifest.splits[split]
         assert ours.recommendation_samples == ours.as_kgsf.recommendation_samples
         assert ours.as_kgsf == theirs.as_kgsf
+        assert ours.responses_with_item == theirs.responses_with_item
         assert ours.context_entities < theirs.context_entities
 
 
@@ -340,7 +342,20 @@ def test_prepare_of_real_dialogues_gives_known_counts(
         ("test", (542, 463, 621, 1_228)),
     ):
         assert dataclasses.astuple(prepared.manifest.splits[split].as_kgsf) == expected
+    # Those whose movies all stand past the 30 tokens are no recommendations: 47, 1 and 5.
+    splits = prepared.manifest.splits.values()
+    assert [it.responses_with_item for it in splits] == [5_922, 301, 537]
+    assert [it.oddities.items_past_the_cut for it in splits] == [47, 1, 5]
+    assert [it.oddities.repeated_messages for it in splits] == [142, 4, 10]
+    assert prepared.manifest.twins == [
+        ["77521", "81475"],
+        ["99066", "164798"],
+        ["106317", "170722"],
+    ]
+    assert not {"amp", "quot", "gt"} & set(prepared.words.words)
     examples = prepared.examples("train")
+    texts = [prepared.vocabulary.decode(example.response_ids.tolist()) for example in examples]
+    assert not any(re.search(r"&(quot|amp|gt|lt);|[\r\n]", text) for text in texts)
     for batch_size, world_size, micro in ((32, 1, None), (32, 2, 4), (64, 2, 8), (256, 2, None)):
         assert padding(examples, batch_size, world_size, micro) < 0.10
 
