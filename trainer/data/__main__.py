@@ -68,8 +68,10 @@ def _prepare(arguments: argparse.Namespace, command: str) -> None:
     _check_arguments(arguments, corpus)
     check_output("--output", arguments.output)
     _check_paths(arguments, corpus)
-    # Progress goes to stderr, so that stdout holds the table alone.
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    # Progress goes to stderr, so that stdout holds the table alone. A log needs none: an error is
+    # its first line.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         manifest = prepare(
             corpus,
             _corpus_files(arguments, corpus),

@@ -151,7 +151,7 @@ def test_prepare_with_missing_split_or_repeated_dialogue_names_it(
         main(arguments)
     for line, told in enumerate(caught.value.details, start=1):
         assert f"test_data.jsonl:{line}: dialogue" in told
-        assert "must be in one split once, got it in valid and test. Remove one" in told
+        assert "must be in one split once, got it in valid and test (first at " in told
     (raw / "test_data.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"test_data\.jsonl must be a file"):
         main(arguments)

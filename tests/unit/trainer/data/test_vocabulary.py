@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
+from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention
 from trainer.data.text_form import form_digest
 from trainer.data.tokenizer import as_loaded, load_tokenizer, train_tokenizer
@@ -260,6 +263,22 @@ def test_load_tokenizer_without_one_is_a_single_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer must be a folder or a Hugging Face") as caught:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_load_tokenizer_without_a_network_gives_up_at_once_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def unreachable(self: HfApi, name: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise HTTPError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    with pytest.raises(InputError, match="got nobody/nothing: Name or service not known") as caught:
+        load_tokenizer("nobody/nothing")
+    assert asked == [10.0]
+    assert "--tokenizer DIR" in str(caught.value) and "HF_HUB_OFFLINE=1" in str(caught.value)
 
 
 @pytest.mark.redial
