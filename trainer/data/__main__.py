@@ -68,14 +68,15 @@ def _prepare(arguments: argparse.Namespace, command: str) -> None:
     _check_arguments(arguments, corpus)
     check_output("--output", arguments.output)
     _check_paths(arguments, corpus)
-    make_tokenizer = _tokenizer_maker(arguments.tokenizer, corpus)
-    # Progress goes to stderr, so that stdout holds the table alone.
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    # Progress goes to stderr, so that stdout holds the table alone. A log needs none: an error is
+    # its first line.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         manifest = prepare(
             corpus,
             _corpus_files(arguments, corpus),
             arguments.output,
-            make_tokenizer=make_tokenizer,
+            find_tokenizer=lambda: _tokenizer_maker(arguments.tokenizer, corpus),
             options=options,
             valid_seed=arguments.seed,
             skip_bad=arguments.skip_bad,
@@ -168,6 +169,11 @@ def _check_arguments(arguments: argparse.Namespace, corpus: Corpus) -> None:
     if arguments.input is not None and arguments.input.resolve() == arguments.output.resolve():
         raise InputError(
             f"--output must be another folder than --input, got {arguments.output} for both."
+        )
+    if arguments.tokenizer is not None and not arguments.tokenizer.strip():
+        raise InputError(
+            f"--tokenizer must be a folder or a Hugging Face model, got {arguments.tokenizer!r}. "
+            "Leave it out for the corpus's own."
         )
     if arguments.seed < 0:
         raise InputError(f"--seed must be >= 0, got {arguments.seed}.")

@@ -67,7 +67,8 @@ def find_twins(titles: Mapping[str, str]) -> list[list[str]]:
     for movie_id, title in titles.items():
         if YEAR_PATTERN.search(title):
             ids.setdefault(" ".join(title.casefold().split()), []).append(movie_id)
-    return sorted(sorted(each, key=int) for each in ids.values() if len(each) > 1)
+    twins = (sorted(each, key=int) for each in ids.values() if len(each) > 1)
+    return sorted(twins, key=lambda each: int(each[0]))
 
 
 def _repeats(dialogue: Dialogue) -> list[Message]:

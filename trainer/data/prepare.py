@@ -6,7 +6,7 @@ The manifest is removed first and written last, so a folder with a manifest is a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from rich.progress import Progress
@@ -29,7 +29,7 @@ from trainer.data.oddities import find_twins
 from trainer.data.raw_graph import RawGraph
 from trainer.data.splits import Dialogues, load_splits
 from trainer.data.stored_dialogues import dialogues_name, store_dialogues, write_dialogues
-from trainer.data.tokenizer import TokenizerMaker
+from trainer.data.tokenizer import TokenizerMaker, as_loaded
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph, split_words
 
@@ -39,7 +39,7 @@ def prepare(
     files: CorpusFiles,
     output_dir: Path,
     *,
-    make_tokenizer: TokenizerMaker,
+    find_tokenizer: Callable[[], TokenizerMaker],
     options: ExampleOptions,
     valid_seed: int,
     skip_bad: bool,
@@ -49,6 +49,7 @@ def prepare(
     """Read a raw corpus, check all of it, and write the prepared folder.
 
     Args:
+        find_tokenizer: is called when all files are there, and before the dialogues are read.
         skip_bad: leave out records that are no dialogues, and list them in the manifest.
         command: how a user makes the folder again.
 
@@ -60,6 +61,7 @@ def prepare(
     raw_graph = corpus.read_graph(files.graph)
     if files.with_words:
         corpus.check_files(files)
+    make_tokenizer = find_tokenizer()
     loaded = load_splits(
         readers,
         movie_ids=raw_graph.movie_entities,
@@ -71,7 +73,7 @@ def prepare(
     titles = movie_titles(
         raw_graph.movie_entities, (it for split in SPLITS for it in dialogues[split])
     )
-    tokenizer = make_tokenizer(dialogues["train"], list(titles.values()))
+    tokenizer = as_loaded(make_tokenizer(dialogues["train"], list(titles.values())))
     vocabulary = build_vocabulary(tokenizer, titles)
     graph = raw_graph.graph(vocabulary.movie_ids)
     read_words = corpus.read_words if files.with_words else no_words

@@ -106,7 +106,7 @@ class _Door:
     def __init__(self, movie_ids: Container[str]) -> None:
         self.bad: dict[Split, list[BadRecord]] = {}
         self._movie_ids = movie_ids
-        self._owner: dict[str, Split] = {}
+        self._owner: dict[str, tuple[Split, str]] = {}
 
     def let_in(self, split: Split, records: Iterable[Record]) -> list[Dialogue]:
         """The dialogues of a split; the rest is in `bad`."""
@@ -119,17 +119,18 @@ class _Door:
                 place = record.origin.place or f"dialogue {record.dialogue_id} of {split}"
                 bad.append(BadRecord(place, problem))
             else:
-                self._owner[record.dialogue_id] = split
+                self._owner[record.dialogue_id] = split, record.origin.place
                 dialogues.append(record)
         return dialogues
 
     def _id_problem(self, split: Split, dialogue: Dialogue) -> str | None:
-        owner = self._owner.get(dialogue.dialogue_id)
-        if owner is None:
+        if dialogue.dialogue_id not in self._owner:
             return None
+        owner, place = self._owner[dialogue.dialogue_id]
+        first = f" (first at {place})" if place else ""
         return (
             f"dialogue {dialogue.dialogue_id} must be in one split once, got it in {owner} and "
-            f"{split}. Remove one of the two."
+            f"{split}{first}. Remove one of the two."
         )
 
     def _movie_problem(self, dialogue: Dialogue) -> str | None:

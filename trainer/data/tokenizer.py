@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises:
         InputError: if there is none, or only on the hub and the network is not available.
     """
-    if not name.strip():
-        raise InputError(
-            f"tokenizer must be a folder or a Hugging Face model, got {name!r}. Leave --tokenizer "
-            "out for the corpus's own."
-        )
     folder = Path(name)
     bare = (folder / "vocab.json").is_file() and not any(
         (folder / known).is_file() for known in ("config.json", "tokenizer_config.json")
@@ -74,6 +70,16 @@ def _from_hub(name: str) -> Any:
             "and merges.txt, such as dialogpt-tokenizer (--tokenizer DIR); or fetch the model on "
             "another machine, copy its cache here (HF_HOME), and set HF_HUB_OFFLINE=1."
         ) from error
+
+
+def as_loaded(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer as it comes back from its saved form: some classes do not save all of it.
+
+    What is prepared must be tokenized as all who load the vocabulary do it.
+    """
+    with tempfile.TemporaryDirectory(prefix="tokenizer.") as folder:
+        tokenizer.save_pretrained(folder)
+        return load_tokenizer(folder)
 
 
 def pretrained_tokenizer(name: str) -> TokenizerMaker:

@@ -302,7 +302,8 @@ def _read_saved(path: Path) -> dict[str, Any]:
     if missing or version != FORMAT_VERSION:
         raise InputError(
             f"{path} must have format_version {FORMAT_VERSION} and all keys, got {version} without "
-            f"{missing}. {REMEDY}"
+            f"{missing}. Prepare the data again, and fit the model again on them if this is a "
+            "model's folder."
         )
     for key, is_valid in KEYS.items():
         if not is_valid(content[key]):

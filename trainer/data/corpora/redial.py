@@ -80,8 +80,8 @@ def _find_in_zip(source: Path) -> dict[Split, DialogueFile]:
         archive = zipfile.ZipFile(source)
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"--input must be a folder or a whole zip, got {source}: {error}. "
-            "Fetch it again: python -m trainer.data download redial"
+            f"--input must be {NEEDS}, got {source}: {error}. Name the folder, or fetch the zip "
+            "again: python -m trainer.data download redial --output DIR"
         ) from error
     for member in archive.infolist():
         if member.file_size > MAX_FILE_BYTES:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
+from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention
 from trainer.data.text_form import form_digest
-from trainer.data.tokenizer import load_tokenizer, train_tokenizer
+from trainer.data.tokenizer import as_loaded, load_tokenizer, train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 
 TITLES = {"200": "Heat (1995)", "99": "Alien (1979)", "1000": "Up (2009)"}
@@ -188,6 +191,21 @@ def test_space_after_a_film_is_kept_and_none_is_added(
     assert vocabulary.encode(["is it"]) == own
 
 
+def test_tokenizer_that_is_not_saved_whole_is_taken_as_it_is_loaded(tmp_path: Path) -> None:
+    words = ["<unk>", "<s>", "</s>", *"\u2581abcdefghijklmnopqrstuvwxyz(),."]
+    ids = {word: index for index, word in enumerate([*words, "is"])}
+    # Transformers does not save `legacy`.
+    tokenizer = LlamaTokenizer(vocab=ids, merges=[("i", "s")], legacy=True)
+    loaded = as_loaded(tokenizer)
+    assert form_digest(loaded) != form_digest(tokenizer)
+    vocabulary = build_vocabulary(loaded, TITLES)
+    vocabulary.save(tmp_path)
+    again = Vocabulary.load(tmp_path)
+    assert again.digest == vocabulary.digest
+    for text in (" is it", "is it"):
+        assert again.decode(again.encode([Mention("200"), text])) == f"Heat (1995){text}"
+
+
 def test_tokenizer_that_loses_spaces_is_refused_with_the_reason() -> None:
     backend = Tokenizer(models.WordLevel({"is": 0, "</s>": 1}, unk_token="is"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
@@ -245,6 +263,22 @@ def test_load_tokenizer_without_one_is_a_single_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer must be a folder or a Hugging Face") as caught:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_load_tokenizer_without_a_network_gives_up_at_once_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def unreachable(self: HfApi, name: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise HTTPError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    with pytest.raises(InputError, match="got nobody/nothing: Name or service not known") as caught:
+        load_tokenizer("nobody/nothing")
+    assert asked == [10.0]
+    assert "--tokenizer DIR" in str(caught.value) and "HF_HUB_OFFLINE=1" in str(caught.value)
 
 
 @pytest.mark.redial
