@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from protos.fingerprint import digest_arrays, digest_file
+from trainer.checkpoints.files import CHECKPOINTS_NAME, WholeCheckpoint
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
 from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example, digest_examples
 from trainer.data.prepared import PreparedData
-from trainer.engine.checkpoints import Checkpoints
+from trainer.engine.checkpoints import Checkpoints, find_intact, find_newest
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import on_all_ranks, on_first_rank
+from trainer.engine.ranks import is_first_rank, on_all_ranks, on_first_rank, sum_over_ranks
 from trainer.engine.same_ranks import check_same_on_all_ranks
 from trainer.engine.student import Student
 from trainer.engine.whole_weights import whole_state
@@ -29,7 +30,7 @@ from trainer.models.language_model import (
     build_language_model,
     write_language_model,
 )
-from trainer.models.student_card import remove_student_card
+from trainer.models.student_card import STUDENT_CARD_NAME, remove_student_card
 from trainer.selection import Selection
 from trainer.train import train
 
@@ -84,6 +85,29 @@ def train_and_export(
     on_first_rank(lambda: data.vocabulary.save(folder))
     steps = config.train.num_steps if selection is None else selection.best.step
     return Exported(language_model, steps)
+
+
+def is_finished(config: RunConfig, folder: Path) -> bool:
+    """Collective: whether all steps are done, and their model is whole in `folder`.
+
+    A newest checkpoint that is damaged is not the run's any more, so its last steps are to do.
+    """
+    if not config.train.resume:
+        return False
+    checkpoints = Path(config.output) / CHECKPOINTS_NAME
+
+    def is_last(found: WholeCheckpoint | None) -> bool:
+        return found is not None and found.step == config.train.num_steps
+
+    is_exported = (folder / STUDENT_CARD_NAME).is_file()
+    # Nodes may see different disks: the first rank has written what counts.
+    (num_exported,) = sum_over_ranks([is_exported and is_first_rank()])
+    # Only for a run that seems finished are all bytes of its checkpoint read.
+    return (
+        bool(num_exported)
+        and is_last(find_newest(checkpoints))
+        and is_last(find_intact(checkpoints))
+    )
 
 
 def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:
