@@ -39,7 +39,7 @@ from teacher_server.fleet.local_cluster import (
     stop_keeper,
     write_state,
 )
-from teacher_server.fleet.options import asked_scaling, parse, parse_ranges
+from teacher_server.fleet.options import asked_scaling, parse, parse_keep, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
 from teacher_server.fleet.ray_private import start_local
 from teacher_server.fleet.room import check_room
@@ -50,11 +50,11 @@ from trainer.common.errors import MachineError, UnreachableError
 
 def main(argv: list[str]) -> None:
     """Run one command; raises UserError for what its user can put right."""
-    commands = {
-        **{"up": up, "scale": _scale, "status": _status, "down": _down},
-        **{"certificates": _certificates, "keep": _keep},
-    }
-    args = parse(argv, commands)
+    if argv[:1] == [KEEP]:
+        _keep(parse_keep(argv[1:]))
+        return
+    commands = {"up": up, "scale": _scale, "status": _status, "down": _down}
+    args = parse(argv, {**commands, "certificates": _certificates})
     # Ray's own log lines; its errors are raised.
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)

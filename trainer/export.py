@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from protos.fingerprint import digest_arrays, digest_file
+from trainer.checkpoints.files import CHECKPOINTS_NAME, WholeCheckpoint
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
 from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
@@ -17,9 +18,9 @@ from trainer.data.examples import Example, digest_examples
 from trainer.data.joint_tokenizer import write_joint_tokenizer
 from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
-from trainer.engine.checkpoints import Checkpoints
+from trainer.engine.checkpoints import Checkpoints, find_intact, find_newest
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import on_all_ranks, on_first_rank
+from trainer.engine.ranks import is_first_rank, on_all_ranks, on_first_rank, sum_over_ranks
 from trainer.engine.same_ranks import check_same_on_all_ranks
 from trainer.engine.student import Student
 from trainer.engine.whole_weights import whole_state
@@ -34,6 +35,7 @@ from trainer.models.language_model import (
 )
 from trainer.models.model_readme import ModelFacts, write_readme
 from trainer.models.student_card import (
+    STUDENT_CARD_NAME,
     StudentCard,
     copy_classifier,
     remove_student_card,
@@ -124,6 +126,29 @@ def complete_student(
     )
     write_readme(folder, data.vocabulary, card, facts)
     write_student_card(folder, card)
+
+
+def is_finished(config: RunConfig, folder: Path) -> bool:
+    """Collective: whether all steps are done, and their model is whole in `folder`.
+
+    A newest checkpoint that is damaged is not the run's any more, so its last steps are to do.
+    """
+    if not config.train.resume:
+        return False
+    checkpoints = Path(config.output) / CHECKPOINTS_NAME
+
+    def is_last(found: WholeCheckpoint | None) -> bool:
+        return found is not None and found.step == config.train.num_steps
+
+    is_exported = (folder / STUDENT_CARD_NAME).is_file()
+    # Nodes may see different disks: the first rank has written what counts.
+    (num_exported,) = sum_over_ranks([is_exported and is_first_rank()])
+    # Only for a run that seems finished are all bytes of its checkpoint read.
+    return (
+        bool(num_exported)
+        and is_last(find_newest(checkpoints))
+        and is_last(find_intact(checkpoints))
+    )
 
 
 def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.own_devices import check_devices
 from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
-from trainer.export import complete_student, resolve_num_steps, train_and_export
+from trainer.export import complete_student, is_finished, resolve_num_steps, train_and_export
 from trainer.kinds.names import RECOMMENDATION
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
@@ -35,14 +36,25 @@ def run_student(
     start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
     teachers = None
     try:
-        teachers = on_all_ranks(connect)
         folder = Path(config.output) / MODEL_FOLDER
+        if is_finished(config, folder):
+            on_first_rank(lambda: _say_finished(config, folder))
+            return
+        teachers = on_all_ranks(connect)
         done = train_and_export(config, data, teachers, folder)
         on_first_rank(lambda: complete_student(folder, config, data, done))
     finally:
         if teachers is not None:
             teachers.close()
         stop_distributed()
+
+
+def _say_finished(config: RunConfig, folder: Path) -> None:
+    sys.stdout.write(
+        f"the run in {config.output} is finished: all {config.train.num_steps} steps are done, and "
+        f"its model is in {folder}. Raise train.steps to go on, or start over with "
+        "train.resume=false.\n"
+    )
 
 
 def connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:

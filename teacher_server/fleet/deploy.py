@@ -102,11 +102,11 @@ def wait_until_ready(
         _check_none_failed(statuses)
         targets = _targets(ranges, statuses)
         ready = {kind: _num_running(statuses.get(kind)) for kind in targets}
-        line = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets) + " ready"
+        is_settled = ready == targets and _has_exactly(targets, statuses)
+        line = progress_line(ready, targets, is_settled=is_settled)
         if line != said:
             progress(line)
             said = line
-        is_settled = ready == targets and _has_exactly(targets, statuses)
         if is_settled and _num_answering(state) == +Counter(targets):
             return
         if time.monotonic() > deadline_s:
@@ -116,6 +116,14 @@ def wait_until_ready(
                 f"{targets}. {last_line(why[0]) if why else ''}"
             )
         time.sleep(POLL_S)
+
+
+def progress_line(ready: Mapping[str, int], targets: Mapping[str, int], *, is_settled: bool) -> str:
+    """What is there and what is waited for; it changes with the stages of a start."""
+    counts = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets)
+    if is_settled:
+        return f"{counts} run: waiting for the Directory to list them"
+    return f"{counts} run: the others load their teacher"
 
 
 def remove(state: FleetState) -> None:

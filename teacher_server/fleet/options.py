@@ -56,9 +56,6 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     certificates = commands.add_parser("certificates", help="make a development set for --tls")
     certificates.add_argument("--output", type=Path, required=True, metavar="DIR")
     certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
-    keep = commands.add_parser("keep")  # What `up` runs to own a local cluster; not for users.
-    keep.add_argument("--num-cpus", type=int, required=True)
-    keep.add_argument("--folder", type=Path, required=True)
     for command in (up, scale_to, status, down):
         command.add_argument(
             "--fleet", type=Path, default=DEFAULT_FLEET, help="file that records what is up"
@@ -70,6 +67,14 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     options = parser.parse_args(argv)
     _check_ranges(options)
     return options
+
+
+def parse_keep(argv: list[str]) -> argparse.Namespace:
+    """The options of `keep`, which `up` runs to own a local cluster; no user is offered it."""
+    parser = argparse.ArgumentParser(prog="python -m teacher_server keep")
+    parser.add_argument("--num-cpus", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    return parser.parse_args(argv)
 
 
 def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, ReplicaRange]:

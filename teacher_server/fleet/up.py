@@ -77,6 +77,7 @@ def up(args: argparse.Namespace) -> None:
             undo.callback(remove, state)
         if keeper is not None:
             check_room(cluster_room(), state.needs, ranges)
+        say(f"Ray runs at {state.ray_address}: starting the Directory and the replicas")
         deploy(state, ranges, ScalingTarget(**state.scaling), port=args.port)
         wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         if keeper is not None:
@@ -101,7 +102,7 @@ def _cluster(
     """Connect to the named cluster or start one; returns its keeper if started, and its address."""
     keeper = None
     if not address:
-        say("starting Ray on this machine")
+        say("starting Ray on this machine, which takes a minute on a slow one")
         keeper = start_keeper(num_cpus=args.cluster_cpus, on_loopback=is_loopback(args.host))
         undo.callback(keeper.stop)
         address = keeper.wait_for_address()

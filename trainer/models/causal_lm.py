@@ -135,7 +135,7 @@ def build_causal_lm(
         nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
         _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=1.0)
     else:
-        model = AutoModelForCausalLM.from_pretrained(config.pretrained, dtype=torch.float32)
+        model = _pretrained(config.pretrained)
         if not _has_items(model, config.pretrained, vocabulary):
             # Padding rows go: a token that nobody can say must not win any mass.
             # mean_resizing=False: the new rows are ours to draw.
@@ -168,6 +168,18 @@ def _set_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
         eos_token_id=vocabulary.eos_id,
         pad_token_id=vocabulary.pad_id,
     )
+
+
+def _pretrained(name: str) -> PreTrainedModel:
+    """A folder, or a model of the hub or its cache; safetensors or PyTorch's own files."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise MissingError(
+            f"student.pretrained must be the folder of a causal language model, or its name on the "
+            f"hub, got {name}: {first_line(error)} Check the name; without a network, name the "
+            "folder of a copy."
+        ) from error
 
 
 def causal_lm_bytes(config: LanguageModelConfig, vocabulary: Vocabulary) -> float:

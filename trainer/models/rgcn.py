@@ -21,6 +21,7 @@ from torch_geometric.nn import MessagePassing
 
 from trainer.config.pretrain import EdgeFilter
 from trainer.data.knowledge_graph import KnowledgeGraph
+from trainer.models.generated_code import generated_code_removed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,8 @@ class RelationalConv(MessagePassing):
         hidden_size: int,
         num_bases: int,
     ) -> None:
-        super().__init__(aggr="sum")
+        with generated_code_removed():
+            super().__init__(aggr="sum")
         # Glorot's bound for an [N, D] matrix.
         bound = math.sqrt(6.0 / (num_entities + hidden_size))
         self.basis_KND = nn.Parameter(

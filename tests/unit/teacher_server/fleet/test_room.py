@@ -82,5 +82,5 @@ def test_fleet_without_room_is_refused_before_ray_is_started(
 
 def test_new_cluster_has_the_cpus_of_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
-    names = ("up", "scale", "status", "down", "certificates", "keep")
+    names = ("up", "scale", "status", "down", "certificates")
     assert parse(["up"], dict.fromkeys(names, print)).cluster_cpus <= 64
