@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
+from trainer.checkpoints.provenance import CONFIG_NAME
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
 from trainer.common.errors import InputError
@@ -30,6 +30,7 @@ from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
+from trainer.evaluation.arms import PLAIN, UNDISTILLED, check_arm, check_steps
 from trainer.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
@@ -43,11 +44,6 @@ from trainer.evaluation.run_history import RunHistory, read_history
 from trainer.evaluation.views import baseline_views
 
 NUM_SAMPLES = 6
-SAME_SETTINGS = (
-    *("action_tokens", "data", "item_vectors", "seed", "student.", "optimiser."),
-    *("train.steps", "train.batch_size"),
-)
-"""What students that are compared must have in common, by the beginnings of dotted keys."""
 RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
 
 
@@ -74,7 +70,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if a piece of a run is missing; the message names it.
         InputError: if a run has not finished, the models' vocabularies are not the data's, or the
-            two students differ in more than their teachers.
+            students differ in more than their arms declare.
     """
     started = time.perf_counter()
     _require_matplotlib()
@@ -87,9 +83,12 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     student_history = read_history(config.run)
     undistilled_history = read_history(config.undistilled)
     run_config = load_config(RunConfig, config.run / CONFIG_NAME, [])
-    _check_same_student(run_config, config.undistilled)
+    patience = run_config.train.patience
+    check_arm(run_config, config.undistilled, UNDISTILLED)
+    check_steps(student_history, undistilled_history, patience)
     if config.plain is not None:
-        _check_same_student(dataclasses.replace(run_config, item_vectors=None), config.plain)
+        check_arm(run_config, config.plain, PLAIN)
+        check_steps(student_history, read_history(config.plain), patience)
 
     results = _evaluate_all(config, data)
     report = {
@@ -118,19 +117,6 @@ def _folders(config: ReportConfig) -> dict[str, Path]:
         "dialogue_teacher": config.dialogue_teacher,
     }
     return folders if config.plain is None else {**folders, "plain": config.plain}
-
-
-def _check_same_student(expected: RunConfig, folder: Path) -> None:
-    """Refuse a ratio between students that differ in more than their teachers."""
-    settings = flat_settings(load_config(RunConfig, folder / CONFIG_NAME, []))
-    wanted = {k: v for k, v in flat_settings(expected).items() if k.startswith(SAME_SETTINGS)}
-    for key, value in {**wanted, "distill.gamma": 0.0}.items():
-        if settings[key] != value:
-            raise InputError(
-                f"{key} of the run {folder} must be {value}, got {settings[key]}. Train it with "
-                "the distilled run's config and distill.gamma=0; the plain one with "
-                "item_vectors=null too."
-            )
 
 
 def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:
