@@ -14,11 +14,10 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.cli import run_main
+from trainer.common.tables import fitted, terminal_width
 from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import (
     EvaluationResult,
@@ -51,12 +50,11 @@ def main(argv: list[str]) -> None:
 
 def print_table(result: EvaluationResult) -> None:
     """The headline scores for people."""
-    table = Table(title=f"{result.checkpoint} on {result.split}, {len(result.responses)} responses")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, values in score_rows([result.to_dict()]):
-        table.add_row(name, values[0])
-    Console().print(table)
+    title = f"{result.checkpoint} on {result.split}, {len(result.responses)} responses"
+    rows = [(name, values[0]) for name, values in score_rows([result.to_dict()])]
+    columns = ("metric", "value")
+    table = fitted(rows, columns, right=("value",), title=title, width=terminal_width())
+    sys.stdout.write(f"{table}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The report of a run, beside the students it is compared with: report.json, report.md.
 
     python -m trainer.evaluation.report --run DIR --data DIR --undistilled DIR
-        --dialogue-teacher DIR [--plain DIR] [--classifier DIR] [--oracle] [--split test]
-        [--limit N]
+        --dialogue-teacher DIR [--plain DIR] [--teachers FILE] [--classifier DIR] [--oracle]
+        [--split test] [--limit N]
 
 Writes report.json, report.md and plots/*.png into the run directory.
 """
@@ -26,6 +26,7 @@ from trainer.checkpoints.provenance import CONFIG_NAME
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
 from trainer.common.errors import InputError
+from trainer.common.text_files import as_object, read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
@@ -39,6 +40,7 @@ from trainer.evaluation.evaluate import (
     evaluate_model,
 )
 from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
+from trainer.evaluation.metrics import CUTOFFS
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
 from trainer.evaluation.views import baseline_views
@@ -59,6 +61,8 @@ class ReportConfig:
     dialogue_teacher: Path
     plain: Path | None = None
     """Run directory of the same student with nothing from either teacher: random film rows too."""
+    teachers: Path | None = None
+    """teachers.json of `trainer.evaluation.teachers`: figures of the recommendation teacher."""
     oracle: bool = False
     """Evaluate the student a second time, with the gold action token, as an upper bound."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
@@ -90,6 +94,8 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         check_arm(run_config, config.plain, PLAIN)
         check_steps(student_history, read_history(config.plain), patience)
 
+    recommendation = {} if config.teachers is None else _recommendation_teacher(config, data)
+
     results = _evaluate_all(config, data)
     report = {
         **_run_part(config, data, run_config, student_history),
@@ -97,6 +103,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         "ratios": _ratios(results, "undistilled"),
         "ratios_to_plain": _ratios(results, "plain"),
         "baselines": _baselines(config, data),
+        **recommendation,
     }
     plots = _draw(student_history, undistilled_history, config.run / "plots")
     seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
@@ -178,6 +185,32 @@ def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
     return {name: view.to_dict() for name, view in views.items()}
 
 
+def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
+    """Figures of the first recommendation teacher in teachers.json, as the score table has them."""
+    assert config.teachers is not None
+    remedy = "Write it with: python -m trainer.evaluation.teachers."
+    content = read_json_object(config.teachers, remedy=remedy)
+    split, digest = content.get("split"), content.get("vocabulary_digest")
+    if split != config.evaluate.split or digest not in (None, data.vocabulary.digest):
+        raise InputError(
+            f"{config.teachers} must be of this data's split {config.evaluate.split}, got {split}. "
+            f"{remedy}"
+        )
+    seeds = as_object(content.get("recommendation"), f"{config.teachers}", remedy=remedy)
+    try:
+        scores = next(iter(seeds.values()))
+        views = {
+            view: {f"rer_at_{k}": float(scores[view][f"recall_at_{k}"]) for k in CUTOFFS}
+            for view in ("all_gold", "new_items")
+        }
+    except (StopIteration, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{config.teachers} must have the recalls of a recommendation teacher, got {error!r}. "
+            f"{remedy}"
+        ) from error
+    return {"recommendation_teacher": {**views["all_gold"], "new_items": views["new_items"]}}
+
+
 def _require_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
@@ -208,6 +241,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--plain", type=Path, help="run without teachers and with random film rows (item_vectors)"
     )
+    parser.add_argument(
+        "--teachers", type=Path, help="teachers.json of trainer.evaluation.teachers"
+    )
     parser.add_argument("--oracle", action="store_true", help="also with the gold action token")
     add_evaluate_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -219,6 +255,7 @@ def main(argv: list[str]) -> None:
         undistilled=arguments.undistilled,
         dialogue_teacher=arguments.dialogue_teacher,
         plain=arguments.plain,
+        teachers=arguments.teachers,
         oracle=arguments.oracle,
         evaluate=evaluate_config(arguments),
     )

@@ -15,6 +15,7 @@ from tests.support.evaluation_fakes import (
     write_run,
     write_tiny_data,
 )
+from trainer.common.atomic import write_json
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
 from trainer.config.teachers import TeachersConfig
@@ -153,6 +154,44 @@ def test_write_report_of_two_unlike_students_is_refused(
     settings.write_text(settings.read_text().replace(before, after))
     with pytest.raises(ValueError, match=f"^{key} of the run"):
         write_report(report_config({**folders, "undistilled": tmp_path / "run"}))
+
+
+def test_report_says_in_words_where_the_student_loses_and_names_no_path_of_the_machine(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    recalls = {"recall_at_1": 0.25, "recall_at_10": 0.5, "recall_at_50": 0.75}
+    teacher = {"all_gold": recalls, "new_items": recalls}
+    write_json(tmp_path / "teachers.json", {"split": "test", "recommendation": {"a": teacher}})
+    config = dataclasses.replace(report_config(folders), teachers=tmp_path / "teachers.json")
+    report = write_report(config)
+    text = (folders["distilled"] / "report.md").read_text()
+    assert str(folders["data"].parent) not in text
+    row = next(line for line in text.splitlines() if line.startswith("| ReR@10 |"))
+    assert " 0.500 |" in row
+    assert "| recommendation teacher |" in text
+    student, popular = report["student"], report["baselines"]["popularity"]
+    said = f"F1@50 ({student['f1_at_50']:.3f} against {popular['f1_at_50']:.3f})"
+    assert (said in text) == (student["f1_at_50"] < popular["f1_at_50"])
+    worse = student["perplexity"] > report["undistilled"]["perplexity"]
+    assert ("loses to the undistilled student in" in text and "perplexity (" in text) or not worse
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[]", "must hold a JSON object, got a list"),
+        ("{}", "must be of this data's split test, got None"),
+        ('{"split": "test", "recommendation": {}}', "must have the recalls of"),
+        ('{"split": "test", "recommendation": {"a": {"all_gold": 3}}}', "must have the recalls of"),
+    ],
+)
+def test_figures_of_teachers_that_are_none_are_one_line(
+    folders: dict[str, Path], tmp_path: Path, text: str, problem: str
+) -> None:
+    path = tmp_path / "teachers.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        write_report(dataclasses.replace(report_config(folders), teachers=path))
 
 
 def test_patience_that_one_student_has_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
