@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 folder, prompt, film = sys.argv[1], sys.argv[2], int(sys.argv[3])
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-answer = pipeline("text-generation", folder, do_sample=False, device="cpu")
+answer = pipeline("text-generation", folder, do_sample=False, max_new_tokens=30, device="cpu")
 print(json.dumps({
     "version": transformers.__version__,
     "tokens": len(tokenizer),

@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 
-from rich.console import Console
-from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
+from trainer.common.tables import fitted, terminal_width
 from trainer.data.prepared import load_prepared
 from trainer.evaluation.evaluate import EvaluationResult, evaluate_config, evaluate_model
 from trainer.evaluation.report_text import score_rows
@@ -29,9 +28,8 @@ def print_scores(arguments: argparse.Namespace) -> None:
 
 def print_table(result: EvaluationResult) -> None:
     """The headline scores for people."""
-    table = Table(title=f"{result.checkpoint} on {result.split}, {len(result.responses)} responses")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, values in score_rows([result.to_dict()]):
-        table.add_row(name, values[0])
-    Console().print(table)
+    title = f"{result.checkpoint} on {result.split}, {len(result.responses)} responses"
+    rows = [(name, values[0]) for name, values in score_rows([result.to_dict()])]
+    columns = ("metric", "value")
+    table = fitted(rows, columns, right=("value",), title=title, width=terminal_width())
+    sys.stdout.write(f"{table}\n")

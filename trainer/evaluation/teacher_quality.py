@@ -234,6 +234,7 @@ def report_teachers(
     examples = data.examples(split)
     samples = gold_samples(examples, data)
     content: dict[str, Any] = {"split": split, "num_samples": len(samples.gold_S)}
+    content["vocabulary_digest"] = data.vocabulary.digest
     content["num_new"] = int(samples.is_new_S.sum())
     content["baselines"] = baselines(samples, data.examples("train"))
     content["recommendation"] = {

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
@@ -22,6 +23,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
 )
+from transformers.utils.logging import CRITICAL, get_verbosity, set_verbosity
 
 from trainer.common.atomic import share_as_umask_says
 from trainer.common.errors import InputError, MachineError, MissingError, first_line
@@ -36,12 +38,15 @@ from trainer.models.student_card import (
     check_student_files,
     read_student_card,
 )
+from trainer.models.weights import rebuild
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
 # start many nats up or down, the same everywhere. Not measured on real weights.
 PRETRAINED_WIDTH = 0.1
 # Models round the number of their rows up, to multiples of 64 to 512.
 MAX_PADDING_ROWS = 1024
+# A config that says more would be built for ever.
+MAX_LAYERS = 10_000
 MAX_RESPONSE_TOKENS = 30
 """Of a generated response, its end of text included."""
 
@@ -222,7 +227,7 @@ def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
-    return CausalLanguageModel(model)
+    return rebuild(folder / "config.json", lambda: CausalLanguageModel(model))
 
 
 def _read_pretrained(folder: Path) -> PreTrainedModel:
@@ -231,7 +236,13 @@ def _read_pretrained(folder: Path) -> PreTrainedModel:
     Raises:
         InputError: if transformers cannot read the folder, or would draw some of the weights.
     """
+    verbosity = get_verbosity()
+    # Its report of what does not fit has a line for each tensor; ours names three.
+    set_verbosity(CRITICAL)
     try:
+        layers = getattr(AutoConfig.from_pretrained(folder), "num_hidden_layers", 0)
+        if isinstance(layers, int) and layers > MAX_LAYERS:
+            raise ValueError(f"{layers} layers")
         # Any: with output_loading_info it is a pair, which its types do not say.
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -247,6 +258,8 @@ def _read_pretrained(folder: Path) -> PreTrainedModel:
             f"{folder} must hold a causal language model that transformers reads, got "
             f"{type(error).__name__}: {first_line(error)[:200]}. {REMEDY}"
         ) from error
+    finally:
+        set_verbosity(verbosity)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(map(str, info[problem]))
         if names:

@@ -86,11 +86,12 @@ def _use(folder: Path, card: StudentCard, vocabulary: Vocabulary) -> str:
 
     from transformers import pipeline
 
-    answer = pipeline("text-generation", "FOLDER", do_sample=False)
+    limits = {{"do_sample": False, "max_new_tokens": {MAX_RESPONSE_TOKENS}}}
+    answer = pipeline("text-generation", "FOLDER", **limits)
     answer({prompt!r}, return_full_text=False)
 
-Every turn of a prompt ends with {eos}.{actions} A response is greedy and has at most
-{MAX_RESPONSE_TOKENS} tokens.
+Every turn of a prompt ends with {eos}.{actions} `generate` is greedy and ends after
+{MAX_RESPONSE_TOKENS} tokens by itself; a pipeline of transformers 4 has limits of its own.
 
 A film is written as its title in double quotes, {film}, or with its id, as in the file
 `tokenizer.json`, if the title is one word or belongs to several films. Any other text stays text.

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.common.errors import InputError, MissingError, UserError, first_line
 from trainer.models.frozen import REMEDY
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ModuleT = TypeVar("ModuleT")
 
 
 def load_state(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> dict[str, Tensor]:
@@ -37,15 +37,15 @@ def load_state(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> di
 
 
 def rebuild(path: Path, build: Callable[[], ModuleT]) -> ModuleT:
-    """The module of the sizes in a config file; InputError if no module has them."""
+    """The module of the sizes or weights in a file; InputError if no module has them."""
     try:
         return build()
     except UserError:
         raise
-    except (RuntimeError, ArithmeticError, ValueError, AssertionError) as error:
+    except (RuntimeError, ArithmeticError, LookupError, ValueError, AssertionError) as error:
         # Torch has no error of its own for sizes that do not go together or do not fit the memory.
         raise InputError(
-            f"{path} must give sizes of a model, got ones without: {first_line(error)}. {REMEDY}"
+            f"{path} must make a model, got one that cannot be: {first_line(error)}. {REMEDY}"
         ) from error
 
 

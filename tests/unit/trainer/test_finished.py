@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import commit
-from trainer import export, main
+from trainer import export, student_run
 from trainer.checkpoints import files
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.models.student_card import STUDENT_CARD_NAME
@@ -69,15 +69,15 @@ def test_run_whose_newest_checkpoint_is_damaged_has_steps_to_do(config: RunConfi
 def test_finished_run_says_so_before_teachers_are_asked(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(main, "start_distributed", lambda *_: None)
-    monkeypatch.setattr(main, "stop_distributed", lambda: None)
-    monkeypatch.setattr(main, "on_first_rank", lambda action: action())
+    monkeypatch.setattr(student_run, "start_distributed", lambda *_: None)
+    monkeypatch.setattr(student_run, "stop_distributed", lambda: None)
+    monkeypatch.setattr(student_run, "on_first_rank", lambda action: action())
     data: Any = None
 
     def connect() -> None:
         raise AssertionError("no teacher is needed")
 
-    main.run_student(config, data, connect)
+    student_run.run_student(config, data, connect)
     said = capsys.readouterr().out
     assert said.startswith(f"the run in {config.output} is finished: all 4 steps are done")
     assert said.count("\n") == 1
