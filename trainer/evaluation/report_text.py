@@ -181,13 +181,15 @@ def _score_notes(report: dict[str, Any]) -> str:
     student = report["student"]
     return (
         f"{_losses_text(report)}\n\n{_ratio_text(report)} The student's F1@10 rests on "
-        f"{student['matched_at_10']} hits of {student['num_gold']} gold items in {student['num_slots']} generated positions.\n\n"
+        f"{student['matched_at_10']} hits of {student['num_gold']} gold items in "
+        f"{student['num_slots']} generated positions.\n\n"
         "F1, ReR and PrR count each gold item and each generated position at most once (maximum "
         "matching); the rows with pair counts do not, as in the literature, and can exceed 1. New "
         "items only: movies that the context names are left out of gold and of the ranked lists. "
         "The baselines and the recommendation teacher know when to recommend, and only rank; the "
         "teacher's ReR is its share of gold films among the first (R@k). Perplexity and the "
-        "oracle use the gold action token; a model without action tokens predicts under less knowledge."
+        "oracle use the gold action token; a model without action tokens predicts under less "
+        "knowledge."
     )
 
 
