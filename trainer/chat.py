@@ -16,14 +16,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-from transformers.utils.logging import disable_progress_bar
+from typing import TYPE_CHECKING
 
 from trainer.common.cli import run_main
-from trainer.data.prepared import load_prepared
-from trainer.evaluation.conversation import Answer, Conversation
-from trainer.evaluation.generate import GenerateConfig
-from trainer.evaluation.loaded_model import load_model
+from trainer.common.command import CommandParser
+
+if TYPE_CHECKING:
+    from trainer.evaluation.conversation import Answer, Conversation
 
 PROMPT = "you> "
 COMMANDS = "/new starts over, /undo takes back the last text and its answer, /quit leaves"
@@ -86,7 +85,21 @@ def typed_lines() -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     """Load the model, then talk."""
-    parser = argparse.ArgumentParser(
+    arguments = parse(argv)
+    # Not above: a mistake in the command line must not wait for torch.
+    from trainer.evaluation.conversation import load_conversation
+
+    conversation = load_conversation(arguments.checkpoint, arguments.classifier, arguments.data)
+    try:
+        chat(conversation, typed_lines(), flushed, as_json=arguments.json)
+    except KeyboardInterrupt:
+        # Ctrl-C is a way to leave a chat, not a failure.
+        sys.stdout.write("\n")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The model, and what it reads."""
+    parser = CommandParser(
         prog="python -m trainer.chat",
         description="Talk to a trained model: you are the seeker, it recommends.",
         epilog=f"Name a film as its title and year, Titanic (1997), or as @id. {COMMANDS}.",
@@ -97,18 +110,7 @@ def main(argv: list[str]) -> None:
         "--data", type=Path, help="prepared folder, for a model that reads its graph"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object for each line")
-    arguments = parser.parse_args(argv)
-    # Hugging Face's bar for the reading of weights is noise in logs.
-    disable_progress_bar()
-    loaded = load_model(arguments.checkpoint)
-    data = None if arguments.data is None else load_prepared(arguments.data)
-    config = GenerateConfig(batch_size=1)
-    conversation = Conversation(loaded, arguments.classifier, config, data)
-    try:
-        chat(conversation, typed_lines(), flushed, as_json=arguments.json)
-    except KeyboardInterrupt:
-        # Ctrl-C is a way to leave a chat, not a failure.
-        sys.stdout.write("\n")
+    return parser.parse_args(argv)
 
 
 def flushed(text: str) -> None:

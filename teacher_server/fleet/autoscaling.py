@@ -7,12 +7,11 @@ none, so Directory.Want issues a Serve call, which makes Serve start the first r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
+from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.replica.load import IDLE_S, QUEUE_S
-from trainer.common.errors import InputError
 
 # A delay between this share of the target and the target changes nothing.
 CALM = 0.5
@@ -20,45 +19,6 @@ REPORT_S = 1.0
 LOOK_BACK_S = 5.0
 UPSCALE_DELAY_S = 3.0
 DOWNSCALE_DELAY_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplicaRange:
-    """Minimum and maximum number of replicas of a kind; equal: a fixed number."""
-
-    min: int
-    max: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min <= self.max:
-            raise InputError(f"replicas must be MIN..MAX with 0 <= MIN <= MAX, got {self}.")
-
-    @classmethod
-    def of(cls, count: int) -> ReplicaRange:
-        """A fixed number."""
-        return cls(min=count, max=count)
-
-    def __str__(self) -> str:
-        return f"{self.min}" if self.is_fixed else f"{self.min}..{self.max}"
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether minimum and maximum are equal."""
-        return self.min == self.max
-
-    def clip(self, count: int) -> int:
-        """The number in the range that is nearest to count."""
-        return max(self.min, min(count, self.max))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingTarget:
-    """The targets of an autoscaled kind."""
-
-    target_queue_s: float = 0.5
-    """Longest wait for the device, averaged over some seconds, that starts no more replicas."""
-    idle_s: float = 60.0
-    """The last replica stops after this time without a request, if the minimum is 0."""
 
 
 def replicas_wanted(running: int, queue_s: float, target_s: float) -> int:

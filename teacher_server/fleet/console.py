@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from protos.teacher_pb2 import ReplicaStats
-from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.deploy import PROBE_S
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
+from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.status import kinds_status
 from trainer.common.errors import InputError
 from trainer.common.tables import fitted, terminal_width

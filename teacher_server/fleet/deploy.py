@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from ray import serve
 
-from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget, autoscaling_config
+from teacher_server.fleet.autoscaling import autoscaling_config
 from teacher_server.fleet.deployment import (
     ReplicaOptions,
     app_name,
@@ -19,6 +19,7 @@ from teacher_server.fleet.directory import DIRECTORY_APP, directory_app
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.ray_private import serve_is_running, set_num_replicas
+from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.status import KindStatus, fleet_status, last_line
 from teacher_server.replica.rpc import is_serving
 from trainer.common.errors import MachineError

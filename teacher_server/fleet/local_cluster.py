@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import psutil
 
+from teacher_server.fleet.options import KEEP
 from teacher_server.fleet.ray_private import ON_LOOPBACK
 from teacher_server.fleet.room import ReplicaNeed
 from trainer.common.atomic import write_json
@@ -32,7 +33,6 @@ from trainer.common.ports import port_holder
 from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
-KEEP = "keep"
 TOKEN_NAME = "auth_token"
 RAY_NAME = "ray"
 FOLDER_PREFIX = "conkd-ray-"

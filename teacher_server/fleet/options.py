@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
+from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
+from trainer.common.command import CommandParser, number, whole
 from trainer.common.errors import InputError
 from trainer.common.machine import num_cpus
 
@@ -19,33 +19,25 @@ REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
 REMOVED = {
     "--object-store-mb": "Leave it out: a fleet keeps nothing in Ray's object store.",
 }
+MAX_CPUS = 4096
 DEFAULT_FLEET = Path("runs/fleet.json")
-RANGES: dict[str, tuple[float, float]] = {
-    "port": (1, 65535),
-    "threads": (1, 1024),
-    "num_cpus": (0, 1024),
-    "num_gpus": (0, 64),
-    "token_budget": (1, 1 << 24),
-    "cluster_cpus": (1, 4096),
-    "timeout": (1, 86400),
-    "target_queue_ms": (1, 600_000),
-    "idle_s": (5, 86400),
-    "days": (1, 3650),
-    "watch": (0.2, 3600),
-}
+KEEP = "keep"
+"""The command that `up` runs to own a local cluster, and its word to a cluster that stays."""
 
 
-def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Any:
-    """The options of one command; `run` among them is the function of the command.
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The `command` and its options.
 
     Raises:
-        InputError: for a number out of range, and for an option that was removed.
+        InputError: for options that are not those of the command, or out of range, or removed.
     """
     _refuse_removed(argv)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
     )
-    commands = parser.add_subparsers(required=True, metavar="up|scale|status|down|certificates")
+    commands = parser.add_subparsers(
+        required=True, dest="command", metavar="up|scale|status|down|certificates"
+    )
     up = commands.add_parser("up", help="start the fleet")
     _add_up_options(up)
     scale_to = commands.add_parser("scale", help="change the number of replicas of a kind")
@@ -55,24 +47,26 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     down = commands.add_parser("down", help="stop the fleet, and Ray if `up` started it")
     certificates = commands.add_parser("certificates", help="make a development set for --tls")
     certificates.add_argument("--output", type=Path, required=True, metavar="DIR")
-    certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
+    certificates.add_argument(
+        "--days", type=whole(1, 3650), default=365, help="how long they are valid"
+    )
     for command in (up, scale_to, status, down):
         command.add_argument(
             "--fleet", type=Path, default=DEFAULT_FLEET, help="file that records what is up"
         )
     for command in (up, scale_to):
         _add_scaling_options(command)
-    for name, command in commands.choices.items():
-        command.set_defaults(run=runs[name])
     options = parser.parse_args(argv)
-    _check_ranges(options)
+    num_gpus = vars(options).get("num_gpus")
+    if num_gpus is not None and num_gpus > 1 and num_gpus % 1:
+        raise InputError(f"--num-gpus must be at most 1 or whole, got {num_gpus}.")
     return options
 
 
 def parse_keep(argv: list[str]) -> argparse.Namespace:
     """The options of `keep`, which `up` runs to own a local cluster; no user is offered it."""
-    parser = argparse.ArgumentParser(prog="python -m teacher_server keep")
-    parser.add_argument("--num-cpus", type=int, required=True)
+    parser = CommandParser(prog=f"python -m teacher_server {KEEP}")
+    parser.add_argument("--num-cpus", type=whole(1, MAX_CPUS), required=True)
     parser.add_argument("--folder", type=Path, required=True)
     return parser.parse_args(argv)
 
@@ -144,26 +138,13 @@ def _refuse_removed(argv: Sequence[str]) -> None:
             raise InputError(f"options must be those of --help, got {name}. {REMOVED[name]}")
 
 
-def _check_ranges(options: argparse.Namespace) -> None:
-    """Raise InputError for a number with which no fleet can start."""
-    for name, (lowest, highest) in RANGES.items():
-        value = vars(options).get(name)
-        if value is not None and not lowest <= value <= highest:
-            raise InputError(
-                f"--{name.replace('_', '-')} must be in [{lowest}, {highest}], got {value}."
-            )
-    num_gpus = vars(options).get("num_gpus")
-    if num_gpus is not None and num_gpus > 1 and num_gpus % 1:
-        raise InputError(f"--num-gpus must be at most 1 or whole, got {num_gpus}.")
-
-
 def _add_status_options(status: argparse.ArgumentParser) -> None:
     shown = status.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true")
+    shown.add_argument("--json", action="store_true", help="one JSON object on stdout")
     shown.add_argument(
         "--watch",
         nargs="?",
-        type=float,
+        type=number(0.2, 3600),
         const=2.0,
         metavar="SECONDS",
         help="a table that refreshes, until Ctrl-C",
@@ -174,15 +155,17 @@ def _add_status_options(status: argparse.ArgumentParser) -> None:
 
 
 def _add_scaling_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--timeout", type=float, default=300.0, help="seconds to be ready in")
+    command.add_argument(
+        "--timeout", type=number(1, 86_400), default=300.0, help="seconds to be ready in"
+    )
     command.add_argument(
         "--target-queue-ms",
-        type=float,
+        type=number(1, 600_000),
         help=f"autoscaling: wait before the device, default {ScalingTarget.target_queue_s * 1e3:g}",
     )
     command.add_argument(
         "--idle-s",
-        type=float,
+        type=number(5, 86_400),
         help=f"autoscaling: down to MIN = 0 after this time idle, default {ScalingTarget.idle_s:g}",
     )
 
@@ -207,7 +190,7 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--replicas", default="", metavar=REPLICAS, help="or autoscaling; default: 1 of each"
     )
-    up.add_argument("--port", type=int, default=50051, help="of the Directory")
+    up.add_argument("--port", type=whole(1, 65_535), default=50051, help="of the Directory")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")
     up.add_argument(
         "--tls", type=Path, metavar="DIR", help="folder with ca.pem, server.* and client.*"
@@ -235,13 +218,18 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
         "--spans", default="", metavar="URL", help="OTLP/HTTP receiver of OpenTelemetry spans"
     )
     up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
-    up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")
-    up.add_argument("--num-cpus", type=float, default=0.5, help="CPUs of a replica, for placement")
-    up.add_argument("--num-gpus", type=float, help="default: 1, or a part of it")
-    up.add_argument("--token-budget", type=int, default=4096, help="tokens of a device batch")
+    add = up.add_argument
+    add("--threads", type=whole(1, 1024), default=1, help="torch threads of a replica")
+    up.add_argument(
+        "--num-cpus", type=number(0, 1024), default=0.5, help="CPUs of a replica, for placement"
+    )
+    add("--num-gpus", type=number(0, 64), help="default: 1, or a part of it")
+    up.add_argument(
+        "--token-budget", type=whole(1, 1 << 24), default=4096, help="tokens of a device batch"
+    )
     up.add_argument(
         "--cluster-cpus",
-        type=int,
+        type=whole(1, MAX_CPUS),
         default=max(4, num_cpus()),
         help="CPUs of a new local cluster, for placement",
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from teacher_server.fleet.autoscaling import ReplicaRange
+from teacher_server.fleet.scaling import ReplicaRange
 from trainer.common.errors import InputError
 
 # Ray counts in ten thousandths.

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from protos.teacher_pb2 import Description
-from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.console import print_status, say
 from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
 from teacher_server.fleet.deployment import ReplicaOptions
@@ -34,6 +33,7 @@ from teacher_server.fleet.ray_cluster import (
 )
 from teacher_server.fleet.ray_private import serve_is_running
 from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share
+from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices

@@ -43,7 +43,7 @@ ENTRY = "__main__.py"
 # What is heavy, or binds us to one engine, stays behind a few doors: a room, or one file of it.
 DOORS = {
     "deepspeed": ("trainer/engine/",),
-    "ray": ("teacher_server/fleet/", "teacher_server/main.py", "cluster/"),
+    "ray": ("teacher_server/fleet/", "cluster/"),
     "torch_geometric": ("trainer/models/rgcn.py", "trainer/models/word_conv.py"),
     "prometheus_client": ("trainer/telemetry/exposition.py", "trainer/telemetry/metrics_http.py"),
     "opentelemetry": ("trainer/telemetry/spans.py",),
@@ -68,12 +68,6 @@ SLOW = {
     "lmdb",
 }
 PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
-PENDING = (
-    "teacher_server/__main__.py",
-    "trainer/chat.py",
-    "trainer/data/__main__.py",
-    "trainer/evaluation/report.py",
-)
 MAX_STORY_FILES = 8
 TOP_LEVEL = {
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
@@ -219,7 +213,6 @@ def entry_points() -> list[Path]:
         for path in modules()
         if '__name__ == "__main__"' in (ROOT / path).read_text()
         and not path.as_posix().startswith(hidden)
-        and path.as_posix() not in PENDING
     ]
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention
 from trainer.data.examples import Example
-from trainer.data.prepared import PreparedData
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE, ActionChooser
 from trainer.evaluation.generate import GenerateConfig, generate
-from trainer.evaluation.loaded_model import LoadedModel, check_knows
+from trainer.evaluation.loaded_model import LoadedModel, check_knows, load_model
 from trainer.evaluation.mentions import FilmFinder, Heard
 
 MAX_CONTEXT = 256
@@ -168,3 +170,18 @@ class Conversation:
     def _films(self, items: list[int]) -> tuple[tuple[str, str], ...]:
         vocabulary = self._loaded.vocabulary
         return tuple((vocabulary.movie_ids[item], vocabulary.titles[item]) for item in items)
+
+
+def load_conversation(checkpoint: Path, classifier: str | None, data: Path | None) -> Conversation:
+    """A conversation with the model of a folder.
+
+    Args:
+        checkpoint: run or model folder.
+        classifier: folder of the turn classifier; None: the model's own, if it has one.
+        data: prepared folder, for a model that reads its graph.
+    """
+    # Hugging Face's bar for the reading of weights is noise in logs.
+    disable_progress_bar()
+    loaded = load_model(checkpoint)
+    prepared = None if data is None else load_prepared(data)
+    return Conversation(loaded, classifier, GenerateConfig(batch_size=1), prepared)

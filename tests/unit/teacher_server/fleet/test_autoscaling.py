@@ -8,15 +8,10 @@ import pytest
 from ray.serve.config import AutoscalingContext
 
 from protos import teacher_pb2, teacher_pb2_grpc
-from teacher_server.fleet.autoscaling import (
-    QueuePolicy,
-    ReplicaRange,
-    ScalingTarget,
-    autoscaling_config,
-    replicas_wanted,
-)
+from teacher_server.fleet.autoscaling import QueuePolicy, autoscaling_config, replicas_wanted
 from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import Lease
+from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.replica.load import IDLE_S, QUEUE_S, LoadMeter
 
 

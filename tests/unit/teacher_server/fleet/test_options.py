@@ -9,39 +9,32 @@ import pytest
 from teacher_server.fleet.options import REMOVED, asked_folders, parse, parse_ranges
 from trainer.common.errors import InputError
 
-NAMES: list[str] = ["up", "scale", "status", "down", "certificates"]
-COMMANDS = dict.fromkeys(NAMES, print)
 
-
-def test_unknown_command_is_refused_with_those_that_are_for_users(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises((SystemExit, InputError)) as refused:
-        parse(["nope"], COMMANDS)
-    said = f"{capsys.readouterr().err}{refused.value}"
-    assert "certificates" in said
-    assert "keep" not in said
+def test_unknown_command_is_refused_with_those_that_are_for_users() -> None:
+    with pytest.raises(InputError) as refused:
+        parse(["nope"])
+    assert "one of up, scale, status, down, certificates, got nope" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", REMOVED)
 def test_removed_option_is_refused_with_its_replacement(name: str) -> None:
     for argv in (["up", name, "120"], ["up", f"{name}=120"]):
         with pytest.raises(ValueError, match=f"got {name}. ") as refused:
-            parse(argv, COMMANDS)
+            parse(argv)
         assert str(refused.value).endswith(REMOVED[name])
 
 
 def test_cluster_cpus_bound_the_local_cluster() -> None:
-    assert parse(["up", "--cluster-cpus", "8"], COMMANDS).cluster_cpus == 8
-    with pytest.raises(ValueError, match="--cluster-cpus must be in"):
-        parse(["up", "--cluster-cpus", "0"], COMMANDS)
+    assert parse(["up", "--cluster-cpus", "8"]).cluster_cpus == 8
+    with pytest.raises(ValueError, match="--cluster-cpus must be a whole number in"):
+        parse(["up", "--cluster-cpus", "0"])
 
 
 KINDS = ("dialogue", "recommendation", "moon")
 
 
 def folders(*argv: str) -> dict[str, Path]:
-    return asked_folders(parse(["up", *argv], COMMANDS), KINDS)
+    return asked_folders(parse(["up", *argv]), KINDS)
 
 
 def test_up_serves_kinds_by_their_own_option_or_by_teacher() -> None:
@@ -75,6 +68,6 @@ def test_replicas_of_a_kind_that_is_not_up_are_refused_with_those_that_are() -> 
 
 
 def test_kind_with_the_name_of_the_directory_is_refused() -> None:
-    options = parse(["up", "--dialogue", "a"], COMMANDS)
+    options = parse(["up", "--dialogue", "a"])
     with pytest.raises(ValueError, match="must not be named directory"):
         asked_folders(options, (*KINDS, "directory"))

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-
 import pytest
 
 from protos.teacher_pb2 import ReplicaStats
 from teacher_server.fleet.console import status_page
-from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.options import parse
 from teacher_server.fleet.replica_rates import (
     Rates,
-    as_fields,
-    fetch_all_stats,
     rates,
     scrape_targets,
 )
-from tests.support.secure_fleet import ask, files, fleet, run, write_two_sets
-from trainer.security.credentials import SecurityFiles
+from trainer.common.errors import InputError
 
 BEFORE = ReplicaStats(
     replica_id="a",
@@ -100,41 +93,8 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
     assert max(map(len, narrow.splitlines())) <= 80
 
 
-def test_status_in_two_formats_at_once_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse(["status", "--json", "--watch"], dict.fromkeys(COMMANDS, lambda _options: None))
-    assert "not allowed with argument --json" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"--watch must be in \[0.2, 3600\], got 0.0"):
-        parse(["status", "--watch", "0"], dict.fromkeys(COMMANDS, lambda _options: None))
-
-
-COMMANDS = ("up", "scale", "status", "down", "keep", "certificates")
-
-
-def test_stats_of_a_secured_fleet_come_with_its_files_alone(tmp_path: Path) -> None:
-    write_two_sets(tmp_path)
-
-    async def scenario() -> None:
-        async with fleet(files(tmp_path)) as running:
-            await asyncio.to_thread(ask, running.directory, files(tmp_path))
-            told = await asyncio.to_thread(look, running.directory, files(tmp_path))
-            fields = {name: as_fields(stats) for name, stats in told.items()}
-            assert {name: it["positions"] for name, it in fields.items()} == {
-                "dialogue": 3,
-                "recommendation": 1,
-            }
-            seen = fields["dialogue"]
-            assert seen.keys() >= STATUS_KEYS
-            numbers = ("blocks", "in_flight", "queue_s", "oldest_wait_s")
-            assert [type(seen[name]) for name in numbers] == [int, int, float, float]
-            addresses = {"dialogue": running.dialogue}
-            for other in (SecurityFiles(), files(tmp_path, "theirs")):
-                assert await asyncio.to_thread(fetch_all_stats, addresses, 5, other) == {}
-
-    run(scenario)
-
-
-def look(directory: str, security: SecurityFiles) -> dict[str, ReplicaStats]:
-    addresses = {it.replica_id: it.address for it in fetch_fleet(directory, 5, security)}
-    # Where nobody listens there is nothing to tell, and the others are told nevertheless.
-    return fetch_all_stats(addresses | {"gone": "127.0.0.1:1"}, 5, security)
+def test_status_in_two_formats_at_once_is_refused() -> None:
+    with pytest.raises(InputError, match="--watch must be left out beside --json"):
+        parse(["status", "--json", "--watch"])
+    with pytest.raises(InputError, match=r"--watch must be a number in \[0.2, 3600\], got 0"):
+        parse(["status", "--watch", "0"])

@@ -10,7 +10,7 @@ import pytest
 from rich.progress import Progress
 
 from trainer.data import download as module
-from trainer.data.__main__ import main
+from trainer.data.__main__ import DOWNLOADS, main
 from trainer.data.download import RemoteFile, download
 
 CONTENT = bytes(range(256)) * 4_000
@@ -116,6 +116,10 @@ def test_download_that_cannot_be_had_says_where(tmp_path: Path, server: str) -> 
     with pytest.raises(OSError, match=r"missing/thing\.zip must be there .* 404.* yourself"):
         fetch(tmp_path, f"{server}/missing")
     assert len(Handler.paths) == 1
+
+
+def test_sources_of_the_command_are_those_that_can_be_fetched() -> None:
+    assert tuple(module.SOURCES) == DOWNLOADS
 
 
 def test_main_download_prints_checksums_and_refuses_the_mirror_that_was_removed(

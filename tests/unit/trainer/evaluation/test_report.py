@@ -21,13 +21,13 @@ from trainer.config.run import RunConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.config.watch import WatchConfig
 from trainer.config.yaml_file import load_config
-from trainer.evaluation import report as report_module
 from trainer.evaluation.arms import UNDISTILLED, check_arm
 from trainer.evaluation.evaluate import EvaluateConfig
 from trainer.evaluation.plots import smoothed
-from trainer.evaluation.report import ReportConfig, write_report
+from trainer.evaluation.report import main
 from trainer.evaluation.report_text import context_turns, look_up, score_rows
 from trainer.evaluation.run_history import read_history
+from trainer.evaluation.student_report import ReportConfig, write_report
 
 PNG_MAGIC = b"\x89PNG"
 
@@ -251,7 +251,7 @@ def test_main_writes_the_report_and_says_where(
     names = {"--run": "distilled", "--data": "data", "--undistilled": "undistilled"}
     arguments = [text for flag, name in names.items() for text in (flag, str(folders[name]))]
     teacher = ["--dialogue-teacher", str(folders["teacher"])]
-    report_module.main([*arguments, *teacher, "--classifier", "oracle", "--oracle", "--limit", "3"])
+    main([*arguments, *teacher, "--classifier", "oracle", "--oracle", "--limit", "3"])
     assert "report.md" in capsys.readouterr().out
     report = json.loads((folders["distilled"] / "report.json").read_text())
     assert report["student_oracle"]["num_responses"] == 3

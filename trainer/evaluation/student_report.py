@@ -1,0 +1,217 @@
+"""The report of a run, beside the students it is compared with: report.json, report.md, plots."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from trainer.checkpoints.provenance import CONFIG_NAME
+from trainer.common.atomic import write_json, write_text
+from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
+from trainer.common.text_files import as_object, read_json_object
+from trainer.config.run import RunConfig
+from trainer.config.yaml_file import load_config
+from trainer.data.prepared import PreparedData, load_prepared
+from trainer.evaluation.actions import ORACLE
+from trainer.evaluation.arms import PLAIN, UNDISTILLED, check_arm, check_steps
+from trainer.evaluation.evaluate import (
+    EvaluateConfig,
+    EvaluationResult,
+    evaluate_model,
+)
+from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
+from trainer.evaluation.metrics import CUTOFFS
+from trainer.evaluation.report_text import sample_dialogues, to_markdown
+from trainer.evaluation.run_history import RunHistory, read_history
+from trainer.evaluation.views import baseline_views
+
+NUM_SAMPLES = 6
+RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which run is reported, beside which other models."""
+
+    run: Path
+    """Run directory of the distilled student; the report is written there."""
+    data: Path
+    undistilled: Path
+    """Run directory of the same student, from the same film rows, trained on gold tokens alone."""
+    dialogue_teacher: Path
+    plain: Path | None = None
+    """Run directory of the same student with nothing from either teacher: random film rows too."""
+    teachers: Path | None = None
+    """teachers.json of `trainer.evaluation.teachers`: figures of the recommendation teacher."""
+    oracle: bool = False
+    """Evaluate the student a second time, with the gold action token, as an upper bound."""
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+
+
+def write_report(config: ReportConfig) -> dict[str, Any]:
+    """Evaluate, draw and write; returns what report.json holds.
+
+    Raises:
+        FileNotFoundError: if a piece of a run is missing; the message names it.
+        InputError: if a run has not finished, the models' vocabularies are not the data's, or the
+            students differ in more than their arms declare.
+    """
+    started = time.perf_counter()
+    _require_matplotlib()
+    # What can be missing is looked for before the minutes of evaluation.
+    data = load_prepared(config.data)
+    for folder in _folders(config).values():
+        card = read_model_card(folder)
+        check_vocabulary(card.folder, card.vocabulary_digest, data.vocabulary.digest)
+        resolve_classifier(card, config.evaluate.classifier)
+    student_history = read_history(config.run)
+    undistilled_history = read_history(config.undistilled)
+    run_config = load_config(RunConfig, config.run / CONFIG_NAME, [])
+    patience = run_config.train.patience
+    check_arm(run_config, config.undistilled, UNDISTILLED)
+    check_steps(student_history, undistilled_history, patience)
+    if config.plain is not None:
+        check_arm(run_config, config.plain, PLAIN)
+        check_steps(student_history, read_history(config.plain), patience)
+
+    recommendation = {} if config.teachers is None else _recommendation_teacher(config, data)
+
+    results = _evaluate_all(config, data)
+    report = {
+        **_run_part(config, data, run_config, student_history),
+        **{name: result.to_dict() for name, result in results.items()},
+        "ratios": _ratios(results, "undistilled"),
+        "ratios_to_plain": _ratios(results, "plain"),
+        "baselines": _baselines(config, data),
+        **recommendation,
+    }
+    plots = _draw(student_history, undistilled_history, config.run / "plots")
+    seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
+    report["seconds"] = {**seconds, "total": time.perf_counter() - started}
+    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
+    texts = {name: [r.text for r in result.responses] for name, result in results.items()}
+    samples = sample_dialogues(examples, texts, data.vocabulary, NUM_SAMPLES)
+    write_text(config.run / "report.md", to_markdown(report, plots, samples))
+    write_json(config.run / "report.json", report)
+    return report
+
+
+def _folders(config: ReportConfig) -> dict[str, Path]:
+    """The models of the report by the names that they have in it."""
+    folders = {
+        "student": config.run,
+        "undistilled": config.undistilled,
+        "dialogue_teacher": config.dialogue_teacher,
+    }
+    return folders if config.plain is None else {**folders, "plain": config.plain}
+
+
+def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:
+    console = Console(stderr=True)
+    plan = {name: (folder, config.evaluate) for name, folder in _folders(config).items()}
+    if config.oracle:
+        oracle = dataclasses.replace(config.evaluate, classifier=ORACLE)
+        plan["student_oracle"] = (config.run, oracle)
+    results = {}
+    for name, (folder, evaluate) in plan.items():
+        results[name] = evaluate_model(folder, data, evaluate)
+        seconds = sum(results[name].seconds.values())
+        console.print(f"evaluated {name} in {seconds:.0f} s", highlight=False)
+    return results
+
+
+def _run_part(
+    config: ReportConfig, data: PreparedData, run_config: RunConfig, history: RunHistory
+) -> dict[str, Any]:
+    """Everything in the report that is known before the evaluation."""
+    return {
+        "run": {
+            "folder": str(config.run),
+            "data": str(config.data),
+            "undistilled": str(config.undistilled),
+            "dialogue_teacher": str(config.dialogue_teacher),
+            "plain": None if config.plain is None else str(config.plain),
+            "split": config.evaluate.split,
+            "limit": config.evaluate.limit,
+        },
+        "config": dataclasses.asdict(run_config),
+        "data": {
+            "source": data.manifest.source,
+            "vocabulary_digest": data.manifest.vocabulary_digest,
+            "graph_digest": data.manifest.graph_digest,
+            "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
+        },
+        **history.report,
+        "machine": {
+            "cores": num_cpus(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "device": _device_name(),
+        },
+    }
+
+
+def _ratios(results: dict[str, EvaluationResult], name: str) -> dict[str, float | None] | None:
+    """Student over another; null where the latter scores 0, or in all if it is not reported."""
+    if name not in results:
+        return None
+    student, other = (results[n].to_dict() for n in ("student", name))
+    return {k: student[k] / other[k] if other[k] else None for k in RATIO_KEYS}
+
+
+def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
+    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
+    views = baseline_views(examples, data.examples("train"), data)
+    return {name: view.to_dict() for name, view in views.items()}
+
+
+def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
+    """Figures of the first recommendation teacher in teachers.json, as the score table has them."""
+    assert config.teachers is not None
+    remedy = "Write it with: python -m trainer.evaluation.teachers."
+    content = read_json_object(config.teachers, remedy=remedy)
+    split, digest = content.get("split"), content.get("vocabulary_digest")
+    if split != config.evaluate.split or digest not in (None, data.vocabulary.digest):
+        raise InputError(
+            f"{config.teachers} must be of this data's split {config.evaluate.split}, got {split}. "
+            f"{remedy}"
+        )
+    seeds = as_object(content.get("recommendation"), f"{config.teachers}", remedy=remedy)
+    try:
+        scores = next(iter(seeds.values()))
+        views = {
+            view: {f"rer_at_{k}": float(scores[view][f"recall_at_{k}"]) for k in CUTOFFS}
+            for view in ("all_gold", "new_items")
+        }
+    except (StopIteration, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{config.teachers} must have the recalls of a recommendation teacher, got {error!r}. "
+            f"{remedy}"
+        ) from error
+    return {"recommendation_teacher": {**views["all_gold"], "new_items": views["new_items"]}}
+
+
+def _require_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            "matplotlib must be installed to draw the plots, got none. pip install 'conkd[eval]'"
+        )
+
+
+def _draw(student: RunHistory, undistilled: RunHistory, folder: Path) -> list[str]:
+    # Imported here: matplotlib is an extra that only reports need.
+    from trainer.evaluation.plots import draw_plots
+
+    return draw_plots(student, undistilled, folder)
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
