@@ -6,7 +6,8 @@ The manifest is removed first and written last, so a folder with a manifest is a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import Progress
@@ -23,11 +24,12 @@ from trainer.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
+    SplitCounts,
     count_split,
 )
 from trainer.data.oddities import find_twins
 from trainer.data.raw_graph import RawGraph
-from trainer.data.splits import Dialogues, load_splits
+from trainer.data.splits import Dialogues, LoadedSplits, load_splits
 from trainer.data.stored_dialogues import dialogues_name, store_dialogues, write_dialogues
 from trainer.data.tokenizer import TokenizerMaker, as_loaded
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
@@ -69,6 +71,55 @@ def prepare(
         skip_bad=skip_bad,
         progress=progress,
     )
+    made = _make(corpus, files, raw_graph, loaded, make_tokenizer, options, progress)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        source=corpus.name,
+        splits=_count_splits(made),
+        options=options,
+        num_items=made.vocabulary.num_items,
+        num_entities=made.graph.num_entities,
+        num_relations=made.graph.num_relations,
+        num_triples=len(made.graph.edges_E3),
+        base_vocab_size=made.vocabulary.base_size,
+        vocab_size=made.vocabulary.size,
+        vocabulary_digest=made.vocabulary.digest,
+        graph_digest=made.graph.digest,
+        num_words=len(made.words.words),
+        num_word_edges=len(made.words.edges_E2),
+        words_digest=made.words.digest,
+        drawn_valid_ids=list(loaded.drawn_valid_ids),
+        dialogue_digests=_write(output_dir, made),
+        skipped=[f"{it.place}: {it.problem}" for bad in loaded.skipped.values() for it in bad],
+        twins=find_twins(made.titles),
+        command=command,
+    )
+    write_json(output_dir / MANIFEST_NAME, dataclasses.asdict(manifest))
+    return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """All that a prepared folder is to hold, before anything is written."""
+
+    loaded: LoadedSplits
+    raw_graph: RawGraph
+    titles: Mapping[str, str]
+    vocabulary: Vocabulary
+    graph: KnowledgeGraph
+    words: WordGraph
+    examples: Mapping[Split, Sequence[Example]]
+
+
+def _make(
+    corpus: Corpus,
+    files: CorpusFiles,
+    raw_graph: RawGraph,
+    loaded: LoadedSplits,
+    make_tokenizer: TokenizerMaker,
+    options: ExampleOptions,
+    progress: Progress,
+) -> _Made:
     dialogues = loaded.dialogues
     titles = movie_titles(
         raw_graph.movie_entities, (it for split in SPLITS for it in dialogues[split])
@@ -79,49 +130,15 @@ def prepare(
     read_words = corpus.read_words if files.with_words else no_words
     words = read_words(files, words_of(dialogues["train"]), progress)
     knowledge = _knowledge(raw_graph, graph, words, vocabulary, options)
-    examples = _make_examples(dialogues, vocabulary, knowledge, options, progress)
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / MANIFEST_NAME).unlink(missing_ok=True)
-    vocabulary.save(output_dir)
-    graph.save(output_dir)
-    words.save(output_dir)
-    digests = _write_splits(output_dir, dialogues, examples)
-    unlinked = set(raw_graph.unlinked_movies)
-    linked = {movie for movie in raw_graph.movie_entities if movie not in unlinked}
-    splits = {
-        split: count_split(
-            dialogues[split],
-            examples[split],
-            linked=linked,
-            num_skipped=len(loaded.skipped.get(split, ())),
-        )
-        for split in SPLITS
-    }
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        source=corpus.name,
-        splits={**splits},
-        options=options,
-        num_items=vocabulary.num_items,
-        num_entities=graph.num_entities,
-        num_relations=graph.num_relations,
-        num_triples=len(graph.edges_E3),
-        base_vocab_size=vocabulary.base_size,
-        vocab_size=vocabulary.size,
-        vocabulary_digest=vocabulary.digest,
-        graph_digest=graph.digest,
-        num_words=len(words.words),
-        num_word_edges=len(words.edges_E2),
-        words_digest=words.digest,
-        drawn_valid_ids=list(loaded.drawn_valid_ids),
-        dialogue_digests=digests,
-        skipped=[f"{it.place}: {it.problem}" for bad in loaded.skipped.values() for it in bad],
-        twins=find_twins(titles),
-        command=command,
+    return _Made(
+        loaded=loaded,
+        raw_graph=raw_graph,
+        titles=titles,
+        vocabulary=vocabulary,
+        graph=graph,
+        words=words,
+        examples=_make_examples(dialogues, vocabulary, knowledge, options, progress),
     )
-    write_json(output_dir / MANIFEST_NAME, dataclasses.asdict(manifest))
-    return manifest
 
 
 def movie_titles(
@@ -186,13 +203,31 @@ def _make_examples(
     return examples
 
 
-def _write_splits(
-    output_dir: Path, dialogues: Dialogues, examples: Mapping[Split, list[Example]]
-) -> dict[str, str]:
-    """Write examples and dialogues of every split; return the digests of the dialogues."""
+def _count_splits(made: _Made) -> dict[str, SplitCounts]:
+    unlinked = set(made.raw_graph.unlinked_movies)
+    linked = {movie for movie in made.raw_graph.movie_entities if movie not in unlinked}
+    return {
+        split: count_split(
+            made.loaded.dialogues[split],
+            made.examples[split],
+            linked=linked,
+            num_skipped=len(made.loaded.skipped.get(split, ())),
+        )
+        for split in SPLITS
+    }
+
+
+def _write(output_dir: Path, made: _Made) -> dict[str, str]:
+    """Write all but the manifest; return the digests of the files of dialogues."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / MANIFEST_NAME).unlink(missing_ok=True)
+    made.vocabulary.save(output_dir)
+    made.graph.save(output_dir)
+    made.words.save(output_dir)
     digests: dict[str, str] = {}
     for split in SPLITS:
-        write_examples(output_dir / f"{split}.jsonl", examples[split])
-        stored = store_dialogues(dialogues[split], examples[split])
+        examples = made.examples[split]
+        write_examples(output_dir / f"{split}.jsonl", examples)
+        stored = store_dialogues(made.loaded.dialogues[split], examples)
         digests[split] = write_dialogues(output_dir / dialogues_name(split), stored)
     return digests

@@ -5,29 +5,16 @@ Source of the format: Li et al., Towards Deep Conversational Recommendations, Ne
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer.common.errors import InputError, MissingError
+from trainer.data.corpora.json_lines import UTF8_MARK, check_format, check_unicode, parse_json
 from trainer.data.corpora.redial_questionnaires import read_questionnaires
 from trainer.data.dialogue import BadRecord, Dialogue, Message, Origin, Sender
 from trainer.data.raw_text import clean_text
-
-UTF8_MARK = b"\xef\xbb\xbf"
-# How a file begins that is no JSON lines: its start, what it is, and how to convert it.
-OTHER_FORMATS = (
-    ((b"\x1f\x8b",), "a gzip file", "Decompress it: gunzip -c OLD > NEW"),
-    (
-        (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{"),
-        "UTF-16",
-        "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW",
-    ),
-    ((b"[",), "a JSON array", "Write one object a line: jq -c '.[]' OLD > NEW"),
-)
 
 
 def read_dialogues(path: Path | zipfile.Path) -> Iterator[Dialogue | BadRecord]:
@@ -48,36 +35,23 @@ def read_dialogues(path: Path | zipfile.Path) -> Iterator[Dialogue | BadRecord]:
             if not line.removeprefix(UTF8_MARK).strip():
                 continue
             if is_empty:
-                _check_format(path, line)
+                check_format(path, line)
             is_empty = False
             place = f"{path}:{number}"
             try:
                 yield _parse_dialogue(line, place)
             except InputError as error:
-                yield BadRecord(place, str(error))
+                # A key may be what no file can hold, half a surrogate pair.
+                yield BadRecord(place, str(error).encode(errors="backslashreplace").decode())
     if is_empty:
         raise InputError(
             f"{path} must hold at least one dialogue, got an empty file. Fetch it again."
         )
 
 
-def _check_format(path: Path | zipfile.Path, first_line: bytes) -> None:
-    start = first_line.removeprefix(UTF8_MARK).lstrip(b" \t")
-    for starts, what, remedy in OTHER_FORMATS:
-        if start.startswith(starts):
-            raise InputError(
-                f"{path} must be UTF-8 with one JSON object a line, got {what}. {remedy}"
-            )
-    if start.strip() == b"{":
-        raise InputError(
-            f"{path} must be UTF-8 with one JSON object a line, got one over several lines. "
-            "Write one a line: jq -c . OLD > NEW"
-        )
-
-
 def _parse_dialogue(line: bytes, place: str) -> Dialogue:
     repeated: list[str] = []
-    record = _parse_json(line, repeated)
+    record = parse_json(line, repeated)
     dialogue_id = _dialogue_id(record)
     return Dialogue(
         dialogue_id=dialogue_id,
@@ -88,50 +62,13 @@ def _parse_dialogue(line: bytes, place: str) -> Dialogue:
     )
 
 
-def _parse_json(line: bytes, repeated: list[str]) -> dict[str, Any]:
-    """The object of a line; keys that an object gives twice are added to `repeated`."""
-
-    def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            repeated.extend(key for key, count in counts.items() if count > 1)
-        return content
-
-    try:
-        record = json.loads(line, object_pairs_hook=to_object)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"the line must be UTF-8, got byte {error.object[error.start]:#04x} at {error.start}. "
-            "Convert the file, from Latin-1 for example: iconv -f LATIN1 -t UTF-8 OLD > NEW"
-        ) from error
-    except json.JSONDecodeError as error:
-        # A blank line feed at the end would put the column on a line of its own.
-        column = min(error.pos, len(line.rstrip())) + 1
-        raise InputError(
-            f"the line must be one JSON object, got {error.msg} at column {column}. "
-            "Correct or remove the line."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        what = "objects in each other too deep" if isinstance(error, RecursionError) else str(error)
-        raise InputError(
-            f"the line must be one JSON object, got {what}. Correct or remove the line."
-        ) from error
-    if not isinstance(record, dict):
-        raise InputError(
-            f"the line must be one JSON object, got a {type(record).__name__}. "
-            "Correct or remove the line."
-        )
-    return record
-
-
 def _dialogue_id(record: dict[str, Any]) -> str:
     value = _field(record, "conversationId")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise InputError(
             f"conversationId must be a string or a number, got {value!r:.60}. Give it one."
         )
-    return _unicode("conversationId", str(value))
+    return check_unicode("conversationId", str(value))
 
 
 def _titles(record: dict[str, Any]) -> dict[str, str]:
@@ -150,7 +87,7 @@ def _titles(record: dict[str, Any]) -> dict[str, str]:
             raise InputError(
                 f"{what} must be a title or null, got {title!r:.60}. Write null if it is not known."
             )
-        titles[movie_id] = " ".join(clean_text(_unicode(what, title or "")).split())
+        titles[movie_id] = " ".join(clean_text(check_unicode(what, title or "")).split())
     return titles
 
 
@@ -182,26 +119,16 @@ def _message(message: Any, index: int, roles: dict[str, Sender]) -> Message:
     sender = _field(message, "senderWorkerId", f"{what}.")
     if str(sender) not in roles:
         raise InputError(
-            f"{what}.senderWorkerId must be one of {', '.join(roles)}, got {sender!r:.60}. "
+            f"{what}.senderWorkerId must be one of {', '.join(roles)[:60]}, got {sender!r:.60}. "
             "Correct it, or remove the message."
         )
     message_id = message.get("messageId")
+    name = "" if message_id is None else str(message_id)
     return Message(
         sender=roles[str(sender)],
-        text=clean_text(_unicode(f"{what}.text", text)),
-        message_id=_unicode(f"{what}.messageId", "" if message_id is None else str(message_id)),
+        text=clean_text(check_unicode(f"{what}.text", text)),
+        message_id=check_unicode(f"{what}.messageId", name),
     )
-
-
-def _unicode(what: str, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{what} must be Unicode, got half a surrogate pair at {error.start}. "
-            "Correct or remove the line."
-        ) from error
-    return text
 
 
 def _field(record: dict[str, Any], key: str, prefix: str = "") -> Any:

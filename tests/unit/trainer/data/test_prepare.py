@@ -125,7 +125,7 @@ def test_prepare_takes_graph_words_and_options_from_elsewhere(
             "--input must be the .* got nowhere",
         ),
         (["--source", "synthetic", "--input", "x", "--dialogues", "3"], "must be left out"),
-        (["--source", "synthetic", "--dialogues", "0"], "dialogues must be at least 1"),
+        (["--source", "synthetic", "--dialogues", "0"], "--dialogues must be a whole number in"),
         (["--source", "synthetic", "--max-response", "1"], "max_response must be at least 2"),
         (["--source", "synthetic", "--tokenizer", " "], "--tokenizer must be a folder .*, got ' '"),
         (["--source", "synthetic", "--graph", "nowhere"], "--graph must be the folder .* nowhere"),

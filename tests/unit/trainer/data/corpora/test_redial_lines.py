@@ -123,6 +123,7 @@ def test_keys_that_a_record_gives_twice_are_counted_and_the_last_counts(tmp_path
         (record(movieMentions=None), r"movieMentions must be .* got None\. Write \[\] for"),
         (record(movieMentions={"1": "\ud83d"}), "half a surrogate pair"),
         (record(conversationId="\ud83d"), "half a surrogate pair"),
+        ({"\ud83d": 1}, r"conversationId must be given, got keys \\ud83d\."),
         (record(initiatorQuestions=[1]), "initiatorQuestions must be an object"),
         (record(initiatorQuestions={"1": 2}), r"initiatorQuestions\['1'\] must be an object"),
         (
@@ -141,7 +142,7 @@ def test_bad_line_is_told_with_file_line_rule_value_and_remedy(
     assert re.search(expected, told.problem)
     rule, _, remedy = told.problem.partition(", got ")
     assert " must " in rule and remedy.endswith((".", "NEW")) and ". " in remedy
-    assert "\n" not in told.problem and len(told.problem) < 400
+    assert "\n" not in told.problem and len(told.problem.encode()) < 400
 
 
 def test_read_dialogues_with_bytes_that_are_not_utf8_names_file_and_line(tmp_path: Path) -> None:
