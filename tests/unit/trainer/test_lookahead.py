@@ -36,6 +36,12 @@ class SlowTeachers:
         self.asked.append(Future())
         return self.asked[-1]
 
+    def close(self) -> None:
+        """As a client does: the mixing thread may wait for any of them, and Python for it."""
+        for each in self.asked:
+            if not each.done():
+                each.set_exception(TeacherUnavailable("closed"))
+
 
 class OneRank:
     rank, world_size, pins_memory = 0, 1, False
@@ -91,6 +97,7 @@ def test_targets_are_mixed_beside_the_training_thread_before_they_are_needed(
     assert [each.result(10) for each in second.pending] == answers[2:4]
     assert set(mixed_by) == {"mix-targets_0"}
     steps.close()
+    teachers.close()
 
 
 def test_error_of_one_micro_batch_is_its_own_alone(tmp_path: Path, mixed_by: list[str]) -> None:
@@ -104,6 +111,7 @@ def test_error_of_one_micro_batch_is_its_own_alone(tmp_path: Path, mixed_by: lis
         step.pending[0].result(10)
     assert step.pending[1].result(10) is answer
     steps.close()
+    teachers.close()
 
 
 def test_run_that_ends_early_waits_for_no_answer(tmp_path: Path, mixed_by: list[str]) -> None:
@@ -112,7 +120,7 @@ def test_run_that_ends_early_waits_for_no_answer(tmp_path: Path, mixed_by: list[
     step = next(steps)
     steps.close()
     # The one that the thread waits for ends with the client, the others are given up.
-    teachers.asked[0].set_exception(TeacherUnavailable("closed"))
+    teachers.close()
     assert isinstance(step.pending[0].exception(10), TeacherUnavailable)
     assert step.pending[1].cancelled()
 
