@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
+from protos import teacher_pb2
 from protos.codec import WireError
 from tests.support.caches import corrupt
-from tests.support.client_world import FakeTeacher, World, ask, client_of
+from tests.support.client_world import VOCAB, FakeTeacher, World, ask, client_of
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
 from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
@@ -92,6 +93,37 @@ def test_export_and_import_give_the_same_cache(folder: Path, tmp_path: Path) -> 
     main(["export", str(tmp_path / "other"), str(tmp_path / "again")])
     assert (tmp_path / "again").read_bytes() == (tmp_path / "file").read_bytes()
     assert sorted(it.name for it in tmp_path.iterdir()) == ["again", "cache", "file", "other"]
+
+
+def test_import_leaves_the_record_of_a_teacher_with_other_limits_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The same weights behind a fleet that takes fewer tokens: a group of its own."""
+    main(["export", str(folder), str(tmp_path / "file")])
+    before = records(tmp_path / "other", longest=32)
+    main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+    after = contents(tmp_path / "other")
+    assert {group_id: after[group_id] for group_id in before} == before
+    assert after.keys() >= contents(folder).keys()
+    limits = [Group.from_json(after[it].decode()).limits.max_tokens for it in before]
+    assert limits == [32]
+
+
+def records(folder: Path, *, longest: int) -> dict[bytes, bytes]:
+    """The records of a new cache with one target of a dialogue teacher that takes `longest`."""
+    described = teacher_pb2.Description(
+        kind="dialogue",
+        vocab_size=VOCAB,
+        vocabulary_digest="vocabulary-a",
+        weights_digest="weights-dialogue",
+        temperature=1.0,
+        max_tokens=longest,
+    )
+    group = Group.of(described, teacher_pb2.Compression(top_k=1, values=teacher_pb2.FLOAT32))
+    cache = TargetCache(folder, max_bytes=MAX_BYTES)
+    cache.put(group, {group.group_id + b"key": b"value"}, {})
+    cache.close()
+    return {group.group_id: contents(folder)[group.group_id]}
 
 
 def test_export_of_a_broken_target_leaves_no_file(folder: Path, tmp_path: Path) -> None:
