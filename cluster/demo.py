@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import sys
@@ -24,10 +23,13 @@ from cluster.launch.child import Command
 from cluster.launch.launcher import CommandFailed, Launcher
 from cluster.launch.ports import free_port
 from cluster.launch.screen import duration
-from cluster.stages import PRETRAIN_LANES, ROOT, Demo, checked_source, this_machine
+from cluster.sources import checked_source
+from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
+from trainer.common.command import CommandParser
 from trainer.common.errors import InputError, MachineError
+from trainer.common.text_files import read_json_object
 
 REPORT_PARTS = ("report.json", "report.md", "plots")
 RECORD_NAME = "demo.json"
@@ -102,7 +104,7 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
     """
     record = {"source": str(source) if source else None}
     path = output / RECORD_NAME
-    known = json.loads(path.read_text()) if path.is_file() else None
+    known = read_json_object(path) if path.is_file() else None
     if known is None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(
             f"--output must be a new folder or an earlier demo's, got {output}. "
@@ -138,16 +140,8 @@ def _lock(file: TextIO, output: Path) -> None:
 def main(argv: list[str]) -> None:
     """Parse, run, print where the report is."""
     started_s = time.monotonic()
-    parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--data", type=Path, help="folder with dialogues as in ReDial")
-    parser.add_argument("--output", type=Path, help="default: runs/demo, or runs/demo-NAME of DIR")
-    parser.add_argument(
-        "--resume", action="store_true", help="skip the stages that an earlier demo has finished"
-    )
-    arguments = parser.parse_args(argv)
-    given = checked_source(arguments.data)
-    source = given.resolve() if given else None
+    arguments = _parse(argv)
+    source = arguments.data.resolve() if arguments.data else None
     default = ROOT / "runs" / (f"demo-{source.name}" if source else "demo")
     demo = Demo(
         source=source,
@@ -165,6 +159,18 @@ def main(argv: list[str]) -> None:
             raise
     elapsed = duration(time.monotonic() - started_s)
     _print(f"done in {elapsed}: {shown}/report.md, {shown}/report.json")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m cluster.demo", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with dialogues as in ReDial")
+    parser.add_argument("--output", type=Path, help="default: runs/demo, or runs/demo-NAME of DIR")
+    parser.add_argument(
+        "--resume", action="store_true", help="skip the stages that an earlier demo has finished"
+    )
+    arguments = parser.parse_args(argv)
+    checked_source(arguments.data)
+    return arguments
 
 
 def _hardware(demo: Demo) -> str:

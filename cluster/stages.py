@@ -7,11 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cluster.launch.child import Command
-from cluster.launch.ports import free_port
-from trainer.common.errors import MissingError
+from cluster.launch.students import StudentStart, student_start
+from trainer.common.devices import VARIABLE
+from trainer.common.machine import num_cpus
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_RANKS = 2
@@ -29,6 +28,8 @@ class Machine:
     """CUDA devices; 0: everything runs on the CPU."""
     python: Path
     """Interpreter of the stages; `deepspeed` is beside it."""
+    visible: str | None = None
+    """CUDA_VISIBLE_DEVICES, on a machine with CUDA devices."""
 
     @property
     def num_ranks(self) -> int:
@@ -48,6 +49,12 @@ class Machine:
             environment["DS_ACCELERATOR"] = "cpu"
         return environment
 
+    def student_start(self, script: str = "trainer/main.py") -> StudentStart:
+        """How `script` is started on all ranks, on the devices that are visible."""
+        return student_start(
+            self.num_ranks, visible=self.visible, python=self.python, script=script
+        )
+
     def num_threads(self, num_processes: int) -> int:
         """Cores for each of `num_processes` processes, at least one."""
         return max(1, self.num_cores // num_processes)
@@ -55,25 +62,16 @@ class Machine:
 
 def this_machine() -> Machine:
     """This machine, as far as this process may use it."""
-    affinity = hasattr(os, "sched_getaffinity")
+    # Not above: a mistake in the command line must not wait for torch.
+    import torch
+
+    num_devices = torch.cuda.device_count()
     return Machine(
-        num_cores=len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1,
-        num_devices=torch.cuda.device_count(),
+        num_cores=num_cpus(),
+        num_devices=num_devices,
         python=Path(sys.executable),
+        visible=os.environ.get(VARIABLE) if num_devices else None,
     )
-
-
-def checked_source(folder: Path | None) -> Path | None:
-    """The value of --data, if it is None or a folder.
-
-    Raises:
-        MissingError: if it is anything else.
-    """
-    if folder is not None and not folder.is_dir():
-        raise MissingError(
-            f"--data must be a folder with dialogues, got {folder}. Leave it out for the default."
-        )
-    return folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,18 +139,18 @@ class Demo:
     def train_student(self, name: str, *overrides: str) -> Command:
         """Train the student into OUTPUT/NAME on all ranks."""
         machine = self.machine
+        start = machine.student_start()
         return Command(
             name=f"student {name}",
             argv=(
-                *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
-                *("--master_port", str(free_port()), "trainer/main.py"),
+                *start.argv,
                 *("--config", f"trainer/configs/{self.recipe}.yaml"),
                 *(f"data={self.output / 'data'}", f"output={self.output / name}"),
                 f"classifier={self.output / 'classifier'}",
                 *self._item_vectors(),
                 *overrides,
             ),
-            env=machine.environment(machine.num_ranks),
+            env={**machine.environment(machine.num_ranks), **start.env},
             cwd=ROOT,
         )
 

@@ -39,8 +39,10 @@ from teacher_server.fleet.local_cluster import (
     stop_keeper,
     write_state,
 )
-from teacher_server.fleet.options import asked_scaling, parse, parse_ranges
-from teacher_server.fleet.ray_cluster import check_room, connect
+from teacher_server.fleet.options import asked_scaling, parse, parse_keep, parse_ranges
+from teacher_server.fleet.ray_cluster import cluster_room, connect
+from teacher_server.fleet.ray_private import start_local
+from teacher_server.fleet.room import check_room
 from teacher_server.fleet.status import fleet_status, last_line
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
@@ -48,11 +50,11 @@ from trainer.common.errors import MachineError, UnreachableError
 
 def main(argv: list[str]) -> None:
     """Run one command; raises UserError for what its user can put right."""
-    commands = {
-        **{"up": up, "scale": _scale, "status": _status, "down": _down},
-        **{"certificates": _certificates, "keep": _keep},
-    }
-    args = parse(argv, commands)
+    if argv[:1] == [KEEP]:
+        _keep(parse_keep(argv[1:]))
+        return
+    commands = {"up": up, "scale": _scale, "status": _status, "down": _down}
+    args = parse(argv, {**commands, "certificates": _certificates})
     # Ray's own log lines; its errors are raised.
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -70,7 +72,8 @@ def _scale(args: argparse.Namespace) -> None:
     with _connected(state):
         known = fleet_status()
         ranges = {kind: known[kind].replica_range for kind in state.options} | asked
-        check_room(state, ranges)
+        if state.keeper_pid:
+            check_room(cluster_room(), state.needs, ranges)
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
@@ -112,17 +115,11 @@ def _keep(args: argparse.Namespace) -> None:
     """The keeper: own a local Ray cluster until SIGTERM, or until `up` ends without KEEP."""
     try:
         signal.signal(signal.SIGTERM, _leave)
-        ray.init(
-            address="local",
-            num_cpus=args.num_cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            # Ray makes its own folder writable for everybody; nobody else comes through ours.
-            _temp_dir=str(args.folder / RAY_NAME),
-        )
-        signal.signal(signal.SIGTERM, _leave)  # ray.init installed its own handler.
-        sys.stdout.write(f"{ray.get_runtime_context().gcs_address}\n")
+        # Ray makes its own folder writable for everybody; nobody else comes through ours.
+        folder = args.folder / RAY_NAME
+        address = start_local(folder, num_cpus=args.num_cpus, object_store_bytes=OBJECT_STORE_BYTES)
+        signal.signal(signal.SIGTERM, _leave)  # Ray installed its own handler.
+        sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
         if sys.stdin.readline().strip() == KEEP:
             while True:

@@ -9,14 +9,18 @@ from pathlib import Path
 import torch
 
 from protos.fingerprint import digest_arrays, digest_file
+from trainer.checkpoints.files import CHECKPOINTS_NAME, WholeCheckpoint
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
 from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
+from trainer.data.corpora.table import CORPORA
 from trainer.data.examples import Example, digest_examples
+from trainer.data.joint_tokenizer import write_joint_tokenizer
 from trainer.data.prepared import PreparedData
-from trainer.engine.checkpoints import Checkpoints
+from trainer.data.vocabulary import Vocabulary
+from trainer.engine.checkpoints import Checkpoints, find_intact, find_newest
 from trainer.engine.engine import Engine
-from trainer.engine.ranks import on_all_ranks, on_first_rank
+from trainer.engine.ranks import is_first_rank, on_all_ranks, on_first_rank, sum_over_ranks
 from trainer.engine.same_ranks import check_same_on_all_ranks
 from trainer.engine.student import Student
 from trainer.engine.whole_weights import whole_state
@@ -29,7 +33,14 @@ from trainer.models.language_model import (
     build_language_model,
     write_language_model,
 )
-from trainer.models.student_card import remove_student_card
+from trainer.models.model_readme import ModelFacts, write_readme
+from trainer.models.student_card import (
+    STUDENT_CARD_NAME,
+    StudentCard,
+    copy_classifier,
+    remove_student_card,
+    write_student_card,
+)
 from trainer.selection import Selection
 from trainer.train import train
 
@@ -81,9 +92,63 @@ def train_and_export(
         _export(config, language_model, folder)
     else:
         on_first_rank(lambda: selection.copy_best(folder))
-    on_first_rank(lambda: data.vocabulary.save(folder))
+    on_first_rank(lambda: _write_vocabulary(folder, data.vocabulary, limits.max_tokens))
     steps = config.train.num_steps if selection is None else selection.best.step
     return Exported(language_model, steps)
+
+
+def _write_vocabulary(folder: Path, vocabulary: Vocabulary, max_tokens: int) -> None:
+    """For our own programs, and as one tokenizer for those that know transformers alone."""
+    vocabulary.save(folder)
+    write_joint_tokenizer(folder, vocabulary, max_tokens=max_tokens)
+
+
+def complete_student(
+    folder: Path, config: RunConfig, data: PreparedData, exported: Exported
+) -> None:
+    """Make an exported model a student: its classifier, README and, last, its card."""
+    classifier = None
+    if config.action_tokens and config.classifier is not None:
+        classifier = copy_classifier(Path(config.classifier), folder)
+    card = StudentCard(
+        vocabulary_digest=data.vocabulary.digest,
+        graph_digest=data.graphs_digest if any(exported.model.knowledge_size) else "",
+        action_tokens=config.action_tokens,
+        classifier=classifier,
+        gamma=config.distill.gamma,
+        steps=exported.steps,
+    )
+    source = data.manifest.source
+    facts = ModelFacts(
+        source=source,
+        credit=CORPORA[source].credit if source in CORPORA else "",
+        pretrained=config.student.pretrained,
+    )
+    write_readme(folder, data.vocabulary, card, facts)
+    write_student_card(folder, card)
+
+
+def is_finished(config: RunConfig, folder: Path) -> bool:
+    """Collective: whether all steps are done, and their model is whole in `folder`.
+
+    A newest checkpoint that is damaged is not the run's any more, so its last steps are to do.
+    """
+    if not config.train.resume:
+        return False
+    checkpoints = Path(config.output) / CHECKPOINTS_NAME
+
+    def is_last(found: WholeCheckpoint | None) -> bool:
+        return found is not None and found.step == config.train.num_steps
+
+    is_exported = (folder / STUDENT_CARD_NAME).is_file()
+    # Nodes may see different disks: the first rank has written what counts.
+    (num_exported,) = sum_over_ranks([is_exported and is_first_rank()])
+    # Only for a run that seems finished are all bytes of its checkpoint read.
+    return (
+        bool(num_exported)
+        and is_last(find_newest(checkpoints))
+        and is_last(find_intact(checkpoints))
+    )
 
 
 def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:

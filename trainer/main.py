@@ -7,131 +7,31 @@ With distill.gamma=0 no teacher is asked: the same student, trained on gold toke
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
-from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoints.provenance import check_same_run
-from trainer.common.cli import ReportedByOtherRank, run_rank
-from trainer.common.errors import UserError
-from trainer.common.outputs import check_output
+from trainer.common.cli import once_per_node, run_rank
+from trainer.common.command import CommandParser
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.data.prepared import PreparedData, load_prepared
-from trainer.engine.deepspeed_config import deepspeed_config
-from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
-from trainer.export import resolve_num_steps, train_and_export
-from trainer.kinds.names import RECOMMENDATION
-from trainer.kinds.table import asked_kinds, known_kinds
-from trainer.lookahead import Teachers
-from trainer.models.frozen import check_frozen
-from trainer.models.student_card import (
-    MODEL_FOLDER,
-    StudentCard,
-    write_student_card,
-)
-from trainer.security.credentials import read_credentials
-from trainer.teacher_client.client import TeacherClient
-from trainer.telemetry.spans import Spans
 
 
 def main(argv: list[str]) -> None:
-    """Parse, then run with the served teachers, or with none if gamma is 0."""
-    config, data = checked_input(argv)
-    run_student(config, data, lambda: _connect(config, data))
+    """Parse and check, then run with the served teachers, or with none if gamma is 0."""
+    config = once_per_node(lambda: parse(argv))
+    # Not above: a mistake in the command line must not wait for torch.
+    from trainer.student_run import checked_input, connect, run_student
 
-
-def run_student(
-    config: RunConfig, data: PreparedData, connect: Callable[[], Teachers | None]
-) -> None:
-    """Join the ranks, connect to the teachers, train, export, and leave."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
-    teachers = None
-    try:
-        teachers = on_all_ranks(connect)
-        folder = Path(config.output) / MODEL_FOLDER
-        done = train_and_export(config, data, teachers, folder)
-        card = StudentCard(
-            vocabulary_digest=data.vocabulary.digest,
-            graph_digest=data.graphs_digest if any(done.model.knowledge_size) else "",
-            action_tokens=config.action_tokens,
-            classifier=_from_folder(config.classifier, folder),
-            gamma=config.distill.gamma,
-            steps=done.steps,
-        )
-        on_first_rank(lambda: write_student_card(folder, card))
-    finally:
-        if teachers is not None:
-            teachers.close()
-        stop_distributed()
-
-
-def _from_folder(path: str | None, folder: Path) -> str | None:
-    """The path as seen from the exported folder, so that both can be moved or copied together."""
-    return None if path is None else os.path.relpath(path, folder)
-
-
-def _connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
-    if config.distill.gamma == 0:
-        return None
-    spans = None
-    if config.watch.spans:
-        rank = os.environ.get("RANK", "0")
-        spans = Spans(config.watch.spans, service="conkd-student", instance=f"rank {rank}")
-    return TeacherClient(
-        config.teachers,
-        config.distill,
-        vocabulary=data.vocabulary,
-        graph_digest=data.graphs_digest,
-        seed=config.seed,
-        kinds=known_kinds(config),
-        spans=spans,
-    )
-
-
-def checked_input(argv: list[str]) -> tuple[RunConfig, PreparedData]:
-    """Config and data; a mistake in them is reported once per node, not once per rank."""
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    try:
-        config = parse(argv)
-        asked_kinds(config.distill, known_kinds(config))
-        if is_first:
-            check_output("output", Path(config.output))
-        data = load_prepared(Path(config.data))
-        config = resolve_num_steps(config, data)
-        _check_models(config, data.vocabulary.digest, check_weights=is_first)
-        if config.distill.gamma:
-            read_credentials(config.teachers, "client")
-        deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
-        if config.train.resume:
-            check_same_run(Path(config.output), config)
-        return config, data
-    except (UserError, OSError):
-        if is_first:
-            raise
-        raise ReportedByOtherRank from None
-
-
-def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
-    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
-    if config.classifier is not None:
-        folder = Path(config.classifier)
-        check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
-    for name in (config.item_vectors, config.knowledge):
-        if name is not None:
-            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=False)
+    config, data = checked_input(config)
+    run_student(config, data, lambda: connect(config, data))
 
 
 def parse(argv: list[str]) -> RunConfig:
     """The run's config from the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="trainer/main.py", description="Distil a student from served teachers."
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of a RunConfig")
-    parser.add_argument("--local_rank", type=int, default=0, help="set by the deepspeed launcher")
+    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. distill.gamma=0")
     arguments = parser.parse_intermixed_args(argv)
     return load_config(RunConfig, arguments.config, arguments.overrides)

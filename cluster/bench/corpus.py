@@ -18,7 +18,6 @@ from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.models.frozen import CARD_NAME
 
 FOLDER = Path("bench/teachers")
-DEFAULT_SOURCE = Path("../shared/redial-mini")
 # In the order in which they are fitted.
 KINDS = (RECOMMENDATION, DIALOGUE)
 # As in the recipes: 32 examples a step on two ranks.
@@ -42,16 +41,6 @@ class Corpus:
     def examples(self, split: str) -> list[Example]:
         """The prepared examples of a split, in their order on disk."""
         return read_examples(self.data / f"{split}.jsonl")
-
-
-def default_source() -> Path | None:
-    """The real dialogues beside the repository; without them None, and a note on stderr."""
-    if DEFAULT_SOURCE.is_dir():
-        return DEFAULT_SOURCE
-    sys.stderr.write(
-        f"no --data, and no folder {DEFAULT_SOURCE}: measuring on the SYNTHETIC corpus.\n"
-    )
-    return None
 
 
 def fitted_corpus(source: Path | None) -> Corpus:

@@ -117,6 +117,8 @@ def autoscaling_config(
         min_replicas=replicas.min,
         max_replicas=replicas.max,
         initial_replicas=first,
+        # Ray means to replace it by variables of the environment, which the processes of a cluster
+        # that runs already do not get from us.
         metrics_interval_s=REPORT_S,
         look_back_period_s=LOOK_BACK_S,
         upscale_delay_s=UPSCALE_DELAY_S,

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.text import Text
 
 from protos.teacher_pb2 import ReplicaStats
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
@@ -21,6 +21,10 @@ from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
 from teacher_server.fleet.status import kinds_status
 from trainer.common.errors import InputError
+from trainer.common.tables import fitted, terminal_width
+
+RATES = ("requests/s", "positions/s", "queue", "in flight")
+COLUMNS = ("kind", "wanted", "state", "replica", "pid", "endpoint", *RATES)
 
 
 def say(text: str) -> None:
@@ -35,7 +39,7 @@ def print_status(state: FleetState, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
         return
-    Console().print(status_page(content, stats, {}))
+    sys.stdout.write(status_page(content, stats, {}, width=terminal_width()) + "\n")
 
 
 def watch_status(state: FleetState, every_s: float) -> None:
@@ -45,12 +49,13 @@ def watch_status(state: FleetState, every_s: float) -> None:
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while True:
             content, stats = _look(state)
-            page = status_page(content, stats, before)
+            page = status_page(content, stats, before, width=terminal_width())
             # What is written to a file or a pipe cannot be drawn over.
             if console.is_terminal:
-                live.update(page, refresh=True)
+                live.update(Text(page), refresh=True)
             else:
-                console.print(page)
+                sys.stdout.write(f"{page}\n")
+                sys.stdout.flush()
             before = stats
             time.sleep(every_s)
 
@@ -114,36 +119,40 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
 
 
 def status_page(
-    content: Mapping[str, Any], now: Mapping[str, ReplicaStats], before: Mapping[str, ReplicaStats]
-) -> Group:
-    """A table of all replicas, and a line for each of the addresses."""
-    table = Table("kind", "wanted", "state", "replica", "pid", "endpoint")
-    for name in ("requests/s", "positions/s", "queue", "in flight"):
-        table.add_column(name, justify="right")
+    content: Mapping[str, Any],
+    now: Mapping[str, ReplicaStats],
+    before: Mapping[str, ReplicaStats],
+    *,
+    width: int | None = None,
+) -> str:
+    """A table of all replicas, and a line for each of the addresses; whole at any width."""
+    rows = []
     for kind, status in content["kinds"].items():
         replica_range = ReplicaRange(min=status["min"], max=status["max"])
-        rows = status["replicas"] or [{"state": "", "replica_id": "", "pid": "", "address": ""}]
-        for row in rows:
-            stats = now.get(row["replica_id"])
-            table.add_row(
-                kind,
-                f"{status['target']} of {replica_range}"
-                if status["autoscaling"]
-                else str(replica_range),
-                row["state"] or status["state"],
-                row["replica_id"],
-                str(row["pid"]),
-                row["address"] or "not announced",
-                *_cells(stats, before.get(row["replica_id"])),
+        wanted = f"{status['target']} of {replica_range}"
+        none = [{"state": "", "replica_id": "", "pid": "", "address": ""}]
+        for replica in status["replicas"] or none:
+            replica_id = replica["replica_id"]
+            rows.append(
+                (
+                    kind,
+                    wanted if status["autoscaling"] else str(replica_range),
+                    replica["state"] or status["state"],
+                    replica_id,
+                    str(replica["pid"]),
+                    replica["address"] or "not announced",
+                    *_cells(now.get(replica_id), before.get(replica_id)),
+                )
             )
     since = "between the last two looks" if before else "since the start of each replica"
-    return Group(
-        table,
+    lines = [
+        fitted(rows, COLUMNS, right=RATES, width=width),
         *_autoscaled(content["kinds"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
         f"Ray        {content['ray_address']}",
         f"Rates      {since}",
-    )
+    ]
+    return "\n".join(lines)
 
 
 def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:

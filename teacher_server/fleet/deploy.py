@@ -6,10 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import ray
 from ray import serve
-from ray.serve._private.common import DeploymentID
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget, autoscaling_config
 from teacher_server.fleet.deployment import (
@@ -21,7 +18,8 @@ from teacher_server.fleet.deployment import (
 from teacher_server.fleet.directory import DIRECTORY_APP, directory_app
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
-from teacher_server.fleet.status import KindStatus, fleet_status, last_line, serve_is_running
+from teacher_server.fleet.ray_private import serve_is_running, set_num_replicas
+from teacher_server.fleet.status import KindStatus, fleet_status, last_line
 from teacher_server.replica.rpc import is_serving
 from trainer.common.errors import MachineError
 
@@ -104,11 +102,11 @@ def wait_until_ready(
         _check_none_failed(statuses)
         targets = _targets(ranges, statuses)
         ready = {kind: _num_running(statuses.get(kind)) for kind in targets}
-        line = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets) + " ready"
+        is_settled = ready == targets and _has_exactly(targets, statuses)
+        line = progress_line(ready, targets, is_settled=is_settled)
         if line != said:
             progress(line)
             said = line
-        is_settled = ready == targets and _has_exactly(targets, statuses)
         if is_settled and _num_answering(state) == +Counter(targets):
             return
         if time.monotonic() > deadline_s:
@@ -118,6 +116,14 @@ def wait_until_ready(
                 f"{targets}. {last_line(why[0]) if why else ''}"
             )
         time.sleep(POLL_S)
+
+
+def progress_line(ready: Mapping[str, int], targets: Mapping[str, int], *, is_settled: bool) -> str:
+    """What is there and what is waited for; it changes with the stages of a start."""
+    counts = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets)
+    if is_settled:
+        return f"{counts} run: waiting for the Directory to list them"
+    return f"{counts} run: the others load their teacher"
 
 
 def remove(state: FleetState) -> None:
@@ -193,13 +199,10 @@ def _turn_off(ranges: Mapping[str, ReplicaRange]) -> None:
     """Stop all replicas of the kinds whose maximum is 0.
 
     Serve does not deploy a kind with 0 replicas, and wakes an autoscaled one whenever it is called.
-    So it is deployed without autoscaling, and then set to 0 by the call behind Serve's external
-    scaling API (POST .../deployments/NAME/scale).
+    So it is deployed without autoscaling, and then set to 0.
     """
-    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     for kind in [kind for kind, wanted in ranges.items() if wanted.max == 0]:
         # The controller applies a deployment on its next turn.
         while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
             time.sleep(POLL_S)
-        deployment_id = DeploymentID(name=deployment_name(kind), app_name=app_name(kind))
-        ray.get(controller.update_deployment_replicas.remote(deployment_id, 0))
+        set_num_replicas(app_name(kind), deployment_name(kind), 0)

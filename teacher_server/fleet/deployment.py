@@ -28,6 +28,7 @@ from teacher_server.fleet.directory import (
     new_deployment,
 )
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
+from teacher_server.fleet.ray_private import with_version
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.errors import InputError
@@ -65,6 +66,8 @@ class ReplicaOptions:
     num_gpus: float = 0.0
     plugins: Sequence[str] = ()
     """Modules that add kinds of teachers: the one of `kind` among them."""
+    weights_digest: str = ""
+    """Of the teacher that the fleet was started with; empty: any."""
 
 
 def app_name(kind: str) -> str:
@@ -170,9 +173,21 @@ def teacher_app(
         user_config=batch_limits,
         max_ongoing_requests=4,
     )
-    # The same version every time: deploying again changes the range and restarts no replica.
-    deployment = deployment.options(version=VERSION, _internal=True)
+    deployment = with_version(deployment, VERSION)
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
+
+
+def check_weights(options: ReplicaOptions, loaded: str) -> None:
+    """Raise InputError if a replacement has loaded another teacher than the fleet's.
+
+    Students would stop on it, while the other replicas can go on without.
+    """
+    if options.weights_digest not in ("", loaded):
+        raise InputError(
+            f"the {options.kind} teacher in {options.folder} must be the one that the fleet was "
+            f"started with, {options.weights_digest}, got {loaded}. Put that one back, or take the "
+            "fleet down and up."
+        )
 
 
 async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
@@ -208,6 +223,7 @@ def _build_server(
     kinds = with_plugins(SERVED_KINDS, options.plugins, "SERVED_KINDS")
     folder = Path(options.folder)
     teacher = load_teacher(options.kind, folder, device, counters=counters, kinds=kinds)
+    check_weights(options, teacher.description.weights_digest)
     known = with_plugins(TEACHER_KINDS, options.plugins, "TEACHER_KINDS")
     return TeacherServer(
         teacher,

@@ -16,13 +16,13 @@ from ray.serve.exceptions import RayServeException
 
 from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import DRAIN_S, Lease
+from teacher_server.fleet.ray_private import HEAD_RESOURCE
 from trainer.security.credentials import SecurityFiles
 
 logger = logging.getLogger("ray.serve")
 
 DIRECTORY_APP = "conkd-directory"
 DIRECTORY_DEPLOYMENT = "Directory"
-HEAD_RESOURCE = "node:__internal_head__"
 # How long one call waits for a replica to start; students repeat Want until one is listed.
 WAKE_S = 10.0
 

@@ -24,8 +24,11 @@ from typing import IO, Any
 
 import psutil
 
+from teacher_server.fleet.ray_private import ON_LOOPBACK
+from teacher_server.fleet.room import ReplicaNeed
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MachineError, MissingError, UnreachableError
+from trainer.common.ports import port_holder
 from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
@@ -58,8 +61,6 @@ class FleetState:
     auth_token_path: str = ""
     """The local cluster's own token; empty on an existing cluster, whose token Ray's environment
     variables give."""
-    num_cpus: Mapping[str, float] = field(default_factory=dict)
-    """CPUs of one replica of each kind that is up."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options of the replicas of each kind: fields of ReplicaOptions."""
     batch_limits: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +68,14 @@ class FleetState:
     """Targets of autoscaled kinds: fields of ScalingTarget."""
     security: SecurityFiles = NO_SECURITY
     """Files that protect the fleet's gRPC servers, and with which the commands call them."""
+
+    @property
+    def needs(self) -> dict[str, ReplicaNeed]:
+        """What Ray sets aside for a replica of each kind."""
+        return {
+            kind: ReplicaNeed(num_cpus=it["num_cpus"], num_gpus=it["num_gpus"])
+            for kind, it in self.options.items()
+        }
 
 
 def read_state(path: Path) -> FleetState:
@@ -124,9 +133,9 @@ def check_port_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise MachineError(
-                f"the Directory's address {address_of(host, port)} must be free, got: "
-                f"{error.strerror}. "
-                "Choose another with --port, or stop what listens there."
+                f"the Directory's address {address_of(host, port)} must be free, got one of "
+                f"{port_holder(port)} ({error.strerror}). "
+                "Choose another with --port, or stop what holds it."
             ) from error
 
 
@@ -176,9 +185,13 @@ class Keeper:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_keeper(*, num_cpus: int) -> Keeper:
-    """Start the keeper in a session of its own, where no Ctrl-C of ours reaches it."""
+def start_keeper(*, num_cpus: int, on_loopback: bool) -> Keeper:
+    """Start the keeper in a session of its own, where no Ctrl-C of ours reaches it.
+
+    `on_loopback`: all of the cluster listens on 127.0.0.1, and needs no other address.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment |= ON_LOOPBACK if on_loopback else {}
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     # It would kill teachers for the memory of the students, of which Ray knows nothing.
     environment.setdefault("RAY_memory_monitor_refresh_ms", "0")

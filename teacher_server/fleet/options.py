@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
 
 TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
@@ -56,9 +56,6 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     certificates = commands.add_parser("certificates", help="make a development set for --tls")
     certificates.add_argument("--output", type=Path, required=True, metavar="DIR")
     certificates.add_argument("--days", type=int, default=365, help="how long they are valid")
-    keep = commands.add_parser("keep")  # What `up` runs to own a local cluster; not for users.
-    keep.add_argument("--num-cpus", type=int, required=True)
-    keep.add_argument("--folder", type=Path, required=True)
     for command in (up, scale_to, status, down):
         command.add_argument(
             "--fleet", type=Path, default=DEFAULT_FLEET, help="file that records what is up"
@@ -72,17 +69,28 @@ def parse(argv: list[str], runs: Mapping[str, Callable[[argparse.Namespace], Non
     return options
 
 
+def parse_keep(argv: list[str]) -> argparse.Namespace:
+    """The options of `keep`, which `up` runs to own a local cluster; no user is offered it."""
+    parser = argparse.ArgumentParser(prog="python -m teacher_server keep")
+    parser.add_argument("--num-cpus", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    return parser.parse_args(argv)
+
+
 def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, ReplicaRange]:
     """Replicas of each kind, from "dialogue=0..4,recommendation=1"; ValueError for other kinds."""
     ranges: dict[str, ReplicaRange] = {}
     for part in filter(None, text.split(",")):
         kind, _, count = part.partition("=")
         lowest, _, highest = count.partition("..")
-        if kind not in kinds or not lowest.isdigit() or not (highest or lowest).isdigit():
+        counts = (lowest, highest or lowest)
+        if kind not in kinds or not all(it.isascii() and it.isdecimal() for it in counts):
             raise InputError(
                 f"replicas must be KIND=COUNT or KIND=MIN..MAX with a kind of {', '.join(kinds)} "
                 f"and counts >= 0, got {part!r}."
             )
+        if kind in ranges:
+            raise InputError(f"replicas must name every kind once, got {kind} twice in {text!r}.")
         ranges[kind] = ReplicaRange(min=int(lowest), max=int(highest or lowest))
     return ranges
 
@@ -144,6 +152,9 @@ def _check_ranges(options: argparse.Namespace) -> None:
             raise InputError(
                 f"--{name.replace('_', '-')} must be in [{lowest}, {highest}], got {value}."
             )
+    num_gpus = vars(options).get("num_gpus")
+    if num_gpus is not None and num_gpus > 1 and num_gpus % 1:
+        raise InputError(f"--num-gpus must be at most 1 or whole, got {num_gpus}.")
 
 
 def _add_status_options(status: argparse.ArgumentParser) -> None:
@@ -226,11 +237,11 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--address", help="Ray cluster; default: RAY_ADDRESS, or a new local one")
     up.add_argument("--threads", type=int, default=1, help="torch threads of a replica")
     up.add_argument("--num-cpus", type=float, default=0.5, help="CPUs of a replica, for placement")
-    up.add_argument("--num-gpus", type=float, help="default: 1 if the cluster has GPUs")
+    up.add_argument("--num-gpus", type=float, help="default: 1, or a part of it")
     up.add_argument("--token-budget", type=int, default=4096, help="tokens of a device batch")
     up.add_argument(
         "--cluster-cpus",
         type=int,
-        default=max(4, os.cpu_count() or 1),
+        default=max(4, num_cpus()),
         help="CPUs of a new local cluster, for placement",
     )

@@ -1,22 +1,26 @@
-"""The Ray cluster of a fleet: connect to it, and check whether the fleet fits there."""
+"""The Ray cluster of a fleet: connect to it, and look at what it is and has."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import re
 
 import ray
-from ray._raylet import Config  # pyright: ignore
 
-from teacher_server.fleet.autoscaling import ReplicaRange
-from teacher_server.fleet.directory import HEAD_RESOURCE
-from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
-from teacher_server.fleet.status import kinds_status, serve_is_running
-from trainer.common.errors import InputError
+from teacher_server.fleet.local_cluster import check_reachable, token_environment
+from teacher_server.fleet.ray_private import (
+    HEAD_RESOURCE,
+    read_settings_again,
+    serve_is_running,
+)
+from teacher_server.fleet.room import Room
+from teacher_server.fleet.status import kinds_status
+from trainer.common.errors import InputError, MachineError, UnreachableError
 from trainer.security.addresses import is_loopback
 
 NAMESPACE = "conkd"
+VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
 def connect(address: str, auth_token_path: str = "") -> None:
@@ -29,14 +33,35 @@ def connect(address: str, auth_token_path: str = "") -> None:
     check_reachable(address)
     if auth_token_path:
         os.environ.update(token_environment(auth_token_path))
-        # Ray read its settings at import, before the cluster and its token existed.
-        Config.initialize("")
-    ray.init(
-        address=address,
-        namespace=NAMESPACE,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.ERROR,
+        # They were read before the cluster and its token existed.
+        read_settings_again()
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise UnreachableError(
+            f"a Ray cluster must be reachable at {address}, got: {error}. Start it, or leave "
+            "--address and RAY_ADDRESS out to start one on this machine."
+        ) from error
+    except RuntimeError as error:
+        raise _other_version(address, str(error)) or error from error
+
+
+def _other_version(address: str, message: str) -> MachineError | None:
+    """Ray tells of both versions, the cluster's first, in an error of no class of its own."""
+    versions = VERSIONS.findall(message)
+    if "Version mismatch" not in message or len(versions) != 2:
+        return None
+    (its_ray, its_python), (our_ray, our_python) = versions
+    return MachineError(
+        f"the Ray cluster at {address} must run what runs here, Ray {our_ray} and Python "
+        f"{our_python}, got Ray {its_ray} and Python {its_python}. Make both environments alike: "
+        "Python to the patch level."
     )
 
 
@@ -56,15 +81,10 @@ def check_cluster(host: str) -> None:
         )
 
 
-def check_room(state: FleetState, ranges: Mapping[str, ReplicaRange]) -> None:
-    """Raise InputError if a local cluster, which cannot grow, has no room for the most replicas."""
-    have = ray.cluster_resources().get("CPU", 0.0)
-    need = sum(state.num_cpus[kind] * wanted.max for kind, wanted in ranges.items())
-    if state.keeper_pid and need > have:
-        raise InputError(
-            f"the replicas must fit the local cluster's {have:g} CPUs, got {need:g}. "
-            "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
-        )
+def cluster_room() -> Room:
+    """What the connected cluster has."""
+    have = ray.cluster_resources()
+    return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
 def head_address() -> str:
@@ -75,8 +95,3 @@ def head_address() -> str:
         if node["Alive"] and HEAD_RESOURCE in node["Resources"]
     ]
     return heads[0] if heads else ray.util.get_node_ip_address()
-
-
-def has_gpus() -> bool:
-    """Whether any node of the cluster has a GPU."""
-    return bool(ray.cluster_resources().get("GPU", 0))

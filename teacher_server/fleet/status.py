@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.serve._private.client import ServeControllerClient
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve.context import _get_global_client
-
 from teacher_server.fleet.autoscaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.deployment import APP_PREFIX, app_name, deployment_name
 from teacher_server.fleet.directory import DIRECTORY_APP
+from teacher_server.fleet.ray_private import serve_details
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +33,7 @@ class KindStatus:
 def fleet_status() -> dict[str, KindStatus]:
     """Serve's view of the Directory ("directory") and of each kind that is deployed."""
     found: dict[str, KindStatus] = {}
-    # From the controller itself, not from the dashboard as `serve status`: a local cluster runs
-    # without the dashboard.
-    details = _client().get_serve_details()
-    for name, app in details["applications"].items():
+    for name, app in serve_details()["applications"].items():
         kind = name.removeprefix(APP_PREFIX)
         for deployed, deployment in app["deployments"].items():
             if _is_ours(name, deployed):
@@ -72,15 +65,6 @@ def kinds_status() -> dict[str, KindStatus]:
     return {kind: it for kind, it in statuses.items() if app_name(kind) != DIRECTORY_APP}
 
 
-def serve_is_running() -> bool:
-    """Whether the connected cluster has a Serve controller."""
-    try:
-        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    except ValueError:
-        return False
-    return True
-
-
 def last_line(text: str) -> str:
     """The last line of a traceback: what went wrong."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
@@ -96,9 +80,3 @@ def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[ReplicaRange, Scalin
     if replica_range.is_fixed:
         return replica_range, None
     return replica_range, ScalingTarget(**scaled["policy"]["policy_kwargs"])
-
-
-def _client() -> ServeControllerClient:
-    client = _get_global_client()
-    assert client is not None, "raises if Serve does not run"
-    return client

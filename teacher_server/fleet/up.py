@@ -28,14 +28,15 @@ from teacher_server.fleet.local_cluster import (
 from teacher_server.fleet.options import asked_folders, asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
-    check_room,
+    cluster_room,
     connect,
-    has_gpus,
     head_address,
 )
-from teacher_server.fleet.status import serve_is_running
+from teacher_server.fleet.ray_private import serve_is_running
+from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
+from trainer.common.devices import VARIABLE, num_visible_devices
 from trainer.common.errors import InputError
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
@@ -51,20 +52,32 @@ def up(args: argparse.Namespace) -> None:
         ValueError, OSError: for user errors, most of them before anything is started.
     """
     folders = asked_folders(args, with_plugins(SERVED_KINDS, args.plugin, "SERVED_KINDS"))
-    ranges = _ranges(args, folders)
+    asked = parse_ranges(args.replicas, folders)
+    cards = _check_teachers(folders)
+    ranges = {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
     security = _security(args)
     check_endpoint("--spans", args.spans)
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
+    address = args.address or os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        num_gpus = num_visible_devices(os.environ.get(VARIABLE))
+        room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
+        args.num_gpus = _share(args.num_gpus, ranges, room)
+        need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=args.num_gpus)
+        check_room(room, dict.fromkeys(folders, need), ranges)
     with contextlib.ExitStack() as undo:
-        keeper, address = _cluster(args, undo)
-        state = _state(args, folders, keeper=keeper, address=address, security=security)
+        keeper, address = _cluster(args, address, undo)
+        options = {kind: _replica_options(args, cards[kind], it) for kind, it in folders.items()}
+        state = _state(args, options, keeper=keeper, address=address, security=security)
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        check_room(state, ranges)
+        if keeper is not None:
+            check_room(cluster_room(), state.needs, ranges)
+        say(f"Ray runs at {state.ray_address}: starting the Directory and the replicas")
         deploy(state, ranges, ScalingTarget(**state.scaling), port=args.port)
         wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         if keeper is not None:
@@ -73,20 +86,24 @@ def up(args: argparse.Namespace) -> None:
     print_status(state, as_json=False)
 
 
-def _ranges(args: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, ReplicaRange]:
-    """The range of each teacher given, one replica by default; checks the teachers."""
-    asked = parse_ranges(args.replicas, folders)
-    _check_teachers(folders)
-    return {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
+def _share(asked: float | None, ranges: Mapping[str, ReplicaRange], room: Room) -> float:
+    """GPUs of each replica: those asked for, or what lets all of them fit this machine."""
+    if asked is not None:
+        return asked
+    share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
+    if 0 < share < 1:
+        say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+    return share
 
 
-def _cluster(args: argparse.Namespace, undo: contextlib.ExitStack) -> tuple[Keeper | None, str]:
+def _cluster(
+    args: argparse.Namespace, address: str, undo: contextlib.ExitStack
+) -> tuple[Keeper | None, str]:
     """Connect to the named cluster or start one; returns its keeper if started, and its address."""
-    address = args.address or os.environ.get("RAY_ADDRESS", "")
     keeper = None
     if not address:
-        say("starting Ray on this machine")
-        keeper = start_keeper(num_cpus=args.cluster_cpus)
+        say("starting Ray on this machine, which takes a minute on a slow one")
+        keeper = start_keeper(num_cpus=args.cluster_cpus, on_loopback=is_loopback(args.host))
         undo.callback(keeper.stop)
         address = keeper.wait_for_address()
     connect(address, str(keeper.auth_token_path) if keeper else "")
@@ -96,7 +113,7 @@ def _cluster(args: argparse.Namespace, undo: contextlib.ExitStack) -> tuple[Keep
 
 def _state(
     args: argparse.Namespace,
-    folders: Mapping[str, Path],
+    options: Mapping[str, ReplicaOptions],
     *,
     keeper: Keeper | None,
     address: str,
@@ -104,7 +121,6 @@ def _state(
 ) -> FleetState:
     """The record of the fleet, written before anything of it is on the cluster."""
     directory_host = args.host if is_loopback(args.host) else head_address()
-    options = {kind: _replica_options(args, kind, folder) for kind, folder in folders.items()}
     return FleetState(
         ray_address=address,
         directory=address_of(directory_host, args.port),
@@ -112,7 +128,6 @@ def _state(
         keeper_start=start_of(keeper.pid) if keeper else "",
         auth_token_path=str(keeper.auth_token_path) if keeper else "",
         owns_serve=not serve_is_running(),
-        num_cpus=dict.fromkeys(folders, float(args.num_cpus)),
         options={kind: dataclasses.asdict(it) for kind, it in options.items()},
         batch_limits={"token_budget": args.token_budget},
         scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
@@ -120,12 +135,13 @@ def _state(
     )
 
 
-def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> ReplicaOptions:
+def _replica_options(args: argparse.Namespace, card: Description, folder: Path) -> ReplicaOptions:
     num_gpus = args.num_gpus
     if num_gpus is None:
-        num_gpus = 1.0 if has_gpus() else 0.0
+        # An existing cluster may grow: there is no need to share.
+        num_gpus = 1.0 if cluster_room().num_gpus else 0.0
     return ReplicaOptions(
-        kind=kind,
+        kind=card.kind,
         folder=str(folder.resolve()),
         host=args.host,
         metrics_host=args.metrics,
@@ -134,6 +150,7 @@ def _replica_options(args: argparse.Namespace, kind: str, folder: Path) -> Repli
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,
         plugins=tuple(args.plugin),
+        weights_digest=card.weights_digest,
     )
 
 

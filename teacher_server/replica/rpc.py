@@ -11,6 +11,8 @@ from protos import teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.replica.security import ServerSecurity
 from trainer.common.errors import MachineError
+from trainer.common.ports import port_holder
+from trainer.security.addresses import port_of
 from trainer.security.channels import ChannelFactory, keepalive
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
@@ -78,8 +80,8 @@ async def start_server(
         port = security.bind(server, address)
     except RuntimeError as error:
         raise MachineError(
-            f"address {address} must be free, got: {error}. Choose another with --port, or stop "
-            "what listens there."
+            f"address {address} must be free, got one of {port_holder(port_of(address))} "
+            f"({error}). Choose another with --port, or stop what holds it."
         ) from error
     await server.start()
     return port

@@ -20,15 +20,22 @@ from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.data.dialogue_examples import ExampleOptions
 from trainer.data.examples import Example, write_examples
+from trainer.data.joint_tokenizer import write_joint_tokenizer
 from trainer.data.kgsf_counts import KgsfCounts
 from trainer.data.knowledge_graph import KnowledgeGraph
-from trainer.data.manifest import Manifest, SplitCounts
+from trainer.data.manifest import FORMAT_VERSION, Manifest, SplitCounts
+from trainer.data.oddities import Oddities
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
 from trainer.models.frozen import write_card
-from trainer.models.language_model import LanguageModel, build_language_model
+from trainer.models.language_model import (
+    LanguageModel,
+    build_language_model,
+    write_language_model,
+)
+from trainer.models.student_card import StudentCard, write_student_card
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, export_classifier
 from trainer.telemetry.run_totals import RUN_TOTALS
 from trainer.telemetry.step_metrics import STEP_METRICS
@@ -71,6 +78,7 @@ def tiny_examples(vocabulary: Vocabulary) -> list[Example]:
                 context_entities=np.array([1, *(i + 5 for i in mentioned)], np.int32),
                 context_words=np.array([0], np.int32),
                 gold_items=np.array(items, np.int32),
+                is_recommendation=bool(items),
             )
         )
     return examples
@@ -94,6 +102,16 @@ def write_tiny_data(folder: Path) -> PreparedData:
         responses_with_item=4,
         recommendation_samples=6,
         context_entities=11,
+        oddities=Oddities(
+            skipped_records=0,
+            dialogues_without_example=0,
+            dialogues_without_answers=0,
+            unknown_mentions=0,
+            repeated_keys=0,
+            repeated_messages=0,
+            repeated_mentions=0,
+            items_past_the_cut=0,
+        ),
         as_kgsf=KgsfCounts(
             responses_with_item=4,
             responses_with_linked_item=4,
@@ -108,7 +126,7 @@ def write_tiny_data(folder: Path) -> PreparedData:
     for split in ("train", "valid", "test"):
         write_examples(folder / f"{split}.jsonl", examples)
     manifest = Manifest(
-        format_version=2,
+        format_version=FORMAT_VERSION,
         source="synthetic",
         splits=dict.fromkeys(("train", "valid", "test"), counts),
         options=ExampleOptions(),
@@ -124,6 +142,10 @@ def write_tiny_data(folder: Path) -> PreparedData:
         num_word_edges=len(words.edges_E2),
         words_digest=words.digest,
         drawn_valid_ids=[],
+        dialogue_digests={},
+        skipped=[],
+        twins=[],
+        command="python -m trainer.data prepare",
     )
     write_json(folder / "manifest.json", dataclasses.asdict(manifest))
     return load_prepared(folder)
@@ -169,17 +191,18 @@ def write_student(
     classifier: str | None = None,
 ) -> None:
     """An exported student as trainer/export.py leaves it."""
-    tiny_model(vocabulary, seed).module.save_pretrained(folder)
+    write_language_model(folder, tiny_model(vocabulary, seed))
     vocabulary.save(folder)
-    card: dict[str, Any] = {
-        "vocabulary_digest": vocabulary.digest,
-        "graph_digest": "",
-        "action_tokens": action_tokens,
-        "classifier": classifier,
-        "gamma": 0.4,
-        "steps": 4,
-    }
-    write_json(folder / "student.json", card)
+    write_joint_tokenizer(folder, vocabulary, max_tokens=96)
+    card = StudentCard(
+        vocabulary_digest=vocabulary.digest,
+        graph_digest="",
+        action_tokens=action_tokens,
+        classifier=classifier,
+        gamma=0.4,
+        steps=4,
+    )
+    write_student_card(folder, card)
 
 
 def write_classifier(folder: Path, vocabulary: Vocabulary, seed: int) -> TurnClassifier:

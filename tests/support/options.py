@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
+from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import setting_names
-from trainer.pretrain.classifier import ClassifierConfig
-from trainer.pretrain.recommendation import RecommendationConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = (RunConfig, ClassifierConfig, RecommendationConfig)

@@ -21,7 +21,8 @@ from trainer.engine.ranks import on_first_rank, start_distributed, stop_distribu
 from trainer.engine.student import Student
 from trainer.export import _build
 from trainer.lookahead import submitted_steps
-from trainer.main import checked_input
+from trainer.main import parse
+from trainer.student_run import checked_input
 from trainer.train import train_step
 
 
@@ -55,7 +56,7 @@ def after_steps(config: RunConfig, data: PreparedData) -> int:
 
 
 def main() -> None:
-    config, data = checked_input(sys.argv[1:])
+    config, data = checked_input(parse(sys.argv[1:]))
     start_distributed()
     found = {}
     for precision in ("float32", "bf16"):

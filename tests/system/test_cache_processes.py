@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.caches import GROUP, MAX_BYTES
 from tests.support.student_runs import ROOT
 from trainer.target_cache.store import TargetCache
@@ -93,3 +95,57 @@ def test_cache_of_a_writer_killed_in_a_transaction_can_be_read_and_written(tmp_p
     assert cache.put(GROUP, {b"torn": b"3"}, {}) == {}
     assert cache.get([b"torn"]) == [b"3"]
     cache.close()
+
+
+CONTAINED = """
+import os, sys
+from pathlib import Path
+from tests.support.caches import GROUP, MAX_BYTES
+from trainer.target_cache.store import TargetCache
+
+folder, name = sys.argv[1:]
+try:
+    cache = TargetCache(Path(folder), max_bytes=MAX_BYTES)
+except OSError as error:
+    print(f"refused: {error}")
+    sys.exit()
+cache.put(GROUP, {name.encode(): b"1"}, {})
+print(f"{os.getpid()} found {sum(it is not None for it in cache.get([b'a', b'b']))}", flush=True)
+sys.stdin.readline()
+print(cache.is_full)
+"""
+UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def run_contained(*arguments: str, pid: int) -> subprocess.Popen[str]:
+    """In a PID namespace of its own, under this process id."""
+    # The shell is 1; every command before ours takes a number.
+    script = f'{"/bin/true; " * (pid - 2)}"$@"; exit $?'
+    return subprocess.Popen(
+        [*UNSHARE, "bash", "-c", script, "bash", sys.executable, "-c", CONTAINED, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@pytest.mark.everything
+def test_containers_share_a_cache_unless_two_processes_have_one_id(tmp_path: Path) -> None:
+    if subprocess.run([*UNSHARE, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs the right to make PID namespaces")
+    folder = str(tmp_path / "cache")
+    first = run_contained(folder, "a", pid=3)
+    assert line_of(first) == "3 found 1\n"
+    other, same = (run_contained(folder, "b", pid=pid) for pid in (5, 3))
+    assert line_of(other) == "5 found 2\n"
+    assert "refused:" in (refused := line_of(same))
+    assert "--pid=host" in refused
+    for process in (first, other, same):
+        assert process.communicate("go\n", timeout=60)[0] in ("False\n", "")
+        assert process.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -41,7 +42,15 @@ def test_certificates_are_made_on_the_head_once_and_by_commands_that_work(tmp_pa
         for it in made:
             subprocess.run(["bash", "-c", it], env=environment, check=True, capture_output=True)
         folder = tmp_path / "conkd-tls"
-        files = SecurityFiles(tls=str(folder), token_file=str(folder / "token"))
-        read = [read_credentials(files, "server"), read_credentials(files, "client")]
+        assert {it.name for it in folder.iterdir()} == {
+            "ca.pem",
+            "client.pem",
+            "client.key",
+            "token",
+        }
+        students = SecurityFiles(tls=str(folder), token_file=str(folder / "token"))
+        servers = dataclasses.replace(students, tls=f"{folder}-server")
+        read = [read_credentials(servers, role) for role in ("server", "client")]
+        assert read[1] == read_credentials(students, "client")
         assert before is None or before == read
         before = read

@@ -15,8 +15,8 @@ from tests.support.served_teachers import (
     serving_without_ray,
 )
 from tests.support.student_runs import EXACT, TINY, loss_curve, run_student
-from trainer.chat import Conversation
 from trainer.data.prepared import load_prepared
+from trainer.evaluation.conversation import Conversation
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
 from trainer.evaluation.generate import GenerateConfig
 from trainer.evaluation.loaded_model import load_model

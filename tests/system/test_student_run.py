@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.student_runs import (
     PLAIN,
@@ -30,7 +30,11 @@ PlainRun = Callable[[int], Path]
 def test_exported_student_loads_with_transformers(plain_run: PlainRun) -> None:
     folder = plain_run(1) / "model"
     model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary = Vocabulary.load(folder)
+    assert len(tokenizer) == vocabulary.size
+    assert tokenizer.decode([vocabulary.item_token(0)]) == vocabulary.titles[0]
+    assert "Licence" in (folder / "README.md").read_text()
     logits = model(torch.tensor([[1, 2, vocabulary.rec_id]])).logits
     assert logits.shape == (1, 3, vocabulary.size)
     card = json.loads((folder / "student.json").read_text())

@@ -34,7 +34,8 @@ FLOORS = (
     ("teacher_server", "cluster/grafana", "cluster"),
     ("cluster/bench/fleet", "cluster/bench"),
     tuple(
-        f"cluster/bench/{name}" for name in ("chaos", "loss", "memory", "service", "step", "wire")
+        f"cluster/bench/{name}"
+        for name in ("chaos", "help", "loss", "memory", "service", "step", "wire")
     ),
 )
 # An entry point may import the rooms of its package.
@@ -55,7 +56,24 @@ DOORS = {
         "cluster/bench/service/load.py",  # sends as fast as it is answered, without our client
     ),
 }
+# What takes a second or more to import: `--help` and errors of a command line must not wait for it.
+SLOW = {
+    "torch",
+    "transformers",
+    "deepspeed",
+    "ray",
+    "grpc",
+    "torch_geometric",
+    "matplotlib",
+    "lmdb",
+}
 PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
+PENDING = (
+    "teacher_server/__main__.py",
+    "trainer/chat.py",
+    "trainer/data/__main__.py",
+    "trainer/evaluation/report.py",
+)
 MAX_STORY_FILES = 8
 TOP_LEVEL = {
     *(".ci", ".github", ".gitignore", ".pre-commit-config.yaml"),
@@ -166,6 +184,48 @@ def test_library_is_imported_only_behind_its_doors(library: str) -> None:
         if not is_behind(path, DOORS[library])
     ]
     assert wrong == []
+
+
+def at_import(source: str) -> Iterator[str]:
+    """Full names of all modules that are imported when a module is: none of its functions runs."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            # `from package import module` imports the module too.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def slow_imports(path: Path, seen: set[Path]) -> Iterator[str]:
+    """Slow libraries that are imported with a module of ours, and by which."""
+    seen.add(path)
+    for name in at_import((ROOT / path).read_text()):
+        if name.split(".")[0] in SLOW:
+            yield f"{path} imports {name}"
+        for other in (
+            Path(*name.split(".")).with_suffix(".py"),
+            Path(*name.split("."), "__init__.py"),
+        ):
+            if name.split(".")[0] in PACKAGES and (ROOT / other).is_file() and other not in seen:
+                yield from slow_imports(other, seen)
+
+
+def entry_points() -> list[Path]:
+    """Modules that users run."""
+    hidden = ("cluster/bench/chaos/", "cluster/bench/fleet/", "cluster/bench/step/")
+    return [
+        path
+        for path in modules()
+        if '__name__ == "__main__"' in (ROOT / path).read_text()
+        and not path.as_posix().startswith(hidden)
+        and path.as_posix() not in PENDING
+    ]
+
+
+@pytest.mark.parametrize("path", entry_points(), ids=str)
+def test_an_entry_point_parses_before_it_imports_what_is_slow(path: Path) -> None:
+    assert list(slow_imports(path, set())) == []
 
 
 def test_imported_by_sees_imports_inside_functions() -> None:

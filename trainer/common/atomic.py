@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def share_as_umask_says(path: Path) -> None:
+    """Give a file that a library made for its owner alone the mode that any new file here has."""
+    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    path.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,9 +8,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from trainer.common.errors import MachineError, UserError, first_line
+
+ResultT = TypeVar("ResultT")
 
 DEBUG = "--debug"
 EXIT_ERROR = 2
@@ -46,6 +48,19 @@ class ReportedByOtherRank(SystemExit):
         super().__init__(EXIT_ERROR)
 
 
+def once_per_node(check: Callable[[], ResultT]) -> ResultT:
+    """What `check` returns on every rank; its errors are shown by the first rank of a node alone.
+
+    Before the ranks meet, so that a mistake in a command is one line and not one per process.
+    """
+    try:
+        return check()
+    except (UserError, OSError):
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        raise ReportedByOtherRank from None
+
+
 def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a command's main and leave.
 
@@ -78,6 +93,8 @@ def _report(error: Exception, *, debug: bool) -> int:
         sys.stderr.write("This is a mistake of ours, not yours. Please report the lines above.\n")
         return EXIT_MISTAKE
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    for line in error.details if isinstance(error, UserError) else ():
+        sys.stderr.write(f"  {' '.join(line.split())}\n")
     return EXIT_ERROR
 
 

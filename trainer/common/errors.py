@@ -6,9 +6,18 @@ whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
-    """Something that a user gave, or the machine, must change: `<what> must be <rule>, got ...`."""
+    """Something that a user gave, or the machine, must change: `<what> must be <rule>, got ...`.
+
+    `details` are lines that `run_main` shows below it, one for each of many places.
+    """
+
+    def __init__(self, *args: object, details: Sequence[str] = ()) -> None:
+        super().__init__(*args)
+        self.details = tuple(details)
 
 
 class InputError(UserError, ValueError):

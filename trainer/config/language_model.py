@@ -40,16 +40,17 @@ class LanguageModelConfig:
             ("max_words", self.max_words),
         ):
             if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}.")
+                raise InputError(f"student.{name} must be at least 1, got {value}.")
         if self.hidden_size % self.num_heads:
             raise InputError(
-                f"hidden_size must be divisible by num_heads, got {self.hidden_size} and "
-                f"{self.num_heads}. Change one of them."
+                "student.hidden_size must be divisible by student.num_heads, got "
+                f"{self.hidden_size} and {self.num_heads}. Change one of them."
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout must be in [0, 1), got {self.dropout}.")
+            raise InputError(f"student.dropout must be in [0, 1), got {self.dropout}.")
         if self.pretrained is not None and (self.dropout or self.architecture != "gpt2"):
             raise InputError(
-                "dropout must be 0 and architecture gpt2 beside pretrained, got "
-                f"{self.dropout} and {self.architecture}. A pretrained model has its own."
+                "student.dropout must be 0 and student.architecture gpt2 beside "
+                f"student.pretrained, got {self.dropout} and {self.architecture}. A pretrained "
+                "model has its own."
             )

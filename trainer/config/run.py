@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from trainer.common.errors import InputError
+from trainer.config.checks import MAX_SEED, SETTINGS
 from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.teachers import TeachersConfig
@@ -16,7 +17,6 @@ from trainer.config.watch import WatchConfig
 from trainer.security.credentials import STUDENT_REMEDY, check_host
 
 DEFAULT_STEPS = 1000
-MAX_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class TrainConfig:
 class RunConfig:
     """One run of `deepspeed trainer/main.py` or of `python -m trainer.pretrain dialogue`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[ConfigDict] = SETTINGS
 
     data: str
     """Folder made by `python -m trainer.data prepare`."""

@@ -10,15 +10,18 @@ import dataclasses
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.common.errors import InputError, MissingError
+from trainer.common.errors import InputError, first_line
+from trainer.common.text_files import read_text
+from trainer.config.checks import MAX_WHOLE
 from trainer.config.removed import REMOVED
 
 ConfigT = TypeVar("ConfigT")
+MAX_SHOWN = 80
 
 
 def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT:
@@ -26,22 +29,16 @@ def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT
 
     Raises:
         MissingError: if the file is missing.
-        InputError: for anything wrong in it; the message names the key and the remedy.
+        InputError: for anything wrong in it; the message names the file or the override, the key
+            and the remedy.
     """
-    if not path.is_file():
-        raise MissingError(
-            f"{path} must be a config file, got nothing there. There are recipes in "
-            "trainer/configs/."
-        )
-    try:
-        settings = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} must be YAML, got: {error}") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} must hold key: value pairs, got {type(settings).__name__}.")
+    text = read_text(path, remedy="There are recipes in trainer/configs/.")
+    settings = _parse_yaml(text, str(path)) or {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise InputError(f"{path} must hold key: value pairs, got {_shown(settings)}.")
     for override in overrides:
         _set_dotted(settings, override)
-    return parse_config(cls, settings, str(path))
+    return _validated(cls, settings, str(path), overrides)
 
 
 def parse_config(cls: type[ConfigT], settings: dict[str, Any], source: str) -> ConfigT:
@@ -50,28 +47,65 @@ def parse_config(cls: type[ConfigT], settings: dict[str, Any], source: str) -> C
     Unknown keys are errors if `cls` says so with `__pydantic_config__`, as every config here does;
     groups of settings inherit it.
     """
+    return _validated(cls, settings, source, [])
+
+
+def _validated(
+    cls: type[ConfigT], settings: dict[str, Any], source: str, overrides: list[str]
+) -> ConfigT:
     _refuse_removed(cls, settings, source)
     try:
+        types = dict(_setting_types(cls))
+        for key, value in _dotted(settings):
+            _check_number(types.get(key, types.get(key.rpartition(".")[0])), key, value)
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
-        raise InputError(f"{source}: {_problem(cls, error)}") from error
+        key, problem = _problem(cls, error)
+    except InputError as error:
+        key, problem = str(error).partition(" ")[0], str(error)
+    raise InputError(f"{_source_of(key, source, overrides)}: {problem}")
 
 
-def setting_names(cls: type[Any], prefix: str = "") -> list[str]:
+def _source_of(key: str, source: str, overrides: list[str]) -> str:
+    """The last override that set the key, or its group; else the file."""
+    for override in reversed(overrides):
+        name = override.partition("=")[0]
+        if f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}."):
+            return _shown(override, quoted=False)
+    return source
+
+
+def setting_names(cls: type[Any]) -> list[str]:
     """Dotted names of all settings; a group's own name comes before those of its settings."""
-    names: list[str] = []
+    return [name for name, _ in _setting_types(cls)]
+
+
+def _setting_types(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, type_ in get_type_hints(cls).items():
         if name not in {field.name for field in dataclasses.fields(cls)}:
             continue
-        names.append(f"{prefix}{name}")
+        yield f"{prefix}{name}", type_
         if dataclasses.is_dataclass(type_) and isinstance(type_, type):
-            names += setting_names(type_, f"{prefix}{name}.")
-    return names
+            yield from _setting_types(type_, f"{prefix}{name}.")
 
 
 def to_yaml(config: Any) -> str:
     """The config as YAML that load_config reads back to an equal config."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def _check_number(type_: Any, key: str, value: Any) -> None:
+    """Refuse what Python takes for a number and no setting means: truth values, huge numbers."""
+    if isinstance(value, bool):
+        if type_ is not None and not dataclasses.is_dataclass(type_) and bool not in _parts(type_):
+            raise InputError(f"{key} must not be a truth value, got {str(value).lower()}.")
+    elif isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise InputError(f"{key} must be a number of at most 64 bits, got {_shown(value)}.")
+
+
+def _parts(type_: Any) -> tuple[Any, ...]:
+    """The type, and those that it is made of: of `int | None` both."""
+    return (type_, *(part for each in get_args(type_) for part in _parts(each)))
 
 
 def _set_dotted(settings: dict[str, Any], override: str) -> None:
@@ -86,38 +120,58 @@ def _set_dotted(settings: dict[str, Any], override: str) -> None:
                 f"{key} must name a setting in a group of settings, got {child!r} for {parent}."
             )
         settings = child
+    settings[last] = _parse_yaml(text, f"the value of {key}")
+
+
+def _parse_yaml(text: str, what: str) -> Any:
+    """The value of YAML text; InputError whatever is wrong with it."""
     try:
-        settings[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"the value of {key} must be YAML, got {text!r}: {error}") from error
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        # ValueError: a date or a number that Python refuses; RecursionError: nested too deep;
+        # the others come from keys that no dictionary takes.
+        raise InputError(f"{what} must be YAML, got {_shown(text)}: {first_line(error)}") from error
+
+
+def _shown(value: object, *, quoted: bool = True) -> str:
+    """The value, or its beginning: a line of an error is no place for a file."""
+    text = repr(value) if quoted else str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _refuse_removed(cls: type[Any], settings: dict[str, Any], source: str) -> None:
     removed = REMOVED.keys() - setting_names(cls)
-    found = [f"{key} was removed, {REMOVED[key]}" for key in _dotted(settings) if key in removed]
+    keys = [key for key, _ in _dotted(settings)]
+    found = [f"{key} was removed, {REMOVED[key]}" for key in keys if key in removed]
     if found:
         remedy = "Delete the key." if len(found) == 1 else "Delete these keys."
         raise InputError(f"{source}: {'; '.join(found)}. {remedy}")
 
 
-def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting and group by its dotted key, a group before what is in it."""
     for key, value in settings.items():
-        yield f"{prefix}{key}"
+        yield f"{prefix}{key}", value
         if isinstance(value, dict):
             yield from _dotted(value, f"{prefix}{key}.")
 
 
-def _problem(cls: type[Any], error: ValidationError) -> str:
-    """One problem of several: an unknown key may be why another one is missing."""
+def _problem(cls: type[Any], error: ValidationError) -> tuple[str, str]:
+    """Key and text of one problem of several: an unknown key may be why another one is missing."""
     problems = error.errors(include_url=False)
     unknown = [each for each in problems if each["type"] == "unexpected_keyword_argument"]
     first = (unknown or problems)[0]
     key = ".".join(str(part) for part in first["loc"])
     if unknown:
-        return f"every key must be a setting, got unknown key {key}. {_hint(cls, key)}"
-    text = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
-    return f"{key + ': ' if key else ''}{text}{got}"
+        return key, f"every key must be a setting, got unknown key {key}. {_hint(cls, key)}"
+    if first["type"] == "value_error":
+        # One of our own rules, which names its key.
+        text = first["msg"].removeprefix("Value error, ")
+        return text.partition(" ")[0], text
+    if first["type"] == "missing":
+        return key, f"{key} must be given, got nothing. Add it to the file, or as {key}=VALUE."
+    rule = first["msg"].removeprefix("Input should be ")
+    return key, f"{key} must be {rule}, got {_shown(first['input'])}."
 
 
 def _hint(cls: type[Any], key: str) -> str:

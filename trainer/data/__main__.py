@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from trainer.common.cli import run_main
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, MissingError
 from trainer.common.outputs import check_output
 from trainer.common.plugins import with_plugins
 from trainer.data.corpora.table import CORPORA
@@ -17,11 +18,11 @@ from trainer.data.corpus import Corpus, CorpusFiles
 from trainer.data.dialogue_examples import ExampleOptions
 from trainer.data.download import SOURCES as DOWNLOADS
 from trainer.data.download import download
-from trainer.data.manifest import print_manifest
+from trainer.data.manifest import RAW_NAME, print_manifest
 from trainer.data.prepare import prepare
-from trainer.data.tokenizer import pretrained_tokenizer
+from trainer.data.tokenizer import TokenizerMaker, load_tokenizer
+from trainer.data.vocabulary import check_tokenizer
 
-RAW_NAME = "raw"
 # Option that is gone -> what to do instead.
 REMOVED_OPTIONS = {
     "--mirror": "Put the files into the folder of --output: they are checked, and not fetched.",
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     if arguments.command == "download":
         _download(arguments)
     else:
-        _prepare(arguments)
+        _prepare(arguments, shlex.join(["python", "-m", "trainer.data", *argv]))
 
 
 def _refuse_removed_options(argv: list[str]) -> None:
@@ -56,7 +57,7 @@ def _download(arguments: argparse.Namespace) -> None:
         Console().print(f"{digest}  {arguments.output / name}", highlight=False, soft_wrap=True)
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
+def _prepare(arguments: argparse.Namespace, command: str) -> None:
     options = ExampleOptions(
         max_context=arguments.max_context,
         max_response=arguments.max_response,
@@ -66,16 +67,20 @@ def _prepare(arguments: argparse.Namespace) -> None:
     corpus = _corpus(arguments)
     _check_arguments(arguments, corpus)
     check_output("--output", arguments.output)
-    name = arguments.tokenizer
-    # Progress goes to stderr, so that stdout holds the table alone.
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    _check_paths(arguments, corpus)
+    # Progress goes to stderr, so that stdout holds the table alone. A log needs none: an error is
+    # its first line.
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         manifest = prepare(
             corpus,
             _corpus_files(arguments, corpus),
             arguments.output,
-            make_tokenizer=corpus.make_tokenizer if name is None else pretrained_tokenizer(name),
+            find_tokenizer=lambda: _tokenizer_maker(arguments.tokenizer, corpus),
             options=options,
             valid_seed=arguments.seed,
+            skip_bad=arguments.skip_bad,
+            command=command,
             progress=progress,
         )
     print_manifest(manifest, arguments.output)
@@ -142,6 +147,12 @@ def _add_prepare_options(command: argparse.ArgumentParser) -> None:
         help="of a generated corpus, and of the valid split if it must be drawn (default 0)",
     )
     add("--dialogues", type=int, help="train dialogues of a generated corpus")
+    add("--no-words", action="store_true", help="do without word relations and ConceptNet's file")
+    add(
+        "--skip-bad",
+        action="store_true",
+        help="leave out records that are no dialogues, and list them, instead of ending",
+    )
 
 
 def _corpus(arguments: argparse.Namespace) -> Corpus:
@@ -159,6 +170,11 @@ def _check_arguments(arguments: argparse.Namespace, corpus: Corpus) -> None:
         raise InputError(
             f"--output must be another folder than --input, got {arguments.output} for both."
         )
+    if arguments.tokenizer is not None and not arguments.tokenizer.strip():
+        raise InputError(
+            f"--tokenizer must be a folder or a Hugging Face model, got {arguments.tokenizer!r}. "
+            "Leave it out for the corpus's own."
+        )
     if arguments.seed < 0:
         raise InputError(f"--seed must be >= 0, got {arguments.seed}.")
     if corpus.write is None and arguments.input is None:
@@ -172,6 +188,25 @@ def _check_arguments(arguments: argparse.Namespace, corpus: Corpus) -> None:
         )
 
 
+def _check_paths(arguments: argparse.Namespace, corpus: Corpus) -> None:
+    """Raise MissingError for what is named and not there."""
+    given = {"--input": arguments.input, "--graph": arguments.graph}
+    needs = {"--input": corpus.needs, "--graph": "the folder with the knowledge graph"}
+    for option, path in given.items():
+        if path is not None and not path.exists():
+            raise MissingError(f"{option} must be {needs[option]}, got {path}. Check the path.")
+
+
+def _tokenizer_maker(name: str | None, corpus: Corpus) -> TokenizerMaker:
+    """The tokenizer that is named, loaded and checked now; else what the corpus fits."""
+    name = corpus.tokenizer_name if name is None else name
+    if name is None:
+        return corpus.make_tokenizer
+    tokenizer = load_tokenizer(name)
+    check_tokenizer(tokenizer)
+    return lambda dialogues, titles: tokenizer
+
+
 def _corpus_files(arguments: argparse.Namespace, corpus: Corpus) -> CorpusFiles:
     dialogues = arguments.input
     if dialogues is None:
@@ -182,6 +217,7 @@ def _corpus_files(arguments: argparse.Namespace, corpus: Corpus) -> CorpusFiles:
         dialogues=dialogues,
         graph=arguments.graph or dialogues,
         conceptnet=arguments.conceptnet,
+        with_words=not arguments.no_words,
     )
 
 

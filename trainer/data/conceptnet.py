@@ -17,6 +17,10 @@ from trainer.data.word_graph import WordGraph
 
 CONCEPTNET_PATTERN = "conceptnet-assertions*.csv.gz"
 NUM_COLUMNS = 5
+WITHOUT_CONCEPTNET = (
+    "Fetch it (python -m trainer.data download conceptnet --output DIR) and name the file with "
+    "--conceptnet, or go on without word relations: --no-words"
+)
 MAX_LINE_BYTES = 1 << 20
 ENGLISH = b"/c/en/"
 
@@ -31,8 +35,7 @@ def find_conceptnet(folder: Path) -> Path:
     found = sorted(folder.glob(CONCEPTNET_PATTERN))
     if not found:
         raise MissingError(
-            f"{folder} must hold {CONCEPTNET_PATTERN}, got none. Name the file with --conceptnet, "
-            "or fetch it: python -m trainer.data download conceptnet --output DIR"
+            f"{folder} must hold {CONCEPTNET_PATTERN}, got none. {WITHOUT_CONCEPTNET}"
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 MENTION_PATTERN = re.compile(r"@([0-9]+)")
@@ -31,6 +31,47 @@ class Message:
 
     sender: Sender
     text: str
+    message_id: str = ""
+    """As the corpus names it; "": its number in the dialogue is its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilmAnswers:
+    """What one side answered about one film after the dialogue, in ReDial's codes."""
+
+    suggested: int
+    """0: the seeker named it first, 1: the recommender suggested it, 2: did not say."""
+    seen: int
+    """0: the seeker has not seen it, 1: has, 2: did not say."""
+    liked: int
+    """0: the seeker did not like it, 1: did, 2: did not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questionnaires:
+    """Movie id -> answers of each side; empty where a side did not answer, or was not asked."""
+
+    seeker: Mapping[str, FilmAnswers] = field(default_factory=dict)
+    recommender: Mapping[str, FilmAnswers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a dialogue was read, and what its reader passed over."""
+
+    place: str = ""
+    """"FILE:LINE"; "": the corpus does not say."""
+    repeated_keys: int = 0
+    """Keys that its record gives twice, such as a movie's title: the last one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that is no dialogue: a reader yields it in place of one."""
+
+    place: str
+    problem: str
+    """`<what> must be <rule>, got <value>. <what to do>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +82,8 @@ class Dialogue:
     messages: tuple[Message, ...]
     titles: dict[str, str]
     """Movie id -> "Title (Year)", "" if not known. No other @number in the texts is a movie."""
+    questionnaires: Questionnaires = field(default_factory=Questionnaires)
+    origin: Origin = field(default_factory=Origin, compare=False)
 
     def pieces(self) -> Iterator[Piece]:
         """Texts and mentions of all messages, in order."""

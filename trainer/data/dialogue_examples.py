@@ -61,13 +61,24 @@ class MergedTurn:
         return "".join(" " if isinstance(piece, Mention) else piece for piece in self.pieces)
 
 
+def turn_numbers(dialogue: Dialogue) -> list[int]:
+    """The merged turn of each message: a new one begins where the sender changes."""
+    numbers: list[int] = []
+    before: Sender | None = None
+    for message in dialogue.messages:
+        is_new = message.sender != before
+        numbers.append(numbers[-1] + is_new if numbers else 0)
+        before = message.sender
+    return numbers
+
+
 def merge_turns(dialogue: Dialogue) -> list[MergedTurn]:
     """The dialogue's turns; an empty message adds nothing but still counts as its sender's."""
     turns: list[MergedTurn] = []
-    for message in dialogue.messages:
-        if not turns or turns[-1].sender != message.sender:
+    for number, message in zip(turn_numbers(dialogue), dialogue.messages, strict=True):
+        if number == len(turns):
             turns.append(MergedTurn(message.sender))
-        merged = turns[-1].pieces
+        merged = turns[number].pieces
         pieces = split_mentions(message.text.strip(), dialogue.titles)
         if pieces and merged:
             merged.append(" ")
@@ -116,14 +127,16 @@ def to_examples(
     for index, (turn, ids) in enumerate(zip(turns, turn_ids, strict=True)):
         if turn.sender == "recommender" and index > 0 and ids:
             items = [vocabulary.item_index(movie_id) for movie_id in turn.movie_ids]
+            kept_ids = ids[: options.max_response - 1]
             examples.append(
                 Example(
                     example_id=f"{dialogue.dialogue_id}:{index}",
                     context_ids=_int32(context_ids[-options.max_context :]),
-                    response_ids=_int32([*ids[: options.max_response - 1], vocabulary.eos_id]),
+                    response_ids=_int32([*kept_ids, vocabulary.eos_id]),
                     context_entities=_int32(list(context_entities)),
                     context_words=_int32(context_words),
                     gold_items=_int32([i for i in items if i not in knowledge.dropped_items]),
+                    is_recommendation=any(map(vocabulary.is_item, kept_ids)),
                 )
             )
         context_ids += [*ids, vocabulary.eos_id]

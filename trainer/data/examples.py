@@ -36,11 +36,9 @@ class Example:
     """[W] words of the word graph said before, in order, repeats kept; may be empty."""
     gold_items: np.ndarray
     """[G] items of the whole turn, also past the cut, in order, repeats kept."""
-
-    @property
-    def is_recommendation(self) -> bool:
-        """Whether the turn mentions a movie."""
-        return bool(len(self.gold_items))
+    is_recommendation: bool = False
+    """Whether response_ids hold an item's token: the turn's action is [REC]. Not known, and False,
+    where there is no response yet."""
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
@@ -71,22 +69,30 @@ def last_ids(ids: np.ndarray, limit: int) -> np.ndarray:
 
 
 def digest_examples(examples: Sequence[Example]) -> str:
-    """Hex SHA-256 of all arrays of the examples, in their order."""
+    """Hex SHA-256 of all arrays and actions of the examples, in their order."""
     arrays: dict[str, np.ndarray] = {}
     for name in ARRAY_FIELDS:
         columns = [getattr(example, name) for example in examples]
         arrays[name] = np.concatenate(columns)
         arrays[f"{name}_lengths"] = np.array([len(column) for column in columns], np.int32)
+    arrays["is_recommendation"] = np.array([it.is_recommendation for it in examples], np.int32)
     return digest_arrays(arrays)
 
 
 def _to_record(example: Example) -> dict[str, Any]:
     arrays = {name: getattr(example, name).tolist() for name in ARRAY_FIELDS}
-    return {"example_id": example.example_id, **arrays}
+    return {
+        "example_id": example.example_id,
+        **arrays,
+        "is_recommendation": example.is_recommendation,
+    }
 
 
 def _from_record(record: dict[str, Any]) -> Example:
     arrays = {name: np.array(record[name], np.int32) for name in ARRAY_FIELDS}
     if arrays["context_ids"].size == 0 or arrays["response_ids"].size == 0:
         raise InputError("a context and a response are needed")
-    return Example(example_id=record["example_id"], **arrays)
+    is_recommendation = record["is_recommendation"]
+    if not isinstance(is_recommendation, bool):
+        raise InputError(f"is_recommendation must be true or false, got {is_recommendation!r}")
+    return Example(example_id=record["example_id"], **arrays, is_recommendation=is_recommendation)

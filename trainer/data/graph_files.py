@@ -40,6 +40,10 @@ PICKLES = {
     ITEMS_NAME: "movie_ids.pkl",
     SUBGRAPH_NAME: "subkg.pkl",
 }
+REMEDY = (
+    "Name its folder with --graph; fetch it with: "
+    "python -m trainer.data download dbpedia --output DIR"
+)
 _FROM_PICKLE: dict[str, Callable[[Path, Any], Any]] = {
     ENTITIES_NAME: pickled_entities,
     MOVIES_NAME: pickled_movies,
@@ -57,6 +61,8 @@ def read_graph_files(folder: Path) -> RawGraph:
             own, the items are not exactly the movies' entities, or a pickle asks for more than
             plain containers.
     """
+    if not folder.is_dir():
+        raise MissingError(f"the knowledge graph must be in a folder, got {folder}. {REMEDY}")
     is_pickled = (
         not (folder / ENTITIES_NAME).exists() and (folder / PICKLES[ENTITIES_NAME]).exists()
     )
@@ -71,13 +77,13 @@ def read_graph_files(folder: Path) -> RawGraph:
 def _read_json(folder: Path, name: str) -> tuple[Path, Any]:
     path = folder / name
     if not path.is_file():
-        raise MissingError(
-            f"{path} must be a file, got none. Name the folder of the graph with --graph."
-        )
+        raise MissingError(f"{path} must be a file of the knowledge graph, got none. {REMEDY}")
     try:
         return path, json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{path} must be JSON, got {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} must be JSON, got {error}. Fetch it again, or name another folder: --graph"
+        ) from error
 
 
 def _read_pickled(folder: Path, name: str) -> tuple[Path, Any]:

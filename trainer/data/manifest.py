@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Container, Sequence
+import shlex
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +18,13 @@ from trainer.data.dialogue import Dialogue
 from trainer.data.dialogue_examples import ExampleOptions, merge_turns
 from trainer.data.examples import Example
 from trainer.data.kgsf_counts import KgsfCounts, count_as_kgsf
+from trainer.data.oddities import Oddities, count_oddities
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 2
+RAW_NAME = "raw"
+"""Where a generated corpus is written, in the prepared folder."""
+FORMAT_VERSION = 3
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +37,12 @@ class SplitCounts:
     responses: int
     """Examples: recommender turns that have an earlier turn and are not empty."""
     responses_with_item: int
+    """Those whose kept tokens hold a movie's: their action is [REC]."""
     recommendation_samples: int
     """Gold movies of responses, with repeats."""
     context_entities: int
     """Entities of all contexts together."""
+    oddities: Oddities
     as_kgsf: KgsfCounts
     """The same split as KGSF's chain counts it."""
 
@@ -61,14 +69,27 @@ class Manifest:
     words_digest: str
     drawn_valid_ids: list[str]
     """Train dialogues drawn for valid; empty if the corpus has a valid file."""
+    dialogue_digests: dict[str, str]
+    """Of each split's file of dialogues."""
+    skipped: list[str]
+    """Place and problem of each bad record that was left out."""
+    twins: list[list[str]]
+    """Movie ids that share a title and its year. Each stays a movie of its own."""
+    command: str
+    """What prepared the folder."""
 
 
 def count_split(
-    dialogues: Sequence[Dialogue], examples: Sequence[Example], linked: Container[str]
+    dialogues: Sequence[Dialogue],
+    examples: Sequence[Example],
+    *,
+    linked: Container[str],
+    num_skipped: int,
 ) -> SplitCounts:
     """Counts of one split, before and after the making of examples.
 
     Args:
+        num_skipped: bad records that were left out.
         linked: the movies that have a DBpedia page, for the counts as KGSF has them.
     """
     return SplitCounts(
@@ -79,6 +100,7 @@ def count_split(
         responses_with_item=sum(example.is_recommendation for example in examples),
         recommendation_samples=sum(len(example.gold_items) for example in examples),
         context_entities=sum(len(example.context_entities) for example in examples),
+        oddities=count_oddities(dialogues, examples, num_skipped),
         as_kgsf=count_as_kgsf(dialogues, linked),
     )
 
@@ -98,23 +120,50 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         record = json.loads(path.read_bytes())
-        record["options"] = ExampleOptions(**record["options"])
-        record["splits"] = {
-            split: SplitCounts(**{**counts, "as_kgsf": KgsfCounts(**counts["as_kgsf"])})
-            for split, counts in record["splits"].items()
-        }
-        manifest = Manifest(**record)
+        version = record["format_version"]
+        if version == FORMAT_VERSION:
+            return _from_record(record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{path} must be a manifest of format_version {FORMAT_VERSION}, got {error!r:.100}. "
             "Prepare the data again."
         ) from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} must have format_version {FORMAT_VERSION}, got {manifest.format_version}. "
-            "Prepare the data again."
-        )
-    return manifest
+    raise InputError(
+        f"{path} must have format_version {FORMAT_VERSION}, got {version}. Prepare the data anew, "
+        f"and fit anew what was fitted on them: {prepare_again(record, folder)}"
+    )
+
+
+def prepare_again(record: Mapping[str, Any], folder: Path) -> str:
+    """The command that makes a prepared folder of another format anew.
+
+    A manifest of version 2 does not say what was read: its command has the options that it holds,
+    the folder's own tokenizer, and DIR where the dialogues must be named.
+    """
+    command = record.get("command")
+    if isinstance(command, str):
+        return command
+    raw = folder / RAW_NAME
+    options = ExampleOptions(**record["options"])
+    parts = ["python", "-m", "trainer.data", "prepare", "--source", str(record["source"])]
+    parts += ["--input", str(raw) if raw.is_dir() else "DIR"]
+    parts += ["--tokenizer", str(folder / "tokenizer"), "--output", str(folder)]
+    parts += ["--max-context", str(options.max_context)]
+    parts += ["--max-response", str(options.max_response)]
+    parts += ["--drop-unlinked"] * options.drop_unlinked
+    parts += ["--no-entity-links"] * (not options.link_entities)
+    return shlex.join(parts)
+
+
+def _from_record(record: dict[str, Any]) -> Manifest:
+    splits = {split: _split_counts(counts) for split, counts in record["splits"].items()}
+    options = ExampleOptions(**record["options"])
+    return Manifest(**{**record, "options": options, "splits": splits})
+
+
+def _split_counts(record: dict[str, Any]) -> SplitCounts:
+    oddities, as_kgsf = Oddities(**record["oddities"]), KgsfCounts(**record["as_kgsf"])
+    return SplitCounts(**{**record, "oddities": oddities, "as_kgsf": as_kgsf})
 
 
 def print_manifest(manifest: Manifest, output: Path) -> None:
@@ -124,8 +173,9 @@ def print_manifest(manifest: Manifest, output: Path) -> None:
     for split in manifest.splits:
         table.add_column(split, justify="right")
     splits = [dataclasses.asdict(split) for split in manifest.splits.values()]
+    oddities = [split.pop("oddities") for split in splits]
     as_kgsf = [split.pop("as_kgsf") for split in splits]
-    for prefix, counts in (("", splits), ("as KGSF: ", as_kgsf)):
+    for prefix, counts in (("", splits), ("as KGSF: ", as_kgsf), ("odd: ", oddities)):
         for name in counts[0]:
             cells = (f"{split[name]:,}" for split in counts)
             table.add_row(prefix + name.replace("_", " "), *cells)
@@ -139,3 +189,16 @@ def print_manifest(manifest: Manifest, output: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if manifest.twins:
+        twins = ", ".join("/".join(ids) for ids in manifest.twins[:MAX_LISTED])
+        _print_line(
+            console,
+            f"{len(manifest.twins)} titles with their year stand for several movies, which are "
+            f"kept apart: {twins}",
+        )
+    for line in manifest.skipped:
+        _print_line(console, f"skipped: {line}")
+
+
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -6,14 +6,15 @@ The manifest is removed first and written last, so a folder with a manifest is a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from rich.progress import Progress
 
 from trainer.common.atomic import write_json
-from trainer.data.corpus import Corpus, CorpusFiles
-from trainer.data.dialogue import SPLITS, Dialogue
+from trainer.common.errors import InputError
+from trainer.data.corpus import Corpus, CorpusFiles, no_words
+from trainer.data.dialogue import SPLITS, Dialogue, Split
 from trainer.data.dialogue_examples import ExampleOptions, Knowledge, to_examples
 from trainer.data.entity_linker import build_linker
 from trainer.data.examples import Example, write_examples
@@ -22,12 +23,13 @@ from trainer.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     Manifest,
-    SplitCounts,
     count_split,
 )
+from trainer.data.oddities import find_twins
 from trainer.data.raw_graph import RawGraph
 from trainer.data.splits import Dialogues, load_splits
-from trainer.data.tokenizer import TokenizerMaker
+from trainer.data.stored_dialogues import dialogues_name, store_dialogues, write_dialogues
+from trainer.data.tokenizer import TokenizerMaker, as_loaded
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph, split_words
 
@@ -37,46 +39,69 @@ def prepare(
     files: CorpusFiles,
     output_dir: Path,
     *,
-    make_tokenizer: TokenizerMaker,
+    find_tokenizer: Callable[[], TokenizerMaker],
     options: ExampleOptions,
     valid_seed: int,
+    skip_bad: bool,
+    command: str,
     progress: Progress,
 ) -> Manifest:
     """Read a raw corpus, check all of it, and write the prepared folder.
 
+    Args:
+        find_tokenizer: is called when all files are there, and before the dialogues are read.
+        skip_bad: leave out records that are no dialogues, and list them in the manifest.
+        command: how a user makes the folder again.
+
     Raises:
-        FileNotFoundError: if a folder or a file is missing.
-        ValueError: naming file and line or value, for the first thing that is wrong.
+        MissingError: if a folder or a file is missing.
+        InputError: naming file and line or value of what is wrong.
     """
+    readers = corpus.read_splits(files.dialogues)
     raw_graph = corpus.read_graph(files.graph)
+    if files.with_words:
+        corpus.check_files(files)
+    make_tokenizer = find_tokenizer()
     loaded = load_splits(
-        corpus.read_splits(files.dialogues),
+        readers,
         movie_ids=raw_graph.movie_entities,
         valid_seed=valid_seed,
+        skip_bad=skip_bad,
         progress=progress,
     )
     dialogues = loaded.dialogues
     titles = movie_titles(
         raw_graph.movie_entities, (it for split in SPLITS for it in dialogues[split])
     )
-    tokenizer = make_tokenizer(dialogues["train"], list(titles.values()))
+    tokenizer = as_loaded(make_tokenizer(dialogues["train"], list(titles.values())))
     vocabulary = build_vocabulary(tokenizer, titles)
     graph = raw_graph.graph(vocabulary.movie_ids)
-    words = corpus.read_words(files, words_of(dialogues["train"]), progress)
+    read_words = corpus.read_words if files.with_words else no_words
+    words = read_words(files, words_of(dialogues["train"]), progress)
     knowledge = _knowledge(raw_graph, graph, words, vocabulary, options)
+    examples = _make_examples(dialogues, vocabulary, knowledge, options, progress)
 
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / MANIFEST_NAME).unlink(missing_ok=True)
     vocabulary.save(output_dir)
     graph.save(output_dir)
     words.save(output_dir)
+    digests = _write_splits(output_dir, dialogues, examples)
     unlinked = set(raw_graph.unlinked_movies)
     linked = {movie for movie in raw_graph.movie_entities if movie not in unlinked}
-    splits = _write_splits(output_dir, dialogues, vocabulary, knowledge, options, linked, progress)
+    splits = {
+        split: count_split(
+            dialogues[split],
+            examples[split],
+            linked=linked,
+            num_skipped=len(loaded.skipped.get(split, ())),
+        )
+        for split in SPLITS
+    }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         source=corpus.name,
-        splits=splits,
+        splits={**splits},
         options=options,
         num_items=vocabulary.num_items,
         num_entities=graph.num_entities,
@@ -90,6 +115,10 @@ def prepare(
         num_word_edges=len(words.edges_E2),
         words_digest=words.digest,
         drawn_valid_ids=list(loaded.drawn_valid_ids),
+        dialogue_digests=digests,
+        skipped=[f"{it.place}: {it.problem}" for bad in loaded.skipped.values() for it in bad],
+        twins=find_twins(titles),
+        command=command,
     )
     write_json(output_dir / MANIFEST_NAME, dataclasses.asdict(manifest))
     return manifest
@@ -135,21 +164,35 @@ def _knowledge(
     )
 
 
-def _write_splits(
-    output_dir: Path,
+def _make_examples(
     dialogues: Dialogues,
     vocabulary: Vocabulary,
     knowledge: Knowledge,
     options: ExampleOptions,
-    linked: set[str],
     progress: Progress,
-) -> dict[str, SplitCounts]:
-    """Write the examples of every split; return their counts."""
-    counts: dict[str, SplitCounts] = {}
+) -> dict[Split, list[Example]]:
+    """The examples of every split; InputError if one has none."""
+    examples: dict[Split, list[Example]] = {}
     for split in SPLITS:
-        examples: list[Example] = []
+        examples[split] = []
         for dialogue in progress.track(dialogues[split], description=f"encoding {split}"):
-            examples += to_examples(dialogue, vocabulary, knowledge, options)
-        write_examples(output_dir / f"{split}.jsonl", examples)
-        counts[split] = count_split(dialogues[split], examples, linked)
-    return counts
+            examples[split] += to_examples(dialogue, vocabulary, knowledge, options)
+        if not examples[split]:
+            raise InputError(
+                f"the {split} split must give at least one example, got none from its "
+                f"{len(dialogues[split])} dialogues: in none does the recommender answer a turn "
+                "before. Add dialogues in which it does."
+            )
+    return examples
+
+
+def _write_splits(
+    output_dir: Path, dialogues: Dialogues, examples: Mapping[Split, list[Example]]
+) -> dict[str, str]:
+    """Write examples and dialogues of every split; return the digests of the dialogues."""
+    digests: dict[str, str] = {}
+    for split in SPLITS:
+        write_examples(output_dir / f"{split}.jsonl", examples[split])
+        stored = store_dialogues(dialogues[split], examples[split])
+        digests[split] = write_dialogues(output_dir / dialogues_name(split), stored)
+    return digests

@@ -1,7 +1,7 @@
 """A prepared folder in memory, checked against its manifest.
 
-It holds manifest.json, vocabulary.json, tokenizer/, graph.safetensors, words.safetensors and one
-JSON-lines file of examples per split; `prepare.py` makes it.
+It holds manifest.json, vocabulary.json, tokenizer/, graph.safetensors, words.safetensors and for
+each split a JSON-lines file of examples and one of dialogues; `prepare.py` makes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example, read_examples
 from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.manifest import MANIFEST_NAME, Manifest, read_manifest
+from trainer.data.stored_dialogues import StoredDialogue, dialogues_name, read_dialogues
 from trainer.data.vocabulary import Vocabulary
 from trainer.data.word_graph import WordGraph
 
@@ -38,10 +39,10 @@ class PreparedData:
         """All examples of "train", "valid" or "test", in the order of the dialogues.
 
         Raises:
-            InputError: if there is no such split, or its file is not the one the manifest counts.
+            InputError: if there is no such split, its file is not the one the manifest counts, or
+                it is empty.
         """
-        if split not in self.manifest.splits:
-            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split}.")
+        self._check_split(split)
         path = self.root / f"{split}.jsonl"
         examples = read_examples(path)
         expected = self.manifest.splits[split].responses
@@ -50,9 +51,29 @@ class PreparedData:
                 f"{path} must hold {expected} examples as in {MANIFEST_NAME}, got {len(examples)}. "
                 "Prepare the data again."
             )
+        if not examples:
+            raise InputError(
+                f"{path} must hold at least one example, got none. Prepare data in which a "
+                f"recommender answers in {split}."
+            )
         for example in examples:
             self._check_ids(path, example)
         return examples
+
+    def dialogues(self, split: str) -> list[StoredDialogue]:
+        """All dialogues of a split with their single messages and questionnaires, in their order.
+
+        Raises:
+            MissingError: if their file is missing.
+            InputError: if there is no such split, or its file has another digest.
+        """
+        self._check_split(split)
+        path = self.root / dialogues_name(split)
+        return read_dialogues(path, self.manifest.dialogue_digests[split])
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.manifest.splits:
+            raise InputError(f"split must be one of {', '.join(SPLITS)}, got {split}.")
 
     def _check_ids(self, path: Path, example: Example) -> None:
         limits = {

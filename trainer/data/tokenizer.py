@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, first_line
 from trainer.data.dialogue import Dialogue
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_BASE_TOKENS = 2_000
 """Of a tokenizer that is trained here."""
+
+HUB_TIMEOUT_S = 10.0
 
 TokenizerMaker = Callable[[Sequence[Dialogue], Sequence[str]], PreTrainedTokenizerFast]
 """Train dialogues, titles of the movies -> a tokenizer: loaded by name, or trained on them."""
@@ -22,7 +28,8 @@ TokenizerMaker = Callable[[Sequence[Dialogue], Sequence[str]], PreTrainedTokeniz
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """A fast tokenizer by the name of a model on the hub, or from a folder on disk.
 
-    A folder may hold tokenizer.json, or only GPT-2's vocab.json and merges.txt.
+    A folder may hold tokenizer.json, or only GPT-2's vocab.json and merges.txt. A model that was
+    fetched before is taken from the hub's cache, without a look at the network.
 
     Raises:
         InputError: if there is none, or only on the hub and the network is not available.
@@ -34,18 +41,45 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     # AutoTokenizer finds no class for a folder that holds vocab.json and merges.txt alone.
     kind = GPT2Tokenizer if bare else AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(name, local_files_only=folder.is_dir())
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"tokenizer must be a folder or a Hugging Face model, got {name}: {reason} "
-            "Give a folder with a tokenizer (--tokenizer DIR)."
-        ) from error
+        tokenizer = kind.from_pretrained(name, local_files_only=True)
+    except Exception as error:
+        # A broken file makes it raise whatever its code happens to stumble over.
+        if folder.is_dir():
+            raise InputError(
+                f"tokenizer must be a folder or a Hugging Face model, got {name}, which does not "
+                f"hold tokenizer.json, or vocab.json and merges.txt ({first_line(error)}). "
+                "Name a folder that does (--tokenizer DIR)."
+            ) from error
+        tokenizer = _from_hub(name)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(
             f"tokenizer must have a fast version, got {type(tokenizer).__name__} from {name}."
         )
     return tokenizer
+
+
+def _from_hub(name: str) -> Any:
+    try:
+        # Told at once; the library itself tries again for a minute.
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, HTTPError) as error:
+        raise InputError(
+            "tokenizer must be a folder or a Hugging Face model, cached or within reach, got "
+            f"{name}: {first_line(error)}. Name a folder with tokenizer.json, or with vocab.json "
+            "and merges.txt, such as dialogpt-tokenizer (--tokenizer DIR); or fetch the model on "
+            "another machine, copy its cache here (HF_HOME), and set HF_HUB_OFFLINE=1."
+        ) from error
+
+
+def as_loaded(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer as it comes back from its saved form: some classes do not save all of it.
+
+    What is prepared must be tokenized as all who load the vocabulary do it.
+    """
+    with tempfile.TemporaryDirectory(prefix="tokenizer.") as folder:
+        tokenizer.save_pretrained(folder)
+        return load_tokenizer(folder)
 
 
 def pretrained_tokenizer(name: str) -> TokenizerMaker:

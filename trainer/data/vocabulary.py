@@ -7,27 +7,49 @@ compared in the handshake.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
+from trainer.common.text_files import read_json_object
 from trainer.data.dialogue import Mention, Piece
+from trainer.data.text_form import check_spaces, continuing, form_digest
 from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
 
 VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+REMEDY = "Prepare the data again, or export the model again."
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+KEYS: Mapping[str, Callable[[object], bool]] = {
+    "format_version": _is_count,
+    "base_size": _is_count,
+    "eos_id": _is_count,
+    "digest": lambda value: isinstance(value, str),
+    "movie_ids": _are_texts,
+    "titles": _are_texts,
+}
+"""Keys of vocabulary.json -> whether a value can be theirs."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +106,17 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of the format, the base tokens in id order and the movie ids.
+        """Hex SHA-256 of the format, how text becomes tokens, and the movie ids.
 
-        The format is in it because it decides how text becomes tokens.
+        The format is in it because it decides how text becomes tokens, too.
         """
-        tokens = self.tokenizer.convert_ids_to_tokens(list(range(self.base_size)))
-        form = f"format {FORMAT_VERSION}, end of text {self.eos_id}"
-        return digest_strings([form, *tokens], self.movie_ids)
+        form = f"format {FORMAT_VERSION}, end of text {self.eos_id}, base size {self.base_size}"
+        return digest_strings([form, form_digest(self.tokenizer)], self.movie_ids)
+
+    @cached_property
+    def _continuing(self) -> PreTrainedTokenizerFast:
+        """Of text after an item."""
+        return continuing(self.tokenizer)
 
     @cached_property
     def _index_by_movie(self) -> dict[str, int]:
@@ -120,20 +146,24 @@ class Vocabulary:
         has movies as added tokens: at this token a model decides between a movie and any word, and
         one step later between the movies. Without it the likeliest movie still loses to "it", and
         greedy responses name none. Text that spells a special token ("<|endoftext|>") stays text.
+        After a mention " is" and "is" have different tokens, also where the tokenizer puts a space
+        in front of every text.
         """
         return self.encode_batch([pieces])[0]
 
     def encode_batch(self, batch: Iterable[Sequence[Piece]]) -> list[list[int]]:
         """`encode` of many, with one call of the tokenizer for all of them."""
         runs = [_runs(pieces) for pieces in batch]
-        texts = [run for pieces in runs for run in pieces if isinstance(run, str)]
-        encoded = iter(self._encode_texts(texts))
+        first = [run for pieces in runs for run in pieces[:1] if isinstance(run, str)]
+        later = [run for pieces in runs for run in pieces[1:] if isinstance(run, str)]
+        first_ids = iter(_encode_texts(self.tokenizer, first))
+        later_ids = iter(_encode_texts(self._continuing, later))
         return [
             [
                 token_id
-                for run in pieces
+                for index, run in enumerate(pieces)
                 for token_id in (
-                    next(encoded)
+                    next(later_ids if index else first_ids)
                     if isinstance(run, str)
                     else [self.item_token(self.item_index(run.movie_id))]
                 )
@@ -155,7 +185,7 @@ class Vocabulary:
                     glued = text[-1:].isalnum() or text[-1:] in tuple("),.!?:;")
                     text += f"{' ' * glued}{self.titles[token_id - self.base_size]}"
             else:
-                text += self._decode_base(list(group))
+                text += _decode_texts(self._continuing if text else self.tokenizer, list(group))
         return text
 
     def save(self, folder: Path) -> None:
@@ -188,6 +218,8 @@ class Vocabulary:
                 "python -m trainer.data prepare"
             )
         content = _read_saved(path)
+        if not (folder / TOKENIZER_NAME).is_dir():
+            raise MissingError(f"{folder} must hold {TOKENIZER_NAME}/, got none. {REMEDY}")
         vocabulary = Vocabulary(
             tokenizer=load_tokenizer(str(folder / TOKENIZER_NAME)),
             base_size=content["base_size"],
@@ -203,40 +235,44 @@ class Vocabulary:
             )
         return vocabulary
 
-    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # verbose=False: the model's length limit is enforced later, on the whole context.
-        encoded = self.tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return encoded["input_ids"]
-
-    def _decode_base(self, ids: list[int]) -> str:
-        text = self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
-        return text
-
 
 def build_vocabulary(tokenizer: PreTrainedTokenizerFast, titles: Mapping[str, str]) -> Vocabulary:
     """The joint vocabulary of a tokenizer and a catalogue (movie id -> title).
 
     Raises:
-        InputError: if a movie id is not a number, the tokenizer has no end-of-text token, or its
-            ids have gaps.
+        InputError: if a movie id is not a number, or the tokenizer has no end-of-text token, ids
+            with gaps, or loses spaces.
     """
     movie_ids = tuple(sorted(titles, key=_movie_number))
-    base_size = len(tokenizer)
-    check_base_size(tokenizer, base_size)
+    check_tokenizer(tokenizer)
     return Vocabulary(
         tokenizer=tokenizer,
-        base_size=base_size,
+        base_size=len(tokenizer),
         eos_id=end_of_text_id(tokenizer),
         movie_ids=movie_ids,
         titles=tuple(titles[movie_id] for movie_id in movie_ids),
     )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise InputError unless a vocabulary can be built on it."""
+    check_base_size(tokenizer, len(tokenizer))
+    end_of_text_id(tokenizer)
+    check_spaces(continuing(tokenizer))
+
+
+def _encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    # verbose=False: the model's length limit is enforced later, on the whole context.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return encoded["input_ids"]
+
+
+def _decode_texts(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
 
 
 def _runs(pieces: Sequence[Piece]) -> list[Piece]:
@@ -259,16 +295,20 @@ def _movie_number(movie_id: str) -> int:
     return int(movie_id)
 
 
-def _read_saved(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} must be JSON, got {error}. Prepare the data again.") from error
-    keys = {"format_version", "base_size", "eos_id", "digest", "movie_ids", "titles"}
-    missing = keys - set(content)
-    if missing or content["format_version"] != FORMAT_VERSION:
+def _read_saved(path: Path) -> dict[str, Any]:
+    content = read_json_object(path, remedy=REMEDY)
+    version = content.get("format_version")
+    missing = sorted(key for key in KEYS if key not in content)
+    if missing or version != FORMAT_VERSION:
         raise InputError(
-            f"{path} must have format_version {FORMAT_VERSION} and all keys, got "
-            f"{content.get('format_version')} without {sorted(missing)}. Prepare the data again."
+            f"{path} must have format_version {FORMAT_VERSION} and all keys, got {version} without "
+            f"{missing}. Prepare the data again, and fit the model again on them if this is a "
+            "model's folder."
         )
+    for key, is_valid in KEYS.items():
+        if not is_valid(content[key]):
+            raise InputError(
+                f"{key} in {path} must be as `python -m trainer.data prepare` wrote it, got "
+                f"{str(content[key])[:60]}. {REMEDY}"
+            )
     return content

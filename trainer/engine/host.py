@@ -14,7 +14,7 @@ import deepspeed
 from deepspeed.accelerator import get_accelerator
 from torch.utils.cpp_extension import get_default_build_root
 
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, MachineError
 
 LOCK_NAME = "conkd.lock"
 # From glibc's malloc.h.
@@ -68,8 +68,16 @@ def exclusive_build(name: str) -> Iterator[None]:
     the build, and a file found under it can only be such a leftover.
     """
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK_NAME).open("w") as lock:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / LOCK_NAME).open("w")
+    except OSError as error:
+        raise MachineError(
+            f"{root} must be a folder that can be written, got: {error.strerror}. DeepSpeed's Adam "
+            "for offload is built there: name another folder in TORCH_EXTENSIONS_DIR, or leave "
+            "offload out."
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # One folder per version of Python and device lies between the root and the extension.
         for leftover in [*root.glob(f"{name}/lock"), *root.glob(f"*/{name}/lock")]:

@@ -26,11 +26,18 @@ def leave_with_launcher() -> None:
 
     A rank that something else has started is left alone: a shell may end before its jobs.
     """
+    watched = launching_processes()
+    if watched:
+        threading.Thread(target=_watch, args=watched, name="launcher-watch", daemon=True).start()
+
+
+def launching_processes() -> tuple[psutil.Process, ...]:
+    """DeepSpeed's launcher and command above this process; () where something else started it."""
     launcher = psutil.Process().parent()
     command = launcher.parent() if launcher is not None and _is_launcher(launcher) else None
-    if command is not None and _is_command(command):
-        watched = (launcher, command)
-        threading.Thread(target=_watch, args=watched, name="launcher-watch", daemon=True).start()
+    if launcher is None or command is None or not _is_command(command):
+        return ()
+    return launcher, command
 
 
 def _watch(*watched: psutil.Process) -> None:

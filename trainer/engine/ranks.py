@@ -86,9 +86,14 @@ def on_all_ranks(action: Callable[[], ResultT]) -> ResultT:
     return result
 
 
+def is_first_rank() -> bool:
+    """Whether this is rank 0."""
+    return comm.get_rank() == 0
+
+
 def on_first_rank(action: Callable[[], None]) -> None:
     """Collective: run `action` on rank 0 while the others wait; raises on all if it fails."""
-    on_all_ranks(lambda: action() if comm.get_rank() == 0 else None)
+    on_all_ranks(lambda: action() if is_first_rank() else None)
 
 
 def sum_over_ranks(values: Sequence[float], on_device: Tensor | None = None) -> list[float]:

@@ -10,53 +10,32 @@ plots: python -m trainer.evaluation.report
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from transformers.utils.logging import disable_progress_bar
-
 from trainer.common.cli import run_main
-from trainer.data.prepared import load_prepared
-from trainer.evaluation.evaluate import (
-    EvaluationResult,
-    add_evaluate_arguments,
-    evaluate_config,
-    evaluate_model,
-)
-from trainer.evaluation.report_text import score_rows
+from trainer.common.command import CommandParser
+from trainer.evaluation.options import add_evaluate_arguments
 
 
 def main(argv: list[str]) -> None:
     """Parse, evaluate, print a table or one JSON object on stdout."""
-    parser = argparse.ArgumentParser(
+    arguments = parse(argv)
+    # Not above: a mistake in the command line must not wait for torch.
+    from trainer.evaluation.student_scores import print_scores
+
+    print_scores(arguments)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The model, the data, and how it is scored."""
+    parser = CommandParser(
         prog="python -m trainer.evaluation",
         description="Score one trained model on one split of prepared data.",
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="run or model folder")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     add_evaluate_arguments(parser)
-    arguments = parser.parse_args(argv)
-    # Hugging Face's bar for the reading of weights is noise in logs.
-    disable_progress_bar()
-    data = load_prepared(arguments.data)
-    result = evaluate_model(arguments.checkpoint, data, evaluate_config(arguments))
-    if arguments.json:
-        sys.stdout.write(json.dumps(result.to_dict()) + "\n")
-    else:
-        print_table(result)
-
-
-def print_table(result: EvaluationResult) -> None:
-    """The headline scores for people."""
-    table = Table(title=f"{result.checkpoint} on {result.split}, {len(result.responses)} responses")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, values in score_rows([result.to_dict()]):
-        table.add_row(name, values[0])
-    Console().print(table)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

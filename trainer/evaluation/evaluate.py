@@ -17,7 +17,6 @@ import torch
 
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
-from trainer.data.dialogue import SPLITS
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.prepared import PreparedData
@@ -106,19 +105,6 @@ class EvaluationResult:
             "actions": self.actions.to_dict(),
             "seconds": self.seconds,
         }
-
-
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that every evaluating command shares."""
-    parser.add_argument("--data", type=Path, required=True, help="prepared folder")
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument(
-        "--classifier", help="folder of the turn classifier, or oracle; default: student.json's"
-    )
-    parser.add_argument("--limit", type=int, help="only the first so many responses")
-    parser.add_argument(
-        "--batch-size", type=int, default=GenerateConfig.batch_size, help="prompts per forward"
-    )
 
 
 def evaluate_config(arguments: argparse.Namespace) -> EvaluateConfig:

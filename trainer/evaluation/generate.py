@@ -21,6 +21,8 @@ from trainer.common.progress import progress_bar
 from trainer.data.model_input import ExampleInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
+from trainer.evaluation.options import BATCH_SIZE
+from trainer.models.causal_lm import MAX_RESPONSE_TOKENS
 from trainer.models.language_model import LanguageModel
 
 
@@ -28,9 +30,9 @@ from trainer.models.language_model import LanguageModel
 class GenerateConfig:
     """How responses are generated; always greedy."""
 
-    max_new_tokens: int = 30
+    max_new_tokens: int = MAX_RESPONSE_TOKENS
     """The end of text counts."""
-    batch_size: int = 64
+    batch_size: int = BATCH_SIZE
     """Prompts per forward; changes speed, and float rounding at most."""
 
     def __post_init__(self) -> None:
@@ -107,7 +109,7 @@ def generate(
     prompts: Sequence[Prompt],
     config: GenerateConfig,
     *,
-    title: str,
+    title: str | None,
 ) -> list[GeneratedResponse]:
     """Answer every prompt greedily, in the order given.
 
@@ -116,7 +118,7 @@ def generate(
         vocabulary: the model's.
         prompts: at least one token each.
         config: length limit and batch size.
-        title: stands before the progress bar on stderr (drawn on a terminal only).
+        title: stands before the progress bar on stderr (drawn on a terminal only); None: no bar.
 
     Raises:
         InputError: if a prompt and its response would not fit the model.
@@ -125,15 +127,15 @@ def generate(
     # Neighbours in length share a batch, so that little padding is computed.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].given.tokens))
     responses: dict[int, GeneratedResponse] = {}
-    with progress_bar() as bar:
-        task = bar.add_task(title, total=len(prompts))
+    with progress_bar(hidden=title is None) as bar:
+        task = bar.add_task(title or "", total=len(prompts))
         for start in range(0, len(order), config.batch_size):
             chosen = order[start : start + config.batch_size]
             batch = [prompts[index] for index in chosen]
             answers = _generate_batch(model, vocabulary, batch, config)
             responses.update(zip(chosen, answers, strict=True))
             bar.advance(task, len(batch))
-            if not bar.console.is_terminal:
+            if title is not None and not bar.console.is_terminal:
                 # A log keeps lines, not a bar that redraws itself.
                 bar.console.print(f"{title} {start + len(batch)}/{len(order)}", highlight=False)
     return [responses[index] for index in range(len(prompts))]

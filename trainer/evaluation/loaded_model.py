@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,13 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import Prompt
 from trainer.models.frozen import CARD_NAME, read_card
 from trainer.models.language_model import LanguageModel, load_language_model
-from trainer.models.student_card import MODEL_FOLDER, STUDENT_CARD_NAME
+from trainer.models.student_card import (
+    MODEL_FOLDER,
+    STUDENT_CARD_NAME,
+    StudentCard,
+    check_student_files,
+    read_student_card,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +56,8 @@ class ModelCard:
     classifier: str | None
     vocabulary_digest: str
     graph_digest: str
+    student: StudentCard | None = None
+    """The whole card, if it is a student's."""
 
 
 def read_model_card(folder: Path) -> ModelCard:
@@ -58,12 +65,20 @@ def read_model_card(folder: Path) -> ModelCard:
 
     Raises:
         MissingError: if the folder is none of the three.
-        InputError: if the card lacks a key, or a teacher's weights were changed.
+        InputError: if the card is none, or a teacher's weights were changed.
     """
     if (folder / MODEL_FOLDER / STUDENT_CARD_NAME).is_file():
         folder = folder / MODEL_FOLDER
     if (folder / STUDENT_CARD_NAME).is_file():
-        return _read_student_card(folder)
+        student = read_student_card(folder)
+        return ModelCard(
+            folder=folder,
+            action_tokens=student.action_tokens,
+            classifier=student.classifier,
+            vocabulary_digest=student.vocabulary_digest,
+            graph_digest=student.graph_digest,
+            student=student,
+        )
     if (folder / CARD_NAME).is_file():
         card = read_card(folder, "dialogue")
         return ModelCard(
@@ -85,9 +100,11 @@ def load_model(folder: Path) -> LoadedModel:
 
     Raises:
         MissingError: if the folder is none of the three, or a file of it is missing.
-        InputError: if its card and its vocabulary disagree.
+        InputError: if a file was changed, or its card and its vocabulary disagree.
     """
     card = read_model_card(folder)
+    if card.student is not None:
+        check_student_files(card.folder, card.student)
     vocabulary = Vocabulary.load(card.folder)
     check_vocabulary(card.folder, card.vocabulary_digest, vocabulary.digest)
     model = load_language_model(card.folder, vocabulary)
@@ -129,8 +146,7 @@ def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData)
 def resolve_classifier(loaded: LoadedModel | ModelCard, choice: str | None) -> str | None:
     """Where the action token comes from: "oracle", a folder, or None for a model without any.
 
-    The user's choice stands before the one in the student's card, whose path is seen from the
-    student's folder.
+    The user's choice stands before the one in the student's card, a folder inside the student's.
 
     Raises:
         InputError: if the model needs action tokens and there is no classifier.
@@ -151,21 +167,3 @@ def resolve_classifier(loaded: LoadedModel | ModelCard, choice: str | None) -> s
             "Give --classifier DIR."
         )
     return str(candidate)
-
-
-def _read_student_card(folder: Path) -> ModelCard:
-    path = folder / STUDENT_CARD_NAME
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        return ModelCard(
-            folder=folder,
-            action_tokens=card["action_tokens"],
-            classifier=card["classifier"],
-            vocabulary_digest=card["vocabulary_digest"],
-            graph_digest=card["graph_digest"],
-        )
-    except (json.JSONDecodeError, KeyError) as error:
-        raise InputError(
-            f"{path} must be a student's card with action_tokens, classifier, "
-            f"vocabulary_digest and graph_digest, got {error!r}. Export the student again."
-        ) from error

@@ -1,8 +1,8 @@
 """The report of a run, beside the students it is compared with: report.json, report.md.
 
     python -m trainer.evaluation.report --run DIR --data DIR --undistilled DIR
-        --dialogue-teacher DIR [--plain DIR] [--classifier DIR] [--oracle] [--split test]
-        [--limit N]
+        --dialogue-teacher DIR [--plain DIR] [--teachers FILE] [--classifier DIR] [--oracle]
+        [--split test] [--limit N]
 
 Writes report.json, report.md and plots/*.png into the run directory.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,32 +21,31 @@ import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
+from trainer.checkpoints.provenance import CONFIG_NAME
 from trainer.common.atomic import write_json, write_text
 from trainer.common.cli import run_main
 from trainer.common.errors import InputError
+from trainer.common.machine import num_cpus
+from trainer.common.text_files import as_object, read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
+from trainer.evaluation.arms import PLAIN, UNDISTILLED, check_arm, check_steps
 from trainer.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
-    add_evaluate_arguments,
     evaluate_config,
     evaluate_model,
 )
 from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
+from trainer.evaluation.metrics import CUTOFFS
+from trainer.evaluation.options import add_evaluate_arguments
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
 from trainer.evaluation.views import baseline_views
 
 NUM_SAMPLES = 6
-SAME_SETTINGS = (
-    *("action_tokens", "data", "item_vectors", "seed", "student.", "optimiser."),
-    *("train.steps", "train.batch_size"),
-)
-"""What students that are compared must have in common, by the beginnings of dotted keys."""
 RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
 
 
@@ -63,6 +61,8 @@ class ReportConfig:
     dialogue_teacher: Path
     plain: Path | None = None
     """Run directory of the same student with nothing from either teacher: random film rows too."""
+    teachers: Path | None = None
+    """teachers.json of `trainer.evaluation.teachers`: figures of the recommendation teacher."""
     oracle: bool = False
     """Evaluate the student a second time, with the gold action token, as an upper bound."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
@@ -74,7 +74,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if a piece of a run is missing; the message names it.
         InputError: if a run has not finished, the models' vocabularies are not the data's, or the
-            two students differ in more than their teachers.
+            students differ in more than their arms declare.
     """
     started = time.perf_counter()
     _require_matplotlib()
@@ -87,9 +87,14 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     student_history = read_history(config.run)
     undistilled_history = read_history(config.undistilled)
     run_config = load_config(RunConfig, config.run / CONFIG_NAME, [])
-    _check_same_student(run_config, config.undistilled)
+    patience = run_config.train.patience
+    check_arm(run_config, config.undistilled, UNDISTILLED)
+    check_steps(student_history, undistilled_history, patience)
     if config.plain is not None:
-        _check_same_student(dataclasses.replace(run_config, item_vectors=None), config.plain)
+        check_arm(run_config, config.plain, PLAIN)
+        check_steps(student_history, read_history(config.plain), patience)
+
+    recommendation = {} if config.teachers is None else _recommendation_teacher(config, data)
 
     results = _evaluate_all(config, data)
     report = {
@@ -98,6 +103,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         "ratios": _ratios(results, "undistilled"),
         "ratios_to_plain": _ratios(results, "plain"),
         "baselines": _baselines(config, data),
+        **recommendation,
     }
     plots = _draw(student_history, undistilled_history, config.run / "plots")
     seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
@@ -118,19 +124,6 @@ def _folders(config: ReportConfig) -> dict[str, Path]:
         "dialogue_teacher": config.dialogue_teacher,
     }
     return folders if config.plain is None else {**folders, "plain": config.plain}
-
-
-def _check_same_student(expected: RunConfig, folder: Path) -> None:
-    """Refuse a ratio between students that differ in more than their teachers."""
-    settings = flat_settings(load_config(RunConfig, folder / CONFIG_NAME, []))
-    wanted = {k: v for k, v in flat_settings(expected).items() if k.startswith(SAME_SETTINGS)}
-    for key, value in {**wanted, "distill.gamma": 0.0}.items():
-        if settings[key] != value:
-            raise InputError(
-                f"{key} of the run {folder} must be {value}, got {settings[key]}. Train it with "
-                "the distilled run's config and distill.gamma=0; the plain one with "
-                "item_vectors=null too."
-            )
 
 
 def _evaluate_all(config: ReportConfig, data: PreparedData) -> dict[str, EvaluationResult]:
@@ -170,7 +163,7 @@ def _run_part(
         },
         **history.report,
         "machine": {
-            "cores": os.cpu_count(),
+            "cores": num_cpus(),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "device": _device_name(),
@@ -190,6 +183,32 @@ def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
     examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
     views = baseline_views(examples, data.examples("train"), data)
     return {name: view.to_dict() for name, view in views.items()}
+
+
+def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
+    """Figures of the first recommendation teacher in teachers.json, as the score table has them."""
+    assert config.teachers is not None
+    remedy = "Write it with: python -m trainer.evaluation.teachers."
+    content = read_json_object(config.teachers, remedy=remedy)
+    split, digest = content.get("split"), content.get("vocabulary_digest")
+    if split != config.evaluate.split or digest not in (None, data.vocabulary.digest):
+        raise InputError(
+            f"{config.teachers} must be of this data's split {config.evaluate.split}, got {split}. "
+            f"{remedy}"
+        )
+    seeds = as_object(content.get("recommendation"), f"{config.teachers}", remedy=remedy)
+    try:
+        scores = next(iter(seeds.values()))
+        views = {
+            view: {f"rer_at_{k}": float(scores[view][f"recall_at_{k}"]) for k in CUTOFFS}
+            for view in ("all_gold", "new_items")
+        }
+    except (StopIteration, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{config.teachers} must have the recalls of a recommendation teacher, got {error!r}. "
+            f"{remedy}"
+        ) from error
+    return {"recommendation_teacher": {**views["all_gold"], "new_items": views["new_items"]}}
 
 
 def _require_matplotlib() -> None:
@@ -222,6 +241,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--plain", type=Path, help="run without teachers and with random film rows (item_vectors)"
     )
+    parser.add_argument(
+        "--teachers", type=Path, help="teachers.json of trainer.evaluation.teachers"
+    )
     parser.add_argument("--oracle", action="store_true", help="also with the gold action token")
     add_evaluate_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -233,6 +255,7 @@ def main(argv: list[str]) -> None:
         undistilled=arguments.undistilled,
         dialogue_teacher=arguments.dialogue_teacher,
         plain=arguments.plain,
+        teachers=arguments.teachers,
         oracle=arguments.oracle,
         evaluate=evaluate_config(arguments),
     )

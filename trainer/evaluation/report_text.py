@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainer.data.examples import Example
@@ -13,6 +14,13 @@ from trainer.evaluation.metrics import CUTOFFS
 from trainer.telemetry.run_totals import RUN_TOTALS
 
 CONTEXT_TURNS = 4
+COMPARED = (
+    *((f"F1@{k}", f"f1_at_{k}", False) for k in CUTOFFS),
+    *((f"F1@{k} of new items", f"new_items.f1_at_{k}", False) for k in CUTOFFS),
+    *((f"F1@{k} by pair counts", f"conventional.f1_at_{k}", False) for k in CUTOFFS),
+    ("perplexity", "perplexity", True),
+)
+"""Title, key, and whether less is better, of the scores in which a loss is said in words."""
 RECOMMENDATION_ROWS = (
     *((f"F1@{k}", f"f1_at_{k}") for k in CUTOFFS),
     *((f"ReR@{k}", f"rer_at_{k}") for k in CUTOFFS),
@@ -35,6 +43,7 @@ MODEL_TITLES = {
     "undistilled": "undistilled student",
     "plain": "plain student",
     "dialogue_teacher": "dialogue teacher",
+    "recommendation_teacher": "recommendation teacher",
     "copy_last_mentioned": "copy baseline",
     "popularity": "popularity baseline",
 }
@@ -123,10 +132,10 @@ def to_markdown(report: dict[str, Any], plots: list[str], samples: list[SampleDi
 def _what_was_run(report: dict[str, Any]) -> str:
     run, machine, distill = report["run"], report["machine"], report["config"]["distill"]
     rows = [
-        ("run", f"`{run['folder']}`"),
-        ("undistilled student", f"`{run['undistilled']}`"),
-        ("dialogue teacher", f"`{run['dialogue_teacher']}`"),
-        ("data", f"`{run['data']}`, {report['data']['source']}, split {run['split']}, "
+        ("run", _folder(run["folder"])),
+        ("undistilled student", _folder(run["undistilled"])),
+        ("dialogue teacher", _folder(run["dialogue_teacher"])),
+        ("data", f"{_folder(run['data'])}, {report['data']['source']}, split {run['split']}, "
                  f"{report['student']['num_responses']} responses"),
         ("vocabulary digest", f"`{report['data']['vocabulary_digest']}`"),
         ("graph digest", f"`{report['data']['graph_digest']}`"),
@@ -153,7 +162,12 @@ def _item_rows(report: dict[str, Any]) -> str:
     if folder is None:
         return "random"
     plain = "; plain: random" if report["run"]["plain"] else ""
-    return f"from `{folder}`, undistilled too{plain}"
+    return f"from {_folder(folder)}, undistilled too{plain}"
+
+
+def _folder(path: str) -> str:
+    """A folder's name: where it lay on the machine says nothing to a reader elsewhere."""
+    return f"`{Path(path).name or path}`"
 
 
 def _score_table(report: dict[str, Any]) -> str:
@@ -166,14 +180,39 @@ def _score_table(report: dict[str, Any]) -> str:
 def _score_notes(report: dict[str, Any]) -> str:
     student = report["student"]
     return (
-        f"{_ratio_text(report)} The student's F1@10 rests on {student['matched_at_10']} hits of "
-        f"{student['num_gold']} gold items in {student['num_slots']} generated positions.\n\n"
+        f"{_losses_text(report)}\n\n{_ratio_text(report)} The student's F1@10 rests on "
+        f"{student['matched_at_10']} hits of {student['num_gold']} gold items in "
+        f"{student['num_slots']} generated positions.\n\n"
         "F1, ReR and PrR count each gold item and each generated position at most once (maximum "
         "matching); the rows with pair counts do not, as in the literature, and can exceed 1. New "
         "items only: movies that the context names are left out of gold and of the ranked lists. "
-        "The baselines know when to recommend, and only rank. Perplexity and the oracle use the "
-        "gold action token; a model without action tokens predicts under less knowledge."
+        "The baselines and the recommendation teacher know when to recommend, and only rank; the "
+        "teacher's ReR is its share of gold films among the first (R@k). Perplexity and the "
+        "oracle use the gold action token; a model without action tokens predicts under less "
+        "knowledge."
     )
+
+
+def _losses_text(report: dict[str, Any]) -> str:
+    """In words, where the student is no better than what it is compared with."""
+    others = {name: report[name] for name in ("undistilled", "plain") if name in report}
+    others |= report["baselines"]
+    sentences = []
+    for name, other in others.items():
+        worse = [
+            f"{title} ({_cell(mine)} against {_cell(its)})"
+            for title, key, lower_is_better in COMPARED
+            for mine, its in [(look_up(report["student"], key), look_up(other, key))]
+            if mine is not None and its is not None and mine != its
+            if (mine > its) == lower_is_better
+        ]
+        if worse:
+            sentences.append(
+                f"The distilled student loses to the {MODEL_TITLES[name]} in {', '.join(worse)}."
+            )
+    names = ", ".join(MODEL_TITLES[name] for name in others)
+    none = f"The distilled student loses to none of these in any score compared: {names}."
+    return " ".join(sentences) or none
 
 
 def _ratio_text(report: dict[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.common.errors import InputError, MissingError
+from trainer.common.text_files import as_object, parse_json, read_text
 from trainer.telemetry.run_log import METRICS_NAME
 from trainer.telemetry.run_totals import RUN_TOTALS
 from trainer.telemetry.step_metrics import STEP_METRICS, Metric
@@ -71,11 +71,10 @@ def read_history(folder: Path) -> RunHistory:
         )
     steps: list[dict[str, Any]] = []
     end: dict[str, Any] | None = None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: the line must be JSON, got {error}.") from error
+    remedy = "Train again, or bring the file back."
+    for number, line in enumerate(read_text(path, remedy=remedy).splitlines(), start=1):
+        place = f"{path}:{number}"
+        record = as_object(parse_json(line, place, remedy=remedy), place, remedy=remedy)
         if "event" not in record:
             _require(record, STEP_METRICS, f"{path}:{number}")
             steps.append(record)

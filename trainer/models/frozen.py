@@ -7,7 +7,6 @@ that is a causal LM also loads with `transformers.AutoModelForCausalLM`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +16,13 @@ from protos.fingerprint import digest_file
 from protos.teacher_pb2 import Description
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError, first_line
+from trainer.common.text_files import read_json_object
 
 CARD_NAME = "teacher.json"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+MAX_SIZE = 1 << 31
+REMEDY = "Export the model again."
 
 ShapeKind = Literal["kg-transformer", "recommendation", "classifier"]
 
@@ -60,17 +62,17 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise MissingError(f"{path} must hold the model's sizes, got no file. Export it again.")
-    try:
-        shape = json.loads(path.read_text())
-        model_type = shape.pop("model_type")
-        sizes = {name: int(size) for name, size in shape.items()}
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} must hold model_type and whole numbers, got {error!r}. Export the model again."
-        ) from error
+    shape = read_json_object(path, remedy=REMEDY)
+    model_type = shape.pop("model_type", None)
     if model_type != f"conkd-{kind}":
-        raise InputError(f"{path} must be of a conkd-{kind}, got {model_type}.")
-    return sizes
+        raise InputError(f"{path} must be of a conkd-{kind}, got {model_type}. {REMEDY}")
+    for name, size in shape.items():
+        if not isinstance(size, int) or not 0 <= size <= MAX_SIZE:
+            raise InputError(
+                f"{name} in {path} must be a whole number in [0, {MAX_SIZE}], got {size!r}. "
+                f"{REMEDY}"
+            )
+    return shape
 
 
 def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Description:
@@ -89,21 +91,26 @@ def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Descrip
             f"Make one with: python -m trainer.pretrain {kind} --config FILE --output {folder}"
         )
     try:
-        card = json_format.Parse(path.read_text(), Description(temperature=1.0))
+        content = read_json_object(path, remedy=REMEDY)
+        card = json_format.ParseDict(content, Description(temperature=1.0))
     except json_format.ParseError as error:
         # Its further lines list the fields of the message under other names.
         problem = first_line(error)
         raise InputError(
-            f"{path} must be the card of a frozen model, got: {problem}. Export the model again."
+            f"{path} must be the card of a frozen model, got: {problem}. {REMEDY}"
         ) from error
     if card.kind != kind:
-        raise InputError(f"{folder} must hold a {kind} model, got a {card.kind} model.")
+        raise InputError(
+            f"{folder} must hold a {kind} model, got a {card.kind} model. Name another folder."
+        )
     if check_weights:
         _check_weights(folder / WEIGHTS_NAME, card)
     return card
 
 
 def _check_weights(path: Path, card: Description) -> None:
+    if not path.is_file():
+        raise MissingError(f"{path} must hold the model's weights, got no file. {REMEDY}")
     digest = digest_file(path)
     if digest != card.weights_digest:
         raise InputError(

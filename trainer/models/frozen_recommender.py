@@ -36,7 +36,7 @@ from trainer.models.frozen import (
     write_card,
     write_shape,
 )
-from trainer.models.weights import load_state
+from trainer.models.weights import load_state, rebuild
 
 
 def attentive_pool(vectors_ND: Tensor, attention_N: Tensor, bags: Bags) -> Tensor:
@@ -211,4 +211,5 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
         "gate_bias": (),
     }
     state = load_state(folder / WEIGHTS_NAME, expected)
-    return FrozenRecommender(**state).eval().requires_grad_(False), card
+    recommender = rebuild(folder / WEIGHTS_NAME, lambda: FrozenRecommender(**state))
+    return recommender.eval().requires_grad_(False), card

@@ -20,11 +20,12 @@ from trainer.common.errors import InputError
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput, collate
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.frozen import CONFIG_NAME, WEIGHTS_NAME, read_shape, write_shape
+from trainer.models.frozen import CONFIG_NAME, REMEDY, WEIGHTS_NAME, read_shape, write_shape
 from trainer.models.frozen_recommender import FrozenRecommender
 from trainer.models.kg_transformer import KgTransformer, KgTransformerShape
 from trainer.models.new_rows import draw_new_rows_
-from trainer.models.weights import load_state
+from trainer.models.room import check_fits, module_bytes
+from trainer.models.weights import load_state, rebuild
 
 # Tied to the embedding: one tensor, written once.
 TIED = "head.weight"
@@ -139,22 +140,42 @@ def load_kgsf(folder: Path, vocabulary: Vocabulary) -> KgLanguageModel:
     sizes = read_shape(folder, "kg-transformer")
     names = {field.name for field in dataclasses.fields(KgTransformerShape)}
     if set(sizes) != names:
-        raise InputError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(sizes)}.")
+        raise InputError(
+            f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(sizes)}. {REMEDY}"
+        )
     shape = KgTransformerShape(**sizes)
     if shape.vocab_size != vocabulary.size:
         raise InputError(
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{shape.vocab_size}. Use the vocabulary it was trained with."
         )
-    vectors = None, None
-    if shape.knowledge_size:
-        size = shape.knowledge_size
-        vectors = torch.empty(shape.num_entities, size), torch.empty(shape.num_words, size)
-    model = KgTransformer(shape, entities_NK=vectors[0], words_WK=vectors[1])
+    check_fits(f"the model of {folder / CONFIG_NAME}", _bytes_of(shape))
+    model = rebuild(folder / CONFIG_NAME, lambda: _empty_transformer(shape))
     expected = {k: tuple(t.shape) for k, t in model.state_dict().items() if k != TIED}
     state = load_state(folder / WEIGHTS_NAME, expected)
     model.load_state_dict({**state, TIED: state["tokens.weight"]})
     return KgLanguageModel(model)
+
+
+def _empty_transformer(shape: KgTransformerShape) -> KgTransformer:
+    vectors = None, None
+    if shape.knowledge_size:
+        size = shape.knowledge_size
+        vectors = torch.empty(shape.num_entities, size), torch.empty(shape.num_words, size)
+    return KgTransformer(shape, entities_NK=vectors[0], words_WK=vectors[1])
+
+
+def kgsf_bytes(config: LanguageModelConfig, vocabulary: Vocabulary) -> float:
+    """Bytes of the weights of a random model, without what it knows."""
+    return _bytes_of(_shape(config, vocabulary, None))
+
+
+def _bytes_of(shape: KgTransformerShape) -> float:
+    plain = dataclasses.replace(shape, knowledge_size=0)
+    return module_bytes(
+        lambda layers: KgTransformer(dataclasses.replace(plain, num_layers=layers)),
+        shape.num_layers,
+    )
 
 
 def _shape(

@@ -5,7 +5,6 @@ B examples, P wanted positions, D hidden, I items, K of the items' vectors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,20 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from trainer.common.errors import InputError, MissingError
+from trainer.common.text_files import read_json_object
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import Vocabulary
-from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm, load_causal_lm
+from trainer.models.causal_lm import (
+    CausalLanguageModel,
+    build_causal_lm,
+    causal_lm_bytes,
+    load_causal_lm,
+)
 from trainer.models.frozen import CONFIG_NAME
 from trainer.models.frozen_recommender import FrozenRecommender
-from trainer.models.kg_language_model import build_kgsf, load_kgsf
+from trainer.models.kg_language_model import build_kgsf, kgsf_bytes, load_kgsf
+from trainer.models.room import check_fits
 
 
 class LanguageModel(Protocol):
@@ -88,6 +94,8 @@ class Architecture:
         [LanguageModelConfig, Vocabulary, Tensor | None, FrozenRecommender | None], LanguageModel
     ]
     load: Callable[[Path, Vocabulary], LanguageModel]
+    num_bytes: Callable[[LanguageModelConfig, Vocabulary], float]
+    """Of the weights of a random one."""
 
 
 def _build_gpt2(
@@ -105,12 +113,23 @@ def _build_gpt2(
 
 
 ARCHITECTURES = {
-    "gpt2": Architecture(_build_gpt2, load_causal_lm),
-    "kgsf": Architecture(build_kgsf, load_kgsf),
+    "gpt2": Architecture(_build_gpt2, load_causal_lm, causal_lm_bytes),
+    "kgsf": Architecture(build_kgsf, load_kgsf, kgsf_bytes),
 }
 """By the name of `student.architecture`."""
 OWN_TYPES = {"conkd-kg-transformer": "kgsf"}
 """`model_type` of a folder -> architecture; all other types are causal LMs of Hugging Face."""
+
+
+def check_model_fits(config: LanguageModelConfig, vocabulary: Vocabulary) -> None:
+    """Raise InputError if this machine's memory is less than the weights of a random model."""
+    if config.pretrained is None:
+        num_bytes = ARCHITECTURES[config.architecture].num_bytes(config, vocabulary)
+        check_fits(
+            f"a model of hidden_size {config.hidden_size}, num_layers {config.num_layers} and "
+            f"max_positions {config.max_positions}",
+            num_bytes,
+        )
 
 
 def build_language_model(
@@ -127,24 +146,34 @@ def build_language_model(
         knowledge: whose entities and words KGSF's transformer attends to; None: it does not.
 
     Raises:
-        InputError: if knowledge is given to another architecture, or has no words.
+        InputError: if knowledge is given to another architecture, or has no words, or if the model
+            is larger than this machine's memory.
     """
+    check_model_fits(config, vocabulary)
     build = ARCHITECTURES[config.architecture].build
     return build(config, vocabulary, item_vectors_IK, knowledge)
 
 
 def load_language_model(folder: Path, vocabulary: Vocabulary) -> LanguageModel:
     """An exported model on the CPU in eval mode, refused unless it has the vocabulary's rows."""
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise MissingError(f"{folder} must be a model folder, got no {CONFIG_NAME} there.")
-    try:
-        model_type = json.loads(path.read_text())["model_type"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} must give a model_type, got {error!r}.") from error
-    model = ARCHITECTURES[OWN_TYPES.get(model_type, "gpt2")].load(folder, vocabulary)
+    model = ARCHITECTURES[architecture_of(folder)].load(folder, vocabulary)
     nn.Module.train(model.module, False)
     return model
+
+
+def architecture_of(folder: Path) -> str:
+    """Which of ARCHITECTURES a model's folder holds."""
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise MissingError(
+            f"{folder} must be a model folder, got no {CONFIG_NAME} there. Export the model again."
+        )
+    model_type = read_json_object(path, remedy="Export the model again.").get("model_type")
+    if not isinstance(model_type, str):
+        raise InputError(
+            f"{path} must give a model_type, got {model_type}. Export the model again."
+        )
+    return OWN_TYPES.get(model_type, "gpt2")
 
 
 def write_language_model(

@@ -31,6 +31,8 @@ from trainer.models.rgcn import (
 )
 from trainer.models.word_conv import WordConv
 
+FLOAT32 = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecommenderShape:
@@ -43,6 +45,14 @@ class RecommenderShape:
     """On p_u, in training."""
     item_bias: bool
     """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
+
+
+def num_bytes(*, num_entities: int, num_words: int, hidden_size: int, num_bases: int) -> int:
+    """Bytes of the model over whole graphs, where `freeze` runs it: its tables and matrices."""
+    rows = (num_bases + 1) * num_entities + num_words
+    # Both attentions, the words' convolution, and MIM.
+    matrices = 4 if num_words else 1
+    return FLOAT32 * (rows + matrices * hidden_size) * hidden_size
 
 
 class Attention(nn.Module):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
 
+from trainer.config.pretrain import EdgeFilter
 from trainer.data.knowledge_graph import KnowledgeGraph
+from trainer.models.generated_code import generated_code_removed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +58,14 @@ class MessagePlan:
     target_T: Tensor
 
 
-EdgeFilter = Literal["kgsf", "all"]
-"""Which relations of the graph are kept.
+MIN_RELATION_EDGES: dict[EdgeFilter, int] = {"kgsf": 500, "all": 0}
+"""Edges that a relation of the graph must exceed to be kept.
 
 `kgsf`: those with more than 500 edges, counted over both directions, as KGSF's code has it (its
 list is built twice before the cut at 1,000): 46 relations and 365,028 edges of its DBpedia, of
 which 6 are self-loops of rows that it allocates beyond its 64,362 entities.
 `all`: every relation, for a graph so small that the cut would leave none.
 """
-MIN_RELATION_EDGES: dict[EdgeFilter, int] = {"kgsf": 500, "all": 0}
 
 
 def relational_edges(graph: KnowledgeGraph, *, min_relation_edges: int) -> RelationalEdges:
@@ -147,7 +147,8 @@ class RelationalConv(MessagePassing):
         hidden_size: int,
         num_bases: int,
     ) -> None:
-        super().__init__(aggr="sum")
+        with generated_code_removed():
+            super().__init__(aggr="sum")
         # Glorot's bound for an [N, D] matrix.
         bound = math.sqrt(6.0 / (num_entities + hidden_size))
         self.basis_KND = nn.Parameter(

@@ -24,6 +24,7 @@ from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import (
     CONFIG_NAME,
+    REMEDY,
     WEIGHTS_NAME,
     read_card,
     read_shape,
@@ -31,7 +32,8 @@ from trainer.models.frozen import (
     write_shape,
 )
 from trainer.models.kg_transformer import EncoderLayer, sinusoids
-from trainer.models.weights import load_state
+from trainer.models.room import check_fits, module_bytes
+from trainer.models.weights import load_state, rebuild
 
 GEN, REC = 0, 1
 PREDICT_BATCH = 64
@@ -128,6 +130,23 @@ def export_classifier(folder: Path, classifier: TurnClassifier, vocabulary: Voca
     write_card(folder, card)
 
 
+def check_classifier_fits(shape: ClassifierShape) -> None:
+    """Raise InputError if this machine's memory is less than the weights of a classifier."""
+    num_bytes = module_bytes(
+        lambda layers: TurnClassifier(dataclasses.replace(shape, num_layers=layers)),
+        shape.num_layers,
+    )
+    check_fits(
+        f"a classifier of hidden_size {shape.hidden_size} and num_layers {shape.num_layers}",
+        num_bytes,
+    )
+
+
+def _build(shape: ClassifierShape) -> TurnClassifier:
+    check_classifier_fits(shape)
+    return TurnClassifier(shape)
+
+
 def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     """A frozen classifier, on the CPU in eval mode, and its card.
 
@@ -139,8 +158,11 @@ def load_classifier(folder: Path) -> tuple[TurnClassifier, Description]:
     shape = read_shape(folder, "classifier")
     names = {field.name for field in dataclasses.fields(ClassifierShape)}
     if set(shape) != names:
-        raise InputError(f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}.")
-    classifier = TurnClassifier(ClassifierShape(**shape))
+        raise InputError(
+            f"{folder / CONFIG_NAME} must give {sorted(names)}, got {sorted(shape)}. {REMEDY}"
+        )
+    path = folder / CONFIG_NAME
+    classifier = rebuild(path, lambda: _build(ClassifierShape(**shape)))
     expected = {name: tuple(tensor.shape) for name, tensor in classifier.state_dict().items()}
     classifier.load_state_dict(load_state(folder / WEIGHTS_NAME, expected))
     return classifier.eval().requires_grad_(False), card

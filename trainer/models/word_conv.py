@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GCNConv
 
 from trainer.data.word_graph import WordGraph
+from trainer.models.generated_code import generated_code_removed
 
 
 class WordConv(nn.Module):
@@ -28,7 +29,8 @@ class WordConv(nn.Module):
         table_WH = torch.randn(len(graph.words), hidden_size) * hidden_size**-0.5
         self.table_WH = nn.Parameter(table_WH)
         # cached: the normalisation is the same in every step.
-        self.conv = GCNConv(hidden_size, hidden_size, cached=True)
+        with generated_code_removed():
+            self.conv = GCNConv(hidden_size, hidden_size, cached=True)
         both_2E = np.concatenate([graph.edges_E2, graph.edges_E2[:, ::-1]]).T
         edge_index_2E = torch.from_numpy(np.ascontiguousarray(both_2E, np.int64))
         self.register_buffer("edge_index_2E", edge_index_2E, persistent=False)

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.config.pretrain import ClassifierConfig
 from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
@@ -25,56 +23,14 @@ from trainer.models.turn_classifier import (
     REC,
     ClassifierShape,
     TurnClassifier,
+    check_classifier_fits,
     export_classifier,
 )
-from trainer.pretrain.fitting import fit_epochs, require, write_fit
+from trainer.pretrain.fitting import fit_epochs, write_fit
 
 EVALUATION_BATCH = 128
 WINDOW_BATCHES = 8
 """Batches whose examples are sorted by length together: less padding, still shuffled."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """What the classifier is fitted on, how large it is and how it is fitted."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
-
-    data: str
-    """Prepared folder."""
-    seed: int = 0
-    hidden_size: int = 300
-    num_layers: int = 2
-    num_heads: int = 2
-    max_tokens: int = 256
-    """Tokens of the context that are read, the last ones."""
-    dropout: float = 0.1
-    epochs: int = 4
-    """At most."""
-    patience: int = 1
-    """Epochs without a better valid loss after which the fit ends."""
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
-    """Steps over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.01
-    """AdamW."""
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_layers", "num_heads", "max_tokens", "epochs", "patience")
-        positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
-        values = dataclasses.asdict(self)
-        require((key, values[key] > 0, "above 0", values[key]) for key in positive)
-        not_negative = ("seed", "weight_decay", "warmup_steps")
-        require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
-        divides = self.hidden_size % self.num_heads == 0
-        require(
-            [
-                ("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout),
-                ("hidden_size", divides, f"divisible by {self.num_heads} heads", self.hidden_size),
-            ]
-        )
 
 
 def fit_classifier(config: ClassifierConfig, output: Path) -> None:
@@ -85,18 +41,17 @@ def fit_classifier(config: ClassifierConfig, output: Path) -> None:
         ValueError: if it does not fit its manifest.
     """
     data = load_prepared(Path(config.data))
+    shape = ClassifierShape(
+        vocab_size=data.vocabulary.size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_tokens=config.max_tokens,
+    )
+    check_classifier_fits(shape)
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
-    model = TurnClassifier(
-        ClassifierShape(
-            vocab_size=data.vocabulary.size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            max_tokens=config.max_tokens,
-        ),
-        dropout=config.dropout,
-    )
+    model = TurnClassifier(shape, dropout=config.dropout)
     fit = _fit(config, model, splits["train"], splits["valid"])
     fit["metrics"] = {split: evaluate(model, splits[split]) for split in ("valid", "test")}
     fit["majority"] = {

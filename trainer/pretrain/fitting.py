@@ -19,13 +19,6 @@ LOSS_DECAY = 0.95
 """Of the exponential mean that is shown; it plays no part in the fit."""
 
 
-def require(rules: Iterable[tuple[str, bool, str, object]]) -> None:
-    """Check a config: (key, whether it holds, rule, value); ValueError names the first broken."""
-    for key, holds, rule, value in rules:
-        if not holds:
-            raise InputError(f"{key} must be {rule}, got {value}.")
-
-
 def fit_epochs(
     model: nn.Module,
     *,

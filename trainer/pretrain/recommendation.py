@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.config.pretrain import RecommendationConfig
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.models.frozen_recommender import export_recommender
-from trainer.models.recommender import Recommender, RecommenderShape, freeze
+from trainer.models.recommender import Recommender, RecommenderShape, freeze, num_bytes
 from trainer.models.rgcn import (
     MIN_RELATION_EDGES,
-    EdgeFilter,
     MessagePlan,
     plan_messages,
     relational_edges,
     restrict_edges,
 )
-from trainer.pretrain.fitting import fit_epochs, require, write_fit
+from trainer.models.room import check_fits
+from trainer.pretrain.fitting import fit_epochs, write_fit
 from trainer.pretrain.recommendation_samples import (
     Samples,
     log_popularity,
@@ -40,52 +39,6 @@ from trainer.pretrain.recommendation_samples import (
 )
 
 EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecommendationConfig:
-    """What the recommendation teacher is fitted on, how large it is and how it is fitted."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
-
-    data: str
-    """Prepared folder."""
-    seed: int = 0
-    hidden_size: int = 128
-    num_bases: int = 8
-    edge_filter: EdgeFilter = "kgsf"
-    """Which of the graph's relations are used (trainer/models/rgcn.py)."""
-    item_bias: bool = True
-    """A bias per item in the score, as in KGSF's code; Eq. 4 has none."""
-    mim_epochs: int = 3
-    """Epochs of MIM alone before the fit."""
-    mim_weight: float = 0.025
-    """Weight of MIM in the loss, next to cross entropy."""
-    max_entities: int = 256
-    """Entities of a context that are used, the last ones."""
-    max_words: int = 256
-    """Words of a context that are used, the last ones."""
-    epochs: int = 6
-    """At most."""
-    patience: int = 2
-    """Epochs without a better valid loss after which the fit ends."""
-    batch_size: int = 256
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-5
-    """L2 in Adam, on the R-GCN's node tables alone; without it they overfit in the second epoch."""
-    dropout: float = 0.0
-    """On the user vector."""
-    clip_norm: float = 0.1
-    """Gradients are scaled down to this global norm (KGSF)."""
-
-    def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_bases", "max_entities", "max_words", "epochs", "patience")
-        positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
-        values = dataclasses.asdict(self)
-        require((key, values[key] > 0, "above 0", values[key]) for key in positive)
-        not_negative = ("seed", "mim_epochs", "mim_weight", "weight_decay")
-        require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
-        require([("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout)])
 
 
 def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
@@ -99,6 +52,15 @@ def fit_recommendation(config: RecommendationConfig, output: Path) -> None:
         ValueError: if it does not fit its manifest, or a split mentions no movie.
     """
     data = load_prepared(Path(config.data))
+    check_fits(
+        f"a recommender of hidden_size {config.hidden_size} and num_bases {config.num_bases}",
+        num_bytes(
+            num_entities=data.graph.num_entities,
+            num_words=len(data.words.words),
+            hidden_size=config.hidden_size,
+            num_bases=config.num_bases,
+        ),
+    )
     torch.manual_seed(config.seed)
     splits = {split: data.examples(split) for split in ("train", "valid", "test")}
     edges = relational_edges(data.graph, min_relation_edges=MIN_RELATION_EDGES[config.edge_filter])

@@ -26,6 +26,11 @@ def host_of(address: str) -> str:
     return (host if colon else address).removeprefix("[").removesuffix("]")
 
 
+def port_of(address: str) -> int:
+    """The port of host:port."""
+    return int(address.rpartition(":")[2])
+
+
 def address_of(host: str, port: int) -> str:
     """host:port, as gRPC and URLs take it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

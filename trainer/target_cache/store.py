@@ -76,6 +76,14 @@ class TargetCache:
             self._env.reader_check()
             self._targets = self._env.open_db(b"targets")
             self._groups = self._env.open_db(b"groups")
+            # Takes this process's place among the readers, which is held from then on.
+            self._env.begin().abort()
+        except lmdb.LockError as error:
+            raise MachineError(
+                f"{folder} must be opened by processes that see each other, got one with our "
+                f"process id ({error}): every container counts its own. Start the containers with "
+                "--pid=host (Kubernetes: hostPID), or name another folder with teachers.cache."
+            ) from error
         except lmdb.Error as error:
             raise MachineError(
                 f"{folder} must be a cache of targets on a local disk, got: {error}. Name another "

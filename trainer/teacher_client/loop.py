@@ -8,6 +8,9 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+# One that ignores being cancelled must not hold up the end of a run.
+END_S = 5.0
+
 ResultT = TypeVar("ResultT")
 
 
@@ -33,7 +36,23 @@ class Loop:
         return self.start(coroutine).result()
 
     def close(self) -> None:
-        """End the thread; nothing may be running any more."""
+        """End what still runs, then the thread."""
+        self.run(_end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _end_all() -> None:
+    """Cancel all tasks but this one and wait for them, then close asynchronous generators.
+
+    A task that is pending when its loop goes is reported as destroyed, long after. gRPC has tasks
+    of its own on the loop, which end some turns after the calls that they belong to.
+    """
+    loop = asyncio.get_running_loop()
+    left = asyncio.all_tasks(loop) - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=END_S)
+    await loop.shutdown_asyncgens()

@@ -25,7 +25,8 @@ from trainer.common.cli import run_main
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
 from trainer.kinds.teacher_kind import TeacherKind
-from trainer.main import checked_input, run_student
+from trainer.main import parse
+from trainer.student_run import checked_input, run_student
 from trainer.teacher_client.client import TeacherClient
 
 
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--witness", type=Path, required=True)
     arguments, rest = parser.parse_known_args(argv)
-    config, data = checked_input(rest)
+    config, data = checked_input(parse(rest))
     with arguments.witness.open("w") as file:
         run_student(
             config,

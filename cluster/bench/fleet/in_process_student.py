@@ -12,7 +12,8 @@ from pathlib import Path
 from cluster.bench.fleet.in_process import InProcessTeachers
 from trainer.common.cli import run_rank
 from trainer.kinds.table import TEACHER_KINDS
-from trainer.main import checked_input, run_student
+from trainer.main import parse
+from trainer.student_run import checked_input, run_student
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     for kind in TEACHER_KINDS:
         parser.add_argument(f"--{kind}", type=Path, required=True)
     arguments, rest = parser.parse_known_args(argv)
-    config, data = checked_input(rest)
+    config, data = checked_input(parse(rest))
     folders: dict[str, Path] = vars(arguments)
     run_student(config, data, lambda: InProcessTeachers(folders, config.distill))
 

@@ -24,6 +24,7 @@ from cluster.bench.peak_memory import available_bytes
 from cluster.bench.plots import draw_loss
 from cluster.bench.result import RESULTS, BenchResult, Row
 from trainer.common.errors import first_line
+from trainer.common.machine import num_cpus
 
 SHAPE = Shape(positions=2_048)
 SHORT, LONG = Shape(positions=512), Shape(positions=8_192)
@@ -51,7 +52,7 @@ NUM_ARRAYS = {HARD_CE: 4, DENSE: 6, MATMULS: 1, MATMULS_KEPT: 1, COMPILED: 4, LI
 
 def bench_loss(_source: Path | None) -> BenchResult:
     """Time the arms at three numbers of positions, then their memory, then our error."""
-    torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
+    torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cpus()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[Row] = []
     left_out: list[Row] = []

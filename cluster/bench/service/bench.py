@@ -24,6 +24,7 @@ from cluster.bench.teacher_logits import TeacherLogits
 from protos import codec, teacher_pb2
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher
+from trainer.common.machine import num_cpus
 from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.plan.shape import SHAPES
@@ -164,7 +165,7 @@ def _memory(recording: Recording) -> dict[str, float]:
 
 def _costs(corpus: Corpus) -> dict[str, float]:
     """Seconds for one request: forward pass of 12 layers x 768, cut, and encoding."""
-    torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
+    torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cpus()))
     part = requests(corpus.examples("valid"))[0]
     teacher = TeacherLogits.random(Vocabulary.load(corpus.dialogue), SHAPES["small"])
     times: dict[str, list[float]] = {"forward_s": [], "compress_s": [], "encode_s": []}

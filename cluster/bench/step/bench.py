@@ -28,7 +28,6 @@ from cluster.bench.result import BenchResult, Row
 from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
-from cluster.launch.ports import free_port
 from cluster.stages import ROOT, this_machine
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
@@ -124,15 +123,15 @@ def _fill_cache(cache: Path, settings: tuple[str, ...]) -> Command:
 
 def _ranks(options: dict[str, Path | float], settings: tuple[str, ...]) -> Command:
     machine = this_machine()
+    start = machine.student_start("cluster/bench/step/ranks.py")
     return Command(
         name="ranks",
         argv=(
-            *("deepspeed", "--num_accelerators", str(machine.num_ranks)),
-            *("--master_port", str(free_port()), "cluster/bench/step/ranks.py"),
+            *start.argv,
             *(f"--{name}={value}" for name, value in options.items()),
             *("--config", CONFIG, *settings),
         ),
-        env=machine.environment(machine.num_ranks),
+        env={**machine.environment(machine.num_ranks), **start.env},
         cwd=ROOT,
     )
 

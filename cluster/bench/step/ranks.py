@@ -34,8 +34,9 @@ from trainer.engine.engine import Engine
 from trainer.engine.ranks import raise_on_all_ranks, start_distributed, stop_distributed
 from trainer.engine.student import Student
 from trainer.lookahead import submitted_steps
-from trainer.main import checked_input
+from trainer.main import parse
 from trainer.models.language_model import build_language_model
+from trainer.student_run import checked_input
 from trainer.train import train_step
 
 BLOCK_STEPS = 2
@@ -162,7 +163,7 @@ def main(argv: list[str]) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--end-by", type=float, required=True, help="seconds since the epoch")
     arguments, rest = parser.parse_known_args(argv)
-    config, data = checked_input(rest)
+    config, data = checked_input(parse(rest))
     start_distributed()
     built: list[Arm] = []
     try:

@@ -124,7 +124,27 @@ def test_token_is_made_on_the_head_before_ray_starts_and_goes_to_the_workers(nam
     config = prepared(name)
     assert any("get-auth-token --generate" in it for it in config["head_setup_commands"])
     assert not any("get-auth-token" in it for it in config["worker_setup_commands"])
-    assert config["cluster_synced_files"] == ["~/.ray/auth_token", "~/conkd-tls"]
+    synced = ["~/.ray/auth_token", "~/conkd-tls", "~/conkd-tls-server"]
+    assert config["cluster_synced_files"] == synced
+
+
+def test_student_node_drops_the_servers_key_first_and_installs_as_all_do() -> None:
+    config = prepared("gpu.yaml")
+    types = config["available_node_types"]
+    commands = types["student"]["worker_setup_commands"]
+    assert commands == ["rm -rf ~/conkd-tls-server", *config["setup_commands"]]
+    # Ray takes a type's own commands in the place of all others.
+    assert config["worker_setup_commands"] == config["setup_commands"]
+    assert all(
+        "worker_setup_commands" not in config["available_node_types"][it]
+        for it in ("head", "teacher")
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_students_folder_gets_the_clients_files_alone(name: str) -> None:
+    (copied,) = (it for it in prepared(name)["head_setup_commands"] if "cp " in it)
+    assert copied.endswith("cp ~/conkd-tls-server/{ca.pem,client.pem,client.key} ~/conkd-tls")
 
 
 @pytest.mark.parametrize("name", FILES)

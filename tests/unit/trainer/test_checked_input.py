@@ -9,7 +9,8 @@ import pytest
 from tests.support.student_runs import TINY
 from tests.support.tiny_teachers import tiny_vocabulary, write_recommendation_teacher
 from trainer.export import _build
-from trainer.main import checked_input
+from trainer.main import main, parse
+from trainer.student_run import checked_input
 
 CONFIG = "trainer/configs/synthetic.yaml"
 
@@ -32,27 +33,28 @@ def test_mistake_in_the_settings_is_one_error(
     override: str, message: str, prepared_dir: Path, tmp_path: Path
 ) -> None:
     with pytest.raises((ValueError, OSError), match=message):
-        checked_input(arguments(prepared_dir, tmp_path, override))
+        checked_input(parse(arguments(prepared_dir, tmp_path, override)))
 
 
 def test_item_vectors_of_another_vocabulary_are_refused(prepared_dir: Path, tmp_path: Path) -> None:
     write_recommendation_teacher(tmp_path / "teacher", tiny_vocabulary())
     vectors = f"item_vectors={tmp_path / 'teacher'}"
     with pytest.raises(ValueError, match="must have the data's vocabulary"):
-        checked_input(arguments(prepared_dir, tmp_path, "distill.gamma=0", vectors))
+        checked_input(parse(arguments(prepared_dir, tmp_path, "distill.gamma=0", vectors)))
 
 
+@pytest.mark.parametrize("mistake", ["distil.gamma=0", "classifier=nowhere"])
 def test_only_the_first_rank_of_a_node_reports_a_mistake(
-    prepared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: str, prepared_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as left:
-        checked_input(arguments(prepared_dir, tmp_path, "distil.gamma=0"))
+        main(arguments(prepared_dir, tmp_path, mistake))
     assert left.value.code == 2
 
 
 def test_student_too_short_for_the_data_is_refused(prepared_dir: Path, tmp_path: Path) -> None:
     short = ("distill.gamma=0", "student.max_positions=8")
-    config, data = checked_input(arguments(prepared_dir, tmp_path, *short))
+    config, data = checked_input(parse(arguments(prepared_dir, tmp_path, *short)))
     with pytest.raises(ValueError, match=r"student\.max_positions must be at least"):
         _build(config, data, None)

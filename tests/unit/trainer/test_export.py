@@ -12,7 +12,7 @@ import pytest
 from tests.support import tiny_teachers
 from tests.support.client_world import examples
 from tests.support.evaluation_fakes import write_tiny_data
-from trainer import export, main
+from trainer import export, student_run
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.data.model_input import InputLimits
@@ -50,7 +50,7 @@ def test_weights_of_one_folder_are_hashed_once_by_a_rank(
     monkeypatch.setattr(frozen, "digest_file", digest)
     folder = str(teacher)
     config = RunConfig(data="", output="", item_vectors=folder, knowledge=folder, student=SHAPE)
-    main._check_models(config, data.vocabulary.digest, check_weights=True)
+    student_run._check_models(config, data.vocabulary.digest, check_weights=True)
     export._build(config, data, None)
     assert hashed == [teacher / "model.safetensors"]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from protos.codec import WireError
 from trainer import train
@@ -78,3 +80,49 @@ def test_checkpoint_is_not_written_beyond_what_the_log_holds(
     assert checkpoints.saved == []
     train._keep(checkpoints, 7, None, None)
     assert checkpoints.saved == [7]
+
+
+class Enough(Exception):
+    """What came after does not matter."""
+
+
+class NotedFuture(Future[PreparedTargets]):
+    """Targets that are noted when a rank has waited for them."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self._events = events
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._events.append("targets")
+        return SimpleNamespace(soft=None)
+
+
+class NotingEngine:
+    """Notes meetings on the group of the run, and forwards: under ZeRO-3 meetings on another."""
+
+    rank = 0
+    device = torch.device("cpu")
+
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        self._events.append("meet")
+        return [float(value) for value in values]
+
+    def forward(self, *_: object) -> None:
+        self._events.append("forward")
+        raise Enough
+
+
+def test_ranks_meet_with_all_their_targets_before_any_enters_a_collective_of_zero() -> None:
+    # A group of DeepSpeed's own gives up after half an hour, patience with teachers may be longer.
+    events: list[str] = []
+    engine: Any = NotingEngine(events)
+    inputs: Any = (SimpleNamespace(model=None),) * 2
+    pending = (NotedFuture(events), NotedFuture(events))
+    config: Any = SimpleNamespace(seed=0)
+    with pytest.raises(Enough):
+        train.train_step(config, engine, SubmittedStep(step=7, inputs=inputs, pending=pending))
+    assert events == ["targets", "targets", "meet", "forward"]

@@ -5,6 +5,7 @@ The official zip has no valid file.
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,9 +13,8 @@ from pathlib import Path
 
 from trainer.common.errors import InputError, MissingError
 from trainer.data.corpora.redial_lines import read_dialogues
-from trainer.data.corpus import Corpus
-from trainer.data.dialogue import SPLITS, Dialogue, Split
-from trainer.data.tokenizer import pretrained_tokenizer
+from trainer.data.corpus import Corpus, check_conceptnet
+from trainer.data.dialogue import SPLITS, BadRecord, Dialogue, Split
 
 NEEDS = "the folder or zip that holds train_data.jsonl and test_data.jsonl"
 MAX_FILE_BYTES = 1 << 30
@@ -22,20 +22,20 @@ MAX_FILE_BYTES = 1 << 30
 DialogueFile = Path | zipfile.Path
 
 
-def read_splits(source: Path) -> dict[Split, Iterator[Dialogue]]:
-    """Dialogues of every split that is there.
+def read_splits(source: Path) -> dict[Split, Iterator[Dialogue | BadRecord]]:
+    """Dialogues of every split that is there; errors while reading as in `read_dialogues`.
 
     Args:
         source: folder or zip with train_data.jsonl, test_data.jsonl and perhaps valid_data.jsonl.
 
     Raises:
-        MissingError: if the source or, on reading, a file is missing.
-        InputError: naming file and line, for the first thing that is wrong.
+        MissingError: if the source or a file is missing.
+        InputError: if the source is no folder and no whole zip.
     """
     return {split: _read_whole(source, file) for split, file in _find_files(source).items()}
 
 
-def _read_whole(source: Path, file: DialogueFile) -> Iterator[Dialogue]:
+def _read_whole(source: Path, file: DialogueFile) -> Iterator[Dialogue | BadRecord]:
     try:
         yield from read_dialogues(file)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -45,14 +45,34 @@ def _read_whole(source: Path, file: DialogueFile) -> Iterator[Dialogue]:
 def _find_files(source: Path) -> dict[Split, DialogueFile]:
     """The file of each split; valid may be missing."""
     if source.is_dir():
-        found: dict[Split, DialogueFile] = {s: source / f"{s}_data.jsonl" for s in SPLITS}
+        found: dict[Split, DialogueFile] = {s: source / file_name(s) for s in SPLITS}
     elif source.is_file():
         found = _find_in_zip(source)
     else:
-        raise MissingError(f"--input must be a folder or a zip, got {source}. Check the path.")
-    if not found["valid"].is_file():
-        del found["valid"]
-    return found
+        raise MissingError(f"--input must be {NEEDS}, got {source}. Check the path.")
+    for file in found.values():
+        _check_is_there(file)
+    return {split: file for split, file in found.items() if file.is_file()}
+
+
+def _check_is_there(file: DialogueFile) -> None:
+    """Valid may be missing, but not because it is still compressed."""
+    if file.is_file():
+        return
+    compressed = Path(f"{file}.gz")
+    if compressed.is_file():
+        raise MissingError(
+            f"{file} must be a file of dialogues, got {compressed.name} alone. "
+            f"Decompress it: gunzip -k {shlex.quote(str(compressed))}"
+        )
+    if file.name == file_name("valid"):
+        return
+    raise MissingError(f"{file} must be a file of dialogues, got none. --input must be {NEEDS}.")
+
+
+def file_name(split: Split) -> str:
+    """The file of a split."""
+    return f"{split}_data.jsonl"
 
 
 def _find_in_zip(source: Path) -> dict[Split, DialogueFile]:
@@ -60,16 +80,17 @@ def _find_in_zip(source: Path) -> dict[Split, DialogueFile]:
         archive = zipfile.ZipFile(source)
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"--input must be a folder or a whole zip, got {source}: {error}. Fetch it again."
+            f"--input must be {NEEDS}, got {source}: {error}. Name the folder, or fetch the zip "
+            "again: python -m trainer.data download redial --output DIR"
         ) from error
     for member in archive.infolist():
         if member.file_size > MAX_FILE_BYTES:
             raise InputError(
-                f"{source}: {member.filename} must be at most {MAX_FILE_BYTES} bytes, claims "
-                f"{member.file_size}."
+                f"{source}: {member.filename} must be at most {MAX_FILE_BYTES} bytes, got "
+                f"{member.file_size}. Fetch the zip again."
             )
     return {
-        split: zipfile.Path(archive, _member(archive.namelist(), f"{split}_data.jsonl"))
+        split: zipfile.Path(archive, _member(archive.namelist(), file_name(split)))
         for split in SPLITS
     }
 
@@ -83,5 +104,10 @@ REDIAL = Corpus(
     name="redial",
     needs=NEEDS,
     read_splits=read_splits,
-    make_tokenizer=pretrained_tokenizer("microsoft/DialoGPT-small"),
+    tokenizer_name="microsoft/DialoGPT-small",
+    check_files=check_conceptnet,
+    credit=(
+        "ReDial (Li, Kahou, Schulz, Michalski, Charlin and Pal, Towards Deep Conversational "
+        "Recommendations, NeurIPS 2018; https://redialdata.github.io/website/, CC BY 4.0)"
+    ),
 )

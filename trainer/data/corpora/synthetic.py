@@ -19,7 +19,7 @@ from trainer.common.errors import InputError
 from trainer.data.corpora import redial
 from trainer.data.corpora.synthetic_script import write_script
 from trainer.data.corpora.synthetic_world import World, build_world, write_graph
-from trainer.data.corpus import Corpus
+from trainer.data.corpus import Corpus, check_conceptnet
 from trainer.data.dialogue import Sender
 from trainer.data.tokenizer import train_tokenizer
 
@@ -106,5 +106,6 @@ SYNTHETIC = Corpus(
     needs=redial.NEEDS,
     read_splits=redial.read_splits,
     make_tokenizer=train_tokenizer,
+    check_files=check_conceptnet,
     write=_write,
 )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.bench import __main__ as command
+from cluster.bench import shown
 from cluster.bench.chaos import bench
 from cluster.bench.chaos.attempt import Failure, attempt
 from cluster.bench.chaos.evidence import Counts, HandOut, Witnessed
@@ -152,8 +153,9 @@ def test_benchmark_with_a_failed_part_is_reported_whole_and_exits_with_1(
         return lambda source: result
 
     benchmarks = {"chaos": measured(("kill: it ended",)), "wire": measured(())}
-    monkeypatch.setattr(command, "BENCHMARKS", benchmarks)
-    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "benchmarks", lambda: benchmarks)
+    monkeypatch.setattr(command, "NAMES", tuple(benchmarks))
+    monkeypatch.setattr(shown, "RESULTS", tmp_path)
     monkeypatch.setattr(command, "default_source", lambda: None)
     with pytest.raises(SystemExit) as ended:
         command.main(["all", "--json"])

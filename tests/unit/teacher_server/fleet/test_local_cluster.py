@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from teacher_server.fleet.local_cluster import (
+    MAX_TEMPORARY_PATH,
     FleetState,
     check_port_free,
     check_reachable,
     clear_folder,
     is_alive,
     read_state,
+    start_keeper,
     start_of,
     write_state,
 )
+from teacher_server.fleet.ray_private import ON_LOOPBACK
 
 
 def test_check_port_free_names_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free"):
+        ours = f"process {os.getpid()} "
+        with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free, got one of {ours}"):
             check_port_free("127.0.0.1", port)
     check_port_free("127.0.0.1", port)
 
@@ -66,3 +75,59 @@ def test_folder_of_a_killed_keeper_is_cleared_and_no_other(tmp_path: Path) -> No
         clear_folder(state)
         assert folder.exists() == stays
     clear_folder(FleetState(ray_address="a", directory="b"))
+
+
+class Started:
+    """A process that was asked for, and not started."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], **_: object) -> None:
+        self.folder = Path(command[-1].removeprefix("--folder="))
+        self.env = env
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], Started]]:
+    """Start a keeper; what was asked for."""
+    made: list[Started] = []
+
+    def note(*args: Any, **kwargs: Any) -> Started:
+        made.append(Started(*args, **kwargs))
+        return made[-1]
+
+    def start(on_loopback: bool) -> Started:
+        start_keeper(num_cpus=1, on_loopback=on_loopback)
+        return made[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", note)
+    yield start
+    for each in made:
+        shutil.rmtree(each.folder)
+
+
+@pytest.mark.parametrize("length", [MAX_TEMPORARY_PATH + 1, 80])
+def test_folder_of_ray_is_short_enough_for_its_sockets_under_a_long_tmpdir(
+    length: int,
+    tmp_path: Path,
+    started: Callable[[bool], Started],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deep = tmp_path / ("a" * length)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert started(True).folder.parent == Path("/tmp")
+
+
+def test_keeper_kills_no_teacher_for_the_memory_of_others(
+    started: Callable[[bool], Started], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_memory_monitor_refresh_ms", raising=False)
+    assert started(True).env["RAY_memory_monitor_refresh_ms"] == "0"
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
+    assert started(True).env["RAY_memory_monitor_refresh_ms"] == "250"
+
+
+def test_cluster_of_a_loopback_fleet_is_on_loopback_and_no_other(
+    started: Callable[[bool], Started],
+) -> None:
+    assert ON_LOOPBACK.items() <= started(True).env.items()
+    assert not ON_LOOPBACK.keys() & started(False).env.keys()

@@ -7,9 +7,20 @@ from pathlib import Path
 import pytest
 
 from teacher_server.fleet.options import REMOVED, asked_folders, parse, parse_ranges
+from trainer.common.errors import InputError
 
-NAMES: list[str] = ["up", "scale", "status", "down", "certificates", "keep"]
+NAMES: list[str] = ["up", "scale", "status", "down", "certificates"]
 COMMANDS = dict.fromkeys(NAMES, print)
+
+
+def test_unknown_command_is_refused_with_those_that_are_for_users(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises((SystemExit, InputError)) as refused:
+        parse(["nope"], COMMANDS)
+    said = f"{capsys.readouterr().err}{refused.value}"
+    assert "certificates" in said
+    assert "keep" not in said
 
 
 @pytest.mark.parametrize("name", REMOVED)

@@ -25,7 +25,7 @@ from trainer.security.credentials import SecurityFiles
     ],
 )
 def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str) -> None:
-    commands = ("up", "scale", "status", "down", "keep", "certificates")
+    commands = ("up", "scale", "status", "down", "certificates")
     with pytest.raises(ValueError, match=rule):
         parse(["up", option, value], {command: lambda _options: None for command in commands})
 

@@ -85,6 +85,10 @@ def end_of(error: BaseException, argv: list[str], monkeypatch: pytest.MonkeyPatc
     [
         (MachineError("a must\n be b"), "error: a must be b\n"),
         (
+            InputError("a must be b:", details=["x:1: c\n must", "and 2 more"]),
+            "error: a must be b:\n  x:1: c must\n  and 2 more\n",
+        ),
+        (
             PermissionError(errno.EACCES, "Permission denied", "/x"),
             "error: /x must be usable, got: Permission denied. "
             "Check its owner and mode, or name another path.\n",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.data.corpora.redial_lines import read_dialogues
-from trainer.data.dialogue import split_mentions
+from trainer.data.dialogue import Dialogue, split_mentions
 from trainer.data.entity_linker import EntityLinker, Link, Name, build_linker
 from trainer.data.graph_files import read_graph_files
 from trainer.data.knowledge_graph import KnowledgeGraph
@@ -101,6 +101,7 @@ def test_links_of_real_dialogues_are_as_precise_as_checked_by_hand(redial_dir: P
     links = {
         (dialogue.dialogue_id, index, piece[link.start : link.end], resources[link.entity])
         for dialogue in read_dialogues(redial_dir / "train_data.jsonl")
+        if isinstance(dialogue, Dialogue)
         for index, message in enumerate(dialogue.messages)
         for piece in split_mentions(message.text, dialogue.titles)
         if isinstance(piece, str)

@@ -97,6 +97,10 @@ def test_to_examples_without_dropped_items_keeps_their_tokens_alone(
     assert example.context_entities.tolist() == [5]
     assert example.response_ids.tolist() == whole.response_ids.tolist()
     assert whole.gold_items.tolist() == [1, 0]
+    both = dataclasses.replace(knowledge, dropped_items=frozenset([0, 1]))
+    (example,) = to_examples(talk, vocabulary, both, OPTIONS)
+    assert example.gold_items.tolist() == []
+    assert example.is_recommendation, "the response still holds the tokens of films"
 
 
 def test_to_examples_skips_empty_responses_and_keeps_entities_distinct_in_order(
@@ -119,7 +123,9 @@ def test_to_examples_cuts_context_left_and_response_right_but_not_gold(
     (whole,) = to_examples(talk, vocabulary, knowledge, OPTIONS)
     assert cut.context_ids.tolist() == whole.context_ids.tolist()[-3:]
     assert cut.response_ids.tolist() == [*whole.response_ids.tolist()[:3], vocabulary.eos_id]
-    assert cut.gold_items.tolist() == [0]
+    assert cut.gold_items.tolist() == whole.gold_items.tolist() == [0]
+    assert whole.is_recommendation
+    assert not cut.is_recommendation, "no token that is kept is a film's"
 
 
 def test_to_examples_of_dialogue_without_messages_is_empty(
@@ -130,9 +136,9 @@ def test_to_examples_of_dialogue_without_messages_is_empty(
 
 def test_write_then_read_examples_keeps_every_array(tmp_path: Path) -> None:
     arrays = [np.array(values, dtype=np.int32) for values in ([1, 2], [3], [], [4], [0, 0])]
-    write_examples(tmp_path / "train.jsonl", [Example("d:1", *arrays)])
+    write_examples(tmp_path / "train.jsonl", [Example("d:1", *arrays, is_recommendation=True)])
     (example,) = read_examples(tmp_path / "train.jsonl")
-    assert example.example_id == "d:1"
+    assert example.example_id == "d:1" and example.is_recommendation
     for name, expected in zip(ARRAY_FIELDS, arrays, strict=True):
         array = getattr(example, name)
         assert array.dtype == np.int32 and array.tolist() == expected.tolist()
@@ -140,7 +146,7 @@ def test_write_then_read_examples_keeps_every_array(tmp_path: Path) -> None:
 
 NO_CONTEXT = (
     '{"example_id": "d:1", "context_ids": [], "response_ids": [1], "context_entities": [], '
-    '"context_words": [], "gold_items": []}'
+    '"context_words": [], "gold_items": [], "is_recommendation": false}'
 )
 
 

@@ -36,6 +36,7 @@ def example(index: int, context: list[int], response: list[int]) -> Example:
         context_entities=np.empty(0, np.int32),
         context_words=np.empty(0, np.int32),
         gold_items=np.array([i - 10 for i in response if 10 <= i < 13], np.int32),
+        is_recommendation=any(10 <= i < 13 for i in response),
     )
 
 

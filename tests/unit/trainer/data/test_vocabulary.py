@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
+from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention
-from trainer.data.tokenizer import load_tokenizer, train_tokenizer
+from trainer.data.text_form import form_digest
+from trainer.data.tokenizer import as_loaded, load_tokenizer, train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 
 TITLES = {"200": "Heat (1995)", "99": "Alien (1979)", "1000": "Up (2009)"}
@@ -22,6 +28,8 @@ def vocabulary() -> Vocabulary:
 
 def word_tokenizer(vocab: dict[str, int], **kwargs: str) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocab, unk_token=next(iter(vocab))))
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")  # pyright: ignore
+    backend.decoder = decoders.Fuse()  # pyright: ignore
     return PreTrainedTokenizerFast(tokenizer_object=backend, **kwargs)
 
 
@@ -90,12 +98,120 @@ def test_vocabulary_unknown_movie_and_item_are_refused(vocabulary: Vocabulary) -
         vocabulary.item_token(-1)
 
 
-def test_digest_is_that_of_format_tokens_in_id_order_and_movies(vocabulary: Vocabulary) -> None:
-    by_id = sorted(vocabulary.tokenizer.get_vocab().items(), key=lambda item: item[1])
-    tokens = [f"format 2, end of text {vocabulary.eos_id}", *(token for token, _ in by_id)]
-    assert vocabulary.digest == digest_strings(tokens, ["99", "200", "1000"])
+def test_digest_is_that_of_format_form_and_movies(vocabulary: Vocabulary) -> None:
+    base, end = vocabulary.base_size, vocabulary.eos_id
+    form = [f"format 3, end of text {end}, base size {base}", form_digest(vocabulary.tokenizer)]
+    assert vocabulary.digest == digest_strings(form, ["99", "200", "1000"])
     fewer = build_vocabulary(vocabulary.tokenizer, {"99": "Alien (1979)"})
     assert fewer.digest != vocabulary.digest
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("model", lambda model: {**model, "merges": model["merges"][::-1]}),
+        ("normalizer", lambda _: {"type": "Lowercase"}),
+        ("pre_tokenizer", lambda step: {**step, "use_regex": False}),
+        ("post_processor", lambda _: None),
+        ("decoder", lambda _: {"type": "Fuse"}),
+        ("added_tokens", lambda tokens: [{**tokens[0], "rstrip": True}, *tokens[1:]]),
+    ],
+)
+def test_tokenizer_that_makes_other_tokens_of_a_text_is_found(
+    vocabulary: Vocabulary, tmp_path: Path, part: str, change: Callable[[Any], Any]
+) -> None:
+    vocabulary.save(tmp_path)
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, part: change(content[part])}))
+    with pytest.raises(ValueError, match="must have digest"):
+        Vocabulary.load(tmp_path)
+
+
+def metaspace_tokenizer(scheme: Literal["always", "first", "never"]) -> PreTrainedTokenizerFast:
+    """As SentencePiece does it: a space is part of the word after it, and one comes first."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)  # pyright: ignore
+    backend.decoder = decoders.Metaspace(prepend_scheme=scheme)  # pyright: ignore
+    return train_bpe(backend)
+
+
+def prepending_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama has it: a normalizer puts the space in front, and the decoder takes one away."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    backend.normalizer = normalizers.Sequence(steps)  # pyright: ignore
+    backend.decoder = decoders.Sequence(  # pyright: ignore
+        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return train_bpe(backend)
+
+
+def prefixing_tokenizer() -> PreTrainedTokenizerFast:
+    """As RoBERTa has it: byte-level, with a space in front of every text."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
+    backend.decoder = decoders.ByteLevel()  # pyright: ignore
+    return train_bpe(backend)
+
+
+def train_bpe(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=["<unk>", "</s>"], show_progress=False
+    )
+    texts = ["I liked it is funny", "have you seen it (is it funny?)", "this is so is"] * 3
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: metaspace_tokenizer("always"),
+        lambda: metaspace_tokenizer("first"),
+        lambda: metaspace_tokenizer("never"),
+        prepending_tokenizer,
+        prefixing_tokenizer,
+    ],
+)
+def test_space_after_a_film_is_kept_and_none_is_added(
+    make: Callable[[], PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    build_vocabulary(make(), TITLES).save(tmp_path)
+    vocabulary = Vocabulary.load(tmp_path)
+    film, title = Mention("200"), "Heat (1995)"
+    assert vocabulary.encode([film, " is"]) != vocabulary.encode([film, "is"])
+    for before, after in (("I liked ", " is funny"), ("I liked ", "is funny"), ("(", ")is it")):
+        ids = vocabulary.encode([before, film, after])
+        assert vocabulary.decode(ids).lstrip() == f"{before}{title}{after}"
+    assert vocabulary.decode(vocabulary.encode([film, " ", film])) == f"{title} {title}"
+    assert vocabulary.decode(vocabulary.encode(["is it"])).lstrip() == "is it"
+    # The start of a turn is as the tokenizer has it.
+    own = vocabulary.tokenizer("is it", add_special_tokens=False)["input_ids"]
+    assert vocabulary.encode(["is it"]) == own
+
+
+def test_tokenizer_that_is_not_saved_whole_is_taken_as_it_is_loaded(tmp_path: Path) -> None:
+    words = ["<unk>", "<s>", "</s>", *"\u2581abcdefghijklmnopqrstuvwxyz(),."]
+    ids = {word: index for index, word in enumerate([*words, "is"])}
+    # Transformers does not save `legacy`.
+    tokenizer = LlamaTokenizer(vocab=ids, merges=[("i", "s")], legacy=True)
+    loaded = as_loaded(tokenizer)
+    assert form_digest(loaded) != form_digest(tokenizer)
+    vocabulary = build_vocabulary(loaded, TITLES)
+    vocabulary.save(tmp_path)
+    again = Vocabulary.load(tmp_path)
+    assert again.digest == vocabulary.digest
+    for text in (" is it", "is it"):
+        assert again.decode(again.encode([Mention("200"), text])) == f"Heat (1995){text}"
+
+
+def test_tokenizer_that_loses_spaces_is_refused_with_the_reason() -> None:
+    backend = Tokenizer(models.WordLevel({"is": 0, "</s>": 1}, unk_token="is"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    with pytest.raises(ValueError, match=r"must keep spaces.* got 'is' back from ' is'"):
+        build_vocabulary(tokenizer, TITLES)
 
 
 def test_save_then_load_gives_the_same_vocabulary(vocabulary: Vocabulary, tmp_path: Path) -> None:
@@ -120,15 +236,18 @@ def test_load_with_changed_items_or_missing_file_is_refused(
     path.write_text(json.dumps({**content, "movie_ids": ["99", "200", "1001"]}))
     with pytest.raises(ValueError, match="must have digest"):
         Vocabulary.load(tmp_path)
-    path.write_text(json.dumps({**content, "format_version": 9}))
-    with pytest.raises(ValueError, match="format_version 2"):
+    path.write_text(json.dumps({**content, "format_version": 2}))
+    with pytest.raises(ValueError, match="format_version 3 and all keys, got 2"):
         Vocabulary.load(tmp_path)
 
 
 def test_build_vocabulary_finds_end_of_text_by_name_or_says_so() -> None:
-    named = word_tokenizer({"a": 0, "<|endoftext|>": 1})
+    named = word_tokenizer({"a": 0, "<|endoftext|>": 1, " ": 2})
     assert build_vocabulary(named, TITLES).eos_id == 1
-    assert build_vocabulary(word_tokenizer({"a": 0, "b": 1}, eos_token="b"), TITLES).eos_id == 1
+    assert (
+        build_vocabulary(word_tokenizer({"a": 0, "b": 1, " ": 2}, eos_token="b"), TITLES).eos_id
+        == 1
+    )
     with pytest.raises(ValueError, match="must have an end-of-text token"):
         build_vocabulary(word_tokenizer({"a": 0, "b": 1}), TITLES)
 
@@ -137,13 +256,29 @@ def test_build_vocabulary_with_gaps_or_bad_movie_id_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must have the ids 0\.\.1"):
         build_vocabulary(word_tokenizer({"a": 0, "<|endoftext|>": 5}), TITLES)
     with pytest.raises(ValueError, match="movie id must be a number, got 'x1'"):
-        build_vocabulary(word_tokenizer({"<|endoftext|>": 0}), {"x1": "Alien"})
+        build_vocabulary(word_tokenizer({"a": 0, "<|endoftext|>": 1, " ": 2}), {"x1": "Alien"})
 
 
 def test_load_tokenizer_without_one_is_a_single_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer must be a folder or a Hugging Face") as caught:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_load_tokenizer_without_a_network_gives_up_at_once_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def unreachable(self: HfApi, name: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise HTTPError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    with pytest.raises(InputError, match="got nobody/nothing: Name or service not known") as caught:
+        load_tokenizer("nobody/nothing")
+    assert asked == [10.0]
+    assert "--tokenizer DIR" in str(caught.value) and "HF_HUB_OFFLINE=1" in str(caught.value)
 
 
 @pytest.mark.redial

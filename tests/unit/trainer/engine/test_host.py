@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from deepspeed.comm.torch import build_shm_op
 
-from trainer.engine.host import keep_freed_memory, leave_out_shared_memory
+from trainer.common.errors import MachineError
+from trainer.engine.host import exclusive_build, keep_freed_memory, leave_out_shared_memory
 
 
 @pytest.mark.parametrize(
@@ -24,3 +27,15 @@ def test_deepspeed_maps_no_shared_memory_of_its_own() -> None:
     # The names are DeepSpeed's own: this tells when they change.
     leave_out_shared_memory()
     assert build_shm_op() is None
+
+
+def test_home_that_cannot_be_written_names_the_variable_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file" / "extensions"))
+    with (
+        pytest.raises(MachineError, match="name another folder in TORCH_EXTENSIONS_DIR"),
+        exclusive_build("cpu_adam"),
+    ):
+        pass

@@ -18,14 +18,11 @@ from tests.support.evaluation_fakes import (
     write_student,
     write_tiny_data,
 )
-from trainer.chat import Conversation, chat, find_mentions
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData
-from trainer.data.word_graph import WordGraph
 from trainer.evaluation import __main__ as command
 from trainer.evaluation.actions import ActionChooser, Actions
 from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model, gold_likelihood
-from trainer.evaluation.generate import GenerateConfig
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.metrics import ItemSlot
 from trainer.evaluation.views import (
@@ -164,7 +161,7 @@ def test_load_model_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 def test_load_model_with_a_torn_card_is_refused(tmp_path: Path) -> None:
     (tmp_path / "student.json").write_text('{"action_tokens": true}')
-    with pytest.raises(ValueError, match="must be a student's card with action_tokens"):
+    with pytest.raises(ValueError, match="must be a student's card with vocabulary_digest"):
         load_model(tmp_path)
 
 
@@ -297,50 +294,3 @@ def test_command_without_json_prints_a_table(
     folder = str(data.root)
     command.main(["--checkpoint", str(student), "--data", folder, "--classifier", "oracle"])
     assert "F1@10" in capsys.readouterr().out
-
-
-def test_chat_answers_each_line_and_passes_over_blank_ones(teacher: Path) -> None:
-    conversation = Conversation(load_model(teacher), None, GenerateConfig(batch_size=1))
-    written: list[str] = []
-    chat(conversation, ["hello", "  ", 'I liked "Film 3 (1903)" and @104'], written.append)
-    assert len(written) == 2
-    assert all(line.startswith("recommender> ") and line.endswith("\n") for line in written)
-
-
-def test_chat_longer_than_the_model_forgets_the_beginning(teacher: Path) -> None:
-    loaded = load_model(teacher)
-    conversation = Conversation(loaded, None, GenerateConfig(batch_size=1))
-    answers = [conversation.answer("word " * 12) for _ in range(5)]
-    # More than the model can attend to was said, and each turn was answered nevertheless.
-    assert len(conversation._context_ids) > loaded.model.limits.max_tokens
-    assert all(isinstance(answer, str) for answer in answers)
-
-
-def test_conversation_notes_entities_and_words_as_prepared_examples_have_them(
-    teacher: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vocabulary, texts = data.vocabulary, []
-    monkeypatch.setattr(WordGraph, "find", lambda self, text: texts.append(text) or [len(texts)])
-    conversation = Conversation(load_model(teacher), None, GenerateConfig(), data)
-    said = [*vocabulary.encode(["see "]), vocabulary.first_item_id + 5]
-    monkeypatch.setattr(conversation, "_respond", lambda: said)
-    assert "Film 5 (1905)" in conversation.answer('I liked "Film 3 (1903)" and @104')
-    entities = [int(data.graph.item_entities_I[item]) for item in (3, 4, 5)]
-    assert list(conversation._entities) == entities
-    assert conversation._words == [1, 2]
-    # Words of the titles are none of the context's.
-    assert [text.split() for text in texts] == [["I", "liked", "and"], ["see"]]
-
-
-def test_conversation_with_oracle_is_refused(student: Path) -> None:
-    with pytest.raises(ValueError, match="nobody knows the gold action"):
-        Conversation(load_model(student), "oracle", GenerateConfig())
-
-
-def test_find_mentions_takes_ids_and_exact_titles_only() -> None:
-    vocabulary = tiny_vocabulary()
-    text = 'see "Film 3 (1903)", "Film 3" or @104, not @9'
-    ids = vocabulary.encode(find_mentions(text, vocabulary))
-    items = [i - vocabulary.first_item_id for i in ids if vocabulary.is_item(i)]
-    assert items == [3, 4]
-    assert vocabulary.decode(ids) == 'see Film 3 (1903), "Film 3" or Film 4 (1904), not @9'

@@ -15,7 +15,14 @@ from tests.support.evaluation_fakes import (
     write_run,
     write_tiny_data,
 )
+from trainer.common.atomic import write_json
+from trainer.config.distill import DistillConfig
+from trainer.config.run import RunConfig
+from trainer.config.teachers import TeachersConfig
+from trainer.config.watch import WatchConfig
+from trainer.config.yaml_file import load_config
 from trainer.evaluation import report as report_module
+from trainer.evaluation.arms import UNDISTILLED, check_arm
 from trainer.evaluation.evaluate import EvaluateConfig
 from trainer.evaluation.plots import smoothed
 from trainer.evaluation.report import ReportConfig, write_report
@@ -106,10 +113,10 @@ def test_write_report_of_a_run_without_teachers_has_nulls_and_one_plot(
     ("missing", "message"),
     [
         ("metrics.jsonl", "must be a run directory, got no metrics.jsonl"),
-        ("config.yaml", "must be a config file"),
+        ("config.yaml", "must be a file"),
         ("model/student.json", "must be a run directory, an exported student"),
         ("model/vocabulary.json", "must hold vocabulary.json"),
-        ("model/config.json", "must be a model folder"),
+        ("model/config.json", "must hold config.json"),
     ],
 )
 def test_write_report_with_a_piece_missing_names_it(
@@ -129,6 +136,13 @@ def test_write_report_with_a_piece_missing_names_it(
         ("gamma: 0.0", "gamma: 0.5", "distill.gamma"),
         ("hidden_size: 256", "hidden_size: 128", "student.hidden_size"),
         ("seed: 0", "seed: 1", "seed"),
+        ("knowledge: null", "knowledge: elsewhere", "knowledge"),
+        ("select: last", "select: best", "train.select"),
+        ("precision: float32", "precision: bf16", "train.precision"),
+        ("classifier: null", "classifier: elsewhere", "classifier"),
+        ("zero_stage: 1", "zero_stage: 2", "zero_stage"),
+        ("select: last\n  patience: null", "select: best\n  patience: 3", "train.select"),
+        ("micro_batch_size: null", "micro_batch_size: 2", "train.micro_batch_size"),
     ],
 )
 def test_write_report_of_two_unlike_students_is_refused(
@@ -140,6 +154,75 @@ def test_write_report_of_two_unlike_students_is_refused(
     settings.write_text(settings.read_text().replace(before, after))
     with pytest.raises(ValueError, match=f"^{key} of the run"):
         write_report(report_config({**folders, "undistilled": tmp_path / "run"}))
+
+
+def test_report_says_in_words_where_the_student_loses_and_names_no_path_of_the_machine(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    recalls = {"recall_at_1": 0.25, "recall_at_10": 0.5, "recall_at_50": 0.75}
+    teacher = {"all_gold": recalls, "new_items": recalls}
+    write_json(tmp_path / "teachers.json", {"split": "test", "recommendation": {"a": teacher}})
+    config = dataclasses.replace(report_config(folders), teachers=tmp_path / "teachers.json")
+    report = write_report(config)
+    text = (folders["distilled"] / "report.md").read_text()
+    assert str(folders["data"].parent) not in text
+    row = next(line for line in text.splitlines() if line.startswith("| ReR@10 |"))
+    assert " 0.500 |" in row
+    assert "| recommendation teacher |" in text
+    student, popular = report["student"], report["baselines"]["popularity"]
+    said = f"F1@50 ({student['f1_at_50']:.3f} against {popular['f1_at_50']:.3f})"
+    assert (said in text) == (student["f1_at_50"] < popular["f1_at_50"])
+    worse = student["perplexity"] > report["undistilled"]["perplexity"]
+    assert ("loses to the undistilled student in" in text and "perplexity (" in text) or not worse
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[]", "must hold a JSON object, got a list"),
+        ("{}", "must be of this data's split test, got None"),
+        ('{"split": "test", "recommendation": {}}', "must have the recalls of"),
+        ('{"split": "test", "recommendation": {"a": {"all_gold": 3}}}', "must have the recalls of"),
+    ],
+)
+def test_figures_of_teachers_that_are_none_are_one_line(
+    folders: dict[str, Path], tmp_path: Path, text: str, problem: str
+) -> None:
+    path = tmp_path / "teachers.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        write_report(dataclasses.replace(report_config(folders), teachers=path))
+
+
+def test_patience_that_one_student_has_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("distilled", "undistilled"):
+        shutil.copytree(folders[name], tmp_path / name)
+        settings = tmp_path / name / "config.yaml"
+        settings.write_text(settings.read_text().replace("select: last", "select: best"))
+    settings.write_text(settings.read_text().replace("patience: null", "patience: 3"))
+    here = {**folders, **{name: tmp_path / name for name in ("distilled", "undistilled")}}
+    with pytest.raises(ValueError, match=r"^train\.patience of the run .* must be null, got 3"):
+        write_report(report_config(here))
+
+
+def test_run_of_another_length_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["undistilled"], tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"steps": 4', '"steps": 3'))
+    with pytest.raises(ValueError, match="must have 4 steps, as the distilled one, got 3"):
+        write_report(report_config({**folders, "undistilled": tmp_path / "run"}))
+
+
+def test_settings_that_say_nothing_of_a_student_may_differ(folders: dict[str, Path]) -> None:
+    config = load_config(RunConfig, folders["distilled"] / "config.yaml", [])
+    other = dataclasses.replace(
+        config,
+        output="elsewhere",
+        teachers=TeachersConfig(in_flight=9),
+        watch=WatchConfig(metrics_port=9000),
+        distill=DistillConfig(gamma=0.7, top_k=3),
+    )
+    check_arm(other, folders["undistilled"], UNDISTILLED)
 
 
 def test_write_report_beside_a_plain_student_tells_both_gains(
@@ -158,7 +241,7 @@ def test_write_report_beside_a_plain_student_tells_both_gains(
     text = (tmp_path / "distilled" / "report.md").read_text()
     assert "| plain student |" in text
     assert "from `vectors`, undistilled too; plain: random" in text
-    with pytest.raises(ValueError, match=r"^item_vectors of the run .* must be None, got vectors"):
+    with pytest.raises(ValueError, match=r"^item_vectors of the run .* must be null, got vectors"):
         write_report(dataclasses.replace(config, plain=tmp_path / "undistilled"))
 
 
@@ -184,7 +267,7 @@ def test_read_history_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{torn", r"metrics\.jsonl:2: the line must be JSON"), ('{"step": 1}', "got no loss")],
+    [("{torn", r"metrics\.jsonl:2 must be JSON"), ('{"step": 1}', "got no loss")],
 )
 def test_read_history_with_a_bad_line_names_it(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(f'{{"event": "start"}}\n{line}\n')

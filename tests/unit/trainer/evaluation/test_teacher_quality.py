@@ -17,17 +17,17 @@ from tests.support.evaluation_fakes import (
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
-from trainer.evaluation.teachers import (
+from trainer.evaluation.teacher_quality import (
     GoldSamples,
     baselines,
     calibration,
     gold_samples,
     item_mass,
-    main,
     ranking_views,
     recommender_scores,
     report_teachers,
 )
+from trainer.evaluation.teachers import main
 from trainer.models.frozen_recommender import (
     Bags,
     FrozenRecommender,
@@ -184,7 +184,7 @@ def test_report_teachers_writes_tables_plot_and_json(tmp_path: Path, data: Prepa
     assert "| classifier (1 seeds) |" in text
     # The twin: each response of test asked alone, and most of train's responses name a film.
     said = [bool(classifier.predict([e.context_ids])[0]) for e in data.examples("test")]
-    gold = [bool(len(e.gold_items)) for e in data.examples("test")]
+    gold = [e.is_recommendation for e in data.examples("test")]
     right = sum(a == b for a, b in zip(said, gold, strict=True))
     (scores,) = content["classifier"]["models"].values()
     assert scores["accuracy"] == pytest.approx(right / len(gold))

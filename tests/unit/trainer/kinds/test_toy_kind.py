@@ -33,10 +33,11 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds, known_kinds
 from trainer.loss.conkd import mix_targets
 from trainer.loss.soft_targets import SoftTargets
-from trainer.main import checked_input
+from trainer.main import parse
 from trainer.models.causal_lm import load_causal_lm
 from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import load_recommender
+from trainer.student_run import checked_input
 from trainer.teacher_client.client import TeacherClient
 from trainer.teacher_client.loop import Loop
 
@@ -273,9 +274,9 @@ def test_run_that_weighs_a_kind_of_no_plugin_is_refused_before_anything_else(
     config.write_text(f"data: {tmp_path / 'none'}\noutput: {tmp_path}\n")
     settings = ["--config", str(config), f"distill.shares.bigram={SHARE}"]
     with pytest.raises(ValueError, match=r"among: none .*got bigram\. Add its module to plugins"):
-        checked_input(settings)
+        checked_input(parse(settings))
     with pytest.raises(FileNotFoundError, match="none"):
-        checked_input([*settings, f"plugins=[{PLUGINS[0]}]"])
+        checked_input(parse([*settings, f"plugins=[{PLUGINS[0]}]"]))
 
 
 def test_replica_counts_the_rows_of_a_plugins_kind_by_its_own_support(

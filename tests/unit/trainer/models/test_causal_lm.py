@@ -16,6 +16,7 @@ from transformers import (
 from tests.support.geometry import assert_same_geometry
 from tests.support.little_room import little_room
 from tests.support.tiny_teachers import tiny_vocabulary
+from trainer.common.errors import MissingError
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import (
     MAX_PADDING_ROWS,
@@ -143,7 +144,9 @@ def test_model_to_be_trained_has_its_dropout_on(tmp_path: Path, vocabulary: Voca
         assert all(
             module.training for module in build_causal_lm(config, vocabulary).module.modules()
         )
-    with pytest.raises(ValueError, match="dropout must be 0 and architecture gpt2 beside"):
+    with pytest.raises(
+        ValueError, match=r"student\.dropout must be 0 and student\.architecture gpt2 beside"
+    ):
         LanguageModelConfig(pretrained=str(tmp_path), dropout=0.1)
 
 
@@ -203,3 +206,22 @@ def test_model_that_finds_no_room_is_an_error_that_a_user_can_mend(
     message = f"{tmp_path} must take the model, got: .* Make room"
     with little_room(4096), pytest.raises(OSError, match=message):
         write_language_model(tmp_path, CausalLanguageModel(model))
+
+
+def test_pretrained_model_with_pytorchs_own_files_alone_loads(tmp_path: Path) -> None:
+    vocabulary = tiny_vocabulary()
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=vocabulary.base_size, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    )
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    built = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module
+    rows = output_weight(built)[: vocabulary.base_size]
+    assert torch.equal(rows, model.transformer.wte.weight)
+
+
+@pytest.mark.parametrize("name", ["nope/nothing", "no name/at all/x", "{empty}"])
+def test_pretrained_model_that_is_not_there_is_one_error(name: str, tmp_path: Path) -> None:
+    given = name.format(empty=tmp_path)
+    with pytest.raises(MissingError, match=f"student.pretrained must be .* got {given}: "):
+        build_causal_lm(LanguageModelConfig(pretrained=given), tiny_vocabulary())

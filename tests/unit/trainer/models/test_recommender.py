@@ -13,6 +13,7 @@ from torch import Tensor, tensor
 from torch_geometric.nn import RGCNConv
 
 from tests.support.toy_corpus import write_toy_corpus
+from trainer.config.pretrain import RecommendationConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.__main__ import main as prepare_data
 from trainer.data.examples import Example
@@ -21,7 +22,7 @@ from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.prepared import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.data.word_graph import WordGraph
-from trainer.evaluation.teachers import (
+from trainer.evaluation.teacher_quality import (
     GoldSamples,
     gold_samples,
     recommender_scores,
@@ -32,7 +33,7 @@ from trainer.models.frozen_recommender import (
     attentive_pool,
     load_recommender,
 )
-from trainer.models.recommender import Recommender, RecommenderShape, freeze
+from trainer.models.recommender import Recommender, RecommenderShape, freeze, num_bytes
 from trainer.models.rgcn import (
     MIN_RELATION_EDGES,
     RelationalConv,
@@ -43,7 +44,7 @@ from trainer.models.rgcn import (
     widen,
 )
 from trainer.models.word_conv import WordConv
-from trainer.pretrain.recommendation import RecommendationConfig, fit_recommendation
+from trainer.pretrain.recommendation import fit_recommendation
 from trainer.pretrain.recommendation_samples import (
     log_popularity,
     ranking_scores,
@@ -402,6 +403,25 @@ def test_recommendation_config_refuses_values_out_of_range() -> None:
         RecommendationConfig(data="x", num_bases=0)
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
         RecommendationConfig(data="x", dropout=1.0)
+    with pytest.raises(ValueError, match=r"seed must be in \[0, 4294967295\], got 1000000"):
+        RecommendationConfig(data="x", seed=10**23)
+    with pytest.raises(ValueError, match="max_words must be at most 65536, got 100000000"):
+        RecommendationConfig(data="x", max_words=100_000_000)
+
+
+def test_bytes_of_a_recommender_are_those_of_its_tables_and_matrices() -> None:
+    graph, edges, words = small_world()
+    for side in (None, words):
+        model = small_recommender(edges, side, 3)
+        counted = num_bytes(
+            num_entities=graph.num_entities,
+            num_words=0 if side is None else len(side.words),
+            hidden_size=4,
+            num_bases=2,
+        )
+        wide = sum(it.numel() for it in model.parameters() if it.dim() > 1 and min(it.shape) > 1)
+        # Coefficients of relations are small, and no part of the sizes.
+        assert counted == 4 * (wide - model.graph.coefficient_RK.numel())
 
 
 @pytest.mark.parametrize(
@@ -409,7 +429,7 @@ def test_recommendation_config_refuses_values_out_of_range() -> None:
     [
         ("word_side=false", "word_side was removed, a teacher uses words if the prepared data"),
         ("distinct_words=true", "distinct_words was removed, words of a context are pooled with"),
-        ("edge_filter=crslab", "edge_filter: .*'kgsf' or 'all', got 'crslab'"),
+        ("edge_filter=crslab", "edge_filter must be 'kgsf' or 'all', got 'crslab'"),
     ],
 )
 def test_recommendation_config_refuses_what_was_removed(
@@ -516,7 +536,7 @@ def test_load_recommender_refuses_a_config_of_another_shape_or_kind(
     with pytest.raises(ValueError, match="must be of a conkd-recommendation, got gpt2"):
         load_recommender(copy)
     (copy / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="must hold model_type and whole numbers"):
+    with pytest.raises(ValueError, match=r"config\.json must be JSON"):
         load_recommender(copy)
     (copy / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json must hold the model's sizes"):

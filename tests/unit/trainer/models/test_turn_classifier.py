@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn, tensor
 
+from trainer.config.pretrain import ClassifierConfig
 from trainer.data.prepared import load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.turns import turn_scores
@@ -18,7 +19,6 @@ from trainer.models.frozen_recommender import load_recommender
 from trainer.models.kg_transformer import sinusoids
 from trainer.models.turn_classifier import ClassifierShape, TurnClassifier, load_classifier
 from trainer.pretrain.classifier import (
-    ClassifierConfig,
     fit_classifier,
     shuffled_batches,
 )

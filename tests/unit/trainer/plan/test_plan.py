@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -10,8 +11,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from trainer.common.errors import InputError
 from trainer.models.causal_lm import hidden_states
-from trainer.plan.__main__ import main, memory_bytes
+from trainer.plan.__main__ import PRECISIONS, main, memory_bytes
 from trainer.plan.memory import (
     CPU_OVERHEAD,
     GPU_OVERHEAD,
@@ -24,7 +26,7 @@ from trainer.plan.memory import (
     read_buckets,
 )
 from trainer.plan.shape import SHAPES, StudentSize, saved_bytes, student_config, student_size
-from trainer.plan.stages import CONFIGS, lines
+from trainer.plan.stages import CONFIGS, DTYPES, lines
 
 # A student whose plan can be worked out in the head: 1,000 parameters, half of them in the output.
 SIZE = StudentSize(
@@ -187,9 +189,14 @@ def test_lines_read_the_buckets_of_the_configs_that_a_run_takes() -> None:
 def test_memory_is_read_with_its_unit() -> None:
     assert memory_bytes("24GiB") == 24 << 30
     assert memory_bytes("1.5 GB") == 1_500_000_000
-    for wrong in ("24", "24X", "-1GiB", "0GiB", "much"):
-        with pytest.raises(ValueError, match="--gpu-memory must be a number above 0 and GiB"):
+    assert memory_bytes("24gib") == 24 << 30
+    for wrong in ("24", "24X", "-1GiB", "0GiB", "much", "1e99GiB", "99999999999GiB", "²GiB"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a number above 0 and GiB"):
             memory_bytes(wrong)
+
+
+def test_precisions_of_the_command_are_those_of_the_plan() -> None:
+    assert tuple(DTYPES) == PRECISIONS
 
 
 def test_command_prints_a_table_and_with_json_one_object(
@@ -213,9 +220,19 @@ def test_command_prints_a_table_and_with_json_one_object(
         (("--student", "nobody/nothing"), "--student must be small, medium, large, microsoft/"),
         (("--student", "small", "--length", "2000"), "--length must be at most the student's 1024"),
         (("--student", "small", "--response", "300"), "--response must be at most --length, 256"),
-        (("--student", "small", "--micro-batch", "0"), "--micro-batch must be at least 1, got 0"),
+        (
+            ("--student", "small", "--micro-batch", "0"),
+            "--micro-batch must be a whole number in [1, 16777216], got 0",
+        ),
     ],
 )
 def test_command_says_what_is_wrong(arguments: tuple[str, ...], error: str) -> None:
     with pytest.raises((ValueError, OSError), match=f"^{re.escape(error)}"):
         main([*arguments, "--gpus", "2", "--gpu-memory", "8GiB"])
+
+
+@pytest.mark.parametrize("gpus", ["0", "-1", "1000000000", "2.5", "many", "\u00b2"])
+def test_number_of_gpus_is_one_that_there_can_be(gpus: str) -> None:
+    error = r"^--gpus must be a whole number in \[1, \d+\], got"
+    with pytest.raises(InputError, match=error):
+        main(["--student", "small", "--gpu-memory", "8GiB", "--gpus", gpus])

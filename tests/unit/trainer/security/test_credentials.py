@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from teacher_server.fleet.certificates import make_certificates
 from trainer.common.errors import InputError
 from trainer.config.teachers import TeachersConfig
-from trainer.main import checked_input
+from trainer.main import parse
 from trainer.security.addresses import host_of, is_loopback
 from trainer.security.credentials import (
     SERVER_NAME,
@@ -23,6 +23,7 @@ from trainer.security.credentials import (
     read_identity,
     read_token,
 )
+from trainer.student_run import checked_input
 
 TOKEN = "0123456789abcdef" * 4
 NOW = datetime.datetime.now(datetime.timezone.utc)
@@ -113,7 +114,7 @@ def test_student_that_asks_teachers_checks_its_token_before_any_rank_joins(
     (tmp_path / "run.yaml").touch()
     expected = pytest.raises(ValueError, match="owner alone") if gamma else nullcontext()
     with expected:
-        checked_input(["--config", str(tmp_path / "run.yaml"), *settings])
+        checked_input(parse(["--config", str(tmp_path / "run.yaml"), *settings]))
 
 
 @pytest.mark.parametrize("text", ["", TOKEN[:31], f"{TOKEN} {TOKEN}", TOKEN + "ä", "a" * 1025])

@@ -14,8 +14,9 @@ import pytest
 
 from protos import codec
 from tests.support.caches import GROUP, MAX_BYTES, compression, described
+from trainer.common.errors import MachineError
 from trainer.data.model_input import ExampleInput
-from trainer.target_cache.keys import KEY_BYTES, Group, RequestKeys
+from trainer.target_cache.keys import KEY_BYTES, Group, RequestKeys, field_bytes
 from trainer.target_cache.store import TargetCache
 
 
@@ -82,6 +83,33 @@ def test_key_changes_with_the_compression(change: dict[str, Any]) -> None:
 def test_key_changes_with_what_is_sent(change: dict[str, Any]) -> None:
     request = RequestKeys(GROUP)
     assert request.key(dataclasses.replace(INPUT, **change)) != request.key(INPUT)
+
+
+@pytest.mark.parametrize(
+    ("change", "content"),
+    [
+        ({}, "0805153333733f1803"),
+        ({"top_k": 300, "top_p": 0.0, "values": 0}, "08ac02"),
+        ({"top_k": 0, "samples": 64, "seed": 1 << 63}, "153333733f180320402880808080808080808001"),
+    ],
+)
+def test_numbers_of_a_cut_are_written_as_in_every_version_of_protobuf(
+    change: dict[str, Any], content: str
+) -> None:
+    cut = compression(**change)
+    assert field_bytes(cut).hex() == content
+    assert field_bytes(cut) == cut.SerializeToString(deterministic=True)
+
+
+def test_cache_that_a_process_of_another_container_has_open_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise lmdb.LockError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(lmdb, "open", refuse)
+    with pytest.raises(MachineError, match=r"our process id .*containers with --pid=host"):
+        TargetCache(tmp_path / "cache", max_bytes=MAX_BYTES)
 
 
 def test_key_changes_with_the_version_of_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_import_beyond_max_bytes_keeps_the_folder_under_it(folder: Path, tmp_pat
     main(["import", str(tmp_path / "file"), str(other), f"--max-bytes={MAX_BYTES}"])
     assert contents(other) == contents(folder)
     for wrong in (0, MAX_CACHE_BYTES + 1):
-        with pytest.raises(ValueError, match=rf"--max-bytes must be in .* got {wrong}\."):
+        with pytest.raises(ValueError, match=rf"--max-bytes must be .* in .* got {wrong}\."):
             main(["import", str(tmp_path / "file"), str(other), f"--max-bytes={wrong}"])
 
 

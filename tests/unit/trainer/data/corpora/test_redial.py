@@ -69,9 +69,12 @@ def test_read_splits_without_valid_draws_the_same_dialogues_for_the_same_seed(
     ("members", "expected"),
     [
         ({"train": lines(1, 2), "valid": lines(1), "test": lines(4)}, "in train and valid"),
-        ({"train": lines(1, 1), "test": lines(4)}, "conversationId must be unique in the file"),
+        (
+            {"train": lines(1, 1), "test": lines(4)},
+            "1 must be in one split once, got it in train and",
+        ),
         ({"train": lines(1), "test": lines(4)}, "at least two dialogues to draw valid from"),
-        ({"train": "{", "test": lines(4)}, r"redial\.zip/redial/train_data\.jsonl:1: the line"),
+        ({"train": "{!", "test": lines(4)}, r"redial\.zip/redial/train_data\.jsonl:1: the line"),
     ],
 )
 def test_read_splits_with_bad_content_says_where(
@@ -85,15 +88,23 @@ def test_read_splits_of_a_torn_zip_or_no_source_is_refused(tmp_path: Path) -> No
     path = write_zip(tmp_path / "redial.zip", train=lines(*range(50)), test=lines(500))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="must be a folder or a whole zip"):
+    with pytest.raises(ValueError, match=r"--input must be the folder .* fetch the zip again"):
         read(path)
     damaged = bytearray(whole)
     damaged[80:200] = bytes(120)
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match="must be a whole zip"):
         read(path)
-    with pytest.raises(FileNotFoundError, match="must be a folder or a zip"):
+    with pytest.raises(FileNotFoundError, match="--input must be the folder or zip"):
         read(tmp_path / "nowhere")
     write_zip(path, train=lines(1, 2))
-    with pytest.raises(FileNotFoundError, match=r"test_data\.jsonl must be a file"):
+    with pytest.raises(FileNotFoundError, match=r"test_data\.jsonl must be a file of"):
         read(path)
+
+
+def test_valid_or_test_that_is_still_compressed_is_named_with_the_command(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}_data.jsonl").write_text(lines(1 if split == "train" else 2))
+    (tmp_path / "valid_data.jsonl.gz").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"got valid_data\.jsonl\.gz alone.*gunzip -k "):
+        read_splits(tmp_path)

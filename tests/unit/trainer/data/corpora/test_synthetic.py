@@ -36,7 +36,8 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dialogues(folder: Path, split: str) -> list[Dialogue]:
-    return list(read_dialogues(folder / f"{split}_data.jsonl"))
+    read = read_dialogues(folder / f"{split}_data.jsonl")
+    return [it for it in read if isinstance(it, Dialogue)]
 
 
 def mentions(dialogue: Dialogue) -> list[tuple[str, str]]:

@@ -1,0 +1,74 @@
+"""All that we use of Ray beside its public API, each with the reason.
+
+tests/unit/teacher_server/fleet/test_ray_private.py names what a new version has taken away; until
+it passes there, pyproject.toml keeps that version out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray._raylet import Config  # pyright: ignore
+from ray.serve._private.common import DeploymentID
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve.context import _get_global_client
+
+# Every cluster gives its head node this resource; there is no other way to place something there.
+HEAD_RESOURCE = "node:__internal_head__"
+# Ray gives a node its outward address, and replaces any 127.0.0.1 that it is told by it. The
+# cluster is lost with that address (a VPN, a laptop that moves on). With this variable, meant for
+# other systems than Linux, a node takes 127.0.0.1.
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def read_settings_again() -> None:
+    """Take up Ray's variables of this process's environment, which it read at import."""
+    Config.initialize("")
+
+
+def start_local(folder: Path, *, num_cpus: int, object_store_bytes: int) -> str:
+    """Start a cluster that ends with this process, and keeps its files in `folder`; its address."""
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        object_store_memory=object_store_bytes,
+        include_dashboard=False,
+        log_to_driver=False,
+        # The public option is one of `ray start`, whose processes outlive who called it.
+        _temp_dir=str(folder),
+    )
+    return ray.get_runtime_context().gcs_address
+
+
+def serve_is_running() -> bool:
+    """Whether the connected cluster has a Serve controller; `serve.status` would start one."""
+    try:
+        _controller()
+    except ValueError:
+        return False
+    return True
+
+
+def serve_details() -> dict[str, Any]:
+    """What `serve status` shows and more, from the controller: a local cluster has no dashboard."""
+    client = _get_global_client()
+    assert client is not None, "raises if Serve does not run"
+    return client.get_serve_details()
+
+
+def set_num_replicas(app: str, deployment: str, count: int) -> None:
+    """The call behind Serve's external scaling API (POST .../deployments/NAME/scale)."""
+    deployment_id = DeploymentID(name=deployment, app_name=app)
+    ray.get(_controller().update_deployment_replicas.remote(deployment_id, count))
+
+
+def with_version(deployment: serve.Deployment, version: str) -> serve.Deployment:
+    """The same version every time: deploying again changes options and restarts no replica."""
+    return deployment.options(version=version, _internal=True)
+
+
+def _controller() -> Any:
+    return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)

@@ -1,0 +1,78 @@
+"""Whether the replicas of a fleet fit a local Ray cluster, which cannot grow."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from teacher_server.fleet.autoscaling import ReplicaRange
+from trainer.common.errors import InputError
+
+# Ray counts in ten thousandths.
+RAY_PARTS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What Ray may give to replicas."""
+
+    num_cpus: float
+    num_gpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaNeed:
+    """What Ray sets aside for one replica."""
+
+    num_cpus: float
+    num_gpus: float
+    """Less than 1: it shares a device."""
+
+
+def gpu_share(num_replicas: int, num_gpus: int) -> float:
+    """GPUs of each replica where none are asked for: one, or an equal part of one; 0 without."""
+    if not num_gpus:
+        return 0.0
+    together = max(1, math.ceil(num_replicas / num_gpus))
+    return max(1, RAY_PARTS // together) / RAY_PARTS
+
+
+def check_room(
+    room: Room, needs: Mapping[str, ReplicaNeed], ranges: Mapping[str, ReplicaRange]
+) -> None:
+    """Raise InputError unless the most replicas of each kind fit."""
+    most = {kind: wanted.max for kind, wanted in ranges.items()}
+    cpus = sum(needs[kind].num_cpus * count for kind, count in most.items())
+    if cpus > room.num_cpus:
+        raise InputError(
+            f"the replicas must fit the local cluster's {room.num_cpus:g} CPUs, got {cpus:g}. "
+            "Start it with more (up --cluster-cpus) or with less for each replica (--num-cpus)."
+        )
+    gpus = num_devices({kind: needs[kind].num_gpus for kind in most}, most)
+    if gpus > room.num_gpus:
+        raise InputError(
+            f"the replicas must fit this machine's {room.num_gpus} GPUs, got {gpus}. "
+            + (
+                "Let replicas share one (up --num-gpus .5), or start fewer."
+                if room.num_gpus
+                else "Leave --num-gpus out to serve on CPUs."
+            )
+        )
+
+
+def num_devices(shares: Mapping[str, float], counts: Mapping[str, int]) -> int:
+    """GPUs that replicas take up: of a device one may have a part, and no part lies on two."""
+    total: Counter[float] = Counter()
+    for kind, count in counts.items():
+        total[shares[kind]] += count
+    return sum(
+        count * math.ceil(share) if share >= 1 else math.ceil(count / _parts(share))
+        for share, count in total.items()
+        if share
+    )
+
+
+def _parts(share: float) -> int:
+    return RAY_PARTS // max(1, round(share * RAY_PARTS))

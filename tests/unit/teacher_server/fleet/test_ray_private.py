@@ -1,0 +1,73 @@
+"""What we use of Ray beside its public API is still there, under the names that we use."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from functools import reduce
+from pathlib import Path
+
+import pytest
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+from teacher_server.fleet.ray_private import HEAD_RESOURCE
+
+ROOT = Path(__file__).resolve().parents[4]
+# Of an import of Ray, or an argument of one of its functions.
+PRIVATE = re.compile(
+    r"^\s*(from|import) ray[\w.]*\._|^\s*from ray[\w.]* import _|\b(_internal|_temp_dir)=",
+    re.MULTILINE,
+)
+MODULE = Path("teacher_server/fleet/ray_private.py")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ray._raylet:Config.initialize",
+        "ray.serve._private.common:DeploymentID",
+        "ray.serve._private.constants:SERVE_CONTROLLER_NAME",
+        "ray.serve._private.constants:SERVE_NAMESPACE",
+        "ray.serve._private.client:ServeControllerClient.get_serve_details",
+        "ray.serve._private.controller:ServeController.update_deployment_replicas",
+        "ray.serve.context:_get_global_client",
+    ],
+)
+def test_symbol_that_we_use_is_there(name: str) -> None:
+    module, _, path = name.partition(":")
+    reduce(getattr, path.split("."), importlib.import_module(module))
+
+
+def test_deployment_takes_a_version_of_ours() -> None:
+    assert {"version", "_internal"} <= set(inspect.signature(serve.Deployment.options).parameters)
+
+
+def test_cluster_takes_a_folder_of_ours() -> None:
+    assert '"_temp_dir"' in inspect.getsource(ray.init)
+
+
+def test_head_node_and_reports_have_the_names_that_we_use() -> None:
+    constants = importlib.import_module("ray._common.constants")
+    assert constants.HEAD_NODE_RESOURCE_NAME == HEAD_RESOURCE
+    assert "metrics_interval_s" in AutoscalingConfig.model_fields
+
+
+def test_no_other_module_uses_what_is_private() -> None:
+    found = {
+        path.relative_to(ROOT)
+        for package in ("trainer", "teacher_server", "cluster", "protos")
+        for path in (ROOT / package).rglob("*.py")
+        if PRIVATE.search(path.read_text())
+    }
+    assert found == {MODULE}
+
+
+def test_range_of_ray_ends_at_the_minor_version_that_is_tested() -> None:
+    major, minor = (int(it) for it in ray.__version__.split(".")[:2])
+    assert (
+        f'"ray[default,serve]>={major}.{minor},<{major}.{minor + 1}"'
+        in (ROOT / "pyproject.toml").read_text()
+    )

@@ -1,0 +1,86 @@
+"""Whether replicas fit a local cluster, before anything is started."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from teacher_server.fleet import up
+from teacher_server.fleet.autoscaling import ReplicaRange
+from teacher_server.fleet.options import parse
+from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share, num_devices
+from teacher_server.main import main
+from tests.support import tiny_teachers
+from trainer.common.errors import InputError
+
+
+def check(room: Room, need: ReplicaNeed, *counts: int) -> None:
+    ranges = {str(kind): ReplicaRange(min=0, max=count) for kind, count in enumerate(counts)}
+    check_room(room, dict.fromkeys(ranges, need), ranges)
+
+
+def test_cpus_of_the_most_replicas_must_be_there() -> None:
+    room, need = Room(num_cpus=4, num_gpus=0), ReplicaNeed(num_cpus=0.5, num_gpus=0)
+    check(room, need, 4, 4)
+    with pytest.raises(InputError, match=r"cluster's 4 CPUs, got 4\.5\. .*--cluster-cpus"):
+        check(room, need, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("share", "num_gpus", "counts", "got"),
+    [
+        *[(1, 1, (1, 1), "1 GPUs, got 2"), (0.6, 2, (2, 1), "2 GPUs, got 3")],
+        *[(2, 3, (1, 1), "3 GPUs, got 4"), (1, 0, (1,), "0 GPUs, got 1")],
+    ],
+)
+def test_gpus_of_the_most_replicas_must_be_there(
+    share: float, num_gpus: int, counts: tuple[int, ...], got: str
+) -> None:
+    need = ReplicaNeed(num_cpus=0, num_gpus=share)
+    with pytest.raises(InputError, match=f"must fit this machine's {got}"):
+        check(Room(num_cpus=1, num_gpus=num_gpus), need, *counts)
+    check(Room(num_cpus=1, num_gpus=int(got.split()[-1])), need, *counts)
+
+
+def test_replicas_without_a_share_of_their_own_fit_the_gpus_there_are() -> None:
+    assert gpu_share(2, 0) == 0
+    assert gpu_share(2, 1) == 0.5
+    assert gpu_share(2, 4) == 1
+    for count, num_gpus in itertools.product(range(1, 40), range(1, 9)):
+        share = gpu_share(count, num_gpus)
+        assert num_devices({"a": share}, {"a": count}) <= num_gpus
+        # One more in each device would not fit.
+        assert share == 1 or (-(-count // num_gpus) + 1) * share > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-gpus", "1"], "this machine's 0 GPUs, got 1. Leave --num-gpus out"),
+        (["--replicas", "dialogue=100"], "must fit the local cluster's 4 CPUs, got 50"),
+        (["--num-cpus", "100"], "must fit the local cluster's 4 CPUs, got 100"),
+        (["--num-gpus", "1.5"], "--num-gpus must be at most 1 or whole, got 1.5"),
+        (["--replicas", "dialogue=1,dialogue=0"], "every kind once, got dialogue twice"),
+        (["--replicas", "dialogue=²"], "KIND=COUNT or KIND=MIN..MAX"),
+    ],
+)
+def test_fleet_without_room_is_refused_before_ray_is_started(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_teachers.write_dialogue_teacher(tmp_path / "dialogue", tiny_teachers.tiny_vocabulary())
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(up, "num_visible_devices", lambda _visible: 0)
+    asked = ["up", "--dialogue", str(tmp_path / "dialogue"), "--cluster-cpus", "4", *options]
+    # tests/unit/conftest.py refuses a keeper.
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        main([*asked, "--port", "31999", "--fleet", str(tmp_path / "fleet.json")])
+    assert not (tmp_path / "fleet.json").exists()
+
+
+def test_new_cluster_has_the_cpus_of_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+    names = ("up", "scale", "status", "down", "certificates")
+    assert parse(["up"], dict.fromkeys(names, print)).cluster_cpus <= 64

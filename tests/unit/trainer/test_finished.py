@@ -1,0 +1,83 @@
+"""A run that is finished is not done again, and needs no teacher to say so."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkpoints import commit
+from trainer import export, student_run
+from trainer.checkpoints import files
+from trainer.config.run import RunConfig, TrainConfig
+from trainer.models.student_card import STUDENT_CARD_NAME
+
+STEPS = 4
+
+
+def intact(folder: Path) -> files.WholeCheckpoint | None:
+    """As one rank alone finds it."""
+    while (found := files.newest_whole(folder)) is not None:
+        path = folder / files.tag_of(found.step)
+        problem = files.find_changed(path, share=0, shares=1)
+        if not problem:
+            return found
+        files.mark_damaged(path, problem)
+    return None
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A finished run of one rank, with checkpoints of steps 2 and 4."""
+    monkeypatch.setattr(export, "sum_over_ranks", lambda values: [float(it) for it in values])
+    monkeypatch.setattr(export, "is_first_rank", lambda: True)
+    monkeypatch.setattr(export, "find_newest", files.newest_whole)
+    monkeypatch.setattr(export, "find_intact", intact)
+    for step in (2, STEPS):
+        path = tmp_path / files.CHECKPOINTS_NAME / files.tag_of(step)
+        path.mkdir(parents=True)
+        (path / "weights.pt").write_bytes(b"weights")
+        commit(tmp_path / files.CHECKPOINTS_NAME, step, ranks=1, keep=2)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / STUDENT_CARD_NAME).write_text("{}")
+    return RunConfig(data="data", output=str(tmp_path), train=TrainConfig(steps=STEPS))
+
+
+def finished(config: RunConfig, **train: Any) -> bool:
+    changed = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+    return export.is_finished(changed, Path(config.output) / "model")
+
+
+def test_run_with_its_last_checkpoint_and_its_model_is_finished(config: RunConfig) -> None:
+    assert finished(config)
+    assert not finished(config, resume=False)
+    assert not finished(config, steps=STEPS + 1)
+    (Path(config.output) / "model" / STUDENT_CARD_NAME).unlink()
+    assert not finished(config)
+
+
+def test_run_whose_newest_checkpoint_is_damaged_has_steps_to_do(config: RunConfig) -> None:
+    checkpoints = Path(config.output) / files.CHECKPOINTS_NAME
+    (checkpoints / files.tag_of(STEPS) / "weights.pt").write_bytes(b"torn...")
+    assert not finished(config)
+    newest = files.newest_whole(checkpoints)
+    assert newest is not None and newest.step == 2
+
+
+def test_finished_run_says_so_before_teachers_are_asked(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(student_run, "start_distributed", lambda *_: None)
+    monkeypatch.setattr(student_run, "stop_distributed", lambda: None)
+    monkeypatch.setattr(student_run, "on_first_rank", lambda action: action())
+    data: Any = None
+
+    def connect() -> None:
+        raise AssertionError("no teacher is needed")
+
+    student_run.run_student(config, data, connect)
+    said = capsys.readouterr().out
+    assert said.startswith(f"the run in {config.output} is finished: all 4 steps are done")
+    assert said.count("\n") == 1

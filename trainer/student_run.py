@@ -1,0 +1,109 @@
+"""One run of a student: its inputs are checked, it is trained with its teachers, and exported."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.checkpoints.provenance import check_same_run
+from trainer.common.cli import once_per_node
+from trainer.common.outputs import check_output
+from trainer.config.run import RunConfig
+from trainer.data.prepared import PreparedData, load_prepared
+from trainer.engine.deepspeed_config import deepspeed_config
+from trainer.engine.own_devices import check_devices
+from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
+from trainer.export import complete_student, is_finished, resolve_num_steps, train_and_export
+from trainer.kinds.names import RECOMMENDATION
+from trainer.kinds.table import asked_kinds, known_kinds
+from trainer.lookahead import Teachers
+from trainer.models.frozen import check_frozen
+from trainer.models.language_model import check_model_fits
+from trainer.models.student_card import MODEL_FOLDER
+from trainer.security.credentials import read_credentials
+from trainer.teacher_client.client import TeacherClient
+from trainer.telemetry.spans import Spans
+
+
+def run_student(
+    config: RunConfig, data: PreparedData, connect: Callable[[], Teachers | None]
+) -> None:
+    """Join the ranks, connect to the teachers, train, export, and leave."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
+    teachers = None
+    try:
+        folder = Path(config.output) / MODEL_FOLDER
+        if is_finished(config, folder):
+            on_first_rank(lambda: _say_finished(config, folder))
+            return
+        teachers = on_all_ranks(connect)
+        done = train_and_export(config, data, teachers, folder)
+        on_first_rank(lambda: complete_student(folder, config, data, done))
+    finally:
+        if teachers is not None:
+            teachers.close()
+        stop_distributed()
+
+
+def _say_finished(config: RunConfig, folder: Path) -> None:
+    sys.stdout.write(
+        f"the run in {config.output} is finished: all {config.train.num_steps} steps are done, and "
+        f"its model is in {folder}. Raise train.steps to go on, or start over with "
+        "train.resume=false.\n"
+    )
+
+
+def connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
+    """A client of the served teachers; None if gamma is 0."""
+    if config.distill.gamma == 0:
+        return None
+    spans = None
+    if config.watch.spans:
+        rank = os.environ.get("RANK", "0")
+        spans = Spans(config.watch.spans, service="conkd-student", instance=f"rank {rank}")
+    return TeacherClient(
+        config.teachers,
+        config.distill,
+        vocabulary=data.vocabulary,
+        graph_digest=data.graphs_digest,
+        seed=config.seed,
+        kinds=known_kinds(config),
+        spans=spans,
+    )
+
+
+def checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
+    """Config with its number of steps, and data; a mistake in them is reported once per node."""
+    return once_per_node(lambda: _checked_input(config))
+
+
+def _checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    check_devices()
+    asked_kinds(config.distill, known_kinds(config))
+    if is_first:
+        check_output("output", Path(config.output))
+    data = load_prepared(Path(config.data))
+    check_model_fits(config.student, data.vocabulary)
+    config = resolve_num_steps(config, data)
+    _check_models(config, data.vocabulary.digest, check_weights=is_first)
+    if config.distill.gamma:
+        read_credentials(config.teachers, "client")
+    deepspeed_config(config, int(os.environ.get("WORLD_SIZE", "1")))
+    if config.train.resume:
+        check_same_run(Path(config.output), config)
+    return config, data
+
+
+def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
+    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
+    if config.classifier is not None:
+        folder = Path(config.classifier)
+        check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)
+    for name in (config.item_vectors, config.knowledge):
+        if name is not None:
+            check_frozen(Path(name), RECOMMENDATION, vocabulary_digest, check_weights=False)
