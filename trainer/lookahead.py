@@ -1,7 +1,8 @@
 """Steps whose targets are requested long before their turn, so that no step has to wait.
 
 One thread mixes targets as they arrive, beside the steps before; on a GPU all that a step needs
-lies in pinned memory by then. What is held at a time is bounded by `teachers.in_flight`.
+lies in pinned memory by then. At a time the targets of `teachers.in_flight` steps are held, and
+those of the step itself, whole until it is done.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ def submitted_steps(
     teachers: Teachers | None,
     first_step: int,
 ) -> Generator[SubmittedStep, None, None]:
-    """The steps still to do, each submitted to the teachers `in_flight` steps before its turn."""
+    """The steps still to do, each submitted to the teachers `in_flight` steps before its turn.
+
+    Of a caller that drops each step before it takes the next, at most `in_flight` + 1 are held.
+    """
     loader = LoaderConfig(
         batch_size=config.train.batch_size,
         seed=config.seed,

@@ -179,6 +179,8 @@ def _run_steps(
         done = submitted.step + 1
         if policy.is_due(done, config.train):
             _keep(checkpoints, done, selection, log)
+        # Its targets go before the next batch is asked about: `in_flight` bounds what is held.
+        del submitted
         started = time.perf_counter()
 
 

@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,10 +27,9 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.names import DIALOGUE
 from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
-from trainer.models.language_model import (
-    LanguageModel,
-    load_language_model,
-)
+
+if TYPE_CHECKING:
+    from trainer.models.language_model import LanguageModel
 
 # Logits exist for this many positions at a time: 256 x 57,184 float32 are 59 MB.
 CHUNK_POSITIONS = 256
@@ -64,6 +64,9 @@ class DialogueTeacher:
         cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
     ) -> DialogueTeacher:
         """The frozen folder's teacher; raises as read_card and load_language_model do."""
+        # Here: the models of transformers take seconds, and a recommendation replica has none.
+        from trainer.models.language_model import load_language_model
+
         card = read_card(folder, DIALOGUE)
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)

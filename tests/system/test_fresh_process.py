@@ -50,6 +50,18 @@ def test_freed_blocks_are_kept_unless_the_environment_tunes_malloc(
     assert abs(int(mib) - given_back) < 20
 
 
+def test_recommendation_replica_starts_without_the_models_of_transformers() -> None:
+    code = (
+        "import sys, cluster.bench.fleet.replica, teacher_server.scoring.teachers; "
+        "print(*sys.modules.keys() & {'trainer.models.language_model', 'torch_geometric', "
+        "'transformers.modeling_utils', 'transformers.models.gpt2.modeling_gpt2'})"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == []
+
+
 def test_without_the_option_the_library_is_not_imported() -> None:
     code = (
         "import sys, trainer.teacher_client.client, teacher_server.replica.service; "

@@ -21,8 +21,8 @@ class TeachersConfig(SecurityFiles):
     directory: str = "127.0.0.1:50051"
     """host:port of the Directory; `python -m teacher_server up` prints it."""
     in_flight: int = 4
-    """Batches whose targets are requested ahead of the step that needs them; bounds what is
-    held."""
+    """Batches whose targets are requested ahead of the step that needs them; a rank holds the
+    targets of so many and of the step itself."""
     deadline_s: float = 60.0
     """Seconds after which a request without an answer goes to another replica."""
     hedge_percent: float = 0.0

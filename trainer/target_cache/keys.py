@@ -6,6 +6,7 @@ and the example's own columns as they are sent. Per example, because batches are
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -39,7 +40,10 @@ class Group:
 
     @property
     def digest(self) -> str:
-        """Digest of all but the input that an answer depends on, the wire's version included."""
+        """Digest of all but the input that an answer depends on, the wire's version included.
+
+        And of the limits of the input: a group has one record, which must be that of all its keys.
+        """
         described = self.description
         return digest_strings(
             [
@@ -51,6 +55,8 @@ class Group:
                 described.weights_digest,
                 # The number, not its text: the field is a float32.
                 np.float32(described.temperature).tobytes().hex(),
+                # A student without teachers asks within the limits that the record gives.
+                *(str(it) for it in dataclasses.astuple(self.limits)),
                 field_bytes(self.compression).hex(),
             ]
         )

@@ -8,7 +8,7 @@ checks no content, so every value carries a checksum (block.py).
     targets   group id, key of a request -> value of block.py
     groups    group id -> JSON: the teacher's Description and the compression asked for
 
-A group is one teacher and one way of cutting its rows.
+A group is one teacher, the limits of its input, and one way of cutting its rows.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class TargetCache:
         record = group.to_json().encode()
         with self._env.begin(write=True) as txn:
             if txn.get(group.group_id, db=self._groups) != record:
-                # A teacher may be served with other limits of input than before: the newest count.
+                # New, or broken on the disk: all that matters in it is in its id.
                 txn.put(group.group_id, record, db=self._groups)
             for key, value in values.items():
                 there = txn.get(key, db=self._targets)

@@ -102,14 +102,18 @@ async def calling(
 @contextlib.contextmanager
 def client_log(path: Path) -> Iterator[None]:
     """Write what clients in this process warn of to a file: a flap of a full queue is 240 lines."""
-    logger, handler = logging.getLogger(TeacherClient.__module__.rpartition(".")[0]), _log_to(path)
-    logger.addHandler(handler)
-    logger.propagate = False
+    # All loops of a process share gRPC's poller, which complains of a client's that was closed.
+    names = (TeacherClient.__module__.rpartition(".")[0], "asyncio")
+    loggers, handler = [logging.getLogger(name) for name in names], _log_to(path)
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
     try:
         yield
     finally:
-        logger.propagate = True
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.propagate = True
+            logger.removeHandler(handler)
         handler.close()
 
 

@@ -65,7 +65,7 @@ async def _desert(child: Child, fleet: Fleet, output: Path) -> Row:
             "a deserted run must exit with one error and a checkpoint of its last step, got "
             f"status {status}, {errors} and step {checkpoint}. Its log is {child.log}."
         )
-    return {"exit_status": status, "checkpoint_step": checkpoint, "error": errors[0]}
+    return {"exit_status": status, "checkpoint_step": checkpoint, "told": errors[0]}
 
 
 async def _finish(child: Child) -> None:

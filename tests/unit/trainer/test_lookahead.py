@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ class SlowTeachers:
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         self.asked.append(Future())
         return self.asked[-1]
+
+    def close(self) -> None:
+        """As a client does: the mixing thread may wait for any of them, and Python for it."""
+        for each in self.asked:
+            if not each.done():
+                each.set_exception(TeacherUnavailable("closed"))
 
 
 class OneRank:
@@ -90,6 +97,7 @@ def test_targets_are_mixed_beside_the_training_thread_before_they_are_needed(
     assert [each.result(10) for each in second.pending] == answers[2:4]
     assert set(mixed_by) == {"mix-targets_0"}
     steps.close()
+    teachers.close()
 
 
 def test_error_of_one_micro_batch_is_its_own_alone(tmp_path: Path, mixed_by: list[str]) -> None:
@@ -103,6 +111,7 @@ def test_error_of_one_micro_batch_is_its_own_alone(tmp_path: Path, mixed_by: lis
         step.pending[0].result(10)
     assert step.pending[1].result(10) is answer
     steps.close()
+    teachers.close()
 
 
 def test_run_that_ends_early_waits_for_no_answer(tmp_path: Path, mixed_by: list[str]) -> None:
@@ -111,9 +120,43 @@ def test_run_that_ends_early_waits_for_no_answer(tmp_path: Path, mixed_by: list[
     step = next(steps)
     steps.close()
     # The one that the thread waits for ends with the client, the others are given up.
-    teachers.asked[0].set_exception(TeacherUnavailable("closed"))
+    teachers.close()
     assert isinstance(step.pending[0].exception(10), TeacherUnavailable)
     assert step.pending[1].cancelled()
+
+
+class Answer:
+    """Targets whose memory can be watched."""
+
+
+@dataclass
+class QuickTeachers:
+    """Answers at once, and knows which of its answers somebody holds."""
+
+    kinds: ClassVar[dict[str, object]] = {}
+    alive: weakref.WeakSet[Answer] = field(default_factory=weakref.WeakSet)
+
+    def submit(self, examples: Sequence[Example]) -> Future[Any]:
+        received: Future[Any] = Future()
+        answer = Answer()
+        self.alive.add(answer)
+        received.set_result(answer)
+        return received
+
+
+def test_targets_are_held_of_the_steps_in_flight_and_of_the_one_that_is_done(
+    tmp_path: Path, mixed_by: list[str]
+) -> None:
+    teachers = QuickTeachers()
+    most, num_steps = 0, 0
+    steps = steps_of(tmp_path, teachers, num_steps=12)
+    for step in steps:
+        # Two micro-batches, of which the first keeps its targets until the step is done.
+        for pending in step.pending:
+            pending.result(10)
+        most, num_steps = max(most, len(teachers.alive)), num_steps + 1
+        del pending, step
+    assert (num_steps, most) == (12, 2 * (IN_FLIGHT + 1))
 
 
 def test_steps_without_teachers_have_no_targets(tmp_path: Path) -> None:

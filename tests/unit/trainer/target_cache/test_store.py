@@ -51,6 +51,9 @@ def test_key_is_the_same_for_every_replica_and_for_columns_that_are_not_sent() -
         {"graph_digest": "graph-b"},
         {"weights_digest": "weights-b"},
         {"temperature": 1.5000001},
+        {"max_tokens": 15},
+        {"max_entities": 5},
+        {"max_words": 1},
     ],
     ids=str,
 )
@@ -191,11 +194,11 @@ def test_cache_knows_the_teachers_that_a_student_could_ask(cache: TargetCache) -
     assert len(cache.known("dialogue", compression(), **digests)) == 2
 
 
-def test_cache_takes_the_newest_limits_of_a_teacher(cache: TargetCache) -> None:
+def test_cache_keeps_the_record_of_a_group_beside_one_of_other_limits(cache: TargetCache) -> None:
     cache.put(GROUP, {b"a": b"1"}, {})
     cache.put(Group.of(described(max_tokens=8), compression()), {b"b": b"1"}, {})
-    (found,) = cache.known("dialogue", compression(), vocabulary="vocabulary-a", graph="graph-a")
-    assert found.limits.max_tokens == 8
+    found = cache.known("dialogue", compression(), vocabulary="vocabulary-a", graph="graph-a")
+    assert sorted(group.limits.max_tokens for group in found) == [8, 16]
 
 
 def test_cache_folder_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -94,6 +94,30 @@ def test_export_and_import_give_the_same_cache(folder: Path, tmp_path: Path) -> 
     assert sorted(it.name for it in tmp_path.iterdir()) == ["again", "cache", "file", "other"]
 
 
+def test_import_leaves_the_record_of_a_teacher_with_other_limits_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The same weights behind a fleet that takes fewer tokens: a group of its own."""
+    main(["export", str(folder), str(tmp_path / "file")])
+    before = other_limits(folder, tmp_path / "other", longest=32)
+    main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+    after = contents(tmp_path / "other")
+    assert {group_id: after[group_id] for group_id in before} == before
+    assert after.keys() == contents(folder).keys() | before.keys()
+
+
+def other_limits(folder: Path, new: Path, *, longest: int) -> dict[bytes, bytes]:
+    """A cache with one target of the dialogue teacher of `folder` where it takes fewer tokens."""
+    groups = [Group.from_json(it.decode()) for it in contents(folder).values() if it[:1] == b"{"]
+    (group,) = [it for it in groups if it.description.kind == "dialogue"]
+    assert group.limits.max_tokens > longest
+    group.description.max_tokens = longest
+    cache = TargetCache(new, max_bytes=MAX_BYTES)
+    cache.put(group, {group.group_id + b"key": b"value"}, {})
+    cache.close()
+    return contents(new)
+
+
 def test_export_of_a_broken_target_leaves_no_file(folder: Path, tmp_path: Path) -> None:
     corrupt_one(folder)
     with pytest.raises(WireError, match="checksum"):
