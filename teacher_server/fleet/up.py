@@ -33,14 +33,15 @@ from teacher_server.fleet.ray_cluster import (
     head_address,
 )
 from teacher_server.fleet.ray_private import serve_is_running
-from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share
+from teacher_server.fleet.room import ReplicaNeed, Room, check_memory, check_room, gpu_share
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
 from trainer.common.errors import InputError
+from trainer.common.machine import memory_bytes
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
-from trainer.models.frozen import read_card
+from trainer.models.frozen import WEIGHTS_NAME, read_card
 from trainer.security.addresses import address_of, is_loopback
 from trainer.security.credentials import SecurityFiles, check_host, read_credentials
 
@@ -67,6 +68,8 @@ def up(args: argparse.Namespace) -> None:
         args.num_gpus = _share(args.num_gpus, ranges, room)
         need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=args.num_gpus)
         check_room(room, dict.fromkeys(folders, need), ranges)
+        if not args.num_gpus:
+            check_memory(_weights(folders), ranges, memory_bytes())
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
         options = {kind: _replica_options(args, cards[kind], it) for kind, it in folders.items()}
@@ -84,6 +87,12 @@ def up(args: argparse.Namespace) -> None:
             keeper.keep()
         undo.pop_all()
     print_status(state, as_json=False)
+
+
+def _weights(folders: Mapping[str, Path]) -> dict[str, int]:
+    """Bytes of the weights in each folder; a kind of a plugin may keep them elsewhere."""
+    paths = {kind: folder / WEIGHTS_NAME for kind, folder in folders.items()}
+    return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
 
 
 def _share(asked: float | None, ranges: Mapping[str, ReplicaRange], room: Room) -> float:
