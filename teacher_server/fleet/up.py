@@ -62,23 +62,19 @@ def up(args: argparse.Namespace) -> None:
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
     address = args.address or os.environ.get("RAY_ADDRESS", "")
-    if not address:
-        num_gpus = num_visible_devices(os.environ.get(VARIABLE))
-        room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
-        args.num_gpus = _share(args.num_gpus, ranges, room)
-        need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=args.num_gpus)
-        check_room(room, dict.fromkeys(folders, need), ranges)
-        if not args.num_gpus:
-            check_memory(_weights(folders), ranges, memory_bytes())
+    num_gpus = args.num_gpus if address else _checked_share(args, folders, ranges)
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
-        options = {kind: _replica_options(args, cards[kind], it) for kind, it in folders.items()}
+        options = {
+            kind: _replica_options(args, cards[kind], folder, num_gpus)
+            for kind, folder in folders.items()
+        }
         state = _state(args, options, keeper=keeper, address=address, security=security)
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        if keeper is not None:
+        else:
             check_room(cluster_room(), state.needs, ranges)
         say(f"Ray runs at {state.ray_address}: starting the Directory and the replicas")
         deploy(state, ranges, ScalingTarget(**state.scaling), port=args.port)
@@ -95,13 +91,21 @@ def _weights(folders: Mapping[str, Path]) -> dict[str, int]:
     return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
 
 
-def _share(asked: float | None, ranges: Mapping[str, ReplicaRange], room: Room) -> float:
-    """GPUs of each replica: those asked for, or what lets all of them fit this machine."""
-    if asked is not None:
-        return asked
-    share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
-    if 0 < share < 1:
-        say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+def _checked_share(
+    args: argparse.Namespace, folders: Mapping[str, Path], ranges: Mapping[str, ReplicaRange]
+) -> float:
+    """GPUs of each replica, asked for or shared, once all fit a cluster that is not there yet."""
+    num_gpus = num_visible_devices(os.environ.get(VARIABLE))
+    room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
+    share = args.num_gpus
+    if share is None:
+        share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
+        if 0 < share < 1:
+            say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+    need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=share)
+    check_room(room, dict.fromkeys(folders, need), ranges)
+    if not share:
+        check_memory(_weights(folders), ranges, memory_bytes())
     return share
 
 
@@ -144,8 +148,9 @@ def _state(
     )
 
 
-def _replica_options(args: argparse.Namespace, card: Description, folder: Path) -> ReplicaOptions:
-    num_gpus = args.num_gpus
+def _replica_options(
+    args: argparse.Namespace, card: Description, folder: Path, num_gpus: float | None
+) -> ReplicaOptions:
     if num_gpus is None:
         # An existing cluster may grow: there is no need to share.
         num_gpus = 1.0 if cluster_room().num_gpus else 0.0
