@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,22 +134,18 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
 
     A newest checkpoint that is damaged is not the run's any more, so its last steps are to do.
     """
-    if not config.train.resume:
-        return False
     checkpoints = Path(config.output) / CHECKPOINTS_NAME
 
-    def is_last(found: WholeCheckpoint | None) -> bool:
-        return found is not None and found.step == config.train.num_steps
+    def decided(found: Callable[[], WholeCheckpoint | None]) -> bool:
+        """By the first rank: nodes may see other disks, and ranks may differ in their settings."""
+        newest = found()
+        is_done = newest is not None and newest.step == config.train.num_steps
+        (num_done,) = sum_over_ranks([is_first_rank() and is_exported and is_done])
+        return bool(num_done)
 
-    is_exported = (folder / STUDENT_CARD_NAME).is_file()
-    # Nodes may see different disks: the first rank has written what counts.
-    (num_exported,) = sum_over_ranks([is_exported and is_first_rank()])
-    # Only for a run that seems finished are all bytes of its checkpoint read.
-    return (
-        bool(num_exported)
-        and is_last(find_newest(checkpoints))
-        and is_last(find_intact(checkpoints))
-    )
+    is_exported = config.train.resume and (folder / STUDENT_CARD_NAME).is_file()
+    # Only of a run that seems finished are all bytes of the checkpoint read.
+    return decided(lambda: find_newest(checkpoints)) and decided(lambda: find_intact(checkpoints))
 
 
 def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:

@@ -13,11 +13,12 @@ from teacher_server.fleet.ray_private import (
     HEAD_RESOURCE,
     read_settings_again,
     serve_is_running,
+    stay_on_loopback,
 )
 from teacher_server.fleet.room import Room
 from teacher_server.fleet.status import kinds_status
 from trainer.common.errors import InputError, MachineError, UnreachableError
-from trainer.security.addresses import is_loopback
+from trainer.security.addresses import host_of, is_loopback
 
 NAMESPACE = "conkd"
 VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -35,6 +36,8 @@ def connect(address: str, auth_token_path: str = "") -> None:
         os.environ.update(token_environment(auth_token_path))
         # They were read before the cluster and its token existed.
         read_settings_again()
+        if is_loopback(host_of(address)):
+            stay_on_loopback()
     try:
         ray.init(
             address=address,

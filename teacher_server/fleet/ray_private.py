@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._private import ray_constants
 from ray._raylet import Config  # pyright: ignore
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
@@ -27,6 +28,11 @@ ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 def read_settings_again() -> None:
     """Take up Ray's variables of this process's environment, which it read at import."""
     Config.initialize("")
+
+
+def stay_on_loopback() -> None:
+    """Connect to a cluster at 127.0.0.1 by that address: what ON_LOOPBACK does, after import."""
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def start_local(folder: Path, *, num_cpus: int, object_store_bytes: int) -> str:

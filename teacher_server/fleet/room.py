@@ -12,6 +12,7 @@ from trainer.common.errors import InputError
 
 # Ray counts in ten thousandths.
 RAY_PARTS = 10_000
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,24 @@ def check_room(
                 if room.num_gpus
                 else "Leave --num-gpus out to serve on CPUs."
             )
+        )
+
+
+def check_memory(
+    weights: Mapping[str, int], ranges: Mapping[str, ReplicaRange], memory: int
+) -> None:
+    """Raise InputError if the weights of the most replicas exceed this machine's memory.
+
+    Args:
+        weights: bytes of one replica's, for each kind that lies in the machine's memory.
+        ranges: of each kind.
+        memory: bytes.
+    """
+    need = sum(size * ranges[kind].max for kind, size in weights.items())
+    if need > memory:
+        raise InputError(
+            f"the replicas must fit this machine's {memory / GIB:,.1f} GiB of memory, got weights "
+            f"of {need / GIB:,.1f} GiB. Start fewer."
         )
 
 

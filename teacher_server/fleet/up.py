@@ -32,15 +32,16 @@ from teacher_server.fleet.ray_cluster import (
     head_address,
 )
 from teacher_server.fleet.ray_private import serve_is_running
-from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share
+from teacher_server.fleet.room import ReplicaNeed, Room, check_memory, check_room, gpu_share
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
 from trainer.common.errors import InputError
+from trainer.common.machine import memory_bytes
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
-from trainer.models.frozen import read_card
+from trainer.models.frozen import WEIGHTS_NAME, read_card
 from trainer.security.addresses import address_of, is_loopback
 from trainer.security.credentials import SecurityFiles, check_host, read_credentials
 
@@ -61,21 +62,19 @@ def up(args: argparse.Namespace) -> None:
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
     address = args.address or os.environ.get("RAY_ADDRESS", "")
-    if not address:
-        num_gpus = num_visible_devices(os.environ.get(VARIABLE))
-        room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
-        args.num_gpus = _share(args.num_gpus, ranges, room)
-        need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=args.num_gpus)
-        check_room(room, dict.fromkeys(folders, need), ranges)
+    num_gpus = args.num_gpus if address else _checked_share(args, folders, ranges)
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
-        options = {kind: _replica_options(args, cards[kind], it) for kind, it in folders.items()}
+        options = {
+            kind: _replica_options(args, cards[kind], folder, num_gpus)
+            for kind, folder in folders.items()
+        }
         state = _state(args, options, keeper=keeper, address=address, security=security)
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
             undo.callback(remove, state)
-        if keeper is not None:
+        else:
             check_room(cluster_room(), state.needs, ranges)
         say(f"Ray runs at {state.ray_address}: starting the Directory and the replicas")
         deploy(state, ranges, ScalingTarget(**state.scaling), port=args.port)
@@ -86,13 +85,27 @@ def up(args: argparse.Namespace) -> None:
     print_status(state, as_json=False)
 
 
-def _share(asked: float | None, ranges: Mapping[str, ReplicaRange], room: Room) -> float:
-    """GPUs of each replica: those asked for, or what lets all of them fit this machine."""
-    if asked is not None:
-        return asked
-    share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
-    if 0 < share < 1:
-        say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+def _weights(folders: Mapping[str, Path]) -> dict[str, int]:
+    """Bytes of the weights in each folder; a kind of a plugin may keep them elsewhere."""
+    paths = {kind: folder / WEIGHTS_NAME for kind, folder in folders.items()}
+    return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
+
+
+def _checked_share(
+    args: argparse.Namespace, folders: Mapping[str, Path], ranges: Mapping[str, ReplicaRange]
+) -> float:
+    """GPUs of each replica, asked for or shared, once all fit a cluster that is not there yet."""
+    num_gpus = num_visible_devices(os.environ.get(VARIABLE))
+    room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
+    share = args.num_gpus
+    if share is None:
+        share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
+        if 0 < share < 1:
+            say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+    need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=share)
+    check_room(room, dict.fromkeys(folders, need), ranges)
+    if not share:
+        check_memory(_weights(folders), ranges, memory_bytes())
     return share
 
 
@@ -135,8 +148,9 @@ def _state(
     )
 
 
-def _replica_options(args: argparse.Namespace, card: Description, folder: Path) -> ReplicaOptions:
-    num_gpus = args.num_gpus
+def _replica_options(
+    args: argparse.Namespace, card: Description, folder: Path, num_gpus: float | None
+) -> ReplicaOptions:
     if num_gpus is None:
         # An existing cluster may grow: there is no need to share.
         num_gpus = 1.0 if cluster_room().num_gpus else 0.0

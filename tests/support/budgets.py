@@ -23,6 +23,7 @@ BUDGETS = {
     "tests/system/test_fleet.py": (75.0, 75.0),
     "tests/system/test_fp16_student.py": (0.0, 150.0),
     "tests/system/test_kgsf_student.py": (0.0, 250.0),
+    "tests/system/test_loopback_fleet.py": (0.0, 150.0),
     "tests/system/test_resume.py": (200.0, 600.0),
     "tests/system/test_same_loss.py": (15.0, 200.0),
     "tests/system/test_secure_fleet.py": (0.0, 250.0),

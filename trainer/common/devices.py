@@ -44,9 +44,7 @@ def device_indices(visible: str, devices: DeviceList = driver_devices) -> list[i
     Raises:
         InputError: for an instance of a MIG device, and for what is no device of the list.
     """
-    parts = [part.strip() for part in visible.split(",") if part.strip()]
-    # CUDA reads no further than an index that is no device's.
-    parts = parts[: parts.index("-1")] if "-1" in parts else parts
+    parts = _parts(visible)
     if names_mig(visible):
         raise InputError(
             f"{VARIABLE} must be devices for the deepspeed command, got {visible}. It cannot start "
@@ -65,7 +63,13 @@ def num_visible_devices(visible: str | None, devices: DeviceList = driver_device
         return len(devices())
     if names_mig(visible):
         return visible.count(MIG_PREFIX)
-    return min(len(devices()), len(device_indices(visible, devices)))
+    return min(len(devices()), len(_parts(visible)))
+
+
+def _parts(visible: str) -> list[str]:
+    """What the variable names; CUDA reads no further than an index that is no device's."""
+    parts = [part.strip() for part in visible.split(",") if part.strip()]
+    return parts[: parts.index("-1")] if "-1" in parts else parts
 
 
 def _index(part: str, uuids: Sequence[str], visible: str) -> int:

@@ -28,6 +28,7 @@ MODULE = Path("teacher_server/fleet/ray_private.py")
     "name",
     [
         "ray._raylet:Config.initialize",
+        "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
         "ray.serve._private.common:DeploymentID",
         "ray.serve._private.constants:SERVE_CONTROLLER_NAME",
         "ray.serve._private.constants:SERVE_NAMESPACE",

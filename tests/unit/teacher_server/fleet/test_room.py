@@ -10,7 +10,14 @@ import pytest
 
 from teacher_server.fleet import up
 from teacher_server.fleet.options import parse
-from teacher_server.fleet.room import ReplicaNeed, Room, check_room, gpu_share, num_devices
+from teacher_server.fleet.room import (
+    ReplicaNeed,
+    Room,
+    check_memory,
+    check_room,
+    gpu_share,
+    num_devices,
+)
 from teacher_server.fleet.scaling import ReplicaRange
 from teacher_server.main import main
 from tests.support import tiny_teachers
@@ -43,6 +50,13 @@ def test_gpus_of_the_most_replicas_must_be_there(
     with pytest.raises(InputError, match=f"must fit this machine's {got}"):
         check(Room(num_cpus=1, num_gpus=num_gpus), need, *counts)
     check(Room(num_cpus=1, num_gpus=int(got.split()[-1])), need, *counts)
+
+
+def test_weights_of_the_most_replicas_must_fit_the_memory() -> None:
+    ranges = {"a": ReplicaRange(min=0, max=3), "b": ReplicaRange.of(1)}
+    check_memory({"a": 1 << 30, "b": 1 << 30}, ranges, 4 << 30)
+    with pytest.raises(InputError, match=r"machine's 3\.5 GiB of memory, got weights of 4\.0 GiB"):
+        check_memory({"a": 1 << 30, "b": 1 << 30}, ranges, 7 << 29)
 
 
 def test_replicas_without_a_share_of_their_own_fit_the_gpus_there_are() -> None:
