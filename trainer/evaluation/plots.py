@@ -45,8 +45,8 @@ def loss_figure(student: RunHistory, undistilled: RunHistory) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in (
-        (axes[0], "loss", "training loss (nats): two losses, not to be compared"),
-        (axes[1], "nll", "NLL of gold tokens (nats), which compares them"),
+        (axes[0], "loss", "what each minimised: two losses, not to be compared"),
+        (axes[1], "nll", "NLL of gold tokens, which compares them"),
     ):
         for history, name, colour in (
             (student, "distilled student", STUDENT_COLOUR),
@@ -61,7 +61,8 @@ def loss_figure(student: RunHistory, undistilled: RunHistory) -> Figure:
         axis.set_yscale("log" if axis.dataLim.ymin > 0 else "linear")
         axis.yaxis.set_minor_formatter(ScalarFormatter())
         axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.set_ylabel(label)
+        axis.set_title(label, fontsize="medium")
+        axis.set_ylabel("nats")
         _finish(axis)
     return figure
 
@@ -125,12 +126,14 @@ def draw_calibration(teachers: Mapping[str, Any], path: Path) -> None:
 def smoothed(values: list[float], window: int) -> np.ndarray:
     """Mean of the values around each, as many before as after; float64 of the same length.
 
-    Near an end there are fewer on both sides, so that the curve lies in the data and not beside it.
+    Near the start, where a loss falls, there are fewer on both sides, so that the curve lies in the
+    data and not beside it; near the end there are fewer after it.
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
-    reach = np.minimum(np.minimum(places, places[::-1]), window // 2)
-    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    before = np.minimum(places, window // 2)
+    after = np.minimum(before, places[::-1])
+    return (sums[places + after + 1] - sums[places - before]) / (before + after + 1)
 
 
 def _draw_smoothed(
