@@ -44,7 +44,8 @@ class FilmFinder:
         self._by_title = {_key(title): movie_id for movie_id, title in reversed(pairs)}
         self._by_name: dict[str, list[str]] = {}
         for _, title in pairs:
-            self._by_name.setdefault(_key(YEAR.sub("", title)), []).append(title)
+            titles = self._by_name.setdefault(_key(YEAR.sub("", title)), [])
+            titles += [title] if title not in titles else []
         self._by_title.pop("", None)
         self._by_name.pop("", None)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from trainer.common.atomic import write_bytes
 from trainer.evaluation.run_history import RunHistory
@@ -19,15 +20,20 @@ STUDENT_COLOUR, UNDISTILLED_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00", "#009
 MAX_WINDOW = 50
 
 
-def draw_plots(student: RunHistory, undistilled: RunHistory, folder: Path) -> list[str]:
+def draw_plots(
+    student: RunHistory, undistilled: RunHistory, folder: Path, *, eta: float | None
+) -> list[str]:
     """Write loss.png, gate.png and teacher_wait.png (the latter two if teachers were asked).
+
+    Args:
+        eta: threshold of the hard gate; None: the gate is another one.
 
     Returns:
         The names of the files written.
     """
     figures = {"loss.png": loss_figure(student, undistilled)}
     if student.has_teachers:
-        figures["gate.png"] = gate_figure(student)
+        figures["gate.png"] = gate_figure(student, eta)
         figures["teacher_wait.png"] = wait_figure(student)
     for name, figure in figures.items():
         write_figure(figure, folder / name)
@@ -39,20 +45,29 @@ def loss_figure(student: RunHistory, undistilled: RunHistory) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in (
-        (axes[0], "loss", "training loss (nats, mean over responses)"),
-        (axes[1], "nll", "NLL of gold tokens (nats)"),
+        (axes[0], "loss", "what each minimised: two losses, not to be compared"),
+        (axes[1], "nll", "NLL of gold tokens, which compares them"),
     ):
         for history, name, colour in (
             (student, "distilled student", STUDENT_COLOUR),
             (undistilled, "undistilled student", UNDISTILLED_COLOUR),
         ):
-            _draw_smoothed(axis, history.column("step"), history.column(key), name, colour)
-        axis.set_ylabel(label)
+            values = history.column(key)
+            _draw_smoothed(axis, history.column("step"), values, name, colour)
+            if key == "nll" and history.valid:
+                steps, losses = zip(*((it["step"], it["nll"]) for it in history.valid), strict=True)
+                axis.plot(steps, losses, "o--", color=colour, ms=3, lw=0.8, label=f"{name}, valid")
+        # Most of a run happens in its last few tenths of a nat.
+        axis.set_yscale("log" if axis.dataLim.ymin > 0 else "linear")
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.set_title(label, fontsize="medium")
+        axis.set_ylabel("nats")
         _finish(axis)
     return figure
 
 
-def gate_figure(student: RunHistory) -> Figure:
+def gate_figure(student: RunHistory, eta: float | None) -> Figure:
     """How the dialogue teacher's item mass, the gate's input, is distributed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
@@ -64,6 +79,8 @@ def gate_figure(student: RunHistory) -> Figure:
         edges = np.linspace(0.0, 1.0, len(counts) + 1)
         axis.stairs(counts / max(counts.sum(), 1.0), edges, fill=True, alpha=0.5, color=colour)
         axis.stairs(counts / max(counts.sum(), 1.0), edges, color=colour, label=name)
+    if eta is not None:
+        axis.axvline(eta, color="grey", ls="--", lw=0.8, label=f"eta {eta:g}: items from here")
     axis.set_xlabel("item mass of the dialogue teacher")
     axis.set_ylabel("share of steps")
     axis.legend(frameon=False)
@@ -75,10 +92,11 @@ def wait_figure(student: RunHistory) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     steps = student.column("step")
-    axis.plot(steps, student.column("step_s"), color=STUDENT_COLOUR, label="whole step", lw=0.8)
-    axis.plot(
-        steps, student.column("teacher_wait_s"), color=TEACHER_COLOUR, label="waiting", lw=0.8
-    )
+    for key, name, colour in (
+        ("step_s", "whole step", STUDENT_COLOUR),
+        ("teacher_wait_s", "waiting", TEACHER_COLOUR),
+    ):
+        _draw_smoothed(axis, steps, student.column(key), name, colour)
     axis.set_ylabel("seconds per step")
     axis.set_ylim(bottom=0)
     _finish(axis)
@@ -106,11 +124,16 @@ def draw_calibration(teachers: Mapping[str, Any], path: Path) -> None:
 
 
 def smoothed(values: list[float], window: int) -> np.ndarray:
-    """Mean of the last `window` values, fewer at the start; float64 of the same length."""
+    """Mean of the values around each, as many before as after; float64 of the same length.
+
+    Near the start, where a loss falls, there are fewer on both sides, so that the curve lies in the
+    data and not beside it; near the end there are fewer after it.
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    places = np.arange(len(values))
+    before = np.minimum(places, window // 2)
+    after = np.minimum(before, places[::-1])
+    return (sums[places + after + 1] - sums[places - before]) / (before + after + 1)
 
 
 def _draw_smoothed(

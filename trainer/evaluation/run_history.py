@@ -21,6 +21,8 @@ class RunHistory:
     folder: Path
     steps: tuple[dict[str, Any], ...]
     end: dict[str, Any]
+    valid: tuple[dict[str, Any], ...] = ()
+    """The validations of a run that selects by them."""
 
     @property
     def report(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def read_history(folder: Path) -> RunHistory:
             "Give the output folder of a finished run."
         )
     steps: list[dict[str, Any]] = []
+    valid: list[dict[str, Any]] = []
     end: dict[str, Any] | None = None
     remedy = "Train again, or bring the file back."
     for number, line in enumerate(read_text(path, remedy=remedy).splitlines(), start=1):
@@ -78,6 +81,8 @@ def read_history(folder: Path) -> RunHistory:
         if "event" not in record:
             _require(record, STEP_METRICS, f"{path}:{number}")
             steps.append(record)
+        elif record["event"] == "valid" and "step" in record and "nll" in record:
+            valid.append(record)
         elif record["event"] == "end":
             _require(record, RUN_TOTALS, f"{path}:{number}")
             end = record
@@ -86,7 +91,7 @@ def read_history(folder: Path) -> RunHistory:
             f"{path} must tell of a finished run, got {len(steps)} steps and no end. "
             "Let the run finish; it resumes from its newest checkpoint."
         )
-    return RunHistory(folder=folder, steps=tuple(steps), end=end)
+    return RunHistory(folder=folder, steps=tuple(steps), end=end, valid=tuple(valid))
 
 
 def _require(record: dict[str, Any], metrics: Sequence[Metric], place: str) -> None:

@@ -93,7 +93,9 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         "baselines": _baselines(config, data),
         **recommendation,
     }
-    plots = _draw(student_history, undistilled_history, config.run / "plots")
+    distill = run_config.distill
+    eta = distill.eta if distill.gate == "hard" else None
+    plots = _draw(student_history, undistilled_history, config.run / "plots", eta)
     seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
     report["seconds"] = {**seconds, "total": time.perf_counter() - started}
     examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
@@ -206,11 +208,13 @@ def _require_matplotlib() -> None:
         )
 
 
-def _draw(student: RunHistory, undistilled: RunHistory, folder: Path) -> list[str]:
+def _draw(
+    student: RunHistory, undistilled: RunHistory, folder: Path, eta: float | None
+) -> list[str]:
     # Imported here: matplotlib is an extra that only reports need.
     from trainer.evaluation.plots import draw_plots
 
-    return draw_plots(student, undistilled, folder)
+    return draw_plots(student, undistilled, folder, eta=eta)
 
 
 def _device_name() -> str:

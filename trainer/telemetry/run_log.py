@@ -19,6 +19,15 @@ from trainer.telemetry.run_totals import RunTotals
 METRICS_NAME = "metrics.jsonl"
 # Plain lines for logs and pipes, where a bar that redraws itself cannot be read.
 PLAIN_EVERY_STEPS = 20
+GROUPS = {
+    "optimiser": ("learning_rate", "grad_norm", "skipped_steps", "loss_scale"),
+    "loss": ("loss", "nll", "valid_nll"),
+    "speed": ("step_s", "tokens_per_s", "padding", "positions"),
+    "gate": ("gate_", "lambda_", "recommended_share", "num_"),
+    "cache": ("cache_",),
+}
+"""TensorBoard's group -> beginnings of the keys in it; the first that fits."""
+OTHER_GROUP = "teachers"
 
 
 class RunLog:
@@ -100,7 +109,7 @@ class RunLog:
         try:
             self._write(values)
             for key, value in curves.items():
-                self._events.add_scalar(key, value, step)
+                self._events.add_scalar(tag_of(key), value, step)
         except OSError as error:
             self.problem = MachineError(
                 f"{self._path} must take a line about step {step}, got: {first_line(error)}. Make "
@@ -110,6 +119,12 @@ class RunLog:
     def _write(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+
+
+def tag_of(key: str) -> str:
+    """The name of a curve in TensorBoard, which shows what is before the slash as one group."""
+    group = next((it for it, starts in GROUPS.items() if key.startswith(starts)), OTHER_GROUP)
+    return f"{group}/{key}"
 
 
 def summarise(metrics: Mapping[str, Any]) -> str:

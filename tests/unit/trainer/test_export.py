@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests.support import tiny_teachers
 from tests.support.client_world import examples
-from tests.support.evaluation_fakes import write_tiny_data
+from tests.support.evaluation_fakes import write_classifier, write_tiny_data
 from trainer import export, student_run
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.prepared import PreparedData
+from trainer.evaluation.loaded_model import load_model, resolve_classifier
 from trainer.kinds.table import TEACHER_KINDS
 from trainer.models import frozen
+from trainer.models.language_model import build_language_model, write_language_model
+from trainer.models.student_card import read_student_card
 
 SHAPE = LanguageModelConfig(architecture="kgsf", num_layers=1, hidden_size=16, num_heads=2)
 
@@ -73,3 +77,32 @@ def test_teacher_that_takes_too_few_tokens_is_refused_by_its_kind() -> None:
     export._check_teachers(teachers, examples(3, 5))
     with pytest.raises(ValueError, match=r"moon teacher must take inputs of 7 tokens .* takes 6"):
         export._check_teachers(teachers, examples(6, 5))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "kgsf"])
+def test_exported_student_of_any_architecture_is_complete_and_loads(
+    data: PreparedData, tmp_path: Path, architecture: Literal["gpt2", "kgsf"]
+) -> None:
+    folder = tmp_path / "run" / "model"
+    write_classifier(tmp_path / "classifier", data.vocabulary, seed=1)
+    shape = dataclasses.replace(SHAPE, architecture=architecture)
+    config = RunConfig(
+        data="", output="", classifier=str(tmp_path / "classifier"), student=shape, seed=1
+    )
+    model = build_language_model(shape, data.vocabulary)
+    folder.mkdir(parents=True)
+    write_language_model(folder, model)
+    export._write_vocabulary(folder, data.vocabulary, model.limits.max_tokens)
+    # Twice: an export may be repeated.
+    for _ in range(2):
+        export.complete_student(folder, config, data, export.Exported(model, 7))
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    loaded = load_model(moved)
+    assert loaded.classifier == "classifier"
+    assert resolve_classifier(loaded, None) == str(moved / "classifier")
+    assert read_student_card(moved).steps == 7
+    assert len(AutoTokenizer.from_pretrained(moved)) == data.vocabulary.size
+    readme = (moved / "README.md").read_text()
+    assert ("from transformers import pipeline" in readme) == (architecture == "gpt2")
+    assert "corpus `synthetic`" in readme

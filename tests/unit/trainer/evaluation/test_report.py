@@ -23,7 +23,7 @@ from trainer.config.watch import WatchConfig
 from trainer.config.yaml_file import load_config
 from trainer.evaluation.arms import UNDISTILLED, check_arm
 from trainer.evaluation.evaluate import EvaluateConfig
-from trainer.evaluation.plots import smoothed
+from trainer.evaluation.plots import gate_figure, loss_figure, smoothed
 from trainer.evaluation.report import main
 from trainer.evaluation.report_text import context_turns, look_up, score_rows
 from trainer.evaluation.run_history import read_history
@@ -283,10 +283,36 @@ def test_run_history_sums_histograms_over_steps(folders: dict[str, Path]) -> Non
         history.histogram("gate_x")
 
 
-def test_smoothed_equals_a_mean_of_the_last_values() -> None:
+def test_smoothed_equals_a_mean_of_the_values_around() -> None:
     values = np.random.default_rng(0).random(20).tolist()
-    expected = [np.mean(values[max(0, i - 4) : i + 1]) for i in range(20)]
-    assert smoothed(values, 5) == pytest.approx(expected)
+    for window in (1, 4, 5, 50):
+        expected = []
+        for i in range(20):
+            reach = min(i, window // 2)
+            expected.append(np.mean(values[i - reach : i + reach + 1]))
+        assert smoothed(values, window) == pytest.approx(expected)
+
+
+def test_smoothed_curve_of_a_falling_loss_lies_in_the_data() -> None:
+    values = [10.0 * 0.9**i for i in range(200)]
+    curve = smoothed(values, 50)
+    assert curve[0] == values[0]
+    assert np.abs(np.diff(curve)).max() <= np.abs(np.diff(values)).max()
+
+
+def test_valid_losses_and_eta_are_drawn(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders["distilled"], tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    valid = [json.dumps({"event": "valid", "step": step, "nll": 3.0}) for step in (2, 4)]
+    path.write_text("\n".join([*lines[:-1], *valid, lines[-1]]) + "\n")
+    history = read_history(tmp_path / "run")
+    assert [entry["step"] for entry in history.valid] == [2, 4]
+    axis = loss_figure(history, history).axes[1]
+    drawn = {str(line.get_label()): line.get_xdata() for line in axis.get_lines()}
+    assert np.asarray(drawn["distilled student, valid"]).tolist() == [2, 4]
+    (gate,) = gate_figure(history, 0.6).axes
+    assert any("eta 0.6" in str(line.get_label()) for line in gate.get_lines())
 
 
 def test_context_turns_alternate_and_end_with_the_seeker(folders: dict[str, Path]) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.little_room import little_room
 from tests.support.step_metrics import step
-from trainer.telemetry.run_log import METRICS_NAME, RunLog
+from trainer.telemetry.run_log import METRICS_NAME, RunLog, tag_of
+from trainer.telemetry.step_metrics import STEP_METRICS, TEACHER_METRICS
 
 
 def line(number: int) -> dict[str, Any]:
@@ -46,3 +47,16 @@ def test_log_with_room_has_no_problem(tmp_path: Path) -> None:
     entries = [json.loads(each) for each in (tmp_path / METRICS_NAME).read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [1, 1]
     assert entries[1]["nll"] == pytest.approx(3.5)
+
+
+def test_every_number_has_a_group_in_tensorboard() -> None:
+    keys = [it.name for it in (*STEP_METRICS, *TEACHER_METRICS)]
+    tags = {key: tag_of(key) for key in [*keys, "valid_nll"]}
+    assert tags["loss_scale"] == "optimiser/loss_scale"
+    assert tags["valid_nll"] == "loss/valid_nll"
+    assert tags["gate_item_steps"] == "gate/gate_item_steps"
+    groups = {tag.partition("/")[0] for tag in tags.values()}
+    assert groups == {"loss", "optimiser", "speed", "gate", "cache", "teachers"}
+    assert {key for key, tag in tags.items() if tag.startswith("loss/")} == {
+        *("loss", "nll", "valid_nll")
+    }
