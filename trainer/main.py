@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.common.cli import once_per_node, run_rank
-from trainer.common.command import CommandParser
+from trainer.common.command import MAX_RANKS, CommandParser, whole
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 
@@ -31,7 +31,9 @@ def parse(argv: list[str]) -> RunConfig:
         prog="trainer/main.py", description="Distil a student from served teachers."
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file of a RunConfig")
-    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    parser.add_argument(
+        "--local_rank", type=whole(0, MAX_RANKS), help="set by the deepspeed launcher"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. distill.gamma=0")
     arguments = parser.parse_intermixed_args(argv)
     return load_config(RunConfig, arguments.config, arguments.overrides)

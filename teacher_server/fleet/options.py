@@ -85,6 +85,8 @@ def parse_ranges(text: str, kinds: Collection[str] = SERVED_KINDS) -> dict[str, 
             )
         if kind in ranges:
             raise InputError(f"replicas must name every kind once, got {kind} twice in {text!r}.")
+        if int(lowest) > int(highest or lowest):
+            raise InputError(f"replicas must be KIND=MIN..MAX with MIN <= MAX, got {part!r}.")
         ranges[kind] = ReplicaRange(min=int(lowest), max=int(highest or lowest))
     return ranges
 
@@ -107,7 +109,8 @@ def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[s
         raise InputError("--dialogue or --recommendation must be given, got neither.")
     if len(folders) < len(given):
         raise InputError(
-            f"every kind must have one folder, got {', '.join(kind for kind, _ in given)}."
+            f"every kind must have one folder, got {', '.join(kind for kind, _ in given)}. Name "
+            "each once, by its own option or by --teacher."
         )
     return folders
 

@@ -39,6 +39,7 @@ from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
 from trainer.common.errors import InputError
 from trainer.common.machine import memory_bytes
+from trainer.common.outputs import check_output
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
 from trainer.models.frozen import WEIGHTS_NAME, read_card
@@ -58,6 +59,7 @@ def up(args: argparse.Namespace) -> None:
     ranges = {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
     security = _security(args)
     check_endpoint("--spans", args.spans)
+    check_output("the folder of --fleet", args.fleet.parent)
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)

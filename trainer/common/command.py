@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trainer.common.errors import InputError
 
 MAX_WHOLE = (1 << 63) - 1
+MAX_RANKS = 1 << 16
 WHOLE = re.compile(r"[+-]?[0-9]{1,30}", re.ASCII)
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 # What argparse says -> what we say; groups of the pattern are put in by number.
@@ -73,6 +75,15 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument(
             "--debug", action="store_true", help="show where an error of yours was found, too"
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but that an option's value is never lost."""
+        # Before Python 3.13 `--size=--` has an empty list as its value, whatever the type is.
+        for argument in sys.argv[1:] if args is None else args:
+            name, _, value = argument.partition("=")
+            if name.startswith("--") and value == "--":
+                self.error(f"argument {name}: must have a value, got {value}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError with what argparse found, as a sentence of ours."""

@@ -55,7 +55,7 @@ def _validated(
 ) -> ConfigT:
     _refuse_removed(cls, settings, source)
     try:
-        types = dict(_setting_types(cls))
+        types = dict(setting_types(cls))
         for key, value in _dotted(settings):
             _check_number(types.get(key, types.get(key.rpartition(".")[0])), key, value)
         return TypeAdapter(cls).validate_python(settings)
@@ -77,16 +77,17 @@ def _source_of(key: str, source: str, overrides: list[str]) -> str:
 
 def setting_names(cls: type[Any]) -> list[str]:
     """Dotted names of all settings; a group's own name comes before those of its settings."""
-    return [name for name, _ in _setting_types(cls)]
+    return [name for name, _ in setting_types(cls)]
 
 
-def _setting_types(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def setting_types(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all settings with their types, in the order of `setting_names`."""
     for name, type_ in get_type_hints(cls).items():
         if name not in {field.name for field in dataclasses.fields(cls)}:
             continue
         yield f"{prefix}{name}", type_
         if dataclasses.is_dataclass(type_) and isinstance(type_, type):
-            yield from _setting_types(type_, f"{prefix}{name}.")
+            yield from setting_types(type_, f"{prefix}{name}.")
 
 
 def to_yaml(config: Any) -> str:

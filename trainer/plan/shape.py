@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 
-from trainer.common.errors import InputError, MissingError
+from trainer.common.errors import InputError, MissingError, first_line
 from trainer.config.language_model import LanguageModelConfig
 from trainer.models.causal_lm import enable_checkpointing, hidden_states, output_weight
 
@@ -73,7 +73,14 @@ def student_config(student: str, vocab_size: int) -> PretrainedConfig:
             f"--student must be {', '.join(SHAPES)}, {DIALOGPT} with one of them, or a folder with "
             f"a config.json, got {student}. Download the model's config.json into a folder."
         )
-    config = AutoConfig.from_pretrained(student, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(student, local_files_only=True)
+    except Exception as error:
+        # A file that is broken makes it raise whatever its code happens to stumble over.
+        raise InputError(
+            f"--student must be a folder whose config.json transformers reads, got {student}: "
+            f"{first_line(error)[:200]} Fetch the file again."
+        ) from error
     config.vocab_size = vocab_size
     return config
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.common.cli import once_per_node, run_rank
-from trainer.common.command import CommandParser
+from trainer.common.command import MAX_RANKS, CommandParser, whole
 from trainer.common.errors import InputError
 from trainer.common.outputs import check_output
 from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
@@ -69,7 +69,9 @@ def parse(argv: list[str]) -> tuple[str, Any, Path]:
     parser.add_argument("kind", choices=list(CONFIGS))
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the kind's config")
     parser.add_argument("--output", type=Path, required=True, help="folder of the frozen model")
-    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
+    parser.add_argument(
+        "--local_rank", type=whole(0, MAX_RANKS), help="set by the deepspeed launcher"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. data=build/redial")
     arguments = parser.parse_intermixed_args(argv)
     check_output("--output", arguments.output)

@@ -157,7 +157,7 @@ def test_read_dialogues_with_bytes_that_are_not_utf8_names_file_and_line(tmp_pat
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (gzip.compress(b"{}\n"), r"got a gzip file\. Decompress it: gunzip"),
+        (gzip.compress(b"{}\n", mtime=0), r"got a gzip file\. Decompress it: gunzip"),
         (json.dumps(record()).encode("utf-16"), r"got UTF-16\. Convert it: iconv -f UTF-16"),
         (json.dumps(record()).encode("utf-16-le"), r"got UTF-16\. Convert it"),
         (json.dumps([record()]).encode(), r"got a JSON array\. .*: jq -c '\.\[\]'"),
