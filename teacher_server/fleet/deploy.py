@@ -93,8 +93,7 @@ def wait_until_ready(
     The target of an autoscaled kind is what Serve's policy has decided by then.
 
     Raises:
-        MachineError: if one cannot start.
-        MachineError: if it takes longer than timeout_s.
+        MachineError: if one cannot start, or it takes longer than timeout_s.
     """
     deadline_s = time.monotonic() + timeout_s
     said = ""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from trainer.common.errors import MachineError, UserError, first_line
+from trainer.common.machine import limit_threads
 
 ResultT = TypeVar("ResultT")
 
@@ -68,6 +69,7 @@ def run_main(main: Callable[[list[str]], None]) -> NoReturn:
     traceback), 130 for Ctrl-C, 141 if nobody reads what is printed. --debug anywhere among the
     arguments adds the traceback to an error of the user's too.
     """
+    limit_threads()
     argv = [argument for argument in sys.argv[1:] if argument != DEBUG]
     debug = len(argv) < len(sys.argv) - 1
     try:

@@ -16,10 +16,20 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 def num_cpus(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:
     """CPUs for this process, at least one; a quota of parts of a CPU is rounded up."""
-    affinity = hasattr(os, "sched_getaffinity")
-    available = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _quotas(cgroups, own_groups)]
-    return max(1, min([available, *quotas]))
+    return max(1, min([_num_available(), *quotas]))
+
+
+def limit_threads() -> None:
+    """Give the libraries that compute no more threads than the CPU quota of a container.
+
+    They count the CPUs of the machine: 64 threads on a quota of two wait for each other. Ranks of
+    one node share the quota. Call it before they are imported; OMP_NUM_THREADS goes before it.
+    """
+    cpus = num_cpus()
+    if cpus < _num_available():
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus // ranks)))
 
 
 def memory_bytes(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:
@@ -31,6 +41,11 @@ def memory_bytes(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:
         for name in ("memory.max", "memory.limit_in_bytes")
     )
     return min([psutil.virtual_memory().total, *limits])
+
+
+def _num_available() -> int:
+    affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
 
 
 def own_folders(controller: str, cgroups: Path, own_groups: Path) -> Iterator[Path]:

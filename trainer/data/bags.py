@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.common.errors import InputError
-
 
 @dataclass(frozen=True, eq=False)
 class Bags:
@@ -29,13 +27,13 @@ class Bags:
 
     def __post_init__(self) -> None:
         if self.ids_E.ndim != 1 or self.lengths_B.ndim != 1:
-            raise InputError(
+            raise ValueError(
                 f"ids and lengths must be flat, got shapes {tuple(self.ids_E.shape)} and "
                 f"{tuple(self.lengths_B.shape)}. Join the examples' ids end to end, unpadded."
             )
         # On a GPU reading the sum would synchronise; its tensors were checked on the CPU before.
         if self.lengths_B.device.type == "cpu" and int(self.lengths_B.sum()) != len(self.ids_E):
-            raise InputError(
+            raise ValueError(
                 f"lengths must sum to the number of ids, {len(self.ids_E)}, got "
                 f"{int(self.lengths_B.sum())}."
             )

@@ -121,11 +121,11 @@ def recommendation_scores(
             ranked list (new items only); the positions in S_t stay, so repeating costs precision.
 
     Raises:
-        InputError: if the lengths differ or a ranked list is too short for the largest cutoff.
+        ValueError: if the lengths differ or a ranked list is too short for the largest cutoff.
     """
     excluded = mentioned if mentioned is not None else [frozenset[int]()] * len(gold)
     if not len(slots) == len(gold) == len(excluded):
-        raise InputError(
+        raise ValueError(
             f"slots, gold and mentioned must be of one length, got {len(slots)}, {len(gold)} and "
             f"{len(excluded)}."
         )
@@ -255,7 +255,7 @@ def _gold_ranks(
 def _check_depth(slots: Sequence[ItemSlot], depth: int) -> None:
     shortest = min((len(slot.top_items) for slot in slots), default=depth)
     if shortest < depth:
-        raise InputError(
+        raise ValueError(
             f"top_items must hold at least {depth} items, got {shortest}. Record more per position."
         )
 
@@ -263,7 +263,7 @@ def _check_depth(slots: Sequence[ItemSlot], depth: int) -> None:
 def _ngrams(outputs: Sequence[Sequence[str]], n: int) -> list[tuple[str, ...]]:
     """n-grams within responses, none across their ends."""
     if n < 1:
-        raise InputError(f"n must be at least 1, got {n}.")
+        raise ValueError(f"n must be at least 1, got {n}.")
     return [tuple(words[i : i + n]) for words in outputs for i in range(len(words) - n + 1)]
 
 

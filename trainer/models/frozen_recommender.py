@@ -136,10 +136,10 @@ class FrozenRecommender(nn.Module):
         """log P_psi of every item, float32 [B, I], in nats; bags of one example each may be empty.
 
         Raises:
-            InputError: if the two are not of as many examples.
+            ValueError: if the two are not of as many examples.
         """
         if len(entities.lengths_B) != len(words.lengths_B):
-            raise InputError(
+            raise ValueError(
                 "entities and words must be of as many examples, got "
                 f"{len(entities.lengths_B)} and {len(words.lengths_B)}."
             )

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trainer.common.machine import memory_bytes, num_cpus
+from trainer.common import machine
+from trainer.common.machine import limit_threads, memory_bytes, num_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +79,27 @@ def test_memory_is_that_of_the_tightest_group(
     total = types.SimpleNamespace(total=1 << 34)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
     assert memory_bytes(*write(tmp_path, own, files)) == memory
+
+
+@pytest.mark.parametrize(
+    ("quota", "ranks", "given", "threads"),
+    [
+        *[(2, None, None, "2"), (3, "2", None, "1"), (1, "4", None, "1")],
+        *[(2, None, "5", "5"), (8, None, None, None)],
+    ],
+)
+def test_threads_follow_the_quota_and_what_is_given_goes_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+    quota: int,
+    ranks: str | None,
+    given: str | None,
+    threads: str | None,
+) -> None:
+    monkeypatch.setattr(machine, "num_cpus", lambda: quota)
+    for name, value in (("LOCAL_WORLD_SIZE", ranks), ("OMP_NUM_THREADS", given)):
+        # First set, so that what is set in the test is taken back.
+        monkeypatch.setenv(name, value or "")
+        if value is None:
+            monkeypatch.delenv(name)
+    limit_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
