@@ -12,7 +12,7 @@ import torch
 from protos.fingerprint import digest_arrays, digest_file
 from trainer.checkpoints.files import CHECKPOINTS_NAME, WholeCheckpoint
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, UserError
 from trainer.config.run import RunConfig
 from trainer.data.corpora.table import CORPORA
 from trainer.data.examples import Example, digest_examples
@@ -36,9 +36,10 @@ from trainer.models.language_model import (
 )
 from trainer.models.model_readme import ModelFacts, write_readme
 from trainer.models.student_card import (
-    STUDENT_CARD_NAME,
     StudentCard,
+    check_student_files,
     copy_classifier,
+    read_student_card,
     remove_student_card,
     write_student_card,
 )
@@ -132,20 +133,46 @@ def complete_student(
 def is_finished(config: RunConfig, folder: Path) -> bool:
     """Collective: whether all steps are done, and their model is whole in `folder`.
 
-    A newest checkpoint that is damaged is not the run's any more, so its last steps are to do.
+    A newest checkpoint that is damaged is not the run's any more, so its last steps are to do. A
+    model that is damaged, of an earlier version or with another classifier is exported again.
     """
     checkpoints = Path(config.output) / CHECKPOINTS_NAME
 
-    def decided(found: Callable[[], WholeCheckpoint | None]) -> bool:
+    def decided(is_so: Callable[[], bool]) -> bool:
         """By the first rank: nodes may see other disks, and ranks may differ in their settings."""
-        newest = found()
-        is_done = newest is not None and newest.step == config.train.num_steps
-        (num_done,) = sum_over_ranks([is_first_rank() and is_exported and is_done])
-        return bool(num_done)
+        (num_so,) = sum_over_ranks([is_first_rank() and is_so()])
+        return bool(num_so)
 
-    is_exported = config.train.resume and (folder / STUDENT_CARD_NAME).is_file()
+    def is_last(found: WholeCheckpoint | None) -> bool:
+        return found is not None and found.step == config.train.num_steps
+
+    newest = find_newest(checkpoints)
+    if not decided(
+        lambda: config.train.resume and is_last(newest) and _is_exported(config, folder)
+    ):
+        return False
     # Only of a run that seems finished are all bytes of the checkpoint read.
-    return decided(lambda: find_newest(checkpoints)) and decided(lambda: find_intact(checkpoints))
+    intact = find_intact(checkpoints)
+    return decided(lambda: is_last(intact))
+
+
+def _is_exported(config: RunConfig, folder: Path) -> bool:
+    """Whether the folder holds a student as this version exports it, whole, with this classifier.
+
+    Reads all of it: what its readers refuse, the command that trained it must export again.
+    """
+    try:
+        card = read_student_card(folder)
+        check_student_files(folder, card)
+        wanted = config.classifier if config.action_tokens else None
+        copied = None if card.classifier is None else folder / card.classifier
+        return _weights_of(copied) == _weights_of(wanted)
+    except (UserError, OSError):
+        return False
+
+
+def _weights_of(classifier: Path | str | None) -> str | None:
+    return None if classifier is None else read_card(Path(classifier), "classifier").weights_digest
 
 
 def _export(config: RunConfig, model: LanguageModel, folder: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
@@ -25,11 +26,12 @@ from teacher_server.fleet.local_cluster import (
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
-from teacher_server.fleet.room import check_room
+from teacher_server.fleet.room import check_memory, check_room, weights_in
 from teacher_server.fleet.scaling import ScalingTarget
 from teacher_server.fleet.status import fleet_status, last_line
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
+from trainer.common.machine import memory_bytes
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,11 +55,20 @@ def _scale(args: argparse.Namespace) -> None:
         ranges = {kind: known[kind].replica_range for kind in state.options} | asked
         if state.keeper_pid:
             check_room(cluster_room(), state.needs, ranges)
+            check_memory(weights_in(_folders_on_cpu(state)), ranges, memory_bytes())
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
         wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         print_status(state, as_json=False)
+
+
+def _folders_on_cpu(state: FleetState) -> dict[str, Path]:
+    return {
+        kind: Path(options["folder"])
+        for kind, options in state.options.items()
+        if not options["num_gpus"]
+    }
 
 
 def _status(args: argparse.Namespace) -> None:

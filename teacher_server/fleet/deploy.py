@@ -123,7 +123,9 @@ def progress_line(ready: Mapping[str, int], targets: Mapping[str, int], *, is_se
     counts = ", ".join(f"{kind} {ready[kind]}/{targets[kind]}" for kind in targets)
     if is_settled:
         return f"{counts} run: waiting for the Directory to list them"
-    return f"{counts} run: the others load their teacher"
+    if any(ready[kind] < targets[kind] for kind in targets):
+        return f"{counts} run: the others load their teacher"
+    return f"{counts} run: waiting for the end of those that are too many"
 
 
 def remove(state: FleetState) -> None:

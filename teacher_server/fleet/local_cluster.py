@@ -7,6 +7,7 @@ the keeper ends as soon as `up` does, for whatever reason.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import secrets
@@ -126,17 +127,22 @@ def check_reachable(address: str) -> None:
 
 def check_port_free(host: str, port: int) -> None:
     """Raise MachineError if something listens on host:port already."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server itself binds: a port whose connections only just closed is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    address = address_of(host, port)
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # As the server itself binds: a port whose connections only just closed is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError as error:
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
             raise MachineError(
-                f"the Directory's address {address_of(host, port)} must be free, got one of "
-                f"{port_holder(port)} ({error.strerror}). "
-                "Choose another with --port, or stop what holds it."
+                f"the Directory's address {address} must be one that this machine can listen on, "
+                f"got: {error.strerror}. Choose another --host or --port."
             ) from error
+        raise MachineError(
+            f"the Directory's address {address} must be free, got one of {port_holder(port)}. "
+            "Choose another with --port, or stop what holds it."
+        ) from error
 
 
 class Keeper:

@@ -35,9 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
     )
-    commands = parser.add_subparsers(
-        required=True, dest="command", metavar="up|scale|status|down|certificates"
-    )
+    commands = parser.add_commands("up|scale|status|down|certificates")
     up = commands.add_parser("up", help="start the fleet")
     _add_up_options(up)
     scale_to = commands.add_parser("scale", help="change the number of replicas of a kind")

@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from teacher_server.fleet.scaling import ReplicaRange
 from trainer.common.errors import InputError
+from trainer.models.frozen import WEIGHTS_NAME
 
 # Ray counts in ten thousandths.
 RAY_PARTS = 10_000
@@ -79,6 +81,12 @@ def check_memory(
             f"the replicas must fit this machine's {memory / GIB:,.1f} GiB of memory, got weights "
             f"of {need / GIB:,.1f} GiB. Start fewer."
         )
+
+
+def weights_in(folders: Mapping[str, Path]) -> dict[str, int]:
+    """Bytes of the weights in each folder; a kind of a plugin may keep them elsewhere."""
+    paths = {kind: folder / WEIGHTS_NAME for kind, folder in folders.items()}
+    return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
 
 
 def num_devices(shares: Mapping[str, float], counts: Mapping[str, int]) -> int:

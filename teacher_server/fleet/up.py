@@ -32,7 +32,14 @@ from teacher_server.fleet.ray_cluster import (
     head_address,
 )
 from teacher_server.fleet.ray_private import serve_is_running
-from teacher_server.fleet.room import ReplicaNeed, Room, check_memory, check_room, gpu_share
+from teacher_server.fleet.room import (
+    ReplicaNeed,
+    Room,
+    check_memory,
+    check_room,
+    gpu_share,
+    weights_in,
+)
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
@@ -42,7 +49,7 @@ from trainer.common.machine import memory_bytes
 from trainer.common.outputs import check_output
 from trainer.common.plugins import with_plugins
 from trainer.config.watch import check_endpoint
-from trainer.models.frozen import WEIGHTS_NAME, read_card
+from trainer.models.frozen import read_card
 from trainer.security.addresses import address_of, is_loopback
 from trainer.security.credentials import SecurityFiles, check_host, read_credentials
 
@@ -87,12 +94,6 @@ def up(args: argparse.Namespace) -> None:
     print_status(state, as_json=False)
 
 
-def _weights(folders: Mapping[str, Path]) -> dict[str, int]:
-    """Bytes of the weights in each folder; a kind of a plugin may keep them elsewhere."""
-    paths = {kind: folder / WEIGHTS_NAME for kind, folder in folders.items()}
-    return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
-
-
 def _checked_share(
     args: argparse.Namespace, folders: Mapping[str, Path], ranges: Mapping[str, ReplicaRange]
 ) -> float:
@@ -107,7 +108,7 @@ def _checked_share(
     need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=share)
     check_room(room, dict.fromkeys(folders, need), ranges)
     if not share:
-        check_memory(_weights(folders), ranges, memory_bytes())
+        check_memory(weights_in(folders), ranges, memory_bytes())
     return share
 
 

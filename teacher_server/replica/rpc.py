@@ -10,8 +10,8 @@ from grpc_reflection.v1alpha import reflection
 from protos import teacher_pb2, teacher_pb2_grpc
 from protos.limits import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from teacher_server.replica.security import ServerSecurity
-from trainer.common.errors import MachineError
-from trainer.common.ports import port_holder
+from trainer.common.errors import MachineError, first_line
+from trainer.common.ports import UNSEEN, port_holder
 from trainer.security.addresses import port_of
 from trainer.security.channels import ChannelFactory, keepalive
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
@@ -79,9 +79,12 @@ async def start_server(
     try:
         port = security.bind(server, address)
     except RuntimeError as error:
+        holder = port_holder(port_of(address))
+        # gRPC does not say why it could not.
+        why = first_line(error) if holder == UNSEEN else f"one of {holder}"
         raise MachineError(
-            f"address {address} must be free, got one of {port_holder(port_of(address))} "
-            f"({error}). Choose another with --port, or stop what holds it."
+            f"address {address} must be free and this machine's, got: {why}. Choose another --host "
+            "or --port, or stop what holds it."
         ) from error
     await server.start()
     return port

@@ -29,7 +29,13 @@ def prepared(name: str) -> dict[str, Any]:
 
 def test_certificates_are_made_on_the_head_once_and_by_commands_that_work(tmp_path: Path) -> None:
     made, local = (
-        [it for it in prepared(name)["head_setup_commands"] if "conkd-tls" in it] for name in FILES
+        [
+            it
+            for commands in ("head_setup_commands", "head_start_ray_commands")
+            for it in prepared(name)[commands]
+            if "conkd-tls" in it
+        ]
+        for name in FILES
     )
     assert made == local
     for name in FILES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 from trainer.checkpoints.policy import may_change, may_differ_between_ranks
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
+from trainer.common.text_files import read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 
@@ -95,8 +95,8 @@ def _read_origin(output: Path) -> dict[str, Any]:
     remedy = "Start over with train.resume=false, or name another output."
     if not path.is_file():
         raise MissingError(f"{path} must name the sources of the checkpoint, got no file. {remedy}")
-    origin = json.loads(path.read_text())
-    found = origin.pop("format", None) if isinstance(origin, dict) else None
+    origin = read_json_object(path, remedy=remedy)
+    found = origin.pop("format", None)
     if found != FORMAT:
         raise InputError(
             f"{path} must have format {FORMAT}, got {found}: another version of this trainer wrote "

@@ -85,6 +85,12 @@ class CommandParser(argparse.ArgumentParser):
                 self.error(f"argument {name}: must have a value, got {value}")
         return super().parse_known_args(args, namespace)
 
+    def add_commands(self, metavar: str) -> Any:
+        """Subcommands, of which one must be given: `command` in what is parsed."""
+        return self.add_subparsers(
+            required=True, dest="command", metavar=metavar, parser_class=_Subcommand
+        )
+
     def error(self, message: str) -> NoReturn:
         """Raise InputError with what argparse found, as a sentence of ours."""
         remedy = f"See {self.prog} --help."
@@ -107,6 +113,16 @@ class CommandParser(argparse.ArgumentParser):
         known = re.findall(r"--[a-z][a-z-]*", self.format_usage())
         near = difflib.get_close_matches(argument.partition("=")[0], known, n=1)
         return f"Did you mean {near[0]}?" if near else ""
+
+
+class _Subcommand(CommandParser):
+    """Refuses what it does not know itself: its parent's help and options would be no help."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return known, rest
 
 
 def whole(lowest: int, highest: int = MAX_WHOLE) -> Callable[[str], int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.common.errors import InputError
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
+NO_DEVICES = "NoDevFiles"
 MIG_PREFIX = "MIG-"
 LIST_S = 30.0
 PROC_DEVICES = Path("/proc/driver/nvidia/gpus")
@@ -61,9 +62,9 @@ def num_visible_devices(visible: str | None, devices: DeviceList = driver_device
     """Devices that a process may use, `visible` being its CUDA_VISIBLE_DEVICES."""
     if visible is None:
         return len(devices())
-    if names_mig(visible):
-        return visible.count(MIG_PREFIX)
-    return min(len(devices()), len(_parts(visible)))
+    # As Ray counts: no more than the driver's devices, instances of MIG among what is named.
+    named = [part for part in _parts(visible) if part != NO_DEVICES]
+    return min(len(devices()), len(named))
 
 
 def _parts(visible: str) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+WHOLE = re.compile("[0-9]{1,6}")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -28,8 +30,10 @@ def limit_threads() -> None:
     """
     cpus = num_cpus()
     if cpus < _num_available():
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus // ranks)))
+        # DeepSpeed's launcher sets it: the ranks of this node.
+        ranks = os.environ.get("LOCAL_SIZE", "")
+        share = cpus // max(1, int(ranks)) if WHOLE.fullmatch(ranks) else cpus
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 
 def memory_bytes(cgroups: Path = CGROUPS, own_groups: Path = OWN_GROUPS) -> int:

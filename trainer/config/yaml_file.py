@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -21,7 +22,11 @@ from trainer.config.checks import MAX_WHOLE
 from trainer.config.removed import REMOVED
 
 ConfigT = TypeVar("ConfigT")
+# Type of pydantic's error -> our words, where its own speak of Python.
+RULES = {"dataclass_type": "a group of settings (key: value)"}
 MAX_SHOWN = 80
+WHOLE = re.compile(r"[+-]?[0-9_]+", re.ASCII)
+MAX_DIGITS = 32
 
 
 def load_config(cls: type[ConfigT], path: Path, overrides: list[str]) -> ConfigT:
@@ -100,8 +105,15 @@ def _check_number(type_: Any, key: str, value: Any) -> None:
     if isinstance(value, bool):
         if type_ is not None and not dataclasses.is_dataclass(type_) and bool not in _parts(type_):
             raise InputError(f"{key} must not be a truth value, got {str(value).lower()}.")
-    elif isinstance(value, int) and abs(value) > MAX_WHOLE:
+    elif _is_huge(value):
         raise InputError(f"{key} must be a number of at most 64 bits, got {_shown(value)}.")
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether it is a whole number of more than 64 bits, in quotes or not."""
+    if isinstance(value, str) and WHOLE.fullmatch(value.strip()):
+        return len(value) > MAX_DIGITS or abs(int(value)) > MAX_WHOLE
+    return isinstance(value, int) and abs(value) > MAX_WHOLE
 
 
 def _parts(type_: Any) -> tuple[Any, ...]:
@@ -171,7 +183,9 @@ def _problem(cls: type[Any], error: ValidationError) -> tuple[str, str]:
         return text.partition(" ")[0], text
     if first["type"] == "missing":
         return key, f"{key} must be given, got nothing. Add it to the file, or as {key}=VALUE."
-    rule = first["msg"].removeprefix("Input should be ")
+    if first["type"] == "invalid_key":
+        return key, f"every key must be text, got {_shown(first['input'])}."
+    rule = RULES.get(first["type"], first["msg"].removeprefix("Input should be "))
     return key, f"{key} must be {rule}, got {_shown(first['input'])}."
 
 

@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m trainer.data",
         description="Fetch public files, and make a prepared folder from a corpus.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="download|prepare")
+    commands = parser.add_commands("download|prepare")
     fetch = commands.add_parser("download", help="fetch public files, with checksum")
     fetch.add_argument("what", choices=DOWNLOADS)
     fetch.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -5,11 +5,11 @@ Needs no deepspeed, so that a mistake is reported before any rank starts to work
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from trainer.common.errors import InputError, MissingError
+from trainer.common.errors import InputError
+from trainer.common.text_files import read_json_object
 from trainer.config.run import RunConfig
 from trainer.engine.deepspeed_rules import check_agreement, check_stage, supported_settings
 
@@ -66,15 +66,7 @@ def _batch_sizes(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingError(f"{path} must be a DeepSpeed config file, got nothing there.")
-    try:
-        settings = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} must be JSON, got: {error}.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(settings).__name__}.")
-    return settings
+    return read_json_object(path, remedy="Name a DeepSpeed config file.")
 
 
 def _precision(settings: dict[str, Any], config: RunConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A cache as one portable file, and back.
 
-    magic    "CKT1"
+    magic    "CKT2"
     groups   uint32 count, then each: uint32 length, the record in UTF-8
     targets  uint64 count, then each: key, uint32 length, value; in the order of the keys
     SHA-256  of all before
@@ -27,7 +27,7 @@ from trainer.target_cache.inspect import read_entry
 from trainer.target_cache.keys import GROUP_BYTES, KEY_BYTES, Group
 from trainer.target_cache.store import TargetCache
 
-MAGIC = b"CKT1"
+MAGIC = b"CKT2"
 LENGTH, COUNT = struct.Struct("<I"), struct.Struct("<Q")
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_RECORD_BYTES = 1 << 16

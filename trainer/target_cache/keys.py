@@ -107,7 +107,9 @@ class Group:
             ) from error
         if group_id not in (None, group.group_id):
             raise InputError(
-                f"group {group_id.hex()} must have its own record, got {group.group_id.hex()}'s."
+                f"group {group_id.hex()} must have its own record, got one of "
+                f"{group.group_id.hex()}: it is broken, or was written by an earlier version. "
+                "Delete the cache's folder, or make the archive again."
             )
         return group
 
@@ -115,8 +117,7 @@ class Group:
 def field_bytes(message: Message) -> bytes:
     """The numbers in a message, in the order of their fields; what is 0 is left out.
 
-    Written out here, since protobuf may serialise otherwise in its next version. It is what version
-    6 writes: a cache of before keeps its keys.
+    Written out here, since protobuf may serialise otherwise in its next version.
     """
     parts = []
     for field in message.DESCRIPTOR.fields:

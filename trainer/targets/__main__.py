@@ -57,9 +57,7 @@ def _build_parser() -> CommandParser:
         prog="python -m trainer.targets",
         description="Targets made once, checked, and shipped: folders of teachers.cache.",
     )
-    commands = parser.add_subparsers(
-        required=True, dest="command", metavar="build|verify|stats|export|import"
-    )
+    commands = parser.add_commands("build|verify|stats|export|import")
     _add_build_options(commands.add_parser("build", help="ask running teachers about whole splits"))
     check = commands.add_parser("verify", help="decode everything; exits with 2 if any is broken")
     stats = commands.add_parser("stats", help="what there is, per teacher and cut")

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from trainer.common.atomic import write_text
 from trainer.common.errors import InputError, MachineError, first_line
 from trainer.common.progress import progress_bar
+from trainer.common.text_files import as_object, parse_json, read_text
 from trainer.telemetry.run_totals import RunTotals
 
 METRICS_NAME = "metrics.jsonl"
@@ -139,16 +140,16 @@ def _entries_until(path: Path, first_step: int) -> list[dict[str, Any]]:
     """The lines up to the checkpoint; later steps are repeated."""
     if not path.is_file() or first_step == 0:
         return []
-    lines = path.read_text().splitlines()
+    lines = read_text(path).splitlines()
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = as_object(parse_json(line, f"{path}:{number}"), f"{path}:{number}")
+        except InputError:
             # A kill in the middle of a write tears the last line, which is past the checkpoint.
             if number == len(lines):
                 break
-            raise InputError(f"{path}:{number} must be JSON, got: {error}.") from error
+            raise
         if entry.get("event") != "end" and entry.get("step", 0) <= first_step:
             entries.append(entry)
     return entries

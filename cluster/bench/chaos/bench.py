@@ -300,6 +300,11 @@ async def _run_third_lane(
 
 
 async def _run_shipped(setting: Setting) -> tuple[dict[str, float], list[Row], list[Failure]]:
+    outcome = await attempt("shipped settings", "replayed", _measure_shipped(setting))
+    return ({}, [], [outcome]) if isinstance(outcome, Failure) else outcome
+
+
+async def _measure_shipped(setting: Setting) -> tuple[dict[str, float], list[Row], list[Failure]]:
     teacher = load_teacher(DIALOGUE, setting.folders[DIALOGUE], torch.device("cpu"))
     spare = ReplayTeacher(teacher, load_answers(setting.recording.tables[DIALOGUE]))
     fleet = setting.fleet("replayed", "shipped", num_dialogue=0)

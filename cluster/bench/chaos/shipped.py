@@ -182,10 +182,12 @@ async def freeze_replicas(stand: Stand) -> list[Row]:
                 await _until_streaming(stand, each, caller)
             resends = caller.counters.resends
             replica.signal(signal.SIGSTOP)
-            frozen_s, held = time.monotonic(), set(caller.open)
-            await _until(functools.partial(_are_done, held), "its work elsewhere", caller)
-            seconds = time.monotonic() - frozen_s
-            replica.signal(signal.SIGCONT)
+            try:
+                frozen_s, held = time.monotonic(), set(caller.open)
+                await _until(functools.partial(_are_done, held), "its work elsewhere", caller)
+                seconds = time.monotonic() - frozen_s
+            finally:
+                replica.signal(signal.SIGCONT)
             resent = caller.counters.resends - resends
             if not resent:
                 raise MachineError("the frozen replica must hold requests, got none sent again.")

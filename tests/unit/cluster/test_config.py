@@ -132,7 +132,11 @@ def test_student_node_drops_the_servers_key_first_and_installs_as_all_do() -> No
     config = prepared("gpu.yaml")
     types = config["available_node_types"]
     commands = types["student"]["worker_setup_commands"]
-    assert commands == ["rm -rf ~/conkd-tls-server", *config["setup_commands"]]
+    dropped = "rm -rf ~/conkd-tls-server"
+    assert commands == [f"touch ~/.conkd-student && {dropped}", *config["setup_commands"]]
+    # Ray syncs changed certificates again, and then runs the start commands alone.
+    first = config["worker_start_ray_commands"][0]
+    assert first == f"if test -e ~/.conkd-student; then {dropped}; fi"
     # Ray takes a type's own commands in the place of all others.
     assert config["worker_setup_commands"] == config["setup_commands"]
     assert all(
@@ -143,7 +147,9 @@ def test_student_node_drops_the_servers_key_first_and_installs_as_all_do() -> No
 
 @pytest.mark.parametrize("name", FILES)
 def test_students_folder_gets_the_clients_files_alone(name: str) -> None:
-    (copied,) = (it for it in prepared(name)["head_setup_commands"] if "cp " in it)
+    # At each start, so that a second `ray up` hands on certificates that were replaced.
+    copied, *others = prepared(name)["head_start_ray_commands"]
+    assert not any("conkd-tls" in it for it in others)
     assert copied.endswith("cp ~/conkd-tls-server/{ca.pem,client.pem,client.key} ~/conkd-tls")
 
 

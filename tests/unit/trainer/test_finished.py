@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.checkpoints import commit
+from tests.support.evaluation_fakes import tiny_vocabulary, write_classifier, write_student
 from trainer import export, student_run
 from trainer.checkpoints import files
 from trainer.config.run import RunConfig, TrainConfig
@@ -40,8 +42,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
         path.mkdir(parents=True)
         (path / "weights.pt").write_bytes(b"weights")
         commit(tmp_path / files.CHECKPOINTS_NAME, step, ranks=1, keep=2)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / STUDENT_CARD_NAME).write_text("{}")
+    write_student(tmp_path / "model", tiny_vocabulary(), seed=1)
     return RunConfig(data="data", output=str(tmp_path), train=TrainConfig(steps=STEPS))
 
 
@@ -56,6 +57,28 @@ def test_run_with_its_last_checkpoint_and_its_model_is_finished(config: RunConfi
     assert not finished(config, steps=STEPS + 1)
     (Path(config.output) / "model" / STUDENT_CARD_NAME).unlink()
     assert not finished(config)
+
+
+def test_run_whose_model_its_readers_would_refuse_exports_it_again(config: RunConfig) -> None:
+    folder = Path(config.output) / "model"
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert not finished(config)
+    weights.write_bytes(whole)
+    assert finished(config)
+    card = json.loads((folder / STUDENT_CARD_NAME).read_text())
+    del card["files"]
+    (folder / STUDENT_CARD_NAME).write_text(json.dumps(card))
+    assert not finished(config)
+
+
+def test_run_that_names_another_classifier_exports_its_model_again(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    write_classifier(tmp_path / "other", tiny_vocabulary(), seed=9)
+    changed = dataclasses.replace(config, classifier=str(tmp_path / "other"))
+    assert not finished(changed)
 
 
 def test_run_whose_newest_checkpoint_is_damaged_has_steps_to_do(config: RunConfig) -> None:

@@ -91,7 +91,7 @@ def test_help_has_the_defaults_of_options_that_have_one() -> None:
 
 def test_subcommands_refuse_in_the_same_form() -> None:
     outer = CommandParser(prog="python -m it")
-    commands = outer.add_subparsers(required=True, dest="command", metavar="make|show")
+    commands = outer.add_commands("make|show")
     commands.add_parser("make", help="make it").add_argument("--size", type=whole(1, 8))
     for arguments, message in (
         ([], "make|show must be given, got nothing. See python -m it --help."),
@@ -100,7 +100,14 @@ def test_subcommands_refuse_in_the_same_form() -> None:
             ["make", "--size", "0"],
             "--size must be a whole number in [1, 8], got 0. See python -m it make --help.",
         ),
-        (["make", "--siz", "1"], "arguments must be those of --help, got --siz 1. "),
+        (
+            ["make", "--siz", "1"],
+            "arguments must be those of --help, got --siz 1. Did you mean --size?",
+        ),
+        (
+            ["make", "more"],
+            "arguments must be those of --help, got more. See python -m it make --help.",
+        ),
     ):
         with pytest.raises(InputError) as refused:
             outer.parse_args(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import types
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_memory_is_that_of_the_tightest_group(
 @pytest.mark.parametrize(
     ("quota", "ranks", "given", "threads"),
     [
-        *[(2, None, None, "2"), (3, "2", None, "1"), (1, "4", None, "1")],
+        *[(2, None, None, "2"), (3, "2", None, "1"), (1, "4", None, "1"), (2, "x", None, "2")],
         *[(2, None, "5", "5"), (8, None, None, None)],
     ],
 )
@@ -96,10 +97,16 @@ def test_threads_follow_the_quota_and_what_is_given_goes_before_it(
     threads: str | None,
 ) -> None:
     monkeypatch.setattr(machine, "num_cpus", lambda: quota)
-    for name, value in (("LOCAL_WORLD_SIZE", ranks), ("OMP_NUM_THREADS", given)):
+    for name, value in (("LOCAL_SIZE", ranks), ("OMP_NUM_THREADS", given)):
         # First set, so that what is set in the test is taken back.
         monkeypatch.setenv(name, value or "")
         if value is None:
             monkeypatch.delenv(name)
     limit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
+def test_variable_of_the_ranks_of_a_node_is_the_one_that_deepspeed_sets() -> None:
+    source = importlib.util.find_spec("deepspeed.launcher.launch")
+    assert source is not None and source.origin is not None
+    assert '["LOCAL_SIZE"] = ' in Path(source.origin).read_text()

@@ -219,7 +219,7 @@ ZERO_1 = {"zero_optimization": {"stage": 1}}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ([], "must hold a JSON object, got list"),
+        ([], "must hold a JSON object, got a list"),
         ({"zero_optimization": 3}, "zero_optimization must be a JSON object in .*, got 3"),
         ({}, "zero_stage must be the stage in .*, got 1 and 0 there"),
         ({"zero_optimization": {"stage": 3}}, "zero_stage must be .*, got 1 and 3 there"),
