@@ -80,11 +80,12 @@ async def start_server(
         port = security.bind(server, address)
     except RuntimeError as error:
         holder = port_holder(port_of(address))
-        # gRPC does not say why it could not.
-        why = first_line(error) if holder == UNSEEN else f"one of {holder}"
+        # gRPC does not say why it could not: the address may be none of this machine's.
+        rule = "free, got one of" if holder != UNSEEN else "free, and this machine's, got"
+        why = holder if holder != UNSEEN else first_line(error)
         raise MachineError(
-            f"address {address} must be free and this machine's, got: {why}. Choose another --host "
-            "or --port, or stop what holds it."
+            f"address {address} must be {rule} {why}. Choose another with --host and --port, or "
+            "stop what holds it."
         ) from error
     await server.start()
     return port

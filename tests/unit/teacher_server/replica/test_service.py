@@ -392,8 +392,11 @@ def test_server_on_a_taken_port_is_refused() -> None:
             port = taken.add_insecure_port("127.0.0.1:0")
             await taken.start()
             server = TeacherServer(FakeTeacher(), replica_id="replica-2")
-            with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free, got one of"):
-                await server.start("127.0.0.1", port)
-            await taken.stop(0)
+            try:
+                with pytest.raises(OSError, match=f"127.0.0.1:{port} must be free, got one of"):
+                    await server.start("127.0.0.1", port)
+            finally:
+                # A server that runs at the end of Python keeps it from ending.
+                await taken.stop(0)
 
     run(scenario)
