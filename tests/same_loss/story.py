@@ -21,6 +21,7 @@ from tests.same_loss.compare import (
     largest_deviation,
 )
 from tests.same_loss.trees import HERE, Tree
+from trainer.data.manifest import MANIFEST_NAME
 
 STEPS = 20
 NUM_DIALOGUES = 60
@@ -151,7 +152,7 @@ def compare_scene(scene: Scene, *, with_served: bool) -> Outcome:
     base, tree = scene.base, scene.tree
     cached = [read_metrics(scene.output(it, "cached")) for it in (base, tree)]
     differences = [
-        *compare_files("corpus", read_files(scene.data(base)), read_files(scene.data(tree))),
+        *compare_files("corpus", *(read_prepared(scene.data(it)) for it in (base, tree))),
         *compare_files("block", read_files(scene.blocks(base)), read_files(scene.blocks(tree))),
         *compare_metrics(*cached),
         *compare_files(
@@ -172,6 +173,14 @@ def compare_scene(scene: Scene, *, with_served: bool) -> Outcome:
 def read_metrics(output: Path) -> list[dict[str, Any]]:
     """All lines of a run."""
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_prepared(folder: Path) -> dict[str, bytes]:
+    """The files of a prepared folder, but for the command in its manifest, which names the tree."""
+    files = read_files(folder)
+    manifest = json.loads(files[MANIFEST_NAME])
+    manifest.pop("command", None)
+    return {**files, MANIFEST_NAME: json.dumps(manifest).encode()}
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

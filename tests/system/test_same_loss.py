@@ -51,9 +51,11 @@ def test_same_loss_of_a_tree_one_ulp_off_names_losses_and_weights(tmp_path: Path
     assert result.returncode == 1, result.stderr
     found = json.loads(result.stdout)
     assert not found["same"]
-    names = {kind: [] for kind in ("corpus", "block", "metric", "weight")}
+    names = {kind: [] for kind in ("corpus", "block", "metric", "export", "weight")}
     for difference in found["differences"]:
         names[difference["kind"]].append(difference["name"])
     assert "loss" in names["metric"]
     assert len(names["weight"]) > 1
     assert names["corpus"] == names["block"] == []
+    # It has the weights' digest.
+    assert names["export"] == ["student.json"]
