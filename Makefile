@@ -27,10 +27,11 @@ test: extensions
 	@$(UNIT) -m "not everything"
 	@exec $(TESTS) tests/system -m "not everything"
 
+# Two processes of pytest: most system tests wait for half of their time.
 test-all: extensions
 	@$(PYTHON) -m ruff check .
 	@$(UNIT)
-	@exec $(TESTS) tests/system
+	@exec $(TESTS) tests/system -n 2 --dist loadfile
 
 # BASE is a revision; the working tree must compute what it computes, bit for bit.
 same-loss: base-given environment protos
