@@ -300,6 +300,15 @@ def test_smoothed_curve_of_a_falling_loss_lies_in_the_data() -> None:
     assert np.abs(np.diff(curve)).max() <= np.abs(np.diff(values)).max()
 
 
+def test_label_of_a_smoothed_curve_says_of_how_many_values(folders: dict[str, Path]) -> None:
+    history = read_history(folders["distilled"])
+    steps = tuple({**history.steps[0], "step": step} for step in range(1, 42))
+    long = dataclasses.replace(history, steps=steps)
+    labels = [str(line.get_label()) for line in loss_figure(long, long).axes[0].get_lines()]
+    # Windows of 4: two before, two after, and the value itself.
+    assert any("(mean of 5)" in label for label in labels), labels
+
+
 def test_valid_losses_and_eta_are_drawn(folders: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(folders["distilled"], tmp_path / "run")
     path = tmp_path / "run" / "metrics.jsonl"
