@@ -15,7 +15,7 @@ from trainer.data.dialogue import MENTION_PATTERN, Mention, Piece, split_mention
 from trainer.data.vocabulary import Vocabulary
 
 QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
-YEAR = re.compile(r"\s*\([0-9]{4}\)")
+YEAR = re.compile(r"(?<!\s)\s*\([0-9]{4}\)")
 # "It @4711": how the tokenizer of an exported student spells a film that needs its id.
 WITH_ID = re.compile(r" @([0-9]+)\Z")
 WORD = r"[A-Z0-9][\w'\u2019&:-]*"

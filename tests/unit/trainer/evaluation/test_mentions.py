@@ -121,3 +121,9 @@ def test_what_looks_like_a_film_and_is_none_gives_a_hint(
 )
 def test_plain_talk_gives_no_hint(finder: FilmFinder, text: str) -> None:
     assert finder.hear(text).hints == ()
+
+
+def test_long_white_space_is_heard_at_all(finder: FilmFinder) -> None:
+    """Of a million spaces the square would take hours."""
+    text = f"a{' ' * 1_000_000}b"
+    assert finder.hear(text).pieces == (text,)
