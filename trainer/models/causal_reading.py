@@ -64,7 +64,7 @@ def read_exported(folder: Path) -> PreTrainedModel:
         InputError: if transformers cannot read the folder, or would draw some of the weights.
     """
     with _broken_is_one_line(f"{folder}", REMEDY):
-        _check_layers(AutoConfig.from_pretrained(folder))
+        check_layers(AutoConfig.from_pretrained(folder))
     model, info = _read(folder, f"{folder}", REMEDY, use_safetensors=True, local_files_only=True)
     names = ("missing_keys", "unexpected_keys", "mismatched_keys")
     _check_names(info, names, f"{folder}", REMEDY)
@@ -75,7 +75,7 @@ def _pretrained_config(name: str) -> PretrainedConfig:
     try:
         with _broken_is_one_line(f"student.pretrained={name}", PRETRAINED_REMEDY):
             config = AutoConfig.from_pretrained(name)
-            _check_layers(config)
+            check_layers(config)
     except InputError as error:
         if (Path(name) / CONFIG_NAME).is_file():
             raise
@@ -98,9 +98,10 @@ def _check_exported(name: str) -> None:
         check_student_files(folder, read_student_card(folder))
 
 
-def _check_layers(config: PretrainedConfig) -> None:
-    layers = getattr(config, "num_hidden_layers", 0)
-    if isinstance(layers, int) and layers > MAX_LAYERS:
+def check_layers(config: PretrainedConfig) -> None:
+    """Raise ValueError for a config whose model has no layers, or would be built for ever."""
+    layers = getattr(config, "num_hidden_layers", 1)
+    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
         raise ValueError(f"{layers} layers")
 
 
