@@ -59,10 +59,13 @@ def _what(card: StudentCard, vocabulary: Vocabulary, facts: ModelFacts) -> str:
 
 def _own_use(card: StudentCard) -> str:
     graph = " --data PREPARED_FOLDER" if card.graph_digest else ""
+    # Without one in the folder, the user's own chooses between [REC] and [GEN].
+    needs_classifier = card.action_tokens and card.classifier is None
+    classifier = " --classifier CLASSIFIER_FOLDER" if needs_classifier else ""
     return (
         "With the code that trained it (`conkd`):\n\n"
-        f"    python -m trainer.chat --checkpoint FOLDER{graph}\n"
-        "    python -m trainer.evaluation --checkpoint FOLDER --data PREPARED_FOLDER"
+        f"    python -m trainer.chat --checkpoint FOLDER{graph}{classifier}\n"
+        f"    python -m trainer.evaluation --checkpoint FOLDER --data PREPARED_FOLDER{classifier}"
     )
 
 
@@ -79,9 +82,10 @@ def _use(folder: Path, card: StudentCard, vocabulary: Vocabulary) -> str:
     in_front = puts_space_in_front(vocabulary.tokenizer)
     prompt = f"{' ' * in_front}I liked {film}. What else is there?{eos}{action}"
     start = " Start each turn of text with a space: training had one there." if in_front else ""
+    chooser = "a turn classifier" if card.classifier is None else f"`{card.classifier}/`"
     actions = (
         f" The last token of a prompt is {rec}, and the answer recommends, or {gen}, and it only "
-        "converses; `classifier/` chooses between them in the code above."
+        f"converses; {chooser} chooses between them in the code above."
         if card.action_tokens
         else ""
     )

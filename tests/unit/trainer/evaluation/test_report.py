@@ -184,7 +184,7 @@ def scores(f1_at_50: float, perplexity: float | None) -> dict[str, Any]:
             scores(0.3, 50.0),
             scores(0.25, None),
             "The distilled student loses to the undistilled student in F1@50 (0.200 against "
-            "0.300), perplexity (60.000 against 50.000). The distilled student loses to the "
+            "0.300), perplexity (60.0 against 50.0). The distilled student loses to the "
             "popularity baseline in F1@50 (0.200 against 0.250).",
         ),
         (

@@ -158,6 +158,20 @@ def test_readme_tells_use_licence_and_credit(folder: Path, vocabulary: Vocabular
     exec(source, {})
 
 
+@pytest.mark.parametrize("classifier", [None, "classifier"])
+def test_readme_tells_of_a_classifier_that_is_in_the_folder_alone(
+    classifier: str | None, folder: Path, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    card = dataclasses.replace(read_student_card(copy), action_tokens=True, classifier=classifier)
+    write_readme(copy, vocabulary, card, ModelFacts(source="redial", credit="", pretrained=None))
+    text = (copy / "README.md").read_text()
+    assert ("`classifier/` chooses between them" in text) == (classifier is not None)
+    commands = re.findall("    python -m trainer.*", text)
+    asked = [line.endswith(" --classifier CLASSIFIER_FOLDER") for line in commands]
+    assert asked == [classifier is None] * 2
+
+
 @pytest.mark.parametrize("kind", ["prepending", "plain"])
 def test_readme_tells_where_a_prompt_has_a_space_in_front(kind: str, tmp_path: Path) -> None:
     vocabulary = build_vocabulary(BASE_TOKENIZERS[kind](), {"1": "Heat (1995)"})
