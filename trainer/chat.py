@@ -65,22 +65,34 @@ def shown(answer: Answer) -> str:
     return "\n".join([*hints, f"recommender> {answer.text or f'({answer.reason})'}"])
 
 
-def typed_lines() -> Iterator[str]:
-    """What the user types, until Ctrl-D; bytes that are no UTF-8 become U+FFFD."""
+def typed_lines(*, as_json: bool = False) -> Iterator[str]:
+    """What the user types, until Ctrl-D; bytes that are no UTF-8 become U+FFFD.
+
+    With `as_json` the prompt stands in stderr, and stdout holds objects alone.
+    """
     is_terminal = sys.stdin.isatty()
-    if is_terminal:
-        # Its import gives `input` arrow keys and a history; some builds of Python lack it.
+    if is_terminal and not as_json:
+        # Its import gives `input` arrow keys and a history, and stdout their control characters;
+        # some builds of Python lack it.
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     while True:
+        if is_terminal and as_json:
+            sys.stderr.write(PROMPT)
+            sys.stderr.flush()
         try:
-            yield input(PROMPT if is_terminal else "")
+            yield input(PROMPT if is_terminal and not as_json else "")
         except EOFError:
             if is_terminal:
-                sys.stdout.write("\n")
+                end_line(as_json=as_json)
             return
+
+
+def end_line(*, as_json: bool) -> None:
+    """End the line of a prompt that nobody answered."""
+    (sys.stderr if as_json else sys.stdout).write("\n")
 
 
 def main(argv: list[str]) -> None:
@@ -91,10 +103,11 @@ def main(argv: list[str]) -> None:
 
     conversation = load_conversation(arguments.checkpoint, arguments.classifier, arguments.data)
     try:
-        chat(conversation, typed_lines(), flushed, as_json=arguments.json)
+        lines = typed_lines(as_json=arguments.json)
+        chat(conversation, lines, flushed, as_json=arguments.json)
     except KeyboardInterrupt:
         # Ctrl-C is a way to leave a chat, not a failure.
-        sys.stdout.write("\n")
+        end_line(as_json=arguments.json)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

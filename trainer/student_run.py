@@ -20,6 +20,7 @@ from trainer.export import complete_student, is_finished, resolve_num_steps, tra
 from trainer.kinds.names import RECOMMENDATION
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.lookahead import Teachers
+from trainer.models.causal_reading import check_pretrained
 from trainer.models.frozen import check_frozen
 from trainer.models.language_model import check_model_fits
 from trainer.models.student_card import MODEL_FOLDER
@@ -100,7 +101,9 @@ def _checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
 
 
 def _check_models(config: RunConfig, vocabulary_digest: str, *, check_weights: bool) -> None:
-    """Check the frozen models that the run names; the weights of those that nobody loads, too."""
+    """Check the models that the run names; the weights of those that nobody loads, too."""
+    if config.student.pretrained is not None:
+        check_pretrained(config.student.pretrained, check_weights=check_weights)
     if config.classifier is not None:
         folder = Path(config.classifier)
         check_frozen(folder, "classifier", vocabulary_digest, check_weights=check_weights)

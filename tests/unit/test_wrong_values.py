@@ -33,6 +33,7 @@ from tests.support.wrong_values import (
 )
 from trainer import chat
 from trainer import main as student
+from trainer.common.atomic import write_json
 from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
 from trainer.config.run import RunConfig
 from trainer.data import __main__ as data
@@ -51,6 +52,15 @@ SCORED = {
     **{"--data": FOLDERS, "--split": WORDS, "--classifier": FOLDERS, "--limit": whole(1)},
     "--batch-size": whole(1, 1 << 16),
 }
+WRONG_CONFIGS = {
+    "t5": {"model_type": "t5"},
+    "uneven": {"model_type": "gpt2", "n_embd": 16, "n_head": 3},
+    "headless": {"model_type": "gpt2", "n_embd": 16, "n_head": 0},
+    "flat": {"model_type": "gpt2", "n_layer": 0},
+    "endless": {"model_type": "gpt2", "n_layer": 10**9},
+}
+"""Well formed, and of no causal language model."""
+WRONG_MODELS = [f"ROOT/{name}" for name in WRONG_CONFIGS]
 FLEET = {"--fleet": FILE | GARBAGE}
 SCALING = {
     "--timeout": number(1, 86_400),
@@ -128,7 +138,7 @@ COMMANDS = {
         main=plan.main,
         right=("--student", "small", "--gpus", "2", "--gpu-memory", "8GiB"),
         wrong={
-            "--student": ABSENT | FILE | GARBAGE,
+            "--student": ABSENT | FILE | GARBAGE | st.sampled_from(WRONG_MODELS),
             "--gpus": whole(1, 1 << 16),
             "--gpu-memory": whole(1) | st.sampled_from(["24", "0GiB", "1e9GiB", "-1GiB", "5 Go"]),
             "--precision": WORDS,
@@ -320,6 +330,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("manifest.json", "student.json", "config.json", "config.yaml", "teacher.json")
     for name in (*names, "train_data.jsonl", "entity2id.json", "ca.pem", "tokenizer.json"):
         (root / "garbage" / name).write_text("[" * 5)
+    for name, content in WRONG_CONFIGS.items():
+        (root / name).mkdir()
+        write_json(root / name / "config.json", content)
     for name in ("model.safetensors", "data.mdb"):
         (root / "garbage" / name).write_bytes(b"\x00" * 64)
     return root

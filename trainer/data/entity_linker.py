@@ -21,7 +21,7 @@ from trainer.data.knowledge_graph import KnowledgeGraph
 MIN_NAME_LENGTH = 4
 # DBpedia keeps stations of a career as entities "Andy_Serkis__1".
 STATION_PATTERN = re.compile(r"__\d+$")
-QUALIFIER_PATTERN = re.compile(r"\s*\([^()]*\)$")
+QUALIFIER_PATTERN = re.compile(r"(?<!\s)\s*\([^()]*\)$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ A film is spelled as in a chat, its title in double quotes: `"Titanic (1997)"`. 
 enough, its id follows: `"It @4711"` for a title of one word, which people quote for other reasons,
 and `"Titanic (1997) @4711"` for all but the first of the films that share a title. No other text
 becomes a film. Film ids decode to the bare title.
+
+The tokenizer sees a whole prompt at once, and cannot tell where a turn of text starts. So it never
+puts a space in front of text, even where the base tokenizer does: the prompt has that space.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders
 
 from trainer.common.atomic import write_json, write_text
+from trainer.data.text_form import continuing
 from trainer.data.vocabulary import Vocabulary
 
 REC, GEN, PAD = "[REC]", "[GEN]", "<pad>"
@@ -47,7 +51,8 @@ def write_joint_tokenizer(folder: Path, vocabulary: Vocabulary, *, max_tokens: i
 
 def joint_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """The base tokenizer with a token for each film and control token, at their ids."""
-    tokenizer = Tokenizer.from_str(vocabulary.tokenizer.backend_tokenizer.to_str())
+    base = vocabulary.tokenizer
+    tokenizer = Tokenizer.from_str(continuing(base).backend_tokenizer.to_str())
     eos = _end_of_text(vocabulary)
     tokenizer.add_special_tokens([AddedToken(eos, normalized=False, special=True)])
     films = film_spellings(vocabulary)
@@ -60,7 +65,9 @@ def joint_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.post_processor = None  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = _decoder(tokenizer.decoder)  # pyright: ignore[reportAttributeAccessIssue]
+    # Not that of `continuing`: at the start of a response the base decoder takes its space away.
+    decoder = _decoder(base.backend_tokenizer.decoder)
+    tokenizer.decoder = decoder  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer
 
 

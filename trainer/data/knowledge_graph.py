@@ -21,7 +21,7 @@ from trainer.common.errors import InputError, MissingError
 
 GRAPH_NAME = "graph.safetensors"
 
-BRACKETS_PATTERN = re.compile(r"\s*\(([^()]*)\)$")
+BRACKETS_PATTERN = re.compile(r"(?<!\s)\s*\(([^()]*)\)$")
 YEAR_PATTERN = re.compile(r"\b(?:18|19|20)[0-9]{2}\b")
 
 

@@ -123,6 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
         version = record["format_version"]
         if version == FORMAT_VERSION:
             return _from_record(record)
+        remedy = prepare_again(record, folder)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{path} must be a manifest of format_version {FORMAT_VERSION}, got {error!r:.100}. "
@@ -130,19 +131,19 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     raise InputError(
         f"{path} must have format_version {FORMAT_VERSION}, got {version}. Prepare the data anew, "
-        f"and fit anew what was fitted on them: {prepare_again(record, folder)}"
+        f"and fit anew what was fitted on them{remedy}"
     )
 
 
 def prepare_again(record: Mapping[str, Any], folder: Path) -> str:
-    """The command that makes a prepared folder of another format anew.
+    """How to make a prepared folder of another format anew: what follows "prepare it anew".
 
     A manifest of version 2 does not say what was read: its command has the options that it holds,
     the folder's own tokenizer, and DIR where the dialogues must be named.
     """
     command = record.get("command")
     if isinstance(command, str):
-        return command
+        return f": {command}"
     raw = folder / RAW_NAME
     options = ExampleOptions(**record["options"])
     parts = ["python", "-m", "trainer.data", "prepare", "--source", str(record["source"])]
@@ -152,7 +153,8 @@ def prepare_again(record: Mapping[str, Any], folder: Path) -> str:
     parts += ["--max-response", str(options.max_response)]
     parts += ["--drop-unlinked"] * options.drop_unlinked
     parts += ["--no-entity-links"] * (not options.link_entities)
-    return shlex.join(parts)
+    forgotten = "with the --graph, --conceptnet, --plugin and --seed that you gave then"
+    return f", {forgotten}: {shlex.join(parts)}"
 
 
 def _from_record(record: dict[str, Any]) -> Manifest:

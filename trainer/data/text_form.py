@@ -45,6 +45,13 @@ def continuing(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     )
 
 
+def puts_space_in_front(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the tokenizer puts a space in front of a text, which `continuing` does not."""
+    content = _content(tokenizer)
+    parts = [content["normalizer"], content["pre_tokenizer"]]
+    return any(_edit(part, _no_prefix) != part for part in parts)
+
+
 def check_spaces(tokenizer: PreTrainedTokenizerFast) -> None:
     """Raise InputError unless text that goes on has other tokens with a space in front.
 

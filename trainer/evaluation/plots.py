@@ -141,7 +141,8 @@ def _draw_smoothed(
 ) -> None:
     window = min(MAX_WINDOW, max(1, len(values) // 10))
     axis.plot(steps, values, color=colour, alpha=0.2, lw=0.8)
-    axis.plot(steps, smoothed(values, window), color=colour, label=f"{name} (mean of {window})")
+    label = f"{name} (mean of {2 * (window // 2) + 1})"
+    axis.plot(steps, smoothed(values, window), color=colour, label=label)
 
 
 def write_figure(figure: Figure, path: Path) -> None:

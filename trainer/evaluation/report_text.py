@@ -180,7 +180,7 @@ def _score_table(report: dict[str, Any]) -> str:
 def _score_notes(report: dict[str, Any]) -> str:
     student = report["student"]
     return (
-        f"{_losses_text(report)}\n\n{_ratio_text(report)} The student's F1@10 rests on "
+        f"{losses_text(report)}\n\n{_ratio_text(report)} The student's F1@10 rests on "
         f"{student['matched_at_10']} hits of {student['num_gold']} gold items in "
         f"{student['num_slots']} generated positions.\n\n"
         "F1, ReR and PrR count each gold item and each generated position at most once (maximum "
@@ -193,7 +193,7 @@ def _score_notes(report: dict[str, Any]) -> str:
     )
 
 
-def _losses_text(report: dict[str, Any]) -> str:
+def losses_text(report: dict[str, Any]) -> str:
     """In words, where the student is no better than what it is compared with."""
     others = {name: report[name] for name in ("undistilled", "plain") if name in report}
     others |= report["baselines"]

@@ -66,6 +66,11 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     _require_matplotlib()
+    if config.teachers is not None and config.evaluate.limit is not None:
+        raise InputError(
+            "--teachers must be left out beside --limit, got both: its figures are of the whole "
+            "split. Leave one of them out."
+        )
     # What can be missing is looked for before the minutes of evaluation.
     data = load_prepared(config.data)
     for folder in _folders(config).values():
@@ -180,12 +185,7 @@ def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[st
     assert config.teachers is not None
     remedy = "Write it with: python -m trainer.evaluation.teachers."
     content = read_json_object(config.teachers, remedy=remedy)
-    split, digest = content.get("split"), content.get("vocabulary_digest")
-    if split != config.evaluate.split or digest not in (None, data.vocabulary.digest):
-        raise InputError(
-            f"{config.teachers} must be of this data's split {config.evaluate.split}, got {split}. "
-            f"{remedy}"
-        )
+    _check_teachers_data(config, content, data, remedy)
     seeds = as_object(content.get("recommendation"), f"{config.teachers}", remedy=remedy)
     try:
         scores = next(iter(seeds.values()))
@@ -199,6 +199,25 @@ def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[st
             f"{remedy}"
         ) from error
     return {"recommendation_teacher": {**views["all_gold"], "new_items": views["new_items"]}}
+
+
+def _check_teachers_data(
+    config: ReportConfig, content: dict[str, Any], data: PreparedData, remedy: str
+) -> None:
+    """Refuse figures of another split or of other data."""
+    split = content.get("split")
+    if split != config.evaluate.split:
+        raise InputError(
+            f"{config.teachers} must be of the split {config.evaluate.split}, got {split}. {remedy}"
+        )
+    digests = {"vocabulary_digest": data.vocabulary.digest, "graphs_digest": data.graphs_digest}
+    for key, digest in digests.items():
+        # Files of before do not name what they are of.
+        found = content.get(key, digest)
+        if found != digest:
+            raise InputError(
+                f"{config.teachers} must have the data's {key} {digest}, got {found}. {remedy}"
+            )
 
 
 def _require_matplotlib() -> None:

@@ -235,6 +235,7 @@ def report_teachers(
     samples = gold_samples(examples, data)
     content: dict[str, Any] = {"split": split, "num_samples": len(samples.gold_S)}
     content["vocabulary_digest"] = data.vocabulary.digest
+    content["graphs_digest"] = data.graphs_digest
     content["num_new"] = int(samples.is_new_S.sum())
     content["baselines"] = baselines(samples, data.examples("train"))
     content["recommendation"] = {

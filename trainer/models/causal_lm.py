@@ -15,29 +15,22 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LogitsProcessorList,
     PreTrainedModel,
 )
-from transformers.utils.logging import CRITICAL, get_verbosity, set_verbosity
 
 from trainer.common.atomic import share_as_umask_says
 from trainer.common.errors import InputError, MachineError, MissingError, first_line
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
 from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
-from trainer.models.frozen import REMEDY
+from trainer.models.causal_reading import read_exported, read_pretrained
+from trainer.models.frozen import CONFIG_NAME, REMEDY
 from trainer.models.new_rows import draw_new_rows_
 from trainer.models.room import module_bytes
-from trainer.models.student_card import (
-    STUDENT_CARD_NAME,
-    check_student_files,
-    read_student_card,
-)
 from trainer.models.weights import rebuild
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
@@ -45,8 +38,6 @@ from trainer.models.weights import rebuild
 PRETRAINED_WIDTH = 0.1
 # Models round the number of their rows up, to multiples of 64 to 512.
 MAX_PADDING_ROWS = 1024
-# A config that says more would be built for ever.
-MAX_LAYERS = 10_000
 MAX_RESPONSE_TOKENS = 30
 """Of a generated response, its end of text included."""
 
@@ -135,23 +126,11 @@ def build_causal_lm(
     with 256 dimensions it cost a third of the steps to the same loss. Rows of items and special
     tokens: see `draw_new_rows_`.
     """
-    if config.pretrained is None:
-        model: PreTrainedModel = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
-        nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
-        _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=1.0)
-    else:
-        model = _pretrained(config.pretrained)
-        if not _has_items(model, config.pretrained, vocabulary):
-            # Padding rows go: a token that nobody can say must not win any mass.
-            # mean_resizing=False: the new rows are ours to draw.
-            model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
-            _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=PRETRAINED_WIDTH)
-        elif item_vectors_IK is not None:
-            raise InputError(
-                "item_vectors must be null for a student whose model has the items' rows already, "
-                f"got student.pretrained={config.pretrained}. Leave it out, or start from a model "
-                "without them."
-            )
+    model = (
+        _random(config, vocabulary, item_vectors_IK)
+        if config.pretrained is None
+        else _started(config.pretrained, vocabulary, item_vectors_IK)
+    )
     _set_token_ids(model, vocabulary)
     causal = CausalLanguageModel(model)
     if config.activation_checkpointing:
@@ -159,6 +138,33 @@ def build_causal_lm(
     # from_pretrained leaves a model without its dropout.
     nn.Module.train(model)
     return causal
+
+
+def _random(
+    config: LanguageModelConfig, vocabulary: Vocabulary, item_vectors_IK: Tensor | None
+) -> PreTrainedModel:
+    model = GPT2LMHeadModel(_random_gpt2_config(config, vocabulary))
+    nn.init.normal_(output_weight(model), std=config.hidden_size**-0.5)
+    _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=1.0)
+    return model
+
+
+def _started(name: str, vocabulary: Vocabulary, item_vectors_IK: Tensor | None) -> PreTrainedModel:
+    """A pretrained model with a row for each entry of the vocabulary."""
+    model = read_pretrained(name)
+    # A config may be well formed, and its model fail in its first forward.
+    rebuild(Path(name) / CONFIG_NAME, lambda: check_head(model))
+    if not _has_items(model, name, vocabulary):
+        # Padding rows go: a token that nobody can say must not win any mass.
+        # mean_resizing=False: the new rows are ours to draw.
+        model.resize_token_embeddings(vocabulary.size, mean_resizing=False)
+        _draw_new_rows_of_(model, vocabulary, item_vectors_IK, width=PRETRAINED_WIDTH)
+    elif item_vectors_IK is not None:
+        raise InputError(
+            "item_vectors must be null for a student whose model has the items' rows already, "
+            f"got student.pretrained={name}. Leave it out, or start from a model without them."
+        )
+    return model
 
 
 def _set_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
@@ -173,18 +179,6 @@ def _set_token_ids(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
         eos_token_id=vocabulary.eos_id,
         pad_token_id=vocabulary.pad_id,
     )
-
-
-def _pretrained(name: str) -> PreTrainedModel:
-    """A folder, or a model of the hub or its cache; safetensors or PyTorch's own files."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise MissingError(
-            f"student.pretrained must be the folder of a causal language model, or its name on the "
-            f"hub, got {name}: {first_line(error)} Check the name; without a network, name the "
-            "folder of a copy."
-        ) from error
 
 
 def causal_lm_bytes(config: LanguageModelConfig, vocabulary: Vocabulary) -> float:
@@ -219,55 +213,15 @@ def _draw_new_rows_of_(
 
 def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
     """An exported model, refused unless it has exactly the vocabulary's rows."""
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_NAME).is_file():
         raise MissingError(f"{folder} must be a model folder, got no config.json there. {REMEDY}")
-    model = _read_pretrained(folder)
+    model = read_exported(folder)
     if output_weight(model).shape[0] != vocabulary.size:
         raise InputError(
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
-    return rebuild(folder / "config.json", lambda: CausalLanguageModel(model))
-
-
-def _read_pretrained(folder: Path) -> PreTrainedModel:
-    """The model of a folder, whose weights must be exactly those of its config.
-
-    Raises:
-        InputError: if transformers cannot read the folder, or would draw some of the weights.
-    """
-    verbosity = get_verbosity()
-    # Its report of what does not fit has a line for each tensor; ours names three.
-    set_verbosity(CRITICAL)
-    try:
-        layers = getattr(AutoConfig.from_pretrained(folder), "num_hidden_layers", 0)
-        if isinstance(layers, int) and layers > MAX_LAYERS:
-            raise ValueError(f"{layers} layers")
-        # Any: with output_loading_info it is a pair, which its types do not say.
-        read: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        model, info = read
-    except Exception as error:
-        # A folder that is broken makes it raise whatever its code happens to stumble over.
-        raise InputError(
-            f"{folder} must hold a causal language model that transformers reads, got "
-            f"{type(error).__name__}: {first_line(error)[:200]}. {REMEDY}"
-        ) from error
-    finally:
-        set_verbosity(verbosity)
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(map(str, info[problem]))
-        if names:
-            raise InputError(
-                f"{folder} must hold exactly the weights of its config.json, got "
-                f"{problem.replace('_', ' ')} {', '.join(names[:3])}. {REMEDY}"
-            )
-    return model
+    return rebuild(folder / CONFIG_NAME, lambda: CausalLanguageModel(model))
 
 
 @torch.no_grad()
@@ -347,8 +301,6 @@ def _has_items(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> boo
             many models round up.
     """
     rows = output_weight(model).shape[0]
-    if (Path(name) / STUDENT_CARD_NAME).is_file():
-        check_student_files(Path(name), read_student_card(Path(name)))
     if (Path(name) / VOCABULARY_NAME).is_file():
         own = Vocabulary.load(Path(name))
         if own.digest != vocabulary.digest or rows != vocabulary.size:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.common.atomic import write_text
 from trainer.data.joint_tokenizer import control_tokens, film_spellings
+from trainer.data.text_form import puts_space_in_front
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import MAX_RESPONSE_TOKENS
 from trainer.models.language_model import architecture_of
@@ -58,10 +59,13 @@ def _what(card: StudentCard, vocabulary: Vocabulary, facts: ModelFacts) -> str:
 
 def _own_use(card: StudentCard) -> str:
     graph = " --data PREPARED_FOLDER" if card.graph_digest else ""
+    # Without one in the folder, the user's own chooses between [REC] and [GEN].
+    needs_classifier = card.action_tokens and card.classifier is None
+    classifier = " --classifier CLASSIFIER_FOLDER" if needs_classifier else ""
     return (
         "With the code that trained it (`conkd`):\n\n"
-        f"    python -m trainer.chat --checkpoint FOLDER{graph}\n"
-        "    python -m trainer.evaluation --checkpoint FOLDER --data PREPARED_FOLDER"
+        f"    python -m trainer.chat --checkpoint FOLDER{graph}{classifier}\n"
+        f"    python -m trainer.evaluation --checkpoint FOLDER --data PREPARED_FOLDER{classifier}"
     )
 
 
@@ -75,10 +79,13 @@ def _use(folder: Path, card: StudentCard, vocabulary: Vocabulary) -> str:
     eos = vocabulary.tokenizer.convert_ids_to_tokens(vocabulary.eos_id)
     action = gen if card.action_tokens else ""
     film = next(iter(film_spellings(vocabulary)), '"Title (Year)"')
-    prompt = f"I liked {film}. What else is there?{eos}{action}"
+    in_front = puts_space_in_front(vocabulary.tokenizer)
+    prompt = f"{' ' * in_front}I liked {film}. What else is there?{eos}{action}"
+    start = " Start each turn of text with a space: training had one there." if in_front else ""
+    chooser = "a turn classifier" if card.classifier is None else f"`{card.classifier}/`"
     actions = (
         f" The last token of a prompt is {rec}, and the answer recommends, or {gen}, and it only "
-        "converses; `classifier/` chooses between them in the code above."
+        f"converses; {chooser} chooses between them in the code above."
         if card.action_tokens
         else ""
     )
@@ -90,7 +97,7 @@ def _use(folder: Path, card: StudentCard, vocabulary: Vocabulary) -> str:
     answer = pipeline("text-generation", "FOLDER", **limits)
     answer({prompt!r}, return_full_text=False)
 
-Every turn of a prompt ends with {eos}.{actions} `generate` is greedy and ends after
+Every turn of a prompt ends with {eos}.{start}{actions} `generate` is greedy and ends after
 {MAX_RESPONSE_TOKENS} tokens by itself; a pipeline of transformers 4 has limits of its own.
 
 A film is written as its title in double quotes, {film}, or with its id, as in the file

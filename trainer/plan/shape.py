@@ -21,6 +21,7 @@ from transformers.configuration_utils import PretrainedConfig
 from trainer.common.errors import InputError, MissingError, first_line
 from trainer.config.language_model import LanguageModelConfig
 from trainer.models.causal_lm import enable_checkpointing, hidden_states, output_weight
+from trainer.models.causal_reading import check_layers
 
 # Layers, width and heads of DialoGPT, which are those of GPT-2.
 SHAPES = {
@@ -107,7 +108,7 @@ def student_size(
             if hasattr(config, key):
                 setattr(config, key, 0.0)
     with FakeTensorMode():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = _built(config, dtype)
         torch.nn.Module.train(model)
         whole = [saved_bytes(model, (num, length)) for num in (1, 2)]
         kept = whole
@@ -125,6 +126,22 @@ def student_size(
             activations_per_example=kept[1] - kept[0],
             layer_activations_per_example=(whole[1] - whole[0]) // config.num_hidden_layers,
         )
+
+
+def _built(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a config; InputError unless it is a causal one that computes."""
+    try:
+        check_layers(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        hidden_states(model, torch.ones((1, 1), dtype=torch.int64))
+    except Exception as error:
+        # A config that is well formed and wrong makes it raise whatever it happens to stumble over.
+        raise InputError(
+            f"--student must be a folder whose config.json makes a causal language model, got "
+            f"{config.name_or_path}: {type(error).__name__}: {first_line(error)[:200]}. Fetch the "
+            "file again, or name another model."
+        ) from error
+    return model
 
 
 def saved_bytes(model: PreTrainedModel, shape_BL: tuple[int, int]) -> int:

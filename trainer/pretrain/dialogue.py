@@ -15,6 +15,7 @@ from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.ranks import on_first_rank, start_distributed, stop_distributed
 from trainer.export import resolve_num_steps, train_and_export
+from trainer.models.causal_reading import check_pretrained
 from trainer.models.frozen import write_card
 from trainer.models.language_model import LanguageModel
 
@@ -28,6 +29,8 @@ def fit_dialogue(config: RunConfig, output: Path) -> None:
         )
     data = load_prepared(Path(config.data))
     config = resolve_num_steps(config, data)
+    if config.student.pretrained is not None:
+        check_pretrained(config.student.pretrained, check_weights=False)
     if config.train.resume:
         check_same_run(Path(config.output), config)
     start_distributed()

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from tests.support.base_tokenizers import BASE_TOKENIZERS
 from tests.support.evaluation_fakes import tiny_vocabulary
 from trainer.common.atomic import write_json
-from trainer.data.dialogue import Mention
+from trainer.data.dialogue import Mention, Piece
 from trainer.data.joint_tokenizer import control_tokens, film_spellings, write_joint_tokenizer
+from trainer.data.text_form import puts_space_in_front
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 
 TITLES = {
@@ -95,3 +97,39 @@ def test_base_vocabulary_with_tokens_of_the_same_name_keeps_them() -> None:
     vocabulary = build_vocabulary(base, TITLES)
     assert control_tokens(vocabulary) == ("[REC]_", "[GEN]", "<pad>_")
     assert film_spellings(vocabulary)[0] == '"Titanic (1997) @1"'
+
+
+@pytest.mark.parametrize("kind", BASE_TOKENIZERS)
+def test_prompt_has_the_tokens_of_training_whatever_the_base_tokenizer(
+    kind: str, tmp_path: Path
+) -> None:
+    vocabulary = build_vocabulary(BASE_TOKENIZERS[kind](), TITLES)
+    write_joint_tokenizer(tmp_path, vocabulary, max_tokens=96)
+    write_json(tmp_path / "config.json", {"model_type": "gpt2"})
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    draw, film = random.Random(0), Mention("1")
+    turns: list[list[Piece]] = [
+        ["is it funny?"],
+        ["I liked ", film, " is it"],
+        [film, "? so is it"],
+        [film, " ", film, " is"],
+        ["(", film, ")is so"],
+    ]
+    for _ in range(50):
+        prompt = draw.choices(turns, k=3)
+        text = "".join(written(turn, vocabulary) for turn in prompt)
+        ids = [it for turn in prompt for it in (*vocabulary.encode(turn), vocabulary.eos_id)]
+        assert tokenizer(text)["input_ids"] == ids, prompt
+    assert puts_space_in_front(vocabulary.tokenizer) == (kind not in ("metaspace never", "plain"))
+    for _ in range(200):
+        # Not 0, the unknown token: transformers leaves it out as a special one.
+        ids = [draw.randrange(1, vocabulary.size) for _ in range(draw.randrange(1, 7))]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == vocabulary.decode(ids), ids
+
+
+def written(turn: list[Piece], vocabulary: Vocabulary) -> str:
+    """A turn as the model card tells people to write it."""
+    spelled = dict(zip(vocabulary.movie_ids, film_spellings(vocabulary), strict=True))
+    text = "".join(it if isinstance(it, str) else spelled[it.movie_id] for it in turn)
+    in_front = puts_space_in_front(vocabulary.tokenizer) and isinstance(turn[0], str)
+    return f"{' ' * in_front}{text}{vocabulary.tokenizer.eos_token}"

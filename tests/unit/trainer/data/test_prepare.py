@@ -6,6 +6,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -294,7 +295,8 @@ def test_folder_of_another_format_is_refused_with_the_command_that_makes_it_anew
     path.write_text(json.dumps(old))
     with pytest.raises(InputError, match="got 2") as caught:
         load_prepared(folder)
-    remedy = str(caught.value).partition("python -m trainer.data ")[2]
+    said, _, remedy = str(caught.value).partition("python -m trainer.data ")
+    assert "with the --graph, --conceptnet, --plugin and --seed that you gave then: " in said
     shutil.copytree(folder / "raw", tmp_path / "raw")
     main(remedy.split())
     prepared = load_prepared(folder)
@@ -306,6 +308,26 @@ def test_folder_of_another_format_is_refused_with_the_command_that_makes_it_anew
     path.write_text(json.dumps({**old, "source": "redial"}))
     with pytest.raises(InputError, match=r"prepare --source redial --input DIR --tokenizer "):
         load_prepared(folder)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"format_version": 1},
+        {"format_version": 2, "source": "redial", "options": {"no_such_option": 1}},
+        {"format_version": 2, "source": "redial", "options": None},
+        {"format_version": 2, "options": {}},
+        {"format_version": 3},
+        {},
+    ],
+)
+def test_manifest_of_another_format_without_what_made_it_is_one_line(
+    record: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"must be a manifest of format_version 3") as caught:
+        load_prepared(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_movie_titles_prefer_dialogues_then_the_entity_then_the_id() -> None:

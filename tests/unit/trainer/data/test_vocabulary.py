@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from protos.fingerprint import digest_strings
+from tests.support.base_tokenizers import BASE_TOKENIZERS
 from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention
 from trainer.data.text_form import form_digest
@@ -128,56 +129,9 @@ def test_tokenizer_that_makes_other_tokens_of_a_text_is_found(
         Vocabulary.load(tmp_path)
 
 
-def metaspace_tokenizer(scheme: Literal["always", "first", "never"]) -> PreTrainedTokenizerFast:
-    """As SentencePiece does it: a space is part of the word after it, and one comes first."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)  # pyright: ignore
-    backend.decoder = decoders.Metaspace(prepend_scheme=scheme)  # pyright: ignore
-    return train_bpe(backend)
-
-
-def prepending_tokenizer() -> PreTrainedTokenizerFast:
-    """As Llama has it: a normalizer puts the space in front, and the decoder takes one away."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>"))
-    steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    backend.normalizer = normalizers.Sequence(steps)  # pyright: ignore
-    backend.decoder = decoders.Sequence(  # pyright: ignore
-        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return train_bpe(backend)
-
-
-def prefixing_tokenizer() -> PreTrainedTokenizerFast:
-    """As RoBERTa has it: byte-level, with a space in front of every text."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # pyright: ignore
-    backend.decoder = decoders.ByteLevel()  # pyright: ignore
-    return train_bpe(backend)
-
-
-def train_bpe(backend: Tokenizer) -> PreTrainedTokenizerFast:
-    trainer = trainers.BpeTrainer(
-        vocab_size=120, special_tokens=["<unk>", "</s>"], show_progress=False
-    )
-    texts = ["I liked it is funny", "have you seen it (is it funny?)", "this is so is"] * 3
-    backend.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: metaspace_tokenizer("always"),
-        lambda: metaspace_tokenizer("first"),
-        lambda: metaspace_tokenizer("never"),
-        prepending_tokenizer,
-        prefixing_tokenizer,
-    ],
-)
-def test_space_after_a_film_is_kept_and_none_is_added(
-    make: Callable[[], PreTrainedTokenizerFast], tmp_path: Path
-) -> None:
-    build_vocabulary(make(), TITLES).save(tmp_path)
+@pytest.mark.parametrize("kind", BASE_TOKENIZERS)
+def test_space_after_a_film_is_kept_and_none_is_added(kind: str, tmp_path: Path) -> None:
+    build_vocabulary(BASE_TOKENIZERS[kind](), TITLES).save(tmp_path)
     vocabulary = Vocabulary.load(tmp_path)
     film, title = Mention("200"), "Heat (1995)"
     assert vocabulary.encode([film, " is"]) != vocabulary.encode([film, "is"])

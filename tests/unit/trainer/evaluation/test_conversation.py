@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.evaluation_fakes import write_dialogue_teacher, write_student, write_tiny_data
-from trainer.chat import chat, typed_lines
+from trainer.chat import PROMPT, chat, main, typed_lines
 from trainer.data.prepared import PreparedData
 from trainer.data.word_graph import WordGraph
 from trainer.evaluation.conversation import SAID_NOTHING, Conversation, Said
@@ -131,6 +131,49 @@ def test_json_has_an_object_for_each_line(conversation: Conversation) -> None:
     assert answer["heard"] == [{"id": "103", "title": "Film 3 (1903)"}]
     assert set(answer) == {"text", "answer", "reason", "films", "heard", "hints", "action"}
     assert command == {"command": "/new", "said": "(a new conversation)"}
+
+
+class Terminal(io.StringIO):
+    """A standard input at which somebody types, and leaves in one of two ways."""
+
+    def __init__(self, text: str, *, leaves_by: type[BaseException] | None = None) -> None:
+        super().__init__(text)
+        self._leaves_by = leaves_by
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1, /) -> str:
+        line = super().readline(-1 if size is None else size)
+        if not line and self._leaves_by is not None:
+            raise self._leaves_by
+        return line
+
+
+@pytest.mark.parametrize("leaves_by", [None, KeyboardInterrupt])
+def test_json_at_a_terminal_has_objects_alone_in_stdout(
+    conversation: Conversation,
+    leaves_by: type[BaseException] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        "trainer.evaluation.conversation.load_conversation", lambda *_: conversation
+    )
+    monkeypatch.setattr("sys.stdin", Terminal("hello\n/new\n", leaves_by=leaves_by))
+    main(["--checkpoint", "model", "--json"])
+    said = capsys.readouterr()
+    objects = [json.loads(line) for line in said.out.splitlines()]
+    assert [set(it) & {"text", "command"} for it in objects] == [{"text"}, {"command"}]
+    assert said.err == f"{PROMPT * 3}\n"
+
+
+def test_prompt_at_a_terminal_stands_before_what_is_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("hello\n"))
+    assert list(typed_lines()) == ["hello"]
+    assert capsys.readouterr() == (f"{PROMPT * 2}\n", "")
 
 
 def test_bytes_that_are_no_text_do_not_end_the_chat(monkeypatch: pytest.MonkeyPatch) -> None:

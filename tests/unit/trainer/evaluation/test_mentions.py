@@ -17,6 +17,10 @@ TITLES = {
     "5": "Rings (2001)",
     "6": "Amélie (2001)",
     "7": "Her",
+    "8": "Up (2009)",
+    "9": "UP (2009)",
+    "10": "The Matrix (1999)",
+    "11": "Pride and Prejudice (2005)",
 }
 
 
@@ -36,7 +40,11 @@ def films(finder: FilmFinder, text: str) -> list[str]:
         ('I liked "titanic  (1997)".', ["1"]),
         ("I liked TITANIC (1997), and it (2017)!", ["1", "3"]),
         ("“Amélie (2001)” was nice", ["6"]),
-        ("amélie(2001)", []),
+        ("amélie(2001)", ["6"]),
+        ('"Titanic(1997)", and Titanic(1997).', ["1", "1"]),
+        ('"UP (2009)" and UP (2009)', ["9", "9"]),
+        ('"Up (2009)" and "up (2009)"', ["8", "8"]),
+        ('"titanic  (1997) @2"', ["2"]),
         ("the lord of the rings (2001)", ["4"]),
         ("all rings (2001)", ["5"]),
         ("(titanic (1997))", ["1"]),
@@ -56,6 +64,24 @@ def test_text_around_a_film_stays_as_it_is(finder: FilmFinder) -> None:
     pieces = finder.hear("I saw titanic (1997), then slept").pieces
     assert pieces == ("I saw ", Mention("1"), ", then slept")
     assert finder.hear('see "Titanic (1997)"').pieces == ("see ", Mention("1"))
+
+
+def test_quoted_sentence_that_ends_in_an_id_keeps_its_words(finder: FilmFinder) -> None:
+    heard = finder.hear('My sister told me "whatever you do, never watch @2" and I agree')
+    before, after = 'My sister told me "whatever you do, never watch ', '" and I agree'
+    assert heard.pieces == (before, Mention("2"), after)
+    assert heard.hints == ()
+
+
+def test_hint_after_a_film_begins_behind_it(finder: FilmFinder) -> None:
+    (hint,) = finder.hear("I liked @3 then Titanik (1997)").hints
+    assert hint.startswith("no film is called then Titanik (1997). ")
+
+
+def test_names_that_and_joins_are_found_each(finder: FilmFinder) -> None:
+    names = ["Titanic", "The Matrix", "Pride and Prejudice", "Up"]
+    heard = finder.hear(" and ".join(names))
+    assert [hint.split(" was taken")[0] for hint in heard.hints] == names
 
 
 @pytest.mark.parametrize(
@@ -79,7 +105,25 @@ def test_what_looks_like_a_film_and_is_none_gives_a_hint(
 
 
 @pytest.mark.parametrize(
-    "text", ["It was good.", "hello", "I live in New York", 'I liked "Titanic (1997)"', "😀", "@x"]
+    "text",
+    [
+        "It was good.",
+        "hello",
+        "I live in New York",
+        'I liked "Titanic (1997)"',
+        "😀",
+        "@x",
+        'He said "hello" to me',
+        '5" tall and 6" wide',
+        "Titanic(1997)",
+        '"so @1 is" and "so is @2"',
+    ],
 )
 def test_plain_talk_gives_no_hint(finder: FilmFinder, text: str) -> None:
     assert finder.hear(text).hints == ()
+
+
+def test_long_white_space_is_heard_at_all(finder: FilmFinder) -> None:
+    """Of a million spaces the square would take hours."""
+    text = f"a{' ' * 1_000_000}b"
+    assert finder.hear(text).pieces == (text,)

@@ -16,6 +16,7 @@ from tests.support.evaluation_fakes import (
     write_tiny_data,
 )
 from trainer.common.atomic import write_json
+from trainer.common.errors import InputError
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
 from trainer.config.teachers import TeachersConfig
@@ -25,7 +26,7 @@ from trainer.evaluation.arms import UNDISTILLED, check_arm
 from trainer.evaluation.evaluate import EvaluateConfig
 from trainer.evaluation.plots import gate_figure, loss_figure, smoothed
 from trainer.evaluation.report import main
-from trainer.evaluation.report_text import context_turns, look_up, score_rows
+from trainer.evaluation.report_text import context_turns, look_up, losses_text, score_rows
 from trainer.evaluation.run_history import read_history
 from trainer.evaluation.student_report import ReportConfig, write_report
 
@@ -169,18 +170,63 @@ def test_report_says_in_words_where_the_student_loses_and_names_no_path_of_the_m
     row = next(line for line in text.splitlines() if line.startswith("| ReR@10 |"))
     assert " 0.500 |" in row
     assert "| recommendation teacher |" in text
-    student, popular = report["student"], report["baselines"]["popularity"]
-    said = f"F1@50 ({student['f1_at_50']:.3f} against {popular['f1_at_50']:.3f})"
-    assert (said in text) == (student["f1_at_50"] < popular["f1_at_50"])
-    worse = student["perplexity"] > report["undistilled"]["perplexity"]
-    assert ("loses to the undistilled student in" in text and "perplexity (" in text) or not worse
+    assert losses_text(report) in text
+
+
+def scores(f1_at_50: float, perplexity: float | None) -> dict[str, Any]:
+    return {"f1_at_50": f1_at_50, "perplexity": perplexity}
+
+
+@pytest.mark.parametrize(
+    ("undistilled", "popularity", "said"),
+    [
+        (
+            scores(0.3, 50.0),
+            scores(0.25, None),
+            "The distilled student loses to the undistilled student in F1@50 (0.200 against "
+            "0.300), perplexity (60.0 against 50.0). The distilled student loses to the "
+            "popularity baseline in F1@50 (0.200 against 0.250).",
+        ),
+        (
+            scores(0.1, 70.0),
+            scores(0.1, None),
+            "The distilled student loses to none of these in any score compared: undistilled "
+            "student, popularity baseline.",
+        ),
+        (
+            scores(0.2, 60.0),
+            scores(0.2, None),
+            "The distilled student loses to none of these in any score compared: undistilled "
+            "student, popularity baseline.",
+        ),
+    ],
+    ids=["worse", "better", "equal"],
+)
+def test_report_says_where_the_student_loses(
+    undistilled: dict[str, Any], popularity: dict[str, Any], said: str
+) -> None:
+    report = {
+        "student": scores(0.2, 60.0),
+        "undistilled": undistilled,
+        "baselines": {"popularity": popularity},
+    }
+    assert losses_text(report) == said
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("[]", "must hold a JSON object, got a list"),
-        ("{}", "must be of this data's split test, got None"),
+        ("{}", "must be of the split test, got None"),
+        ('{"split": "valid"}', "must be of the split test, got valid"),
+        (
+            '{"split": "test", "vocabulary_digest": "abc"}',
+            "must have the data's vocabulary_digest [0-9a-f]{64}, got abc",
+        ),
+        (
+            '{"split": "test", "graphs_digest": "abc"}',
+            "must have the data's graphs_digest [0-9a-f]{64}, got abc",
+        ),
         ('{"split": "test", "recommendation": {}}', "must have the recalls of"),
         ('{"split": "test", "recommendation": {"a": {"all_gold": 3}}}', "must have the recalls of"),
     ],
@@ -192,6 +238,14 @@ def test_figures_of_teachers_that_are_none_are_one_line(
     path.write_text(text)
     with pytest.raises(ValueError, match=problem):
         write_report(dataclasses.replace(report_config(folders), teachers=path))
+
+
+def test_figures_of_teachers_are_of_the_whole_split(folders: dict[str, Path]) -> None:
+    config = dataclasses.replace(
+        report_config(folders), teachers=Path("teachers.json"), evaluate=EvaluateConfig(limit=3)
+    )
+    with pytest.raises(InputError, match="--teachers must be left out beside --limit"):
+        write_report(config)
 
 
 def test_patience_that_one_student_has_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -298,6 +352,15 @@ def test_smoothed_curve_of_a_falling_loss_lies_in_the_data() -> None:
     curve = smoothed(values, 50)
     assert curve[0] == values[0]
     assert np.abs(np.diff(curve)).max() <= np.abs(np.diff(values)).max()
+
+
+def test_label_of_a_smoothed_curve_says_of_how_many_values(folders: dict[str, Path]) -> None:
+    history = read_history(folders["distilled"])
+    steps = tuple({**history.steps[0], "step": step} for step in range(1, 42))
+    long = dataclasses.replace(history, steps=steps)
+    labels = [str(line.get_label()) for line in loss_figure(long, long).axes[0].get_lines()]
+    # Windows of 4: two before, two after, and the value itself.
+    assert any("(mean of 5)" in label for label in labels), labels
 
 
 def test_valid_losses_and_eta_are_drawn(folders: dict[str, Path], tmp_path: Path) -> None:

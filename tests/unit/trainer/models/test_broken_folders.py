@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from protos.teacher_pb2 import Description
 from tests.support import tiny_teachers
@@ -17,21 +20,44 @@ from tests.support.evaluation_fakes import (
     tiny_vocabulary,
     write_classifier,
     write_dialogue_teacher,
+    write_student,
 )
 from trainer.common.errors import UserError
 from trainer.common.text_files import read_json_object
+from trainer.config.language_model import LanguageModelConfig
 from trainer.evaluation.loaded_model import load_model
+from trainer.models.causal_lm import build_causal_lm
+from trainer.models.causal_reading import read_pretrained
 from trainer.models.frozen import CARD_NAME, WEIGHTS_NAME, write_card
 from trainer.models.frozen_recommender import load_recommender
 from trainer.models.language_model import write_language_model
+from trainer.models.student_card import STUDENT_CARD_NAME
 from trainer.models.turn_classifier import load_classifier
+
+NUM_ITEMS = 30
+
+
+def start_from(folder: Path) -> object:
+    """A student whose student.pretrained is the folder."""
+    config = LanguageModelConfig(pretrained=str(folder))
+    return build_causal_lm(config, tiny_vocabulary(NUM_ITEMS))
+
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     "gpt2": load_model,
     "kgsf": load_model,
     "recommendation": load_recommender,
     "classifier": load_classifier,
+    "pretrained": start_from,
+    "pretrained student": start_from,
 }
+CARDS = {
+    **dict.fromkeys(("gpt2", "kgsf", "recommendation", "classifier"), CARD_NAME),
+    "pretrained student": STUDENT_CARD_NAME,
+}
+"""Of the kinds that have a card, which has digests."""
+HOLD_VOCABULARY = ("gpt2", "kgsf", "pretrained student")
+"""The others hold one for people, or none; who serves or trains has the data's."""
 # What is put into a file in the place of its content.
 CONTENTS = {
     "empty": b"",
@@ -47,7 +73,7 @@ VALUES = [None, "text", -1, 7, 10**30, []]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    vocabulary = tiny_vocabulary(30)
+    vocabulary = tiny_vocabulary(NUM_ITEMS)
     write_dialogue_teacher(root / "gpt2", vocabulary, seed=1)
     (root / "kgsf").mkdir()
     write_language_model(root / "kgsf", tiny_kg_transformer(vocabulary, seed=1))
@@ -56,6 +82,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_card(root / "kgsf", card)
     tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
     write_classifier(root / "classifier", vocabulary, seed=1)
+    sizes = GPT2Config(
+        vocab_size=vocabulary.base_size, n_embd=16, n_layer=1, n_head=2, n_positions=32
+    )
+    GPT2LMHeadModel(sizes).save_pretrained(root / "pretrained")
+    write_student(root / "pretrained student", vocabulary, seed=1)
     return {name: root / name for name in LOADERS}
 
 
@@ -87,9 +118,9 @@ def changed_values(content: Any) -> Iterator[Any]:
 def test_file_with_other_content_is_one_line(
     kind: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    names = ["config.json", WEIGHTS_NAME, CARD_NAME]
-    # The others hold a vocabulary for people; who serves or trains has the data's.
-    if kind in ("gpt2", "kgsf"):
+    names = ["config.json", WEIGHTS_NAME]
+    names += [CARDS[kind]] if kind in CARDS else []
+    if kind in HOLD_VOCABULARY:
         names += ["vocabulary.json", "tokenizer/tokenizer.json"]
     for name in names:
         for what, content in {**CONTENTS, "half": None, "none": None}.items():
@@ -98,16 +129,19 @@ def test_file_with_other_content_is_one_line(
             (copy / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
             if what == "none":
                 (copy / name).unlink()
-            if name == WEIGHTS_NAME and what != "none":
+            if (name, CARDS.get(kind)) == (WEIGHTS_NAME, CARD_NAME) and what != "none":
                 freeze_again(copy)
             message = load(kind, copy)
-            assert str(copy) in message, (name, what)
+            # Without its card a student is a model as any other.
+            is_free = (kind, name, what) == ("pretrained student", STUDENT_CARD_NAME, "none")
+            assert is_free or str(copy) in message, (name, what)
             assert "\n" not in message, message
             shutil.rmtree(copy)
 
 
-@pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("name", ["config.json", CARD_NAME])
+@pytest.mark.parametrize(
+    ("kind", "name"), [*((kind, "config.json") for kind in LOADERS), *CARDS.items()]
+)
 def test_json_with_a_key_gone_or_another_value_is_one_line_or_loaded(
     kind: str, name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -119,3 +153,62 @@ def test_json_with_a_key_gone_or_another_value_is_one_line_or_loaded(
         refused += message != ""
         assert "\n" not in message, message
     assert refused > 5
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"n_layer": 2}, "got missing keys transformer.h.1."),
+        ({"n_embd": 32}, "transformers reads, got "),
+        ({"n_layer": "x"}, "transformers reads, got "),
+        ({"n_layer": 10**9}, "got ValueError: 1000000000 layers"),
+        ({"n_head": 3}, "got "),
+        ({"n_head": 0}, "got "),
+        ({"model_type": "t5"}, "must be a causal language model, got one of type t5"),
+    ],
+)
+def test_pretrained_config_that_is_well_formed_and_wrong_is_one_line(
+    change: dict[str, Any], problem: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folders["pretrained"], tmp_path / "copy"))
+    content = read_json_object(copy / "config.json") | change
+    (copy / "config.json").write_text(json.dumps(content))
+    message = load("pretrained", copy)
+    assert str(copy) in message and problem in message, message
+    assert "\n" not in message
+
+
+def test_pretrained_weights_are_never_drawn_at_random_in_silence(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folders["pretrained"], tmp_path / "copy"))
+    state = load_file(copy / WEIGHTS_NAME)
+    gone = "transformer.h.0.mlp.c_fc.weight"
+    rest = {name: tensor for name, tensor in state.items() if name != gone}
+    save_file(rest, copy / WEIGHTS_NAME, metadata={"format": "pt"})
+    assert f"got missing keys {gone}." in load("pretrained", copy)
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_pytorchs_own_file_with_other_content_is_one_line(
+    content: bytes, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folders["pretrained"], tmp_path / "copy"))
+    (copy / WEIGHTS_NAME).unlink()
+    (copy / "pytorch_model.bin").write_bytes(content)
+    message = load("pretrained", copy)
+    assert str(copy) in message and "\n" not in message, message
+
+
+def test_names_of_the_hubs_gpt2_are_legal(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Without a prefix, without the tied output rows, and with masks of before."""
+    copy = Path(shutil.copytree(folders["pretrained"], tmp_path / "copy"))
+    state = {
+        name.removeprefix("transformer."): tensor
+        for name, tensor in load_file(copy / WEIGHTS_NAME).items()
+        if name != "lm_head.weight"
+    }
+    state["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    save_file(state, copy / WEIGHTS_NAME, metadata={"format": "pt"})
+    model: Any = read_pretrained(str(copy))
+    assert torch.equal(model.transformer.wte.weight, state["wte.weight"])

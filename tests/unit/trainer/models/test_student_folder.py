@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from tests.support.base_tokenizers import BASE_TOKENIZERS
 from tests.support.evaluation_fakes import (
     tiny_examples,
     tiny_vocabulary,
@@ -25,7 +27,7 @@ from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import read_json_object
 from trainer.data.dialogue import Mention
 from trainer.data.model_input import ExampleInput
-from trainer.data.vocabulary import Vocabulary
+from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.evaluation.generate import GenerateConfig, Prompt, generate
 from trainer.evaluation.loaded_model import load_model, resolve_classifier
 from trainer.models.model_readme import ModelFacts, write_readme
@@ -154,6 +156,33 @@ def test_readme_tells_use_licence_and_credit(folder: Path, vocabulary: Vocabular
     lines = text[text.index("    from transformers") :].split("\n\nEvery turn")[0].splitlines()
     source = "\n".join(line[4:] for line in lines).replace("FOLDER", str(folder))
     exec(source, {})
+
+
+@pytest.mark.parametrize("classifier", [None, "classifier"])
+def test_readme_tells_of_a_classifier_that_is_in_the_folder_alone(
+    classifier: str | None, folder: Path, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    card = dataclasses.replace(read_student_card(copy), action_tokens=True, classifier=classifier)
+    write_readme(copy, vocabulary, card, ModelFacts(source="redial", credit="", pretrained=None))
+    text = (copy / "README.md").read_text()
+    assert ("`classifier/` chooses between them" in text) == (classifier is not None)
+    commands = re.findall("    python -m trainer.*", text)
+    asked = [line.endswith(" --classifier CLASSIFIER_FOLDER") for line in commands]
+    assert asked == [classifier is None] * 2
+
+
+@pytest.mark.parametrize("kind", ["prepending", "plain"])
+def test_readme_tells_where_a_prompt_has_a_space_in_front(kind: str, tmp_path: Path) -> None:
+    vocabulary = build_vocabulary(BASE_TOKENIZERS[kind](), {"1": "Heat (1995)"})
+    write_student(tmp_path, vocabulary, seed=1)
+    facts = ModelFacts(source="redial", credit="", pretrained=None)
+    write_readme(tmp_path, vocabulary, read_student_card(tmp_path), facts)
+    text = (tmp_path / "README.md").read_text()
+    (prompt,) = re.findall(r"answer\('(.*)', return", text)
+    spaced = kind == "prepending"
+    assert prompt.startswith(" I liked " if spaced else "I liked ")
+    assert ("Start each turn of text with a space" in text) == spaced
 
 
 @pytest.mark.parametrize(

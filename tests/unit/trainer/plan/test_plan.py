@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from trainer.common.atomic import write_json
 from trainer.common.errors import InputError
 from trainer.models.causal_lm import hidden_states
 from trainer.plan.__main__ import PRECISIONS, main, memory_bytes
@@ -97,6 +99,26 @@ def test_saved_bytes_of_a_shape_are_those_of_a_real_forward(dropout: float) -> N
     planned = size.activations + 2 * size.activations_per_example
     assert planned == pytest.approx(wanted, rel=0.03)
     assert saved_bytes(model, (3, 100)) == wanted
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model_type": "t5"},
+        {"model_type": "gpt2", "n_embd": 16, "n_head": 3},
+        {"model_type": "gpt2", "n_embd": 16, "n_head": 0},
+        {"model_type": "gpt2", "n_layer": 0},
+        {"model_type": "gpt2", "n_layer": 10**9},
+    ],
+)
+def test_config_that_makes_no_causal_model_is_one_line(
+    content: dict[str, object], tmp_path: Path
+) -> None:
+    write_json(tmp_path / "config.json", content)
+    config = student_config(str(tmp_path), 100)
+    with pytest.raises(InputError, match=f"makes a causal language model, got {tmp_path}: ") as it:
+        student_size(config, length=8, dtype=torch.float32)
+    assert "\n" not in str(it.value)
 
 
 def test_checkpointing_keeps_one_input_per_layer() -> None:
