@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from pydantic import ConfigDict
 
+from trainer.common.command import MAX_WHOLE
 from trainer.common.errors import InputError
 
 SETTINGS: ConfigDict = {"extra": "forbid", "allow_inf_nan": False}
 """`__pydantic_config__` of every class that `load_config` reads; groups of settings inherit it."""
 
-MAX_WHOLE = (1 << 63) - 1
 MAX_SEED = MAX_WHOLE
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -55,19 +56,11 @@ class RecommendationConfig:
     """Gradients are scaled down to this global norm (KGSF)."""
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_bases", "max_entities", "max_words", "epochs", "patience")
-        positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
-        values = dataclasses.asdict(self)
-        require((key, values[key] > 0, "above 0", values[key]) for key in positive)
-        inputs = ("max_entities", "max_words")
-        require((k, values[k] <= MAX_INPUT, f"at most {MAX_INPUT}", values[k]) for k in inputs)
-        not_negative = ("mim_epochs", "mim_weight", "weight_decay")
-        require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
-        require(
-            [
-                ("seed", 0 <= self.seed <= MAX_FIT_SEED, f"in [0, {MAX_FIT_SEED}]", self.seed),
-                ("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout),
-            ]
+        _check_fit(
+            dataclasses.asdict(self),
+            positive=("hidden_size", "num_bases"),
+            not_negative=("mim_epochs", "mim_weight", "weight_decay"),
+            inputs=("max_entities", "max_words"),
         )
 
 
@@ -99,19 +92,33 @@ class ClassifierConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_layers", "num_heads", "max_tokens", "epochs", "patience")
-        positive = (*sizes, "batch_size", "learning_rate", "clip_norm")
-        values = dataclasses.asdict(self)
-        require((key, values[key] > 0, "above 0", values[key]) for key in positive)
-        tokens = self.max_tokens
-        require([("max_tokens", tokens <= MAX_INPUT, f"at most {MAX_INPUT}", tokens)])
-        not_negative = ("weight_decay", "warmup_steps")
-        require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
-        divides = self.hidden_size % self.num_heads == 0
-        require(
-            [
-                ("seed", 0 <= self.seed <= MAX_FIT_SEED, f"in [0, {MAX_FIT_SEED}]", self.seed),
-                ("dropout", 0.0 <= self.dropout < 1.0, "in [0, 1)", self.dropout),
-                ("hidden_size", divides, f"divisible by {self.num_heads} heads", self.hidden_size),
-            ]
+        _check_fit(
+            dataclasses.asdict(self),
+            positive=("hidden_size", "num_layers", "num_heads"),
+            not_negative=("weight_decay", "warmup_steps"),
+            inputs=("max_tokens",),
         )
+        divides = self.hidden_size % self.num_heads == 0
+        rule = f"divisible by {self.num_heads} heads"
+        require([("hidden_size", divides, rule, self.hidden_size)])
+
+
+def _check_fit(
+    values: Mapping[str, Any],
+    *,
+    positive: Sequence[str],
+    not_negative: Sequence[str],
+    inputs: Sequence[str],
+) -> None:
+    """Check the settings of a fit: those that both have, and by name those that one has."""
+    positive = (*positive, "epochs", "patience", "batch_size", "learning_rate", "clip_norm")
+    require((key, values[key] > 0, "above 0", values[key]) for key in (*positive, *inputs))
+    require((key, values[key] <= MAX_INPUT, f"at most {MAX_INPUT}", values[key]) for key in inputs)
+    require((key, values[key] >= 0, ">= 0", values[key]) for key in not_negative)
+    seed, dropout = values["seed"], values["dropout"]
+    require(
+        [
+            ("seed", 0 <= seed <= MAX_FIT_SEED, f"in [0, {MAX_FIT_SEED}]", seed),
+            ("dropout", 0.0 <= dropout < 1.0, "in [0, 1)", dropout),
+        ]
+    )

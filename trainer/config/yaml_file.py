@@ -16,9 +16,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.common.command import MAX_WHOLE
 from trainer.common.errors import InputError, first_line
 from trainer.common.text_files import read_text
-from trainer.config.checks import MAX_WHOLE
 from trainer.config.removed import REMOVED
 
 ConfigT = TypeVar("ConfigT")

@@ -72,7 +72,9 @@ class Caller:
 
     def _on_done(self, answer: asyncio.Future[Targets]) -> None:
         self.open.discard(answer)
-        error = None if answer.cancelled() else answer.exception()
+        if answer.cancelled():
+            return
+        error = answer.exception()
         self.error = self.error or error
         self.num_answers += error is None
 

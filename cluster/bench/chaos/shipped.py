@@ -252,6 +252,7 @@ async def flap_links(stand: Stand) -> list[Row]:
             if caller.error is not None:
                 break
             survived += caller.num_answers > num_answers
+        # What it raises is `caller.error`, which is reported below.
         with contextlib.suppress(Exception):
             await caller.finish()
         if caller.error is not None and survived == NUM_FLAPS:

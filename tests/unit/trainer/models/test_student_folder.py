@@ -142,7 +142,7 @@ def test_file_with_other_bytes_is_refused_by_its_name(folder: Path, tmp_path: Pa
 
 def test_readme_may_be_written_by_hand(folder: Path, vocabulary: Vocabulary) -> None:
     (folder / "README.md").write_text("Ours.")
-    load_model(folder)
+    assert load_model(folder).vocabulary.digest == vocabulary.digest
 
 
 def test_readme_tells_use_licence_and_credit(folder: Path, vocabulary: Vocabulary) -> None:
