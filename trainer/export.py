@@ -11,6 +11,7 @@ import torch
 
 from protos.fingerprint import digest_arrays, digest_file
 from trainer.checkpoints.files import CHECKPOINTS_NAME, WholeCheckpoint
+from trainer.checkpoints.policy import bests_of
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
 from trainer.common.errors import InputError, UserError
 from trainer.config.run import RunConfig
@@ -44,6 +45,7 @@ from trainer.models.student_card import (
     write_student_card,
 )
 from trainer.selection import Selection
+from trainer.telemetry.run_log import read_valid_history
 from trainer.train import train
 
 
@@ -131,10 +133,11 @@ def complete_student(
 
 
 def is_finished(config: RunConfig, folder: Path) -> bool:
-    """Collective: whether all steps are done, and their model is whole in `folder`.
+    """Collective: whether the run is over, and its model is whole in `folder`.
 
-    A newest checkpoint that is damaged is not the run's any more, so its last steps are to do. A
-    model that is damaged, of an earlier version or with another classifier is exported again.
+    It is over once all steps are done, or `train.patience` has ended it. A newest checkpoint that
+    is damaged is not the run's any more, so its last steps are to do. A model that is damaged, of
+    an earlier version or with another classifier is exported again.
     """
     checkpoints = Path(config.output) / CHECKPOINTS_NAME
 
@@ -144,7 +147,9 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
         return bool(num_so)
 
     def is_last(found: WholeCheckpoint | None) -> bool:
-        return found is not None and found.step == config.train.num_steps
+        return found is not None and (
+            found.step == config.train.num_steps or ended_early(config, found.step)
+        )
 
     newest = find_newest(checkpoints)
     if not decided(
@@ -154,6 +159,15 @@ def is_finished(config: RunConfig, folder: Path) -> bool:
     # Only of a run that seems finished are all bytes of the checkpoint read.
     intact = find_intact(checkpoints)
     return decided(lambda: is_last(intact))
+
+
+def ended_early(config: RunConfig, step: int) -> bool:
+    """Whether `train.patience` has ended the run after `step`; not if its log cannot be read."""
+    try:
+        history = read_valid_history(Path(config.output), step)
+    except (UserError, OSError):
+        return False
+    return bests_of(history)[-1].is_over(config.train.patience)
 
 
 def _is_exported(config: RunConfig, folder: Path) -> bool:

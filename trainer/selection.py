@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, tag_of, tagged
-from trainer.checkpoints.policy import BestSoFar, exports_to_keep
+from trainer.checkpoints.policy import BestSoFar, bests_of, exports_to_keep
 from trainer.common.errors import InputError, MissingError
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
@@ -74,11 +74,9 @@ class Selection:
         Raises:
             MissingError: on every rank, if those losses or the best model are gone.
         """
-        best, bests = BestSoFar(), set[int]()
-        for entry in history:
-            best = best.after(int(entry["step"]), float(entry["nll"]))
-            bests.add(best.step)
-        self._engine.on_first_rank(lambda: self._keep_only(bests, first_step))
+        before, *later = bests_of(history)
+        best = later[-1] if later else before
+        self._engine.on_first_rank(lambda: self._keep_only({it.step for it in later}, first_step))
         known = [best.step, best.nll, best.misses] if history else [0.0, 0.0, 0.0]
         step, nll, misses = self._engine.sum_over_ranks(known)
         if step:

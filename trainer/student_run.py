@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 from trainer.checkpoints.provenance import check_same_run
 from trainer.common.cli import once_per_node
 from trainer.common.outputs import check_output
@@ -39,7 +40,7 @@ def run_student(
     try:
         folder = Path(config.output) / MODEL_FOLDER
         if is_finished(config, folder):
-            on_first_rank(lambda: _say_finished(config, folder))
+            on_first_rank(lambda: say_finished(config, folder))
             return
         teachers = on_all_ranks(connect)
         done = train_and_export(config, data, teachers, folder)
@@ -50,11 +51,19 @@ def run_student(
         stop_distributed()
 
 
-def _say_finished(config: RunConfig, folder: Path) -> None:
+def say_finished(config: RunConfig, folder: Path) -> None:
+    """Say why there is nothing to do, and what could be done."""
+    steps = config.train.num_steps
+    newest = newest_whole(Path(config.output) / CHECKPOINTS_NAME)
+    if newest is not None and newest.step < steps:
+        ending = f"train.patience ended it after step {newest.step} of {steps}"
+        remedy = "Start over with train.resume=false."
+    else:
+        ending = f"all {steps} steps are done"
+        remedy = "Raise train.steps to go on, or start over with train.resume=false."
     sys.stdout.write(
-        f"the run in {config.output} is finished: all {config.train.num_steps} steps are done, and "
-        f"its model is in {folder}. Raise train.steps to go on, or start over with "
-        "train.resume=false.\n"
+        f"the run in {config.output} is finished: {ending}, and its model is in {folder}. "
+        f"{remedy}\n"
     )
 
 

@@ -5,9 +5,11 @@ Everything here is pure: no files, no ranks, no engine.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.config.run import TrainConfig
 
@@ -90,3 +92,14 @@ class BestSoFar:
     def is_over(self, patience: int | None) -> bool:
         """Whether the run ends early: `patience` validations without a lower loss; None: never."""
         return patience is not None and self.misses >= patience
+
+
+def bests_of(history: Iterable[Mapping[str, Any]]) -> list[BestSoFar]:
+    """The best before any validation, and after each of a log's "valid" lines, in order."""
+    return list(
+        itertools.accumulate(
+            history,
+            lambda best, entry: best.after(int(entry["step"]), float(entry["nll"])),
+            initial=BestSoFar(),
+        )
+    )

@@ -29,6 +29,7 @@ GROUPS = {
 }
 """TensorBoard's group -> beginnings of the keys in it; the first that fits."""
 OTHER_GROUP = "teachers"
+VALID = "valid"
 
 
 class RunLog:
@@ -43,7 +44,7 @@ class RunLog:
         for entry in kept:
             if "event" not in entry:
                 self._totals.add(entry)
-        self.valid_history = [entry for entry in kept if entry.get("event") == "valid"]
+        self.valid_history = [entry for entry in kept if entry.get("event") == VALID]
         """The "valid" lines until the checkpoint."""
         self.problem: OSError | None = None
         """First write error; logging is off afterwards."""
@@ -100,7 +101,7 @@ class RunLog:
 
     def valid(self, step: int, nll: float) -> None:
         """Write one line about the loss on valid, in nats per token."""
-        self._note({"event": "valid", "step": step, "nll": nll}, {"valid_nll": nll}, step)
+        self._note({"event": VALID, "step": step, "nll": nll}, {"valid_nll": nll}, step)
         self._console.print(f"step {step} valid nll {nll:.3f}", highlight=False)
 
     def _note(self, values: Mapping[str, Any], curves: Mapping[str, float], step: int) -> None:
@@ -120,6 +121,12 @@ class RunLog:
     def _write(self, values: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+
+
+def read_valid_history(folder: Path, until_step: int) -> list[dict[str, Any]]:
+    """The "valid" lines of a run's log up to a step; InputError if a line is broken."""
+    entries = _entries_until(folder / METRICS_NAME, until_step)
+    return [entry for entry in entries if entry.get("event") == VALID]
 
 
 def tag_of(key: str) -> str:

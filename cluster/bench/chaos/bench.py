@@ -260,15 +260,20 @@ def figures_of(rows: Sequence[Row], patience: Row | None) -> dict[str, float]:
 
 
 async def run_lane(setting: Setting, lane: Lane) -> list[Trial | Failure]:
-    """An undisturbed run and one per scenario, on one fleet."""
+    """An undisturbed run and one per scenario, on one fleet; a failure more if it does not stop."""
     subject = setting.subject(lane.answers, lane.answers, lane.hedge_percent)
     fleet = setting.fleet(lane.answers, lane.answers, num_recommendation=lane.num_recommendation)
     outcomes = [
         await attempt(name_of(it), lane.answers, run_trial(subject, fleet, it))
         for it in (None, *lane.scenarios)
     ]
-    await fleet.stop()
-    return outcomes
+    return [*outcomes, *await stop_fleet(fleet, lane.answers)]
+
+
+async def stop_fleet(fleet: Fleet, answers: str) -> list[Failure]:
+    """Stop a fleet; a failure if it does not stop: what was measured on it is kept."""
+    outcome = await attempt("stop of the fleet", answers, fleet.stop())
+    return [outcome] if isinstance(outcome, Failure) else []
 
 
 async def _run_lanes(
@@ -291,12 +296,11 @@ async def _run_third_lane(
         fleet = setting.fleet(answers, name, host=network.teachers, security=setting.security)
         trial = run_trial(setting.subject(answers, name), fleet, scenario, network.student)
         outcomes.append(await attempt(scenario.name, answers, trial))
-        await fleet.stop()
+        outcomes += await stop_fleet(fleet, answers)
     fleet = setting.fleet("replayed", "patience", security=setting.security)
     beyond = run_beyond_patience(setting.subject("replayed", "patience"), fleet)
     patience = await attempt(BEYOND_PATIENCE, "replayed", beyond)
-    await fleet.stop()
-    return outcomes, patience
+    return [*outcomes, *await stop_fleet(fleet, "replayed")], patience
 
 
 async def _run_shipped(setting: Setting) -> tuple[dict[str, float], list[Row], list[Failure]]:

@@ -15,6 +15,7 @@ from trainer import export, student_run
 from trainer.checkpoints import files
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.models.student_card import STUDENT_CARD_NAME
+from trainer.telemetry.run_log import METRICS_NAME
 
 STEPS = 4
 
@@ -104,3 +105,30 @@ def test_finished_run_says_so_before_teachers_are_asked(
     said = capsys.readouterr().out
     assert said.startswith(f"the run in {config.output} is finished: all 4 steps are done")
     assert said.count("\n") == 1
+
+
+@pytest.fixture
+def ended(config: RunConfig) -> RunConfig:
+    """The run of eight steps that one validation without a better one ended after step 4."""
+    lines = [{"event": "valid", "step": step, "nll": nll} for step, nll in ((2, 3.0), (STEPS, 3.5))]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (Path(config.output) / METRICS_NAME).write_text(text)
+    train = TrainConfig(steps=2 * STEPS, select="best", patience=1)
+    return dataclasses.replace(config, train=train)
+
+
+def test_run_that_patience_ended_is_finished(ended: RunConfig) -> None:
+    assert finished(ended)
+    assert not finished(ended, patience=2)
+    assert not finished(ended, patience=None)
+    (Path(ended.output) / METRICS_NAME).write_text("no line of a log\n\n")
+    assert not finished(ended)
+
+
+def test_run_that_patience_ended_is_told_from_one_that_did_all_steps(
+    ended: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student_run.say_finished(ended, Path("model"))
+    said = capsys.readouterr().out
+    assert "finished: train.patience ended it after step 4 of 8, and its model is in model" in said
+    assert said.endswith("Start over with train.resume=false.\n")

@@ -84,6 +84,21 @@ def test_lane_goes_on_after_a_scenario_that_fails(
     assert setting.stopped == 1
 
 
+def test_fleet_that_does_not_stop_costs_no_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck(FakeSetting):
+        async def stop(self) -> None:
+            raise MachineError("the replica must end, got none in time.")
+
+    async def run_trial(subject: Any, fleet: Any, scenario: Scenario | None) -> Trial:
+        return trial(name_of(scenario))
+
+    monkeypatch.setattr(bench, "run_trial", run_trial)
+    stuck: Any = Stuck()
+    outcomes = asyncio.run(bench.run_lane(stuck, bench.Lane(answers="scored", scenarios=(KILL,))))
+    assert [it.name for it in outcomes] == [UNDISTURBED, KILL.name, "stop of the fleet"]
+    assert [isinstance(it, Failure) for it in outcomes] == [False, False, True]
+
+
 def test_attempt_says_which_scenario_failed_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     async def fail() -> None:
         raise MachineError("replicas must start, got none in time.")
