@@ -18,7 +18,7 @@ from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.teachers import draw_uniforms
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, collate, dialogue_input
+from trainer.data.model_input import SequenceInput, collate, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.language_model import (
     LanguageModel,
@@ -38,7 +38,7 @@ class DialogueLogits:
         logits_PV: float32.
     """
 
-    inputs: tuple[ExampleInput, ...]
+    inputs: tuple[SequenceInput, ...]
     labels_P: Tensor
     hidden_PD: Tensor
     logits_PV: Tensor

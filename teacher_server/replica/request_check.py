@@ -3,13 +3,13 @@
 This runs on the event loop for every request: lists where numpy's calls would cost more than the
 few numbers, texts only for errors, and no object per example before it is scored.
 
-B examples, N ids of all examples together.
+B sequences, N ids of all sequences together, R ranges of rows.
 """
 
 from __future__ import annotations
 
 import functools
-import operator
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,8 @@ from protos.limits import (
 from protos.teacher_pb2 import Compression
 from protos.value_formats import BY_NUMBER, FORMATS
 from teacher_server.scoring.description import num_token_ids, support_size
-from teacher_server.scoring.score_work import Columns, Ragged, ScoreWork
+from teacher_server.scoring.score_work import Columns, Ragged, Ranges, ScoreWork
+from trainer.data.model_input import RANGES
 
 BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16
@@ -70,6 +71,7 @@ class RequestCheck:
         self._tokens = Column("token", teacher.max_tokens, num_token_ids(teacher), shortest=1)
         self._entities = Column("entity", teacher.max_entities, teacher.num_entities)
         self._words = Column("word", teacher.max_words, teacher.num_words)
+        self._takes_ranges = RANGES in teacher.capabilities
 
     def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
         """The work of a request.
@@ -83,25 +85,21 @@ class RequestCheck:
                 f"a request must have at most {self._limits.max_request_bytes} bytes, got "
                 f"{num_bytes}. Split it."
             )
-        targets = _int32(
-            "target", "lengths", request.target_lengths, self._limits.max_examples
-        ).tolist()
-        if not targets:
-            raise ValueError("target_lengths must have at least one entry, got none.")
-        num_examples = len(targets)
+        ranges = self._read_ranges(request)
+        number = len(ranges.counts_B)
         columns = Columns(
-            targets,
-            self._read(self._tokens, request.token_ids, request.token_lengths, num_examples),
-            self._read(self._entities, request.entity_ids, request.entity_lengths, num_examples),
-            self._read(self._words, request.word_ids, request.word_lengths, num_examples),
+            ranges,
+            self._read(self._tokens, request.token_ids, request.token_lengths, number),
+            self._read(self._entities, request.entity_ids, request.entity_lengths, number),
+            self._read(self._words, request.word_ids, request.word_lengths, number),
         )
-        self._check_targets(targets, columns.tokens.lengths_B)
+        self._check_ranges(ranges, columns.tokens.lengths_B or [1] * number)
         asked = request.compression
         if asked.values not in BY_NUMBER:
             names = ", ".join(FORMATS).upper()
             raise ValueError(f"compression.values must be one of {names}, got {asked.values}.")
         compression = _checked(asked.top_k, asked.top_p, asked.samples, asked.seed)
-        num_rows = sum(targets)
+        num_rows = sum(ranges.lengths_R)
         num_entries = num_rows * max_entries(compression, self._support_size)
         if num_rows * compression.samples > MAX_DRAWS:
             raise ValueError(
@@ -114,17 +112,37 @@ class RequestCheck:
         on_device = max(num_entries, num_rows * compression.samples)
         return ScoreWork(columns, compression, on_device, num_bytes, reply_bytes)
 
-    def _read(self, column: Column, ids: bytes, lengths: bytes, num_examples: int) -> Ragged:
-        """Each example's ids of a column; none if the teacher takes none."""
+    def _read_ranges(self, request: teacher_pb2.ScoreRequest) -> Ranges:
+        """The ranges of a request; those of a sequence may lie anywhere yet."""
+        most = self._limits.max_rows
+        counts_B = _int32(
+            "range", "counts", request.range_counts, self._limits.max_examples
+        ).tolist()
+        starts_R = _int32("range", "starts", request.range_starts, most).tolist()
+        lengths_R = _int32("range", "lengths", request.range_lengths, most).tolist()
+        if not counts_B or min(counts_B) < 1:
+            raise ValueError(
+                "range_counts must be at least 1 for each of at least one sequence, got "
+                f"{min(counts_B) if counts_B else 'none'}."
+            )
+        if not sum(counts_B) == len(starts_R) == len(lengths_R):
+            raise ValueError(
+                "range_starts and range_lengths must have an entry for each of the "
+                f"{sum(counts_B)} ranges, got {len(starts_R)} and {len(lengths_R)}."
+            )
+        return Ranges(counts_B, starts_R, lengths_R)
+
+    def _read(self, column: Column, ids: bytes, lengths: bytes, num_sequences: int) -> Ragged:
+        """Each sequence's ids of a column; none if the teacher takes none."""
         if not column.longest and not ids and not lengths:
             return NOTHING
         name = column.name
         ids_N = _int32(name, "ids", ids, self._limits.max_input_ids)
         lengths_B = _int32(name, "lengths", lengths, self._limits.max_examples).tolist()
-        expected = num_examples if column.longest else 0
+        expected = num_sequences if column.longest else 0
         if len(lengths_B) != expected:
             raise ValueError(
-                f"{name}_lengths must have {expected} entries, one per example for a teacher that "
+                f"{name}_lengths must have {expected} entries, one per sequence for a teacher that "
                 f"takes them and else none, got {len(lengths_B)}."
             )
         if lengths_B and not (
@@ -146,24 +164,35 @@ class RequestCheck:
             )
         return Ragged(ids_N, lengths_B)
 
-    def _check_targets(self, targets: list[int], num_tokens: list[int]) -> None:
-        takes_tokens = bool(num_tokens)
-        longest = num_tokens if takes_tokens else [1] * len(targets)
-        if min(targets) > 0 and all(map(operator.le, targets, longest)):
-            return
-        for example, (wanted, most) in enumerate(zip(targets, longest, strict=True)):
-            if not 1 <= wanted <= most:
-                rule = "in [1, number of tokens]" if takes_tokens else "1"
+    def _check_ranges(self, ranges: Ranges, num_tokens: list[int]) -> None:
+        """Each sequence's ranges must be disjoint, in order and within its tokens."""
+        wanted = zip(ranges.starts_R, ranges.lengths_R, strict=True)
+        for sequence, (count, most) in enumerate(zip(ranges.counts_B, num_tokens, strict=True)):
+            free = 0
+            for start, length in itertools.islice(wanted, count):
+                if length < 1 or start < free or start + length > most:
+                    raise ValueError(
+                        f"ranges of sequence {sequence} must be of at least 1 row each, in order, "
+                        f"disjoint and within its {most} tokens{self._of_no_tokens}, got "
+                        f"[{start}, {start + length}) after {free}."
+                    )
+                free = start + length
+            if not self._takes_ranges and (count > 1 or free < most):
                 raise ValueError(
-                    f"target_lengths of a {self._kind} teacher must be {rule}, got {wanted} "
-                    f"for example {example} of {most if takes_tokens else 0} tokens."
+                    f"ranges of a {self._kind} teacher without the capability {RANGES} must be one "
+                    f"a sequence, at its last tokens, got {count} that end at {free} of {most} "
+                    f"for sequence {sequence}."
                 )
+
+    @property
+    def _of_no_tokens(self) -> str:
+        return "" if self._tokens.longest else " (1 for a teacher that takes none)"
 
     def _reply_bytes(self, num_rows: int, num_entries: int, value_bytes: int) -> int:
         """Bytes of the largest possible reply block, before zstd."""
         if num_rows > self._limits.max_rows:
             raise ValueError(
-                f"target_lengths must sum to at most {self._limits.max_rows} rows, got {num_rows}. "
+                f"range_lengths must sum to at most {self._limits.max_rows} rows, got {num_rows}. "
                 "Split the request."
             )
         # Table and gap of 5 B each per entry, and its value; 12 B per row.

@@ -131,7 +131,7 @@ class ScoreStream:
         return spans.start(
             "score",
             kind=self._pipeline.kind,
-            examples=len(message.target_lengths) // 4,
+            examples=len(message.range_lengths) // 4,
             parent=message.traceparent,
         )
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
 from trainer.common.errors import InputError
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.table import TEACHER_KINDS
 from trainer.kinds.teacher_kind import TeacherKind
@@ -19,7 +19,7 @@ class Teacher(Protocol):
 
     description: Description
 
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
         """The wanted rows of each input, in the order of the inputs."""
         ...
 

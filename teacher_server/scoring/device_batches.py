@@ -15,9 +15,9 @@ from protos.codec import TargetRows, concat_rows
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.score_work import ScoreWork
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 
-ScoreFn = Callable[[Sequence[ExampleInput], Compression], TargetRows]
+ScoreFn = Callable[[Sequence[SequenceInput], Compression], TargetRows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def score_together(
     if counters is not None:
         _count_fill(counters, [[inputs[i].size for i in batch] for batch in plan])
     rows = concat_rows([score([inputs[i] for i in batch], works[0].compression) for batch in plan])
-    counts = np.array([example.num_targets for example in inputs])
+    counts = np.array([each.num_rows for each in inputs])
     in_batch_order = np.concatenate([np.asarray(batch) for batch in plan])
     starts = np.empty(len(inputs), dtype=np.int64)
     starts[in_batch_order] = np.cumsum(counts[in_batch_order]) - counts[in_batch_order]

@@ -1,6 +1,6 @@
-"""A checked request: its examples, its compression and its cost.
+"""A checked request: its sequences, its compression and its cost.
 
-B examples, N ids of all of them together.
+B sequences, N ids of all of them together, R ranges of rows.
 """
 
 from __future__ import annotations
@@ -12,29 +12,43 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos.teacher_pb2 import Compression
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import RowRange, SequenceInput
 
 
 @dataclass(eq=False, slots=True)
 class Ragged:
-    """Ids of examples end to end: int32 [N], and the number of ids of each example."""
+    """Ids of sequences end to end: int32 [N], and the number of ids of each sequence."""
 
     ids_N: np.ndarray
     lengths_B: list[int]
 
-    def rows(self, num_examples: int) -> list[np.ndarray]:
-        """Each example's ids; none of a column that was not sent."""
+    def rows(self, num_sequences: int) -> list[np.ndarray]:
+        """Each sequence's ids; none of a column that was not sent."""
         if not self.lengths_B:
-            return [self.ids_N] * num_examples
+            return [self.ids_N] * num_sequences
         ends = itertools.accumulate(self.lengths_B, initial=0)
         return [self.ids_N[start:end] for start, end in itertools.pairwise(ends)]
 
 
 @dataclass(eq=False, slots=True)
-class Columns:
-    """The examples of a request, as they were sent."""
+class Ranges:
+    """The rows wanted: how many ranges of each sequence, and the tokens of each range."""
 
-    targets: list[int]
+    counts_B: list[int]
+    starts_R: list[int]
+    lengths_R: list[int]
+
+    def rows(self) -> list[tuple[RowRange, ...]]:
+        """Each sequence's ranges."""
+        ranges = map(RowRange, self.starts_R, self.lengths_R)
+        return [tuple(itertools.islice(ranges, count)) for count in self.counts_B]
+
+
+@dataclass(eq=False, slots=True)
+class Columns:
+    """The sequences of a request, as they were sent."""
+
+    ranges: Ranges
     tokens: Ragged
     entities: Ragged
     words: Ragged
@@ -54,14 +68,14 @@ class ScoreWork:
     """Of the reply block before zstd, with every row as long as its Compression allows."""
 
     @functools.cached_property
-    def inputs(self) -> tuple[ExampleInput, ...]:
-        """The examples one by one; made in the thread that scores them, off the event loop."""
+    def inputs(self) -> tuple[SequenceInput, ...]:
+        """The sequences one by one; made in the thread that scores them, off the event loop."""
         columns = self.columns
-        number = len(columns.targets)
+        number = len(columns.ranges.counts_B)
         return tuple(
-            ExampleInput(num_targets=n, tokens=tokens, entities=entities, words=words)
-            for n, tokens, entities, words in zip(
-                columns.targets,
+            SequenceInput(ranges=ranges, tokens=tokens, entities=entities, words=words)
+            for ranges, tokens, entities, words in zip(
+                columns.ranges.rows(),
                 columns.tokens.rows(number),
                 columns.entities.rows(number),
                 columns.words.rows(number),
@@ -74,9 +88,9 @@ class ScoreWork:
         """Ids of all columns, which count against the token budget."""
         columns = self.columns
         ids = len(columns.tokens.ids_N) + len(columns.entities.ids_N) + len(columns.words.ids_N)
-        return max(len(columns.targets), ids)
+        return max(len(columns.ranges.counts_B), ids)
 
     @property
     def num_rows(self) -> int:
         """Rows of the reply."""
-        return sum(self.columns.targets)
+        return sum(self.columns.ranges.lengths_R)

@@ -22,7 +22,7 @@ from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import describe
 from trainer.common.errors import InputError
 from trainer.data.bags import Bags
-from trainer.data.model_input import ExampleInput, InputLimits, collate
+from trainer.data.model_input import RANGES, InputLimits, SequenceInput, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.names import DIALOGUE
 from trainer.models.frozen import read_card
@@ -70,19 +70,21 @@ class DialogueTeacher:
         card = read_card(folder, DIALOGUE)
         vocabulary = Vocabulary.load(folder)
         model = load_language_model(folder, vocabulary)
-        of_card = (InputLimits.of(card), (card.num_entities, card.num_words))
+        description = describe(card, vocabulary)
+        if model.limits.takes_ranges:
+            description.capabilities.append(RANGES)
+        of_card = (InputLimits.of(description), (card.num_entities, card.num_words))
         of_model = (model.limits, model.knowledge_size)
         if of_card != of_model:
             raise InputError(
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
                 "Export the teacher again."
             )
-        description = describe(card, vocabulary)
         return cls(model, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
-        """The next-token distributions at the last num_targets positions of each input.
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
+        """The next-token distributions at the wanted positions of each input.
 
         No wanted position sees a pad, so the rows do not depend on what else is in the batch.
         """
@@ -137,7 +139,7 @@ class RecommendationTeacher:
         return cls(recommender, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
         """One row per input, ids being vocabulary ids; an input may have no entity at all."""
         entities = Bags.of([example.entities for example in inputs], self._device)
         words = Bags.of([example.words for example in inputs], self._device)
@@ -170,19 +172,21 @@ def _counted(counters: ReplicaCounters, device: torch.device) -> Iterator[None]:
     counters.compress_s += begin.elapsed_time(end) / 1e3
 
 
-def draw_uniforms(inputs: Sequence[ExampleInput], compression: Compression) -> np.ndarray:
+def draw_uniforms(inputs: Sequence[SequenceInput], compression: Compression) -> np.ndarray:
     """The draws of a Compression by samples, float64 [T, N] in [0, 1); N is 0 for any other.
 
-    A function of the seed and of each input alone: an input gives the same rows whenever, wherever
-    and beside whatever it is scored.
+    A function of the seed and of each response's own input alone: a response gives the same rows
+    whenever, wherever and beside whatever it is scored, in one sequence with others too.
     """
-    return np.concatenate([_draws_of(each, compression) for each in inputs])
+    return np.concatenate(
+        [_draws_of(response, compression) for each in inputs for response in each.responses()]
+    )
 
 
-def _draws_of(each: ExampleInput, compression: Compression) -> np.ndarray:
+def _draws_of(each: SequenceInput, compression: Compression) -> np.ndarray:
     columns = (each.tokens, each.entities, each.words)
     content = [np.array([len(ids) for ids in columns]), *columns]
     digest = hashlib.blake2b(digest_size=16, key=compression.seed.to_bytes(8, "little"))
     digest.update(b"".join(ids.astype("<i4").tobytes() for ids in content))
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest.digest(), "<u8")))
-    return generator.random((each.num_targets, compression.samples))
+    return generator.random((each.num_rows, compression.samples))

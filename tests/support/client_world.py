@@ -86,7 +86,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                     error = teacher_pb2.ScoreError(code=code, message="out of memory")
                     yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
                     continue
-                num_rows = int(np.frombuffer(request.target_lengths, "<i4").sum())
+                num_rows = int(np.frombuffer(request.range_lengths, "<i4").sum())
                 block = (
                     b"garbage"
                     if self.garbage

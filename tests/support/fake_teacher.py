@@ -11,8 +11,8 @@ import torch
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
 from teacher_server.scoring.compress import Support, compress
-from teacher_server.scoring.score_work import Columns, Ragged
-from trainer.data.model_input import ExampleInput
+from teacher_server.scoring.score_work import Columns, Ragged, Ranges
+from trainer.data.model_input import RANGES, SequenceInput
 
 VOCAB = 12
 DESCRIPTION = Description(
@@ -24,6 +24,7 @@ DESCRIPTION = Description(
     vocabulary_digest="vocabulary-a",
     weights_digest="weights-a",
     temperature=1.0,
+    capabilities=[RANGES],
 )
 
 
@@ -51,7 +52,7 @@ class FakeTeacher:
         self.gives_nan = False
         self.fails_above: int | None = None
 
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
         self.started.set()
         if self.gate is not None:
             assert self.gate.wait(20)
@@ -59,7 +60,11 @@ class FakeTeacher:
         too_long = self.fails_above is not None and max(self.batches[-1]) > self.fails_above
         if self.fails or too_long:
             raise RuntimeError("out of memory")
-        ids = [torch.from_numpy(each.tokens[-each.num_targets :].copy()) for each in inputs]
+        ids = [
+            torch.from_numpy(each.tokens[wanted.start : wanted.end].copy())
+            for each in inputs
+            for wanted in each.ranges
+        ]
         scores = rows_after(torch.cat(ids))
         return compress(
             scores * torch.nan if self.gives_nan else scores, compression, support=SUPPORT
@@ -70,14 +75,18 @@ def rows_after(ids: torch.Tensor) -> torch.Tensor:
     return torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)).log_softmax(-1)
 
 
-def columns_of(inputs: Sequence[ExampleInput]) -> Columns:
-    """The columns of a request about these examples."""
+def columns_of(inputs: Sequence[SequenceInput]) -> Columns:
+    """The columns of a request about these sequences."""
 
     def ragged(rows: list[np.ndarray]) -> Ragged:
         return Ragged(np.concatenate(rows), [len(row) for row in rows])
 
     return Columns(
-        [each.num_targets for each in inputs],
+        Ranges(
+            [len(each.ranges) for each in inputs],
+            [wanted.start for each in inputs for wanted in each.ranges],
+            [wanted.length for each in inputs for wanted in each.ranges],
+        ),
         ragged([each.tokens for each in inputs]),
         ragged([each.entities for each in inputs]),
         ragged([each.words for each in inputs]),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.data.model_input import ExampleInput, ModelInput, collate
+from trainer.data.model_input import ModelInput, SequenceInput, collate
 
 
-def given(
-    tokens: list[int], num_targets: int, entities: list[int], words: list[int]
-) -> ExampleInput:
+def given(tokens: list[int], num_rows: int, entities: list[int], words: list[int]) -> SequenceInput:
     tokens_, entities_, words_ = (np.array(ids, np.int32) for ids in (tokens, entities, words))
-    return ExampleInput(num_targets=num_targets, tokens=tokens_, entities=entities_, words=words_)
+    return SequenceInput.at_end(num_rows=num_rows, tokens=tokens_, entities=entities_, words=words_)
 
 
 EXAMPLES = (
@@ -23,5 +21,5 @@ EXAMPLES = (
 )
 
 
-def batch(*examples: ExampleInput) -> ModelInput:
+def batch(*examples: SequenceInput) -> ModelInput:
     return collate(examples, pad_id=0)

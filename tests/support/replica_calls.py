@@ -34,6 +34,15 @@ def int32(*values: int) -> bytes:
     return np.array(values, dtype="<i4").tobytes()
 
 
+def one_range(*spans: tuple[int, int]) -> dict[str, bytes]:
+    """The fields of sequences with one range each: [start, start + length)."""
+    return {
+        "range_counts": int32(*[1] * len(spans)),
+        "range_starts": int32(*(start for start, _ in spans)),
+        "range_lengths": int32(*(length for _, length in spans)),
+    }
+
+
 def request(
     request_id: int,
     *,
@@ -44,7 +53,7 @@ def request(
     content = {
         "token_ids": int32(1, 2, 3, 4, 5),
         "token_lengths": int32(2, 3),
-        "target_lengths": int32(1, 2),
+        **one_range((1, 1), (1, 2)),
     } | (fields or {})
     return teacher_pb2.ScoreRequest(
         request_id=request_id,

@@ -64,7 +64,7 @@ METHODS = [
     f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods
 ]
 
-NO_METHODS = ["/conkd.Teacher/NoSuchMethod", "/no.Such/Service"]
+NO_METHODS = ["/conkd.v1.Teacher/NoSuchMethod", "/no.Such/Service"]
 
 
 def write_two_sets(root: Path) -> None:

@@ -24,7 +24,7 @@ from teacher_server.scoring.description import describe
 from teacher_server.scoring.kinds import ServedKind
 from teacher_server.scoring.teachers import draw_uniforms
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import InputLimits, SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.models.frozen import WEIGHTS_NAME, read_card, write_card
@@ -33,10 +33,10 @@ KIND = "bigram"
 SMOOTHING = 0.1
 
 
-def last_tokens(example: Example, limits: InputLimits) -> ExampleInput:
+def last_tokens(example: Example, limits: InputLimits) -> SequenceInput:
     """The token before each of the response: all that a bigram looks at."""
     before = np.concatenate([example.context_ids[-1:], example.response_ids[:-1]])
-    return ExampleInput(num_targets=len(example.response_ids), tokens=before)
+    return SequenceInput.at_end(num_rows=len(example.response_ids), tokens=before)
 
 
 def fit_bigrams(folder: Path, vocabulary: Vocabulary, examples: Sequence[Example]) -> None:
@@ -66,9 +66,9 @@ class BigramTeacher:
         size = description.vocab_size
         self._support = Support(vocab_size=size, first_id=0, first_item_column=0, num_items=0)
 
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
         """A row for every token of every input."""
-        before_T = np.concatenate([each.tokens[-each.num_targets :] for each in inputs])
+        before_T = np.concatenate([each.tokens[-each.num_rows :] for each in inputs])
         contexts_T = torch.from_numpy(before_T.astype(np.int64)).clamp(
             max=len(self._log_probs_CW) - 1
         )

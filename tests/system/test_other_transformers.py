@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trainer.data.dialogue import Mention
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 from trainer.evaluation.generate import GenerateConfig, Prompt, generate
 from trainer.evaluation.loaded_model import load_model
 
@@ -69,7 +69,7 @@ def test_exported_student_answers_the_same_under_transformers_4(
     film, title = vocabulary.item_token(0), vocabulary.titles[0]
     pieces = ["I liked ", Mention(vocabulary.movie_ids[0]), " a lot."]
     ids = [*vocabulary.encode(pieces), vocabulary.eos_id, vocabulary.rec_id]
-    prompt = Prompt("a", ExampleInput(num_targets=1, tokens=np.array(ids, np.int32)), 1)
+    prompt = Prompt("a", SequenceInput.at_end(num_rows=1, tokens=np.array(ids, np.int32)), 1)
     (ours,) = generate(loaded.model, vocabulary, [prompt], GenerateConfig(), title="test")
 
     text = f'I liked "{title}" a lot.<|endoftext|>[REC]'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -30,9 +31,10 @@ from tests.support.scrapes import fetch_secured
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import ONE_ROW, InputLimits, SequenceInput
 from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import SecurityFiles
+from trainer.teacher_client.answers import fields_of
 from trainer.teacher_client.client import TeacherClient
 
 
@@ -131,10 +133,10 @@ def watch_until(
     raise AssertionError("the Directory ended the watch")
 
 
-def given(length: int, num_targets: int) -> ExampleInput:
+def given(length: int, num_rows: int) -> SequenceInput:
     """As many tokens as entities, and one word less."""
     ids = np.arange(3, 3 + length, dtype=np.int32)
-    return ExampleInput(num_targets=num_targets, tokens=ids, entities=ids, words=ids[1:])
+    return SequenceInput.at_end(num_rows=num_rows, tokens=ids, entities=ids, words=ids[1:])
 
 
 def check_serves_a_student(directory: str, security: SecurityFiles) -> None:
@@ -207,24 +209,14 @@ def shown_stats(at: list[str]) -> dict[str, dict[str, Any]]:
 def check_scores(kind: str, folder: Path, address: str, security: SecurityFiles) -> None:
     """One request over gRPC gives the rows of a teacher in this process, in float32."""
     teacher = load_teacher(kind, folder, torch.device("cpu"))
-    inputs = [
-        given(5, num_targets=2 if kind == "dialogue" else 1),
-        given(2, num_targets=1),
-    ]
-    columns: dict[str, bytes] = {}
-    names = ("entity", "word") if kind == "recommendation" else ("token",)
-    for name in names:
-        rows = [
-            {"token": each.tokens, "entity": each.entities, "word": each.words}[name]
-            for each in inputs
-        ]
-        columns[f"{name}_ids"] = np.concatenate(rows).tobytes()
-        columns[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int32).tobytes()
+    limits = InputLimits.of(teacher.description)
+    inputs = [given(5, num_rows=2), given(2, num_rows=1)]
+    if not limits.max_tokens:
+        inputs = [dataclasses.replace(it, ranges=ONE_ROW) for it in inputs]
     request = teacher_pb2.ScoreRequest(
         request_id=1,
-        target_lengths=np.array([each.num_targets for each in inputs], np.int32).tobytes(),
         compression=teacher_pb2.Compression(top_k=8, values=teacher_pb2.FLOAT32),
-        **columns,
+        **fields_of(inputs, limits),
     )
     channels = ChannelFactory(security)
     metadata = (*channels.metadata, *handshake_metadata(teacher.description))

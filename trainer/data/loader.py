@@ -30,7 +30,13 @@ from torch import Tensor
 
 from trainer.common.errors import InputError
 from trainer.data.examples import Example
-from trainer.data.model_input import InputLimits, ModelInput, collate, dialogue_input
+from trainer.data.model_input import (
+    InputLimits,
+    ModelInput,
+    collate,
+    dialogue_input,
+    merge_sequences,
+)
 from trainer.data.vocabulary import Vocabulary
 
 NUM_BUCKETS = 24
@@ -153,11 +159,17 @@ def to_student_input(
     *,
     action_tokens: bool,
 ) -> StudentInput:
-    """Collate a micro-batch; the student's step t is the teacher's step t by response index."""
+    """Collate a micro-batch; the student's step t is the teacher's step t by response index.
+
+    Consecutive examples of a dialogue share a sequence where one goes on from the other; an action
+    token before a response stands in no later context, and keeps them apart.
+    """
     inputs = [
         dialogue_input(e, limits, [_action_id(e, vocabulary)] if action_tokens else ())
         for e in examples
     ]
+    if limits.takes_ranges:
+        inputs = merge_sequences(inputs)
     return StudentInput(
         model=collate(inputs, pad_id=vocabulary.pad_id),
         positions=_positions([example.response_ids for example in examples], vocabulary),

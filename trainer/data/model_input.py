@@ -1,15 +1,20 @@
-"""Model input: of one example, and of a batch.
+"""Model input: of one sequence, and of a batch of them.
 
 Student and teachers, in this process or behind gRPC, read the same three columns of an example;
 `InputLimits` states which of them a model reads, and how much of each.
 
-B examples, L padded input length, P response positions of all examples.
+A sequence is read once for all responses of a dialogue that it holds: under causal attention what
+predicts a response sees nothing behind it. So a context that begins with the example before it,
+and its response, takes no forward of its own (`merge_sequences`).
+
+B sequences, L padded input length, P response positions of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +23,9 @@ from torch import Tensor
 from protos.teacher_pb2 import Description
 from trainer.data.bags import Bags
 from trainer.data.examples import Example, last_ids
+
+RANGES = "ranges"
+"""Capability of a teacher: rows at any tokens of a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +38,9 @@ class InputLimits:
     """The last entities of a context that are given."""
     max_words: int = 0
     """The last words of a context that are given."""
+    takes_ranges: bool = False
+    """Whether predictions may be wanted at any tokens, not at the last ones alone: one sequence may
+    hold several responses."""
 
     @classmethod
     def of(cls, description: Description) -> InputLimits:
@@ -38,6 +49,7 @@ class InputLimits:
             max_tokens=description.max_tokens,
             max_entities=description.max_entities,
             max_words=description.max_words,
+            takes_ranges=RANGES in description.capabilities,
         )
 
 
@@ -45,35 +57,102 @@ def _none() -> np.ndarray:
     return np.empty(0, np.int32)
 
 
+class RowRange(NamedTuple):
+    """The tokens [start, start + length), at each of which a prediction is wanted."""
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The token behind it."""
+        return self.start + self.length
+
+
+ONE_ROW = (RowRange(0, 1),)
+"""What is wanted of a model that reads no tokens."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ExampleInput:
-    """The columns of one example.
+class SequenceInput:
+    """The columns of one sequence, and where predictions are wanted.
 
     Attributes:
-        num_targets: number of predictions, made at the last tokens; 1 for a recommender.
+        ranges: one for each response that it holds, in order, disjoint; ONE_ROW without tokens.
         tokens: int32 [L], context, action token if any, and response but for its last token.
         entities: int32, entities of the context.
         words: int32, words of the context.
     """
 
-    num_targets: int
+    ranges: tuple[RowRange, ...]
     tokens: np.ndarray = field(default_factory=_none)
     entities: np.ndarray = field(default_factory=_none)
     words: np.ndarray = field(default_factory=_none)
+
+    @classmethod
+    def at_end(
+        cls,
+        *,
+        num_rows: int,
+        tokens: np.ndarray,
+        entities: np.ndarray | None = None,
+        words: np.ndarray | None = None,
+    ) -> SequenceInput:
+        """A sequence of one response, whose predictions are made at its last tokens."""
+        return cls(
+            ranges=(RowRange(len(tokens) - num_rows, num_rows),),
+            tokens=tokens,
+            entities=_none() if entities is None else entities,
+            words=_none() if words is None else words,
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Predictions that are wanted."""
+        return sum(length for _, length in self.ranges)
 
     @property
     def size(self) -> int:
         """Its share of a device batch's budget: ids of all columns, at least 1."""
         return max(1, len(self.tokens) + len(self.entities) + len(self.words))
 
+    def responses(self) -> Iterator[SequenceInput]:
+        """A sequence for each range: with the tokens until its end, as if it was alone."""
+        for each in self.ranges:
+            yield replace(self, ranges=(each,), tokens=self.tokens[: each.end])
+
+
+def merge_sequences(inputs: Sequence[SequenceInput]) -> list[SequenceInput]:
+    """The same predictions, in the same order, of fewer sequences.
+
+    An input joins the one before it whose tokens it begins with. Inputs with entities or words stay
+    alone: those are of one context.
+    """
+    merged: list[SequenceInput] = []
+    for each in inputs:
+        if merged and _continues(each, merged[-1]):
+            merged[-1] = replace(each, ranges=(*merged[-1].ranges, *each.ranges))
+        else:
+            merged.append(each)
+    return merged
+
+
+def _continues(later: SequenceInput, earlier: SequenceInput) -> bool:
+    length = len(earlier.tokens)
+    return (
+        not any(map(len, (earlier.entities, earlier.words, later.entities, later.words)))
+        and 0 < length <= later.ranges[0].start
+        and np.array_equal(later.tokens[:length], earlier.tokens)
+    )
+
 
 def dialogue_input(
     example: Example, limits: InputLimits, action_ids: Sequence[int] = ()
-) -> ExampleInput:
+) -> SequenceInput:
     """Input of a language model that predicts every token of the response."""
     action = np.array(action_ids, np.int32)
-    return ExampleInput(
-        num_targets=len(example.response_ids),
+    return SequenceInput.at_end(
+        num_rows=len(example.response_ids),
         tokens=np.concatenate([example.context_ids, action, example.response_ids[:-1]]),
         entities=last_ids(example.context_entities, limits.max_entities),
         words=last_ids(example.context_words, limits.max_words),
@@ -82,20 +161,20 @@ def dialogue_input(
 
 def prompt_input(
     example: Example, limits: InputLimits, action_ids: Sequence[int] = ()
-) -> ExampleInput:
+) -> SequenceInput:
     """Input of a language model that predicts the first token of a response."""
-    return ExampleInput(
-        num_targets=1,
+    return SequenceInput.at_end(
+        num_rows=1,
         tokens=np.concatenate([example.context_ids, np.array(action_ids, np.int32)]),
         entities=last_ids(example.context_entities, limits.max_entities),
         words=last_ids(example.context_words, limits.max_words),
     )
 
 
-def recommendation_input(example: Example, limits: InputLimits) -> ExampleInput:
+def recommendation_input(example: Example, limits: InputLimits) -> SequenceInput:
     """Input of a recommender that predicts the items of a response."""
-    return ExampleInput(
-        num_targets=1,
+    return SequenceInput(
+        ranges=ONE_ROW,
         entities=last_ids(example.context_entities, limits.max_entities),
         words=last_ids(example.context_words, limits.max_words),
     )
@@ -107,15 +186,16 @@ class ModelInput:
 
     Attributes:
         input_ids_BL: int64 [B, L], right-padded.
-        lengths_B: int64 [B], tokens of each example.
-        num_targets_B: int64 [B], predictions of each example, made at its last tokens.
+        lengths_B: int64 [B], tokens of each sequence.
+        num_rows_B: int64 [B], predictions of each sequence; for a model that takes no ranges they
+            are made at its last tokens.
         hidden_index_P: int64 [P], rows of the flattened [B * L] positions that predict.
         entities, words: empty bags for a model that takes none.
     """
 
     input_ids_BL: Tensor
     lengths_B: Tensor
-    num_targets_B: Tensor
+    num_rows_B: Tensor
     hidden_index_P: Tensor
     entities: Bags
     words: Bags
@@ -132,27 +212,29 @@ class ModelInput:
         return ModelInput(
             input_ids_BL=change(self.input_ids_BL),
             lengths_B=change(self.lengths_B),
-            num_targets_B=change(self.num_targets_B),
+            num_rows_B=change(self.num_rows_B),
             hidden_index_P=change(self.hidden_index_P),
             entities=self.entities.map(change),
             words=self.words.map(change),
         )
 
 
-def collate(inputs: Sequence[ExampleInput], *, pad_id: int) -> ModelInput:
-    """A batch of at least one example; each has at least `num_targets` tokens, and one."""
+def collate(inputs: Sequence[SequenceInput], *, pad_id: int) -> ModelInput:
+    """A batch of at least one sequence; each has at least one token, and its ranges within."""
     lengths = np.array([len(each.tokens) for each in inputs])
-    num_targets = np.array([each.num_targets for each in inputs])
     width = int(lengths.max())
     input_ids_BL = np.full((len(inputs), width), pad_id, np.int64)
     for row_L, each in zip(input_ids_BL, inputs, strict=True):
         row_L[: len(each.tokens)] = each.tokens
-    ends = np.arange(len(inputs)) * width + lengths
-    index = [np.arange(end - n, end) for end, n in zip(ends, num_targets, strict=True)]
+    index = [
+        np.arange(row * width + wanted.start, row * width + wanted.end)
+        for row, each in enumerate(inputs)
+        for wanted in each.ranges
+    ]
     return ModelInput(
         input_ids_BL=torch.from_numpy(input_ids_BL),
         lengths_B=torch.from_numpy(lengths),
-        num_targets_B=torch.from_numpy(num_targets),
+        num_rows_B=torch.tensor([each.num_rows for each in inputs]),
         hidden_index_P=torch.from_numpy(np.concatenate(index)),
         entities=Bags.of([each.entities for each in inputs]),
         words=Bags.of([each.words for each in inputs]),

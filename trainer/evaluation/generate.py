@@ -18,7 +18,7 @@ from transformers import (
 
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.metrics import GeneratedResponse, ItemSlot, list_depth
 from trainer.evaluation.options import BATCH_SIZE
@@ -49,7 +49,7 @@ class Prompt:
     """What a model answers to."""
 
     example_id: str
-    given: ExampleInput
+    given: SequenceInput
     """Its tokens: context, then the action token if the model was trained with one."""
     num_mentioned: int
     """Number of items that the context names, or more; ranked lists are longer by it."""

@@ -16,7 +16,7 @@ from protos import teacher_pb2
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.loader import Positions
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import InputLimits, SequenceInput
 
 
 class RowCut(NamedTuple):
@@ -44,7 +44,7 @@ class TeacherKind:
 
     reads: Literal["tokens", "entities", "words"]
     """The column of an example that it cannot do without."""
-    to_input: Callable[[Example, InputLimits], ExampleInput]
+    to_input: Callable[[Example, InputLimits], SequenceInput]
     """What it is sent of an example, within its limits."""
     rows_per: Literal["position", "example"]
     """A row for every response position, or one for all of a response's."""

@@ -25,7 +25,7 @@ from transformers import (
 from trainer.common.atomic import share_as_umask_says
 from trainer.common.errors import InputError, MachineError, MissingError, first_line
 from trainer.config.language_model import LanguageModelConfig
-from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
+from trainer.data.model_input import InputLimits, ModelInput, SequenceInput
 from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
 from trainer.models.causal_reading import read_exported, read_pretrained
 from trainer.models.frozen import CONFIG_NAME, REMEDY
@@ -64,8 +64,8 @@ class CausalLanguageModel:
 
     @property
     def limits(self) -> InputLimits:
-        """Tokens with the response; neither entities nor words."""
-        return InputLimits(max_tokens=max_input_length(self.module))
+        """Tokens with the responses, wherever they are; neither entities nor words."""
+        return InputLimits(max_tokens=max_input_length(self.module), takes_ranges=True)
 
     def response_states(self, inputs: ModelInput) -> Tensor:
         """Last hidden states of the wanted positions, examples end to end, float [P, D]."""
@@ -86,13 +86,13 @@ class CausalLanguageModel:
                 "same command again."
             ) from error
 
-    def prompt_width(self, prompts: Sequence[ExampleInput]) -> int:
+    def prompt_width(self, prompts: Sequence[SequenceInput]) -> int:
         """Columns before the response in what `generate` returns: the longest prompt's."""
         return max(len(prompt.tokens) for prompt in prompts)
 
     def generate(
         self,
-        prompts: Sequence[ExampleInput],
+        prompts: Sequence[SequenceInput],
         vocabulary: Vocabulary,
         *,
         max_new_tokens: int,
@@ -319,7 +319,7 @@ def _has_items(model: PreTrainedModel, name: str, vocabulary: Vocabulary) -> boo
     return False
 
 
-def _left_pad(prompts: Sequence[ExampleInput], pad_id: int) -> tuple[Tensor, Tensor]:
+def _left_pad(prompts: Sequence[SequenceInput], pad_id: int) -> tuple[Tensor, Tensor]:
     """Prompts [B, L] int64 ending in the last column, and their mask [B, L] int64."""
     width = max(len(prompt.tokens) for prompt in prompts)
     input_ids_BL = torch.full((len(prompts), width), pad_id, dtype=torch.int64)

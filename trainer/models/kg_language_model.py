@@ -18,7 +18,7 @@ from transformers import LogitsProcessorList
 from trainer.common.atomic import write_bytes
 from trainer.common.errors import InputError
 from trainer.config.language_model import LanguageModelConfig
-from trainer.data.model_input import ExampleInput, InputLimits, ModelInput, collate
+from trainer.data.model_input import InputLimits, ModelInput, SequenceInput, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen import CONFIG_NAME, REMEDY, WEIGHTS_NAME, read_shape, write_shape
 from trainer.models.frozen_recommender import FrozenRecommender
@@ -74,13 +74,13 @@ class KgLanguageModel:
         write_bytes(folder / WEIGHTS_NAME, save(state))
         write_shape(folder, "kg-transformer", dataclasses.asdict(self.module.shape))
 
-    def prompt_width(self, prompts: Sequence[ExampleInput]) -> int:
+    def prompt_width(self, prompts: Sequence[SequenceInput]) -> int:
         """Columns before the response in what `generate` returns: the prompt's last token."""
         return 1
 
     def generate(
         self,
-        prompts: Sequence[ExampleInput],
+        prompts: Sequence[SequenceInput],
         vocabulary: Vocabulary,
         *,
         max_new_tokens: int,

@@ -5,7 +5,7 @@ entities and to the words of the context, and to the context. The vectors of ent
 those of a frozen recommendation teacher; only their projection is learnt.
 
 Tokens come as a causal language model's do, context and response in one row. The decoder reads the
-last `num_targets` of them, which starts it with the context's last end of text, or with the action
+last `num_rows` of them, which starts it with the context's last end of text, or with the action
 token in its place; the encoder reads what is before.
 
 Source: Zhou et al., KDD 2020, section 4.3 and its code (post-LN layers of ParlAI, embeddings times
@@ -230,9 +230,9 @@ class KgTransformer(nn.Module):
     def response_states(self, inputs: ModelInput) -> Tensor:
         """Last hidden states of the wanted positions, examples end to end, float [P, D]."""
         memories = self.encode(inputs)
-        start_B = inputs.lengths_B - inputs.num_targets_B
-        column_T = torch.arange(int(inputs.num_targets_B.max()), device=start_B.device)
-        is_token_BT = column_T < inputs.num_targets_B[:, None]
+        start_B = inputs.lengths_B - inputs.num_rows_B
+        column_T = torch.arange(int(inputs.num_rows_B.max()), device=start_B.device)
+        is_token_BT = column_T < inputs.num_rows_B[:, None]
         last_column = inputs.input_ids_BL.shape[1] - 1
         index_BT = (start_B[:, None] + column_T).clamp(max=last_column)
         ids_BT = inputs.input_ids_BL.gather(1, index_BT)
@@ -240,7 +240,7 @@ class KgTransformer(nn.Module):
 
     def encode(self, inputs: ModelInput) -> list[list[Memory]]:
         """What each layer of the decoder looks at, but for the response; per layer and source."""
-        start_B = inputs.lengths_B - inputs.num_targets_B
+        start_B = inputs.lengths_B - inputs.num_rows_B
         # At least one column, so that a batch of empty contexts has a shape too.
         column_S = torch.arange(max(1, int(start_B.max())), device=start_B.device)
         is_context_BS = column_S < start_B[:, None]

@@ -17,7 +17,7 @@ from transformers import LogitsProcessorList
 from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import read_json_object
 from trainer.config.language_model import LanguageModelConfig
-from trainer.data.model_input import ExampleInput, InputLimits, ModelInput
+from trainer.data.model_input import InputLimits, ModelInput, SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import (
     CausalLanguageModel,
@@ -70,13 +70,13 @@ class LanguageModel(Protocol):
         """Write config.json and model.safetensors from a whole state dict; OSError if it fails."""
         ...
 
-    def prompt_width(self, prompts: Sequence[ExampleInput]) -> int:
+    def prompt_width(self, prompts: Sequence[SequenceInput]) -> int:
         """Columns S before the response in what `generate` returns."""
         ...
 
     def generate(
         self,
-        prompts: Sequence[ExampleInput],
+        prompts: Sequence[SequenceInput],
         vocabulary: Vocabulary,
         *,
         max_new_tokens: int,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from protos import codec
 from protos.codec import TargetRows, WireError
 from trainer.common.byte_budget import ByteBudget
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 from trainer.target_cache.block import pack, unpack
 from trainer.target_cache.keys import RequestKeys
 from trainer.target_cache.store import TargetCache
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 MAX_QUEUED_BYTES = 64 << 20
 READ_THREADS = 2
 
-ScoreCall = Callable[[Sequence[ExampleInput]], Awaitable[TargetRows]]
+ScoreCall = Callable[[Sequence[SequenceInput]], Awaitable[TargetRows]]
 
 
 @dataclass
@@ -60,7 +60,7 @@ class CachedAnswers:
         self._queued = ByteBudget(MAX_QUEUED_BYTES)
 
     async def answer(
-        self, request: RequestKeys, inputs: Sequence[ExampleInput], score: ScoreCall
+        self, request: RequestKeys, inputs: Sequence[SequenceInput], score: ScoreCall
     ) -> TargetRows:
         """The rows of all inputs, one example after another.
 
@@ -81,7 +81,7 @@ class CachedAnswers:
         rows = found.rows
         if missing:
             received = await score(list(missing.values()))
-            lengths = [each.num_targets for each in missing.values()]
+            lengths = [each.num_rows for each in missing.values()]
             new = dict(zip(missing, received.split(lengths), strict=True))
             rows |= await self._keep(request, new, found.broken)
         return codec.concat_rows([rows[key] for key in keys])
@@ -93,7 +93,7 @@ class CachedAnswers:
         self.cache.close()
 
     def _look_up(
-        self, request: RequestKeys, inputs: Sequence[ExampleInput]
+        self, request: RequestKeys, inputs: Sequence[SequenceInput]
     ) -> tuple[list[bytes], Found]:
         keys = [request.key(each) for each in inputs]
         asked = dict(zip(keys, inputs, strict=True))
@@ -103,9 +103,7 @@ class CachedAnswers:
             if value is None:
                 continue
             try:
-                found.rows[key] = unpack(
-                    key, value, vocab_size=vocab_size, num_rows=each.num_targets
-                )
+                found.rows[key] = unpack(key, value, vocab_size=vocab_size, num_rows=each.num_rows)
                 found.num_bytes += len(value)
             except WireError as error:
                 logger.warning("cached %s target is asked for anew: %s", request.kind, error)

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from protos import codec, teacher_pb2
 from protos.fingerprint import digest_strings
 from trainer.common.errors import InputError
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import InputLimits, SequenceInput
 
 WHOLE_NUMBERS = (
     FieldDescriptor.TYPE_UINT32,
@@ -140,7 +140,7 @@ def _varint(value: int) -> bytes:
     return bytes([*content, value])
 
 
-def sent_columns(each: ExampleInput, limits: InputLimits) -> Iterator[tuple[str, np.ndarray]]:
+def sent_columns(each: SequenceInput, limits: InputLimits) -> Iterator[tuple[str, np.ndarray]]:
     """The columns of an example that are sent to a teacher: name, and int32 ids as on the wire."""
     for name, taken, ids in (
         ("token", limits.max_tokens, each.tokens),
@@ -162,10 +162,11 @@ class RequestKeys:
         # Hashed once: keys are made for every example of every step.
         self._prefix = hashlib.sha256(group.digest.encode())
 
-    def key(self, each: ExampleInput) -> bytes:
-        """Key of the answer about one example, [KEY_BYTES]."""
+    def key(self, each: SequenceInput) -> bytes:
+        """Key of the answer about one response in its own sequence, [KEY_BYTES]."""
         sha = self._prefix.copy()
-        sha.update(each.num_targets.to_bytes(8, "little"))
+        ranges = np.array(each.ranges, "<i8").tobytes()
+        sha.update(len(each.ranges).to_bytes(8, "little") + ranges)
         for name, ids in sent_columns(each, self.limits):
             # Length-prefixed: no two requests may run into the same bytes.
             sha.update(name[0].encode() + len(ids).to_bytes(8, "little"))

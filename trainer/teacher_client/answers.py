@@ -9,7 +9,7 @@ import numpy as np
 
 from protos import teacher_pb2
 from protos.codec import TargetRows
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import InputLimits, SequenceInput, merge_sequences
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.keys import Group, RequestKeys, sent_columns
 from trainer.teacher_client.dispatch import Dispatcher
@@ -44,7 +44,7 @@ class Answers:
         self._spans = spans
         self._ids = itertools.count(1)
 
-    async def rows(self, kind: str, inputs: Sequence[ExampleInput]) -> TargetRows:
+    async def rows(self, kind: str, inputs: Sequence[SequenceInput]) -> TargetRows:
         """The rows of all inputs, one example after another."""
         if self._spans is None:
             return await self._look_up(kind, inputs)
@@ -58,7 +58,7 @@ class Answers:
             span.end(outcome)
 
     async def _look_up(
-        self, kind: str, inputs: Sequence[ExampleInput], traceparent: str = ""
+        self, kind: str, inputs: Sequence[SequenceInput], traceparent: str = ""
     ) -> TargetRows:
         # Looked up once: the key must be of the very columns that are sent.
         described = self._described[kind]
@@ -71,22 +71,35 @@ class Answers:
         )
 
     async def _score(
-        self, kind: str, inputs: Sequence[ExampleInput], limits: InputLimits, traceparent: str
+        self, kind: str, inputs: Sequence[SequenceInput], limits: InputLimits, traceparent: str
     ) -> TargetRows:
-        columns: dict[str, list[np.ndarray]] = {}
-        for each in inputs:
-            for name, ids in sent_columns(each, limits):
-                columns.setdefault(name, []).append(ids)
-        fields: dict[str, bytes] = {}
-        for name, rows in columns.items():
-            fields[f"{name}_ids"] = np.concatenate(rows).tobytes()
-            fields[f"{name}_lengths"] = np.array([len(r) for r in rows], "<i4").tobytes()
-        targets = [each.num_targets for each in inputs]
+        sequences = merge_sequences(inputs) if limits.takes_ranges else inputs
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
-            target_lengths=np.array(targets, "<i4").tobytes(),
             compression=self._compressions[kind],
             traceparent=traceparent.encode("ascii"),
-            **fields,
+            **fields_of(sequences, limits),
         )
-        return await self._dispatcher.score(kind, message, sum(targets))
+        num_rows = sum(each.num_rows for each in inputs)
+        return await self._dispatcher.score(kind, message, num_rows)
+
+
+def fields_of(sequences: Sequence[SequenceInput], limits: InputLimits) -> dict[str, bytes]:
+    """The fields of a ScoreRequest that hold its sequences and the rows wanted of them."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for each in sequences:
+        for name, ids in sent_columns(each, limits):
+            columns.setdefault(name, []).append(ids)
+    fields: dict[str, bytes] = {}
+    for name, rows in columns.items():
+        fields[f"{name}_ids"] = np.concatenate(rows).tobytes()
+        fields[f"{name}_lengths"] = _int32([len(ids) for ids in rows])
+    ranges = [wanted for each in sequences for wanted in each.ranges]
+    fields["range_counts"] = _int32([len(each.ranges) for each in sequences])
+    fields["range_starts"] = _int32([wanted.start for wanted in ranges])
+    fields["range_lengths"] = _int32([wanted.length for wanted in ranges])
+    return fields
+
+
+def _int32(values: Sequence[int]) -> bytes:
+    return np.array(values, "<i4").tobytes()

@@ -23,7 +23,7 @@ from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import InputLimits, SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds
@@ -143,7 +143,7 @@ class TeacherClient:
             if self._spans is not None:
                 self._spans.close()
 
-    def _split(self, kind: str, examples: Sequence[Example]) -> list[list[ExampleInput]]:
+    def _split(self, kind: str, examples: Sequence[Example]) -> list[list[SequenceInput]]:
         limits = InputLimits.of(self._met.described[kind])
         expected = self._expected[kind]
         return split_into_requests(
@@ -152,7 +152,7 @@ class TeacherClient:
             samples=expected.compression.samples,
         )
 
-    async def _targets(self, parts: Mapping[str, Sequence[Sequence[ExampleInput]]]) -> Targets:
+    async def _targets(self, parts: Mapping[str, Sequence[Sequence[SequenceInput]]]) -> Targets:
         """What the teachers say about a micro-batch that was split for each kind."""
         task = asyncio.current_task()
         assert task is not None
@@ -161,7 +161,7 @@ class TeacherClient:
         received = await asyncio.gather(*(self._rows(*each) for each in parts.items()))
         return dict(zip(parts, received, strict=True))
 
-    async def _rows(self, kind: str, parts: Sequence[Sequence[ExampleInput]]) -> TargetRows:
+    async def _rows(self, kind: str, parts: Sequence[Sequence[SequenceInput]]) -> TargetRows:
         received = await asyncio.gather(*(self._answers.rows(kind, part) for part in parts))
         return received[0] if len(received) == 1 else concat_rows(received)
 

@@ -22,6 +22,7 @@ from trainer.telemetry.client_counters import ClientCounters
 
 logger = logging.getLogger(__name__)
 
+INT32_BYTES = 4
 CHECK_S = 0.5
 # A bad answer is retried once on another replica; a second one means that it was not chance.
 MAX_BAD_ANSWERS = 2
@@ -184,6 +185,7 @@ class Dispatcher:
     ) -> None:
         """A good answer; the second answer to a request that was sent twice is dropped."""
         self._counters.wire_bytes += reply.ByteSize()
+        self._counters.request_bytes += request.message.ByteSize()
         if request.answer.done():
             return
         answer_s = time.monotonic() - request.asked_s
@@ -193,6 +195,7 @@ class Dispatcher:
         self._counters.forward_s += reply.forward_s
         if request.kind == self._positions_of:
             self._counters.positions += rows.num_rows
+            self._counters.teacher_tokens += len(request.message.token_ids) // INT32_BYTES
         request.answer.set_result(rows)
 
     def on_bad_answer(self, replica: Replica, request: Request, error: codec.WireError) -> None:

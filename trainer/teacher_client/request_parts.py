@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protos.limits import MAX_DRAWS, MAX_EXAMPLES, MAX_INPUT_IDS, MAX_REPLY_ENTRIES, MAX_ROWS
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class _Size:
     words: int = 0
 
     @staticmethod
-    def of(example: ExampleInput) -> _Size:
+    def of(example: SequenceInput) -> _Size:
         return _Size(
             examples=1,
-            rows=example.num_targets,
+            rows=example.num_rows,
             tokens=len(example.tokens),
             entities=len(example.entities),
             words=len(example.words),
@@ -47,8 +47,8 @@ class _Size:
 
 
 def split_into_requests(
-    inputs: Sequence[ExampleInput], *, max_row_entries: int, samples: int = 0
-) -> list[list[ExampleInput]]:
+    inputs: Sequence[SequenceInput], *, max_row_entries: int, samples: int = 0
+) -> list[list[SequenceInput]]:
     """Runs of inputs that fit into one request each, or one input.
 
     Args:
@@ -59,7 +59,7 @@ def split_into_requests(
     """
     most = MAX_DRAWS // samples if samples else MAX_REPLY_ENTRIES // max_row_entries
     max_rows = min(MAX_ROWS, max(1, most))
-    parts: list[list[ExampleInput]] = [[]]
+    parts: list[list[SequenceInput]] = [[]]
     size = _Size()
     for example in inputs:
         own = _Size.of(example)

@@ -27,6 +27,13 @@ class ClientCounters:
     wire_bytes: int = counter(
         "bytes of the replies of all kinds, without gRPC's framing", log="wire_bytes"
     )
+    request_bytes: int = counter(
+        "bytes of the requests that were answered, of all kinds, without gRPC's framing",
+        log="request_bytes",
+    )
+    teacher_tokens: int = counter(
+        "tokens that the dialogue teacher read for answered requests", log="wire_tokens"
+    )
     positions: int = counter(
         "response positions whose dialogue targets arrived", log="wire_positions"
     )

@@ -110,6 +110,13 @@ STEP_METRICS = (
         "tokens_per_s", "input tokens of all ranks, without padding", _ratio, "tokens", "step_s"
     ),
     metric("positions", "response positions of all ranks", int, "positions"),
+    metric(
+        "tokens_per_position",
+        "input tokens of the student for each response position, without padding",
+        _ratio,
+        "tokens",
+        "positions",
+    ),
     metric("padding", "share of the input slots that is padding", _padding, "tokens", "slots"),
     metric(
         "teacher_wait_s",
@@ -123,6 +130,13 @@ STEP_METRICS = (
 
 TEACHER_METRICS = (
     *_of_client(),
+    metric(
+        "teacher_tokens_per_position",
+        "tokens that the dialogue teacher read for each row; null if all came from the cache",
+        mean,
+        f"{CLIENT}teacher_tokens",
+        f"{CLIENT}positions",
+    ),
     _per_position("kept_mass", "mass that the dialogue rows kept, mean over rows", "kept_mass"),
     _per_position(
         "recommendation_kept_mass",

@@ -18,7 +18,7 @@ from protos.codec import TargetRows, concat_rows
 from protos.target_rows import COLUMNS
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.description import Teacher
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 
 Answers = Mapping[str, TargetRows]
 """Key of an input -> its rows, all of one cut."""
@@ -32,9 +32,9 @@ class ReplayTeacher:
         self.description = teacher.description
         self._answers = answers
 
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
         """The recorded rows; ValueError for an input that was not recorded."""
-        keys = [key_of(each) for each in inputs]
+        keys = [key_of(response) for each in inputs for response in each.responses()]
         missing = sum(key not in self._answers for key in keys)
         if missing:
             raise ValueError(f"every input must be recorded, got {missing} that are not.")
@@ -49,14 +49,14 @@ class PacedTeacher:
         self._teacher = teacher
         self._seconds_per_row = seconds_per_row
 
-    def score(self, inputs: Sequence[ExampleInput], compression: Compression) -> TargetRows:
+    def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
         """The teacher's rows, late."""
-        time.sleep(self._seconds_per_row * sum(each.num_targets for each in inputs))
+        time.sleep(self._seconds_per_row * sum(each.num_rows for each in inputs))
         return self._teacher.score(inputs, compression)
 
 
 def record(
-    teacher: Teacher, inputs: Sequence[ExampleInput], compression: Compression
+    teacher: Teacher, inputs: Sequence[SequenceInput], compression: Compression
 ) -> dict[str, TargetRows]:
     """The rows of every input; inputs of one length are scored together."""
     answers: dict[str, TargetRows] = {}
@@ -64,16 +64,14 @@ def record(
     for start in range(0, len(by_length), RECORD_BATCH):
         batch = by_length[start : start + RECORD_BATCH]
         rows = teacher.score(batch, compression)
-        answers |= zip(
-            map(key_of, batch), rows.split([it.num_targets for it in batch]), strict=True
-        )
+        answers |= zip(map(key_of, batch), rows.split([it.num_rows for it in batch]), strict=True)
     return answers
 
 
-def key_of(each: ExampleInput) -> str:
-    """A digest of all that a teacher is given of one example."""
+def key_of(each: SequenceInput) -> str:
+    """A digest of all that a teacher is given of one response."""
     digest = hashlib.blake2b(digest_size=16)
-    for column in (np.array([each.num_targets]), each.tokens, each.entities, each.words):
+    for column in (np.array([each.num_rows]), each.tokens, each.entities, each.words):
         digest.update(np.array([len(column)], "<i4").tobytes() + column.astype("<i4").tobytes())
     return digest.hexdigest()
 

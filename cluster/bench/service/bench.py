@@ -12,7 +12,6 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
 
@@ -25,9 +24,10 @@ from protos import codec, teacher_pb2
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher
 from trainer.common.machine import num_cpus
-from trainer.data.model_input import ExampleInput, InputLimits, dialogue_input
+from trainer.data.model_input import InputLimits, SequenceInput, dialogue_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.plan.shape import SHAPES
+from trainer.teacher_client.answers import fields_of
 
 CUT = Compression(top_k=64)
 NUM_RECORDED = 20
@@ -81,7 +81,7 @@ def record(corpus: Corpus) -> Recording:
     sent, replies = [], []
     for number, part in enumerate(requests(corpus.examples("valid"))[:NUM_RECORDED]):
         inputs = [dialogue_input(example, limits) for example in part]
-        request = _request(number, inputs)
+        request = _request(number, inputs, limits)
         block = codec.encode(teacher.score(inputs, CUT), codec.UINT8)
         reply = teacher_pb2.ScoreReply(request_id=number, block=block)
         sent.append(request.SerializeToString())
@@ -89,13 +89,13 @@ def record(corpus: Corpus) -> Recording:
     return Recording(description=teacher.description, requests=tuple(sent), replies=tuple(replies))
 
 
-def _request(number: int, inputs: list[ExampleInput]) -> teacher_pb2.ScoreRequest:
+def _request(
+    number: int, inputs: list[SequenceInput], limits: InputLimits
+) -> teacher_pb2.ScoreRequest:
     return teacher_pb2.ScoreRequest(
         request_id=number,
-        token_ids=np.concatenate([each.tokens for each in inputs]).astype("<i4").tobytes(),
-        token_lengths=np.array([len(each.tokens) for each in inputs], "<i4").tobytes(),
-        target_lengths=np.array([each.num_targets for each in inputs], "<i4").tobytes(),
         compression=teacher_pb2.Compression(top_k=CUT.top_k, values=teacher_pb2.UINT8),
+        **fields_of(inputs, limits),
     )
 
 

@@ -135,5 +135,5 @@ def _recorded_stage() -> Stage[tuple[bytes, int], bytes]:
 
 
 def _rows(request: teacher_pb2.ScoreRequest, block: bytes, vocab_size: int) -> TargetRows:
-    num_rows = sum(memoryview(request.target_lengths).cast("i"))
+    num_rows = sum(memoryview(request.range_lengths).cast("i"))
     return codec.decode(block, num_rows=num_rows, vocab_size=vocab_size)

@@ -35,14 +35,14 @@ from protos import codec, teacher_pb2
 from protos.codec import WireError
 from protos.teacher_pb2 import Compression
 from tests.support.fake_teacher import VOCAB, FakeTeacher
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 
 CUT = Compression(top_k=4)
 FINGERPRINTS = {"x": "px", "y": "py", "z": "pz"}
 
 
-def example_input(*tokens: int, num_targets: int = 1) -> ExampleInput:
-    return ExampleInput(num_targets=num_targets, tokens=np.array(tokens, np.int32))
+def example_input(*tokens: int, num_rows: int = 1) -> SequenceInput:
+    return SequenceInput.at_end(num_rows=num_rows, tokens=np.array(tokens, np.int32))
 
 
 def witnessed(*batches: list[str], positions: int | None = None) -> Witnessed:
@@ -127,7 +127,7 @@ def test_figures_are_the_worst_of_all_scenarios_and_the_recovery_from_a_kill() -
 
 
 def test_replayed_answers_are_the_recorded_ones_after_a_file(tmp_path: Path) -> None:
-    inputs = [example_input(1, 2, 3, num_targets=2), example_input(4), example_input(5)]
+    inputs = [example_input(1, 2, 3, num_rows=2), example_input(4), example_input(5)]
     teacher = FakeTeacher()
     save_answers(tmp_path / "answers.npz", record(teacher, inputs, CUT))
     replay = ReplayTeacher(teacher, load_answers(tmp_path / "answers.npz"))
@@ -138,7 +138,7 @@ def test_replayed_answers_are_the_recorded_ones_after_a_file(tmp_path: Path) -> 
 
 
 def test_replies_with_a_fault_are_refused_by_the_decoder() -> None:
-    rows = FakeTeacher().score([example_input(1, 2, 3, num_targets=3)], CUT)
+    rows = FakeTeacher().score([example_input(1, 2, 3, num_rows=3)], CUT)
     reply = teacher_pb2.ScoreReply(request_id=1, block=codec.encode(rows))
     assert with_fault(reply, "none") is reply
     assert with_fault(reply, "never") is None

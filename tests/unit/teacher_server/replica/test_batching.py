@@ -18,15 +18,15 @@ from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, plan_batches, score_together
 from teacher_server.scoring.score_work import ScoreWork
 from tests.support.fake_teacher import FakeTeacher, columns_of
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 
 CUT = Compression(top_k=4)
 
 
 def work(*lengths: int, cut: Compression = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
     inputs = tuple(
-        ExampleInput(
-            num_targets=min(2, length),
+        SequenceInput.at_end(
+            num_rows=min(2, length),
             tokens=np.arange(first + i, first + i + length, dtype=np.int32) % 9,
         )
         for i, length in enumerate(lengths)

@@ -36,7 +36,7 @@ NUM_IDS = {"token": num_token_ids(DESCRIPTION), "entity": 50, "word": 5}
 METADATA = handshake_metadata(DESCRIPTION)
 INT32 = np.iinfo(np.int32)
 FIELDS = (
-    "target_lengths",
+    *("range_counts", "range_starts", "range_lengths"),
     *(f"{column}_{part}" for column in NUM_IDS for part in ("ids", "lengths")),
 )
 Request = teacher_pb2.ScoreRequest
@@ -44,17 +44,17 @@ Malform = Callable[[np.random.Generator, Request], None]
 
 
 def valid_request(rng: np.random.Generator, request_id: int) -> Request:
-    num_examples = int(rng.integers(1, 5))
+    number = int(rng.integers(1, 5))
     lengths = {
-        "token": rng.integers(1, MAX_TOKENS + 1, num_examples),
-        "entity": rng.integers(0, MAX_ENTITIES + 1, num_examples),
-        "word": rng.integers(0, MAX_WORDS + 1, num_examples),
+        "token": rng.integers(1, MAX_TOKENS + 1, number),
+        "entity": rng.integers(0, MAX_ENTITIES + 1, number),
+        "word": rng.integers(0, MAX_WORDS + 1, number),
     }
     request = Request(
         request_id=request_id,
         compression=teacher_pb2.Compression(top_k=int(rng.integers(0, 13)), values="FLOAT32"),
     )
-    write(request, "target_lengths", rng.integers(1, lengths["token"] + 1))
+    write_ranges(request, [some_ranges(rng, int(length)) for length in lengths["token"]])
     for column, length_B in lengths.items():
         write(request, f"{column}_lengths", length_B)
         write(request, f"{column}_ids", rng.integers(0, NUM_IDS[column], length_B.sum()))
@@ -67,6 +67,26 @@ def read(request: Request, field: str) -> np.ndarray:
 
 def write(request: Request, field: str, values: Any) -> None:
     setattr(request, field, np.asarray(values).astype("<i4").tobytes())
+
+
+def some_ranges(rng: np.random.Generator, num_tokens: int) -> np.ndarray:
+    """One to three disjoint ranges of a sequence, int64 [ranges, 2]: starts and ends."""
+    number = int(rng.integers(1, min(3, (num_tokens + 1) // 2) + 1))
+    return np.sort(rng.choice(num_tokens + 1, 2 * number, replace=False)).reshape(-1, 2)
+
+
+def write_ranges(request: Request, ranges: list[np.ndarray]) -> None:
+    start_R, end_R = np.concatenate(ranges).T
+    write(request, "range_counts", [len(each) for each in ranges])
+    write(request, "range_starts", start_R)
+    write(request, "range_lengths", end_R - start_R)
+
+
+def read_ranges(request: Request) -> list[np.ndarray]:
+    """What `write_ranges` wrote."""
+    start_R, length_R = read(request, "range_starts"), read(request, "range_lengths")
+    both = np.stack([start_R, start_R + length_R], axis=1)
+    return np.split(both, np.cumsum(read(request, "range_counts"))[:-1])
 
 
 def anything_but(rng: np.random.Generator, low: int, high: int) -> int:
@@ -95,11 +115,23 @@ def wrong_length(rng: np.random.Generator, request: Request) -> None:
     write(request, field, lengths)
 
 
-def wrong_target(rng: np.random.Generator, request: Request) -> None:
-    targets, tokens = read(request, "target_lengths"), read(request, "token_lengths")
-    index = rng.integers(len(targets))
-    targets[index] = anything_but(rng, 1, int(tokens[index]) + 1)
-    write(request, "target_lengths", targets)
+def wrong_range(rng: np.random.Generator, request: Request) -> None:
+    """Move a range's start, or its end alone, out of the room that its neighbours leave it."""
+    ranges, tokens = read_ranges(request), read(request, "token_lengths")
+    sequence = int(rng.integers(len(ranges)))
+    mine = ranges[sequence]
+    at = int(rng.integers(len(mine)))
+    start, end = map(int, mine[at])
+    free = int(mine[at - 1, 1]) if at else 0
+    most = int(mine[at + 1, 0]) if at + 1 < len(mine) else int(tokens[sequence])
+    place = sum(map(len, ranges[:sequence])) + at
+    if rng.integers(2):
+        field, value = "range_starts", anything_but(rng, free, most - (end - start) + 1)
+    else:
+        field, value = "range_lengths", anything_but(rng, 1, most - start + 1)
+    values = read(request, field)
+    values[place] = value
+    write(request, field, values)
 
 
 def example_too_many(rng: np.random.Generator, request: Request) -> None:
@@ -135,8 +167,9 @@ def noise(rng: np.random.Generator, request: Request) -> None:
 
 def too_many_examples(rng: np.random.Generator, request: Request) -> None:
     ones = [1] * int(rng.integers(1025, 1100))
-    for field in ("target_lengths", "token_lengths", "token_ids"):
+    for field in ("range_counts", "range_lengths", "token_lengths", "token_ids"):
         write(request, field, ones)
+    write(request, "range_starts", [0] * len(ones))
 
 
 def unknown_values(rng: np.random.Generator, request: Request) -> None:
@@ -154,7 +187,7 @@ def samples_beside_a_cut(rng: np.random.Generator, request: Request) -> None:
 
 
 MALFORMATIONS: tuple[Malform, ...] = (
-    *(torn_column, foreign_id, wrong_length, wrong_target, example_too_many, example_too_few),
+    *(torn_column, foreign_id, wrong_length, wrong_range, example_too_many, example_too_few),
     *(ids_without_length, missing_column, nothing_at_all, noise, too_many_examples),
     *(unknown_values, impossible_top_p, samples_beside_a_cut),
 )
@@ -204,10 +237,14 @@ async def healthy(stub: Any, seed: int, done: asyncio.Event) -> int:
 
 
 def assert_rows_of(request: Request, reply: teacher_pb2.ScoreReply) -> None:
-    targets, tokens = read(request, "target_lengths"), read(request, "token_lengths")
-    rows = codec.decode(reply.block, num_rows=int(targets.sum()), vocab_size=VOCAB)
-    ids, ends = read(request, "token_ids"), np.cumsum(tokens)
-    wanted = [ids[end - n : end] for end, n in zip(ends, targets, strict=True)]
+    num_rows = int(read(request, "range_lengths").sum())
+    rows = codec.decode(reply.block, num_rows=num_rows, vocab_size=VOCAB)
+    ids, ends = read(request, "token_ids"), np.cumsum(read(request, "token_lengths"))
+    wanted = [
+        ids_L[start:end]
+        for ids_L, ranges in zip(np.split(ids, ends[:-1]), read_ranges(request), strict=True)
+        for start, end in ranges
+    ]
     expected = rows_after(torch.from_numpy(np.concatenate(wanted)))
     np.testing.assert_allclose(rows.log_probs_E.reshape(-1, VOCAB), expected.numpy(), atol=1e-5)
 

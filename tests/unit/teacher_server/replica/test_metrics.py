@@ -44,7 +44,7 @@ def test_scrape_of_a_replica_tells_what_it_answered() -> None:
         teacher = FakeTeacher()
         async with running(teacher) as (server, stub):
             address = server.serve_metrics("127.0.0.1")
-            bad = request(9, fields={"target_lengths": int32(0, 1)})
+            bad = request(9, fields={"range_lengths": int32(0, 1)})
             replies = await score(stub, [request(1), request(2), bad])
             teacher.fails = True
             await score(stub, [request(3)])

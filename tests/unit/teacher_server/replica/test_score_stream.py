@@ -87,7 +87,7 @@ class Line:
 def test_stream_answers_all_that_came_before_the_half_close() -> None:
     async def scenario() -> None:
         line = Line()
-        bad = request(3, fields={"target_lengths": int32(0, 1)})
+        bad = request(3, fields={"range_lengths": int32(0, 1)})
         line.send(request(1), request(2), bad, request(4), None)
         await line.served
         assert sorted(reply.request_id for reply in line.replies) == [1, 2, 3, 4]

@@ -92,7 +92,7 @@ def test_every_method_without_the_token_is_unauthenticated(root: Path) -> None:
                         code = await status(channel, method, GOOD)
                         assert code is grpc.StatusCode.UNIMPLEMENTED
 
-    assert {"/conkd.Directory/Watch", "/conkd.Teacher/Score"} < set(METHODS)
+    assert {"/conkd.v1.Directory/Watch", "/conkd.v1.Teacher/Score"} < set(METHODS)
     assert len(METHODS) >= 6
     run(scenario)
 
@@ -123,7 +123,7 @@ def test_reflection_with_the_token_lists_the_services(root: Path) -> None:
             reply = await call.read()
             call.cancel()
         listed = {service.name for service in reply.list_services_response.service}
-        assert "conkd.Teacher" in listed
+        assert "conkd.v1.Teacher" in listed
 
     run(scenario)
 

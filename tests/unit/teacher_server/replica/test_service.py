@@ -26,6 +26,7 @@ from tests.support.replica_calls import (
     check_request,
     int32,
     iter_async,
+    one_range,
     poll,
     request,
     run,
@@ -39,12 +40,18 @@ NO_TOKENS = {"token_ids": b"", "token_lengths": b""}
 BAD_FIELDS: dict[str, dict[str, bytes]] = {
     "token_ids must be int32": {"token_ids": b"\1\0\0"},
     "token_lengths must be int32": {"token_lengths": b"\1\0\0\0\1"},
-    "token_lengths must have 1 entries, one per example": {"target_lengths": int32(1)},
-    "target_lengths must have at least one entry, got none": {
+    "token_lengths must have 1 entries, one per sequence": one_range((1, 1)),
+    "range_counts must be at least 1 for each of at least one sequence, got none": {
         "token_ids": b"",
         "token_lengths": b"",
-        "target_lengths": b"",
+        **one_range(),
     },
+    "range_counts must be at least 1 for each of at least one sequence, got 0": {
+        "range_counts": int32(0, 2)
+    },
+    "an entry for each of the 3 ranges, got 2 and 2": {"range_counts": int32(1, 2)},
+    "an entry for each of the 2 ranges, got 2 and 1": {"range_lengths": int32(1)},
+    "range_starts must be int32": {"range_starts": b"\1\0\0"},
     "entity_lengths must have 0 entries": {"entity_lengths": int32(0, 0)},
     "must sum to the 1 entity_ids, got 0": {"entity_ids": int32(4)},
     "must sum to the 5 token_ids, got 6": {"token_lengths": int32(3, 3)},
@@ -53,12 +60,20 @@ BAD_FIELDS: dict[str, dict[str, bytes]] = {
     "must be in [1, 16], got 17..17": {
         "token_ids": int32(*[1] * 17),
         "token_lengths": int32(17),
-        "target_lengths": int32(1),
+        **one_range((0, 1)),
     },
     "must be in [0, 9), got 1..9": {"token_ids": int32(1, 2, 3, 4, 9)},
     "must be in [0, 9), got -1..5": {"token_ids": int32(-1, 2, 3, 4, 5)},
-    "must be in [1, number of tokens], got 0": {"target_lengths": int32(0, 1)},
-    "got 4 for example 1 of 3 tokens": {"target_lengths": int32(1, 4)},
+    "of at least 1 row each, in order, disjoint and within its 2 tokens, got [1, 1) after 0": (
+        one_range((1, 0), (1, 2))
+    ),
+    "within its 3 tokens, got [1, 4) after 0": one_range((1, 1), (1, 3)),
+    "within its 3 tokens, got [-1, 1) after 0": one_range((1, 1), (-1, 2)),
+    "within its 3 tokens, got [1, 3) after 2": {
+        "range_counts": int32(1, 2),
+        "range_starts": int32(1, 0, 1),
+        "range_lengths": int32(1, 2, 2),
+    },
 }
 
 
@@ -112,14 +127,14 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
             **NO_TOKENS,
             "entity_ids": int32(49),
             "entity_lengths": int32(0, 1),
-            "target_lengths": int32(1, 1),
+            **one_range((0, 1), (0, 1)),
         },
     )
     work = check_request(one, teacher, RequestLimits())
     assert [len(example.entities) for example in work.inputs] == [0, 1]
     assert work.max_entries == 2 * teacher.num_items
-    one.target_lengths = int32(1, 2)
-    with pytest.raises(ValueError, match="must be 1, got 2"):
+    one.range_lengths = int32(1, 2)
+    with pytest.raises(ValueError, match=r"within its 1 tokens \(1 for a .* got \[0, 2\) after 0"):
         check_request(one, teacher, RequestLimits())
 
 
@@ -135,9 +150,42 @@ WITH_WORDS = described(
 
 def words_request(ids: bytes, lengths: bytes) -> teacher_pb2.ScoreRequest:
     fields = {"entity_ids": int32(49), "entity_lengths": int32(0, 1)}
-    targets = {"target_lengths": int32(1, 1)}
     words = {"word_ids": ids, "word_lengths": lengths}
-    return request(1, fields={**NO_TOKENS, **fields, **targets, **words})
+    rows = one_range((0, 1), (0, 1))
+    return request(1, fields={**NO_TOKENS, **fields, **rows, **words})
+
+
+def test_check_request_gives_each_sequence_its_ranges() -> None:
+    several = {
+        "range_counts": int32(2, 1),
+        "range_starts": int32(0, 1, 2),
+        "range_lengths": int32(1, 1, 1),
+    }
+    work = check_request(request(1, fields=several), DESCRIPTION, RequestLimits())
+    assert [each.ranges for each in work.inputs] == [((0, 1), (1, 1)), ((2, 1),)]
+    assert work.num_rows == 3
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        one_range((0, 1), (1, 2)),
+        {
+            "range_counts": int32(2, 1),
+            "range_starts": int32(0, 1, 1),
+            "range_lengths": int32(1, 1, 2),
+        },
+    ],
+    ids=["not at the end", "two of a sequence"],
+)
+def test_check_request_of_a_teacher_without_ranges_takes_one_at_the_end(
+    fields: dict[str, bytes],
+) -> None:
+    teacher = described()
+    del teacher.capabilities[:]
+    assert check_request(request(1), teacher, RequestLimits()).num_rows == 3
+    with pytest.raises(ValueError, match="without the capability ranges must be one a sequence"):
+        check_request(request(1, fields=fields), teacher, RequestLimits())
 
 
 def test_check_request_gives_each_example_its_words() -> None:
@@ -286,8 +334,8 @@ def test_check_request_that_is_too_large_or_draws_too_much_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 4194304 bytes, got"):
         check_request(one, DESCRIPTION, RequestLimits())
     teacher = described(max_tokens=64)
-    many = request(2, fields={"token_ids": int32(*[1] * 64), "token_lengths": int32(64)})
-    many.target_lengths = int32(64)
+    tokens = {"token_ids": int32(*[1] * 64), "token_lengths": int32(64)}
+    many = request(2, fields={**tokens, **one_range((0, 64))})
     many.compression.Clear()
     many.compression.values, many.compression.samples = teacher_pb2.UINT8, 1 << 16
     with pytest.raises(ValueError, match="at most 2097152 draws, got 64 rows of 65536"):
@@ -342,7 +390,7 @@ def test_server_answers_health_checks_until_it_drains() -> None:
         port = await server.start("127.0.0.1")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            check = health_pb2.HealthCheckRequest(service="conkd.Teacher")
+            check = health_pb2.HealthCheckRequest(service="conkd.v1.Teacher")
             reply = await stub.Check(check)  # type: ignore[attr-defined]
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
             assert not server.problem

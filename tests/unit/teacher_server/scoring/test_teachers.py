@@ -19,7 +19,7 @@ from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeach
 from tests.support import tiny_teachers
 from tests.support.fake_teacher import columns_of
 from trainer.data.bags import Bags
-from trainer.data.model_input import ExampleInput, InputLimits
+from trainer.data.model_input import InputLimits, SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
 from trainer.models.frozen_recommender import load_recommender
@@ -37,16 +37,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: root / kind for kind in ("dialogue", "recommendation")}
 
 
-def random_inputs(num_ids: int, lengths: list[int], targets: list[int]) -> list[ExampleInput]:
+def random_inputs(num_ids: int, lengths: list[int], targets: list[int]) -> list[SequenceInput]:
     rng = np.random.default_rng(0)
     return [
-        ExampleInput(
-            num_targets=num_targets,
+        SequenceInput.at_end(
+            num_rows=num_rows,
             tokens=rng.integers(0, num_ids, length, dtype=np.int32),
             entities=rng.integers(0, tiny_teachers.NUM_ENTITIES, length, dtype=np.int32),
             words=rng.integers(0, tiny_teachers.NUM_WORDS, rng.integers(0, 13), dtype=np.int32),
         )
-        for length, num_targets in zip(lengths, targets, strict=True)
+        for length, num_rows in zip(lengths, targets, strict=True)
     ]
 
 
@@ -65,7 +65,7 @@ def test_dialogue_rows_are_the_last_positions_scored_one_by_one(folders: dict[st
     twin = []
     for example in inputs:
         length = len(example.tokens)
-        for position in range(length - example.num_targets, length):
+        for position in range(length - example.num_rows, length):
             prefix = torch.from_numpy(example.tokens[: position + 1].astype(np.int64))
             with torch.inference_mode():
                 logits_V = model(input_ids=prefix[None]).logits[0, -1]

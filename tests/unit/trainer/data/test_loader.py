@@ -135,7 +135,7 @@ def test_student_input_lines_up_with_labels(action_tokens: bool) -> None:
 def test_dialogue_input_of_a_teacher_has_no_action_token_and_one_target_per_label() -> None:
     given = dialogue_input(example(0, [1, 2, 3], [4, 11, 0]), InputLimits())
     assert given.tokens.tolist() == [1, 2, 3, 4, 11]
-    assert given.num_targets == 3
+    assert given.num_rows == 3
 
 
 def test_micro_batches_keep_order_and_lose_nothing() -> None:

@@ -10,7 +10,7 @@ from tests.support.evaluation_fakes import (
     tiny_model,
     tiny_vocabulary,
 )
-from trainer.data.model_input import ExampleInput, collate
+from trainer.data.model_input import SequenceInput, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import (
     GenerateConfig,
@@ -36,7 +36,7 @@ def model(vocabulary: Vocabulary, request: pytest.FixtureRequest) -> LanguageMod
 
 
 def prompt(example_id: str, tokens: np.ndarray, num_mentioned: int) -> Prompt:
-    return Prompt(example_id, ExampleInput(num_targets=1, tokens=tokens), num_mentioned)
+    return Prompt(example_id, SequenceInput.at_end(num_rows=1, tokens=tokens), num_mentioned)
 
 
 def prompts_of_all_lengths(vocabulary: Vocabulary) -> list[Prompt]:
@@ -56,7 +56,7 @@ def slow_greedy(
     tokens, tops = [], []
     for step in range(MAX_NEW):
         read = np.concatenate([prompt.given.tokens, np.array(tokens, np.int32)])
-        inputs = collate([ExampleInput(num_targets=1 + step, tokens=read)], pad_id=0)
+        inputs = collate([SequenceInput.at_end(num_rows=1 + step, tokens=read)], pad_id=0)
         with torch.no_grad():
             scores_V = model.head(model.response_states(inputs)[-1])
         token = int(scores_V[: vocabulary.rec_id].argmax())

@@ -21,6 +21,7 @@ from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.description import describe, support_size
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from tests.support import tiny_teachers, toy_teacher
+from tests.support.replica_calls import one_range
 from trainer.common.plugins import with_plugins
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
@@ -294,7 +295,7 @@ def test_replica_counts_the_rows_of_a_plugins_kind_by_its_own_support(
         compression=teacher_pb2.Compression(values=codec.UINT8),  # type: ignore[arg-type]
         token_ids=np.arange(10, dtype="<i4").tobytes(),
         token_lengths=np.array([10], "<i4").tobytes(),
-        target_lengths=np.array([10], "<i4").tobytes(),
+        **one_range((0, 10)),
     )
     card.max_tokens = 16
     assert RequestCheck(card, limits)(request).num_rows == 10

@@ -33,7 +33,7 @@ def loss_gradients_and_kept_bytes(
     model = build_language_model(config, vocabulary, knowledge=knowledge)
     model.module.train()
     student = Student(model, loss_chunk_size=4)
-    num_positions = int(inputs.num_targets_B.sum())
+    num_positions = int(inputs.num_rows_B.sum())
     labels_P = torch.arange(num_positions) % vocabulary.size
     targets = SoftTargets(labels_P=labels_P, gold_P=torch.ones(num_positions))
     kept: dict[int, int] = {}

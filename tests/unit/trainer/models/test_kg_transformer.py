@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.support import tiny_teachers
 from tests.support.kg_inputs import EXAMPLES, batch, given
 from trainer.config.language_model import LanguageModelConfig
-from trainer.data.model_input import ExampleInput, InputLimits, collate
+from trainer.data.model_input import InputLimits, SequenceInput, collate
 from trainer.data.vocabulary import Vocabulary
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
 from trainer.models.kg_language_model import KgLanguageModel
@@ -69,7 +69,7 @@ def attend(attention: Any, queries_TD: Tensor, sources_SD: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def slow_states(model: KgTransformer, example: ExampleInput) -> Tensor:
+def slow_states(model: KgTransformer, example: SequenceInput) -> Tensor:
     """One example without a batch, a mask or a pad: the layers as KGSF's paper draws them."""
     size = model.shape.hidden_size
 
@@ -81,7 +81,7 @@ def slow_states(model: KgTransformer, example: ExampleInput) -> Tensor:
         inner = torch.relu(layer.feed_forward.inner(states))
         return layer.fed.norm(states + layer.feed_forward.outer(inner))
 
-    cut = len(example.tokens) - example.num_targets
+    cut = len(example.tokens) - example.num_rows
     context = embed(example.tokens[:cut])
     encoder: list[Any] = list(model.encoder)
     decoder: list[Any] = list(model.decoder)
@@ -177,7 +177,7 @@ def test_changing_a_response_token_changes_no_logit_at_or_before_it(
     ],
 )
 def test_entities_words_and_context_each_change_every_state(
-    model: KgTransformer, other: ExampleInput
+    model: KgTransformer, other: SequenceInput
 ) -> None:
     before, after = (model.response_states(batch(each)) for each in (EXAMPLES[0], other))
     assert (before != after).any(-1).all()

@@ -26,7 +26,7 @@ from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import read_json_object
 from trainer.data.dialogue import Mention
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.evaluation.generate import GenerateConfig, Prompt, generate
 from trainer.evaluation.loaded_model import load_model, resolve_classifier
@@ -75,7 +75,7 @@ def test_pipeline_answers_as_we_do(folder: Path, vocabulary: Vocabulary) -> None
     ids = [*vocabulary.encode(["I liked ", Mention("103")]), eos, rec]
     assert ids[-3:] == [film, eos, rec]
     loaded = load_model(folder)
-    prompt = Prompt("a", ExampleInput(num_targets=1, tokens=np.array(ids, np.int32)), 1)
+    prompt = Prompt("a", SequenceInput.at_end(num_rows=1, tokens=np.array(ids, np.int32)), 1)
     (ours,) = generate(loaded.model, vocabulary, [prompt], GenerateConfig(), title="test")
     text = 'I liked "Film 3 (1903)"<|endoftext|>[REC]'
     (result,) = answer(text, return_full_text=False)

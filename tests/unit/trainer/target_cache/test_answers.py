@@ -26,7 +26,7 @@ from tests.support.tiny_teachers import (
     write_dialogue_teacher,
     write_recommendation_teacher,
 )
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import ONE_ROW, SequenceInput
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.block import pack
 from trainer.target_cache.keys import Group, RequestKeys
@@ -51,16 +51,16 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Teacher]:
     }
 
 
-def inputs_of(kind: str) -> list[ExampleInput]:
+def inputs_of(kind: str) -> list[SequenceInput]:
     rng = np.random.default_rng(1)
     inputs = []
     for number in range(NUM_EXAMPLES):
         if kind == "dialogue":
             tokens = rng.integers(0, 60, size=8 + number).astype(np.int32)
-            inputs.append(ExampleInput(num_targets=1 + number % 5, tokens=tokens))
+            inputs.append(SequenceInput.at_end(num_rows=1 + number % 5, tokens=tokens))
         else:
             entities = rng.choice(NUM_ENTITIES, size=1 + number % 4, replace=False)
-            inputs.append(ExampleInput(num_targets=1, entities=entities.astype(np.int32)))
+            inputs.append(SequenceInput(ranges=ONE_ROW, entities=entities.astype(np.int32)))
     return inputs
 
 
@@ -74,7 +74,7 @@ class Asked:
         self.given: list[TargetRows] = []
         self._teacher = teacher
 
-    async def __call__(self, inputs: Sequence[ExampleInput]) -> TargetRows:
+    async def __call__(self, inputs: Sequence[SequenceInput]) -> TargetRows:
         self.batches.append(len(inputs))
         rows = self._teacher.score(inputs, Compression(top_k=TOP_K))
         block = codec.encode(rows, self.request.group.compression.values)
@@ -93,7 +93,7 @@ class Desk:
         self.cache = TargetCache(folder, max_bytes=max_bytes)
         self.answers = CachedAnswers(self.cache, self.counters, waits_for_room=waits_for_room)
 
-    def ask(self, asked: Asked, *batches: Sequence[ExampleInput]) -> list[TargetRows]:
+    def ask(self, asked: Asked, *batches: Sequence[SequenceInput]) -> list[TargetRows]:
         """The answers to batches that are all asked for at once."""
 
         async def answers() -> list[TargetRows]:
@@ -113,12 +113,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-def one_by_one(rows: TargetRows, inputs: Sequence[ExampleInput]) -> list[list[tuple[object, ...]]]:
+def one_by_one(rows: TargetRows, inputs: Sequence[SequenceInput]) -> list[list[tuple[object, ...]]]:
     """Every row of every example by itself, floats as bytes."""
     examples, row, entry = [], 0, 0
     for each in inputs:
         examples.append([])
-        for _ in range(each.num_targets):
+        for _ in range(each.num_rows):
             end = entry + int(rows.counts_R[row])
             ids, log_probs_E = rows.ids_E[entry:end].tolist(), rows.log_probs_E[entry:end]
             masses = rows.tail_R[row].tobytes(), rows.item_mass_R[row].tobytes()
@@ -237,7 +237,7 @@ def test_queue_of_writing_is_bounded_in_bytes(
     desk = Desk(tmp_path / "cache", waits_for_room=waits)
 
     async def story() -> list[TargetRows]:
-        def ask(part: Sequence[ExampleInput]) -> asyncio.Task[TargetRows]:
+        def ask(part: Sequence[SequenceInput]) -> asyncio.Task[TargetRows]:
             return asyncio.create_task(desk.answers.answer(asked.request, part, asked))
 
         # One batch alone may be larger than the bound; the next one finds no room.

@@ -15,7 +15,7 @@ import pytest
 from protos import codec
 from tests.support.caches import GROUP, MAX_BYTES, compression, described
 from trainer.common.errors import MachineError
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import RowRange, SequenceInput
 from trainer.target_cache.keys import KEY_BYTES, Group, RequestKeys, field_bytes
 from trainer.target_cache.store import TargetCache
 
@@ -24,7 +24,7 @@ def ids(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-INPUT = ExampleInput(num_targets=2, tokens=ids(1, 2, 3), entities=ids(4), words=ids(5))
+INPUT = SequenceInput.at_end(num_rows=2, tokens=ids(1, 2, 3), entities=ids(4), words=ids(5))
 
 
 @pytest.fixture
@@ -71,7 +71,9 @@ def test_key_changes_with_the_compression(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"num_targets": 1},
+        {"ranges": (RowRange(2, 1),)},
+        {"ranges": (RowRange(0, 2),)},
+        {"ranges": (RowRange(1, 1), RowRange(2, 1))},
         {"tokens": ids(1, 2)},
         {"tokens": ids(1, 2, 4)},
         {"entities": ids()},

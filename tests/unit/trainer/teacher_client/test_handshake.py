@@ -22,6 +22,7 @@ from teacher_server.fleet import certificates
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
 from tests.support.fake_teacher import DESCRIPTION
+from tests.support.replica_calls import one_range
 from tests.support.secure_fleet import (
     GOOD,
     METHODS,
@@ -113,7 +114,7 @@ def write(folder: Path, role: str, made: Pair) -> SecurityFiles:
 async def reaches(address: str, side: Pair) -> bool:
     """Whether a call with the right token gets as far as a method."""
     async with side.channel(address) as channel:
-        code = await status(channel, "/conkd.Teacher/NoSuchMethod", GOOD)
+        code = await status(channel, "/conkd.v1.Teacher/NoSuchMethod", GOOD)
     assert code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE), code
     return code is grpc.StatusCode.UNIMPLEMENTED
 
@@ -208,6 +209,6 @@ def score_request(request_id: int) -> teacher_pb2.ScoreRequest:
         request_id=request_id,
         token_ids=np.array([1, 2], "<i4").tobytes(),
         token_lengths=np.array([2], "<i4").tobytes(),
-        target_lengths=np.array([1], "<i4").tobytes(),
+        **one_range((1, 1)),
         compression=teacher_pb2.Compression(top_k=4, values=teacher_pb2.FLOAT32),
     )

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer.data.model_input import ExampleInput
+from trainer.data.model_input import SequenceInput
 from trainer.teacher_client.request_parts import split_into_requests
 
 
-def example(num_targets: int, num_tokens: int = 1, num_entities: int = 0) -> ExampleInput:
-    return ExampleInput(
-        num_targets=num_targets,
+def example(num_rows: int, num_tokens: int = 1, num_entities: int = 0) -> SequenceInput:
+    return SequenceInput.at_end(
+        num_rows=num_rows,
         tokens=np.zeros(num_tokens, np.int32),
         entities=np.zeros(num_entities, np.int32),
     )
@@ -24,21 +24,21 @@ def twenty_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.teacher_client.request_parts.MAX_REPLY_ENTRIES", 20)
 
 
-def split(inputs: list[ExampleInput]) -> list[list[ExampleInput]]:
+def split(inputs: list[SequenceInput]) -> list[list[SequenceInput]]:
     return split_into_requests(inputs, max_row_entries=4)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
-def test_split_into_requests_keeps_order_and_never_cuts_an_example(num_targets: list[int]) -> None:
-    inputs = [example(number) for number in num_targets]
+def test_split_into_requests_keeps_order_and_never_cuts_an_example(num_rows: list[int]) -> None:
+    inputs = [example(number) for number in num_rows]
     parts = split(inputs)
     assert [each for part in parts for each in part] == inputs
     for part in parts:
-        assert len(part) == 1 or sum(each.num_targets for each in part) <= 5
+        assert len(part) == 1 or sum(each.num_rows for each in part) <= 5
     for part, following in itertools.pairwise(parts):
         # No part could have taken one more.
-        assert sum(each.num_targets for each in [*part, following[0]]) > 5
+        assert sum(each.num_rows for each in [*part, following[0]]) > 5
 
 
 @pytest.mark.parametrize("column", ["num_tokens", "num_entities"])

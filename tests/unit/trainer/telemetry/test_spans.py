@@ -62,7 +62,7 @@ def test_request_is_a_span_of_its_parts_under_that_of_who_asked() -> None:
         async with running(FakeTeacher(), spans=spans) as (_, stub):
             good = request(1)
             good.traceparent = f"00-{TRACE}-{PARENT}-01".encode()
-            bad = request(2, fields={"target_lengths": int32(0, 1)})
+            bad = request(2, fields={"range_lengths": int32(0, 1)})
             bad.traceparent = b"\xff" * 1000
             await score(stub, [good, bad])
 
