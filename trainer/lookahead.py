@@ -22,7 +22,6 @@ from trainer.data.loader import (
     Positions,
     StudentInput,
     batches,
-    micro_batches,
     to_student_input,
 )
 from trainer.data.model_input import InputLimits
@@ -90,6 +89,8 @@ def submitted_steps(
         seed=config.seed,
         rank=engine.rank,
         world_size=engine.world_size,
+        group=config.train.group,
+        micro_batch_size=config.train.micro_batch_size,
     )
     ahead: collections.deque[SubmittedStep] = collections.deque()
     mixer = ThreadPoolExecutor(1, thread_name_prefix="mix-targets")
@@ -131,19 +132,18 @@ class _Submitter:
 
     def submit(self, batch: Batch) -> SubmittedStep:
         """Collate a batch, and request its targets."""
-        micro = micro_batches(batch, self._config.train.micro_batch_size)
         inputs = tuple(
             to_student_input(
                 each, self._vocabulary, self._limits, action_tokens=self._config.action_tokens
             )
-            for each in micro
+            for each in batch.parts
         )
         pending: tuple[Future[PreparedTargets], ...] = ()
         if self._teachers is not None:
             # The one thread waits for them in this order, which is the order of the steps.
             pending = tuple(
                 self._mixer.submit(self._mix, each.positions, self._teachers.submit(examples))
-                for examples, each in zip(micro, inputs, strict=True)
+                for examples, each in zip(batch.parts, inputs, strict=True)
             )
         if self._pins_memory:
             inputs = tuple(replace(each, model=each.model.pin_memory()) for each in inputs)

@@ -19,7 +19,7 @@ from trainer.config.yaml_file import load_config
 CONFIG_NAME = "config.yaml"
 ORIGIN_NAME = "origin.json"
 # Of this file and of the settings beside it. A number that is not ours is refused.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from trainer.config.watch import WatchConfig
 from trainer.security.credentials import STUDENT_REMEDY, check_host
 
 DEFAULT_STEPS = 1000
+Group = Literal["dialogue", "response"]
+"""What stays together in a micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,11 @@ class TrainConfig:
     batch_size: int = 32
     """Examples per optimiser step over all ranks."""
     micro_batch_size: int | None = None
-    """Examples per forward on one rank; None: the rank's whole share at once."""
+    """Examples per forward on one rank; None: the rank's whole share at once. It must divide the
+    share; grouped by dialogue a forward has so many on average."""
+    group: Group = "dialogue"
+    """dialogue: the responses of a dialogue meet in one micro-batch, which forwards the dialogue
+    once. response: each response is drawn, and forwarded, on its own."""
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2

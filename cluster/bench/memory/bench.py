@@ -8,6 +8,7 @@ any time.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import tempfile
@@ -203,12 +204,12 @@ def largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
     for rank in range(RANKS):
         loader = LoaderConfig(batch_size=arm.batch_size, seed=0, rank=rank, world_size=RANKS)
         steps = batches(prepared.examples("train"), loader)
-        for _ in range(STEPS):
-            batch = next(steps)
-            limits = InputLimits(max_tokens=MAX_POSITIONS)
-            inputs.append(
-                to_student_input(batch.examples, prepared.vocabulary, limits, action_tokens=False)
-            )
+        limits = InputLimits(max_tokens=MAX_POSITIONS)
+        inputs += [
+            to_student_input(part, prepared.vocabulary, limits, action_tokens=False)
+            for batch in itertools.islice(steps, STEPS)
+            for part in batch.parts
+        ]
     shapes = [
         Shape(
             examples=it.model.input_ids_BL.shape[0],

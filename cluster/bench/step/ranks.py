@@ -103,7 +103,11 @@ class Ranks:
 def widest_step(examples: list[Example], config: RunConfig, num_steps: int) -> int:
     """Of the first steps the one with the longest example."""
     loader = LoaderConfig(
-        batch_size=config.train.batch_size, seed=config.seed, rank=0, world_size=1
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=0,
+        world_size=1,
+        group=config.train.group,
     )
     steps = list(itertools.islice(batches(examples, loader), num_steps))
     return max(steps, key=lambda batch: max(map(_length, batch.examples))).step

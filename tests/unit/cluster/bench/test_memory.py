@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,17 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.bench.memory import bench as memory
-from cluster.bench.memory.bench import ARMS, Arm, command, figures, largest_shape, plan_arm, row_of
+from cluster.bench.memory.bench import (
+    ARMS,
+    RANKS,
+    STEPS,
+    Arm,
+    command,
+    figures,
+    largest_shape,
+    plan_arm,
+    row_of,
+)
 from cluster.bench.memory.rank_memory import (
     RankMemory,
     Sampler,
@@ -18,6 +29,8 @@ from cluster.bench.memory.rank_memory import (
 )
 from cluster.launch.launcher import Launcher
 from cluster.stages import Demo, this_machine
+from trainer.data.chains import input_length
+from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepared import load_prepared
 from trainer.plan.memory import CPU_OVERHEAD
 
@@ -43,7 +56,14 @@ def test_plan_of_an_arm_takes_the_longest_of_its_micro_batches(prepared_dir: Pat
     arm = Arm(student="small", stage=3, batch_size=4)
     vocab_size, shape = largest_shape(arm, prepared_dir)
     assert vocab_size == load_prepared(prepared_dir).vocabulary.size
-    assert shape.examples == 2
+    examples = load_prepared(prepared_dir).examples("train")
+    slots = []
+    for rank in range(RANKS):
+        loader = LoaderConfig(batch_size=4, seed=0, rank=rank, world_size=RANKS)
+        for batch in itertools.islice(batches(examples, loader), STEPS):
+            slots += [len(part) * max(map(input_length, part)) for part in batch.parts]
+    assert len(slots) == RANKS * STEPS
+    assert shape.examples * shape.length == max(slots)
     assert 2 <= shape.positions < shape.examples * shape.length
     plan = plan_arm(arm, prepared_dir)
     assert (plan.stage, plan.parts["fixed"]) == (3, CPU_OVERHEAD)

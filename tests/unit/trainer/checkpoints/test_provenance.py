@@ -78,7 +78,7 @@ def test_check_same_provenance_without_its_file_is_refused_but_a_new_run_is_not(
 
 def test_run_of_another_format_is_refused(run: Path) -> None:
     (run / provenance.ORIGIN_NAME).write_text('{"vocabulary": "v"}')
-    with pytest.raises(ValueError, match=r"origin\.json must have format 2, got None"):
+    with pytest.raises(ValueError, match=r"origin\.json must have format 3, got None"):
         provenance.check_same_run(run, RunConfig(data="d", output="o"))
 
 
