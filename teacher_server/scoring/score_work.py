@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,25 @@ class Columns:
     tokens: Ragged
     entities: Ragged
     words: Ragged
+
+
+def columns_of(inputs: Sequence[SequenceInput]) -> Columns:
+    """The columns of a request about these sequences."""
+
+    def ragged(rows: list[np.ndarray]) -> Ragged:
+        return Ragged(np.concatenate(rows), [len(row) for row in rows])
+
+    wanted = [each for sequence in inputs for each in sequence.ranges]
+    return Columns(
+        Ranges(
+            [len(each.ranges) for each in inputs],
+            [each.start for each in wanted],
+            [each.length for each in wanted],
+        ),
+        ragged([each.tokens for each in inputs]),
+        ragged([each.entities for each in inputs]),
+        ragged([each.words for each in inputs]),
+    )
 
 
 @dataclass(eq=False)

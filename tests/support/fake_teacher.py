@@ -5,13 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
 from teacher_server.scoring.compress import Support, compress
-from teacher_server.scoring.score_work import Columns, Ragged, Ranges
 from trainer.data.model_input import RANGES, SequenceInput
 
 VOCAB = 12
@@ -73,21 +71,3 @@ class FakeTeacher:
 
 def rows_after(ids: torch.Tensor) -> torch.Tensor:
     return torch.sin((ids[:, None] + 1.0) * torch.arange(1.0, VOCAB + 1)).log_softmax(-1)
-
-
-def columns_of(inputs: Sequence[SequenceInput]) -> Columns:
-    """The columns of a request about these sequences."""
-
-    def ragged(rows: list[np.ndarray]) -> Ragged:
-        return Ragged(np.concatenate(rows), [len(row) for row in rows])
-
-    return Columns(
-        Ranges(
-            [len(each.ranges) for each in inputs],
-            [wanted.start for each in inputs for wanted in each.ranges],
-            [wanted.length for each in inputs for wanted in each.ranges],
-        ),
-        ragged([each.tokens for each in inputs]),
-        ragged([each.entities for each in inputs]),
-        ragged([each.words for each in inputs]),
-    )

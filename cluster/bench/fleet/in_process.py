@@ -13,7 +13,7 @@ from protos.target_rows import TargetRows, Targets
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import InputLimits
+from trainer.data.model_input import InputLimits, merge_sequences
 from trainer.kinds.table import TEACHER_KINDS
 from trainer.telemetry.client_counters import ClientCounters
 
@@ -60,6 +60,8 @@ class InProcessTeachers:
         inputs = [
             of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
         ]
+        if InputLimits.of(teacher.description).takes_ranges:
+            inputs = merge_sequences(inputs)
         rows = teacher.score(inputs, of_kind.compression(self._distill, seed=0))
         self.counters.requests += 1
         if of_kind.rows_per == "position":

@@ -15,6 +15,7 @@ from trainer.lookahead import Teachers
 from trainer.teacher_client.client import TeacherClient
 
 NO_TEACHER, SERVED, CACHED, IN_PROCESS = "no teacher", "served", "cached", "in process"
+SINGLE, GROUPED = "one pass per response", "one pass per dialogue"
 # Nothing listens there, so every answer must come from the cache.
 NOWHERE = "127.0.0.1:9"
 
@@ -25,9 +26,24 @@ class Arm:
 
     config: RunConfig
     teachers: Teachers | None
+    merges: bool = True
+    """Whether the student reads a dialogue in one sequence, if the settings let it."""
 
 
-def builders_of(
+def pass_builders(config: RunConfig) -> dict[str, Callable[[], Arm]]:
+    """One forward per dialogue and one per response, of the same batches; without a teacher.
+
+    And without action tokens, which let no response follow another in one sequence.
+    """
+    distill = dataclasses.replace(config.distill, gamma=0.0)
+    own = dataclasses.replace(config, distill=distill, action_tokens=False)
+    return {
+        SINGLE: lambda: Arm(config=own, teachers=None, merges=False),
+        GROUPED: lambda: Arm(config=own, teachers=None),
+    }
+
+
+def teacher_builders(
     config: RunConfig, data: PreparedData, *, dialogue: Path, recommendation: Path, cache: Path
 ) -> dict[str, Callable[[], Arm]]:
     """The arms, in the order in which they are built: those that need most memory last.

@@ -5,6 +5,10 @@ Two ranks train one student of DialoGPT-small's shape, and its steps take turns:
 devices of their own; with their targets in the cache and no fleet; and with both teachers computed
 in every rank, as users do today. A ratio is of two blocks of the same turn, on the same batches.
 
+Beside it, what one forward per dialogue saves: the student without a teacher, and the scoring of a
+dialogue teacher of its shape, take the same examples in one sequence per dialogue and in one per
+response, in turn.
+
 Replicas and students share two cores: CPU seconds of the ranks and of the whole machine show which
 processes pay for an arm.
 """
@@ -25,7 +29,8 @@ from cluster.bench.corpus import Corpus, first_examples, fitted_corpus
 from cluster.bench.fleet.fleet import Fleet, Served
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.result import BenchResult, Row
-from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.bench.step import passes
+from cluster.bench.step.arms import CACHED, GROUPED, IN_PROCESS, NO_TEACHER, SERVED, SINGLE
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
 from cluster.stages import ROOT, this_machine
@@ -42,6 +47,11 @@ NUM_EXAMPLES = 640
 BATCH_SIZE = 8
 # From the start to the last turn; the rest takes seconds.
 BUDGET_S = 540.0
+# Of the turns with one forward per dialogue and per response; a student of two ranks.
+PASS_BATCH_SIZE = 16
+PASS_BUDGET_S = 240.0
+# Batches of the recipe, for the count of tokens and the teacher's scoring.
+RECIPE_BATCH_SIZE = 32
 DIALOGPT_SMALL = SHAPES["small"]
 SIZES = ("num_layers", "hidden_size", "num_heads")
 
@@ -54,16 +64,27 @@ def bench_step(source: Path | None) -> BenchResult:
         tempfile.TemporaryDirectory(prefix="conkd-step-") as temporary,
         Launcher(LOGS, screen=sys.stderr) as launcher,
     ):
-        rows = asyncio.run(_measure(launcher, corpus, Path(temporary), end_by))
+        rows, pass_rows, scored = asyncio.run(_measure(launcher, corpus, Path(temporary), end_by))
     return BenchResult(
-        figures=figures_of(rows),
+        figures={
+            **figures_of(rows),
+            **passes.sequence_figures(corpus.examples("train"), RECIPE_BATCH_SIZE),
+            **_spread("grouped_to_single", passes.ratios_of(pass_rows, GROUPED, SINGLE)),
+            **_spread(
+                "scoring_grouped_to_single",
+                passes.ratios_of(scored, GROUPED, SINGLE),
+            ),
+        },
         rows=arm_rows(rows),
         corpus=corpus.name,
-        details={"blocks": rows},
+        details={"blocks": rows, "passes": pass_rows, "scoring": scored},
     )
 
 
-async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: float) -> list[Row]:
+async def _measure(
+    launcher: Launcher, corpus: Corpus, output: Path, end_by: float
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Blocks of the arms, blocks of one forward per dialogue or response, and scoring of both."""
     data = first_examples(corpus.data, NUM_EXAMPLES, output / "data")
     folders = corpus.folders
     answers = _record(data, folders, output)
@@ -84,9 +105,14 @@ async def _measure(launcher: Launcher, corpus: Corpus, output: Path, end_by: flo
         "result": result,
         "end-by": end_by,
     }
-    launcher.run([_fill_cache(cache, settings), _ranks(options, settings)])
+    launcher.run([_fill_cache(cache, settings), _ranks("teachers", options, settings)])
     await fleet.stop()
-    return json.loads(result.read_text())
+    options |= {"result": output / "passes.json", "end-by": time.time() + PASS_BUDGET_S}
+    batch = (f"train.batch_size={PASS_BATCH_SIZE}",)
+    launcher.run([_ranks("passes", options, (*settings, *batch))])
+    scored = passes.scoring_rows(dialogue, corpus.examples("train"), RECIPE_BATCH_SIZE)
+    pass_rows = json.loads((output / "passes.json").read_text())
+    return json.loads(result.read_text()), pass_rows, scored
 
 
 def _record(data: Path, folders: dict[str, Path], output: Path) -> dict[str, Path]:
@@ -121,13 +147,14 @@ def _fill_cache(cache: Path, settings: tuple[str, ...]) -> Command:
     )
 
 
-def _ranks(options: dict[str, Path | float], settings: tuple[str, ...]) -> Command:
+def _ranks(arms: str, options: dict[str, Path | float], settings: tuple[str, ...]) -> Command:
     machine = this_machine()
     start = machine.student_start("cluster/bench/step/ranks.py")
     return Command(
-        name="ranks",
+        name=f"ranks-{arms}",
         argv=(
             *start.argv,
+            f"--arms={arms}",
             *(f"--{name}={value}" for name, value in options.items()),
             *("--config", CONFIG, *settings),
         ),

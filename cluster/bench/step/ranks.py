@@ -1,7 +1,7 @@
 """The ranks of the benchmark `step`: one student, trained with each arm in turn.
 
-deepspeed cluster/bench/step/ranks.py --dialogue DIR --recommendation DIR --cache DIR
-    --result FILE --end-by SECONDS --config FILE [key=value ...]
+deepspeed cluster/bench/step/ranks.py --arms teachers|passes --dialogue DIR --recommendation DIR
+    --cache DIR --result FILE --end-by SECONDS --config FILE [key=value ...]
 
 All arms train the same model on the same batches with the trainer's own step. A block of an arm is
 `BLOCK_STEPS` steps from the first request to the last update, so it includes everything that the
@@ -23,7 +23,7 @@ import torch
 
 from cluster.bench.peak_memory import peak_bytes
 from cluster.bench.result import Row
-from cluster.bench.step.arms import IN_PROCESS, Arm, builders_of
+from cluster.bench.step.arms import IN_PROCESS, Arm, pass_builders, teacher_builders
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_rank
 from trainer.config.run import RunConfig
@@ -62,6 +62,7 @@ class Ranks:
         """Seconds, tokens, the mean rank's wait and CPU seconds of such steps, over all ranks."""
         train = dataclasses.replace(arm.config.train, steps=first_step + num_steps)
         config = dataclasses.replace(arm.config, train=train)
+        limits = dataclasses.replace(self._limits, takes_ranges=arm.merges)
         tokens = wait_s = 0.0
         before = self._cpu_seconds()
         start = time.perf_counter()
@@ -70,7 +71,7 @@ class Ranks:
             self.engine,
             vocabulary=self._vocabulary,
             examples=self._examples,
-            limits=self._limits,
+            limits=limits,
             teachers=arm.teachers,
             first_step=first_step,
         ):
@@ -163,6 +164,7 @@ def arms_of_turn(turn: int, names: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Take our options, and give the rest to the trainer's own parser."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--arms", choices=("teachers", "passes"), required=True)
     for name in ("dialogue", "recommendation", "cache", "result"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--end-by", type=float, required=True, help="seconds since the epoch")
@@ -172,12 +174,16 @@ def main(argv: list[str]) -> None:
     built: list[Arm] = []
     try:
         ranks = Ranks(config, data)
-        builders = builders_of(
-            config,
-            data,
-            dialogue=arguments.dialogue,
-            recommendation=arguments.recommendation,
-            cache=arguments.cache,
+        builders = (
+            pass_builders(config)
+            if arguments.arms == "passes"
+            else teacher_builders(
+                config,
+                data,
+                dialogue=arguments.dialogue,
+                recommendation=arguments.recommendation,
+                cache=arguments.cache,
+            )
         )
         rows = measure(ranks, builders, close=built, end_by=arguments.end_by)
         if ranks.engine.rank == 0:

@@ -16,8 +16,8 @@ from teacher_server.replica.batching import Batcher, BatchResult
 from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, plan_batches, score_together
-from teacher_server.scoring.score_work import ScoreWork
-from tests.support.fake_teacher import FakeTeacher, columns_of
+from teacher_server.scoring.score_work import ScoreWork, columns_of
+from tests.support.fake_teacher import FakeTeacher
 from trainer.data.model_input import SequenceInput
 
 CUT = Compression(top_k=4)

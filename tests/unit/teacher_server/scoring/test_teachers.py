@@ -14,10 +14,9 @@ from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import describe, num_token_ids
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from teacher_server.scoring.kinds import load_teacher
-from teacher_server.scoring.score_work import ScoreWork
+from teacher_server.scoring.score_work import ScoreWork, columns_of
 from teacher_server.scoring.teachers import DialogueTeacher, RecommendationTeacher
 from tests.support import tiny_teachers
-from tests.support.fake_teacher import columns_of
 from trainer.data.bags import Bags
 from trainer.data.model_input import InputLimits, SequenceInput
 from trainer.data.vocabulary import Vocabulary
