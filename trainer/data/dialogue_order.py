@@ -41,12 +41,7 @@ def epoch_batches(
 def take(waiting: list[Chain], count: int) -> list[Chain]:
     """Remove chains of exactly `count` responses from a list that holds as many: the first ones."""
     window = _window(waiting, count)
-    mask = (1 << (count + 1)) - 1
-    # Bit n of reach[i]: some of the chains from i on have n responses together.
-    reach = [1]
-    for chain in reversed(window):
-        reach.append((reach[-1] | reach[-1] << len(chain)) & mask)
-    reach.reverse()
+    reach = _reach(window, count)
     if not reach[0] >> count & 1:
         return _take_and_cut(waiting, count)
     taken: list[Chain] = []
@@ -64,6 +59,15 @@ def _window(waiting: Sequence[Chain], count: int) -> list[Chain]:
     """The first chains that hold `count` responses, and LOOK_AHEAD more."""
     filled = int(np.searchsorted(np.cumsum([len(it) for it in waiting[:count]]), count)) + 1
     return list(waiting[: filled + LOOK_AHEAD])
+
+
+def _reach(window: Sequence[Chain], count: int) -> list[int]:
+    """Bit n of number i: some of the chains from i on have n <= count responses together."""
+    mask = (1 << (count + 1)) - 1
+    reach = [1]
+    for chain in reversed(window):
+        reach.append((reach[-1] | reach[-1] << len(chain)) & mask)
+    return reach[::-1]
 
 
 def _take_and_cut(waiting: list[Chain], count: int) -> list[Chain]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.chain_shares import chain_keys, cut, split
@@ -22,6 +22,7 @@ def shares(
     return split(batch, lengths, keys, world_size=world_size, num_parts=num_parts)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=20),
     st.integers(1, 4),
@@ -47,6 +48,7 @@ def test_split_gives_every_part_of_every_rank_something_and_loses_nothing(
         assert len(pieces) == len(parts)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(1, 20))
 def test_cut_equals_halving_the_largest_one_by_one(sizes: list[int], at_least: int) -> None:
     at_least = min(at_least, sum(sizes))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.chain_examples import dialogue, dialogues, example
@@ -35,6 +35,7 @@ def slow_chains(examples: list[Example]) -> set[tuple[int, ...]]:
     return {tuple(sorted(it)) for it in found if not any(it < other for other in found)}
 
 
+@settings(deadline=None)
 @given(CORPORA, st.integers(1, 40), st.integers(2, 6))
 def test_find_chains_equals_the_longest_of_all_runs(
     corpus: list[tuple[str, list[list[int]]]], max_context: int, max_response: int

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.data.chains import Chain
@@ -47,6 +47,7 @@ def slow_take(sizes: list[int], count: int) -> tuple[int, ...] | None:
     return min(full, default=None)
 
 
+@settings(deadline=None)
 @given(SIZES, st.data())
 def test_take_equals_the_first_of_all_choices_that_are_full(
     sizes: list[int], data: st.DataObject
@@ -77,6 +78,7 @@ def test_take_looks_only_so_far_ahead(num_threes: int, is_seen: bool) -> None:
     assert (taken[-1] == single) is is_seen
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.data())
 def test_epoch_has_full_batches_and_every_example_at_most_once(
     sizes: list[int], data: st.DataObject
