@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protos.target_rows import COLUMNS, TargetRows, concat_rows
+from protos.target_rows import COLUMNS, ITEM_MASS, TargetRows, concat_rows
 
 
 def numbered(counts: list[int]) -> TargetRows:
@@ -18,7 +18,7 @@ def numbered(counts: list[int]) -> TargetRows:
         ids_E=np.arange(num_entries, dtype=np.int32),
         log_probs_E=-np.arange(num_entries, dtype=np.float32),
         tail_R=np.arange(len(counts), dtype=np.float32),
-        item_mass_R=np.arange(len(counts), dtype=np.float32) / 2,
+        masses={ITEM_MASS: np.arange(len(counts), dtype=np.float32) / 2},
         vocab_size=max(1, num_entries),
     )
 

@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from protos import codec
+from protos import version
 from tests.support.caches import GROUP, MAX_BYTES, compression, described
 from trainer.common.errors import MachineError
 from trainer.data.model_input import ExampleInput
@@ -113,7 +113,7 @@ def test_cache_that_a_process_of_another_container_has_open_names_the_remedy(
 
 
 def test_key_changes_with_the_version_of_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "FORMAT_VERSION", codec.FORMAT_VERSION + 1)
+    monkeypatch.setattr(version, "WIRE_VERSION", version.WIRE_VERSION + 1)
     assert RequestKeys(Group.of(described(), compression())).key(INPUT) != RequestKeys(GROUP).key(
         INPUT
     )

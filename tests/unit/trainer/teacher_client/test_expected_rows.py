@@ -10,6 +10,7 @@ import torch
 
 from protos import codec, teacher_pb2
 from protos.codec import WireError
+from protos.target_rows import ITEM_MASS
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.compress import Support, compress
 from trainer.teacher_client.expected_rows import ExpectedRows
@@ -69,7 +70,7 @@ def test_item_mass_of_an_answer_must_fit_its_entries() -> None:
     rows = expected(TOP).decode(block(TOP), 3)
     # Above the kept items and the tail by more than any rounding.
     mass_R = np.minimum(rows.item_mass_R + rows.tail_R + 0.2, 1.0)
-    wrong = codec.encode(dataclasses.replace(rows, item_mass_R=mass_R), codec.UINT8)
+    wrong = codec.encode(dataclasses.replace(rows, masses={ITEM_MASS: mass_R}), codec.UINT8)
     with pytest.raises(WireError, match=r"item mass of a row must be in \["):
         expected(TOP).decode(wrong, 3)
 
