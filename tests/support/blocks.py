@@ -65,7 +65,7 @@ def take_apart(block: bytes) -> list[Part]:
 
 
 def decode_slowly(block: bytes) -> dict[str, Any]:
-    """The rows of a good block as lists: ids and log-probs of each row, tail, and masses by name."""
+    """The rows of a good block: ids and log-probs of each row, tail, and masses by name."""
     vocab_size, num_rows = struct.unpack("<II", block[6:14])
     masses: dict[str, list[float]] = {}
     rows: dict[str, Any] = {"masses": masses}

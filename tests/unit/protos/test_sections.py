@@ -1,4 +1,4 @@
-"""Sections of a block: read as the documentation says, skipped or refused where they are unknown."""
+"""Sections of a block: read as docs/wire.md says, skipped or refused where they are unknown."""
 
 from __future__ import annotations
 
