@@ -224,3 +224,15 @@ def test_cache_whose_disk_refuses_is_told_once_and_never_fails(
     assert len(caplog.records) == 1
     assert "no space left" in caplog.text
     assert cache.get([b"a"]) == [b"1"]
+
+
+def test_cache_of_another_wire_version_is_left_alone_and_says_so(
+    cache: TargetCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = Group.of(described(), compression())
+    cache.put(earlier, {earlier.group_id + bytes(KEY_BYTES - 8): b"1"}, {})
+    monkeypatch.setattr(version, "WIRE_VERSION", version.WIRE_VERSION + 1)
+    with caplog.at_level(logging.WARNING):
+        found = cache.known("dialogue", compression(), vocabulary="vocabulary-a", graph="graph-a")
+    assert found == []
+    assert "those of wire version 1, for this release has 2. Delete the folder" in caplog.text

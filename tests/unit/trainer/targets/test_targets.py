@@ -181,6 +181,13 @@ def test_import_of_another_file_with_a_digest_names_what_it_begins_with(tmp_path
         main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
 
 
+def test_import_of_an_archive_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    content = b"CKT2" + bytes(12)
+    (tmp_path / "file").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(WireError, match=r"got b'CKT2' of an earlier version.* Fill a cache anew"):
+        main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+
+
 def test_build_of_a_config_that_asks_no_teacher_is_refused(tmp_path: Path) -> None:
     config = RunConfig(
         data="", output="", teachers=TeachersConfig(), distill=DistillConfig(gamma=0.0)
