@@ -75,6 +75,15 @@ def test_item_mass_of_an_answer_must_fit_its_entries() -> None:
         expected(TOP).decode(wrong, 3)
 
 
+@pytest.mark.parametrize("cut", [TOP, Compression(samples=5)], ids=str)
+def test_answer_without_an_item_mass_is_refused(cut: Compression) -> None:
+    rows = expected(cut).decode(block(cut), 3)
+    other = {"cast": rows.item_mass_R}
+    wrong = codec.encode(dataclasses.replace(rows, masses=other), codec.UINT8)
+    with pytest.raises(WireError, match="must have the mass 'item_mass', got cast"):
+        expected(cut).decode(wrong, 3)
+
+
 @pytest.mark.parametrize(
     ("answer", "asked", "why"),
     [
