@@ -1,38 +1,56 @@
 """Rows of a truncated teacher distribution <-> the bytes of one reply block; docs/wire.md.
 
-A block is a fixed header and two zstd frames (with content checksums) that hold columns, not rows:
+A block is a header and sections (block_frame.py), whose bodies hold columns, not rows:
 
-    header     magic "CKB2", version, value format, sizes of all columns and of the first frame
-    counts     uint16/uint32 [R]  entries per row
-    table      uint8 [D] + escapes uint32   the distinct ids, most frequent first
-    gaps       uint8 [E] + escapes uint32   each row's ranks in the table (columns.py)
-    tail       float32 [R]        mass of the support that was not sent, exactly 0 where all was
-    item_mass  float32 [R]        mass on ALL items, summed before truncation
-    values     float32, float16 or uint8 [E]  of log-probs, in a frame of their own
+    ids      distinct ids D, counts [R]: uint16, or uint32 where V needs it; two small columns:
+             table  uint8 [D] + escapes uint32   the distinct ids, most frequent first
+             gaps   uint8 [E] + escapes uint32   each row's ranks in the table (columns.py)
+    tail     float32 [R]   mass of the support that was not sent, exactly 0 where all was
+    values   value format uint8, then float32, float16 or uint8 [E]: log-probs
+    mass     length of a name uint8, name, float32 [R]: mass on a group of ids, summed before
+             truncation; a section per group, and none at all is a block too
 
-A decoder checks every header field against its limits BEFORE it allocates, and every column after.
+A decoder checks every size against its limits BEFORE it allocates, and every column after.
 
 R rows, E entries of all rows together, D distinct ids, V vocabulary.
 """
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import zstandard
 
+from protos.block_frame import (
+    REQUIRED,
+    Header,
+    PlainBodies,
+    Section,
+    SectionPacker,
+    read_sections,
+    write_block,
+)
 from protos.columns import PackedIds, SmallNumbers, pack_ids, unpack_ids
-from protos.target_rows import TargetRows, WireError, check_rows, concat_rows
+from protos.target_rows import (
+    MAX_MASS_NAME,
+    MAX_MASSES,
+    TargetRows,
+    WireError,
+    check_rows,
+    concat_rows,
+)
 from protos.value_formats import BY_NUMBER, FORMATS, ValueFormat
 
 __all__ = ["TargetRows", "WireError", "check_rows", "concat_rows"]
 
-FORMAT_VERSION = 2
-MAGIC = b"CKB2"
 FLOAT32, FLOAT16, UINT8 = (FORMATS[name].number for name in ("float32", "float16", "uint8"))
-ZSTD_LEVEL = 3
+# Section ids. They are never reused; a new one is optional if old readers may go without it.
+IDS, TAIL, VALUES, MASS = 1, 2, 3, 4
+NEEDED = {IDS: "ids", TAIL: "tail", VALUES: "values"}
+FLOAT = np.dtype("<f4")
+# A number of the small columns: a byte, and its escape.
+MAX_SMALL_BYTES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,47 +60,6 @@ class BlockLimits:
     max_rows: int = 1 << 17
     max_entries: int = 1 << 26
     max_decoded_bytes: int = 1 << 29
-
-
-@dataclass(frozen=True)
-class Header:
-    """The sizes of everything in a block."""
-
-    values: int
-    vocab_size: int
-    num_rows: int
-    num_entries: int
-    num_distinct: int
-    num_table_escapes: int
-    num_gap_escapes: int
-    index_frame_bytes: int
-    """Compressed bytes of the first frame; the second ends the block."""
-
-    FORMAT = struct.Struct("<4sHHIIIIIII")
-
-    @classmethod
-    def of(cls, block: bytes) -> Header:
-        """The header of a block, unchecked."""
-        _, _, *fields = cls.FORMAT.unpack_from(block)
-        return cls(*fields)
-
-    def pack(self) -> bytes:
-        """The first bytes of a block."""
-        sizes = (self.vocab_size, self.num_rows, self.num_entries, self.num_distinct)
-        rest = (self.num_table_escapes, self.num_gap_escapes, self.index_frame_bytes)
-        return self.FORMAT.pack(MAGIC, FORMAT_VERSION, self.values, *sizes, *rest)
-
-    @property
-    def index_bytes(self) -> int:
-        """Decoded bytes of the first frame."""
-        escapes = self.num_table_escapes + self.num_gap_escapes
-        per_row = count_dtype(self.vocab_size).itemsize + 8
-        return self.num_rows * per_row + self.num_distinct + self.num_entries + 4 * escapes
-
-    @property
-    def value_bytes(self) -> int:
-        """Decoded bytes of the second frame."""
-        return self.num_entries * BY_NUMBER[self.values].dtype.itemsize
 
 
 def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
@@ -103,31 +80,26 @@ def encode(rows: TargetRows, values: int = FLOAT32) -> bytes:
         check_rows(rows, _mass_error(rows, value_format))
     except WireError as error:
         raise ValueError(str(error)) from error
-    packed = pack_ids(rows.ids_E, rows.counts_R, rows.vocab_size)
-    columns = (
-        rows.counts_R.astype(count_dtype(rows.vocab_size)),
-        *(packed.table.bytes_N, packed.table.escapes),
-        *(packed.gaps.bytes_N, packed.gaps.escapes),
-        rows.tail_R.astype("<f4"),
-        rows.item_mass_R.astype("<f4"),
-    )
-    index_frame = _compress(b"".join(column.tobytes() for column in columns))
-    header = Header(
-        values,
-        rows.vocab_size,
-        rows.num_rows,
-        len(rows.ids_E),
-        len(packed.table.bytes_N),
-        len(packed.table.escapes),
-        len(packed.gaps.escapes),
-        len(index_frame),
-    )
     value_column = value_format.encode(rows.log_probs_E, rows.counts_R)
-    return header.pack() + index_frame + _compress_values(value_column.tobytes())
+    packer = SectionPacker()
+    sections = [
+        packer.pack(IDS, REQUIRED, _ids_body(rows)),
+        packer.pack(TAIL, REQUIRED, rows.tail_R.astype(FLOAT).tobytes()),
+        packer.pack_values(VALUES, REQUIRED, bytes([values]) + value_column.tobytes()),
+    ]
+    for name, mass_R in rows.masses.items():
+        body = bytes([len(name)]) + name.encode("ascii") + mass_R.astype(FLOAT).tobytes()
+        sections.append(packer.pack(MASS, 0, body))
+    return write_block(rows.vocab_size, rows.num_rows, sections)
 
 
 def decode(
-    block: bytes, *, num_rows: int, vocab_size: int, limits: BlockLimits | None = None
+    block: bytes,
+    *,
+    num_rows: int,
+    vocab_size: int,
+    values: int | None = None,
+    limits: BlockLimits | None = None,
 ) -> TargetRows:
     """The rows of one reply block.
 
@@ -135,31 +107,30 @@ def decode(
         block: untrusted bytes from the network.
         num_rows: the rows that were requested; a block of another number is refused.
         vocab_size: the student's own V.
+        values: the format that was requested; None takes any.
         limits: the most that is allocated.
 
     Raises:
-        WireError: if the block differs from its header or from the request.
+        WireError: if the block is broken, or differs from the request.
     """
-    header = _read_header(block, num_rows, vocab_size, limits or BlockLimits())
-    values_at = Header.FORMAT.size + header.index_frame_bytes
-    index = _Columns(_decompress(block[Header.FORMAT.size : values_at], header.index_bytes))
-    value_column = _Columns(_decompress(block[values_at:], header.value_bytes))
-    wire_counts_R = index.take(num_rows, count_dtype(vocab_size))
-    # Summed before the cast: a count of 2^32 - 1 must not become -1.
-    num_entries = int(wire_counts_R.sum(dtype=np.uint64))
-    if num_entries != header.num_entries:
-        raise WireError(f"row counts must sum to {header.num_entries}, got {num_entries}.")
-    counts_R = wire_counts_R.astype(np.int32)
-    table = _small_numbers(index, header.num_distinct, header.num_table_escapes)
-    gaps = _small_numbers(index, header.num_entries, header.num_gap_escapes)
-    value_format = BY_NUMBER[header.values]
-    values_E = value_column.take(header.num_entries, value_format.dtype)
+    limits = limits or BlockLimits()
+    _check_header(Header.of(block), num_rows, vocab_size, limits)
+    needed, mass_sections = _sort_sections(read_sections(block), limits)
+    bodies = PlainBodies()
+    longest = _max_ids_bytes(num_rows, vocab_size, limits)
+    ids = _Columns(IDS, bodies.of(needed[IDS], longest))
+    counts_R, ids_E = _read_ids(ids, num_rows, vocab_size, limits)
+    tail = _Columns(TAIL, bodies.of(needed[TAIL], num_rows * FLOAT.itemsize))
+    value_bytes = 1 + len(ids_E) * FLOAT.itemsize
+    value_format, log_probs_E = _read_values(
+        _Columns(VALUES, bodies.of(needed[VALUES], value_bytes)), counts_R, values
+    )
     rows = TargetRows(
         counts_R=counts_R,
-        ids_E=unpack_ids(PackedIds(table, gaps), counts_R, vocab_size),
-        log_probs_E=value_format.decode(values_E, counts_R),
-        tail_R=index.take(num_rows, np.dtype("<f4")).copy(),
-        item_mass_R=index.take(num_rows, np.dtype("<f4")).copy(),
+        ids_E=ids_E,
+        log_probs_E=log_probs_E,
+        tail_R=tail.take_last(num_rows, FLOAT).copy(),
+        masses=_read_masses(mass_sections, bodies, num_rows),
         vocab_size=vocab_size,
     )
     check_rows(rows, _mass_error(rows, value_format))
@@ -167,7 +138,7 @@ def decode(
 
 
 def count_dtype(vocab_size: int) -> np.dtype:
-    """Type of a row's count on the wire; a row has at most V entries."""
+    """Type of D and of a row's count on the wire: both are at most V."""
     return np.dtype("<u2") if vocab_size < 1 << 16 else np.dtype("<u4")
 
 
@@ -179,72 +150,143 @@ def _mass_error(rows: TargetRows, value_format: ValueFormat) -> np.ndarray | flo
         return value_format.mass_error(np.clip(1.0 - rows.tail_R, 0.0, 1.0), rows.counts_R)
 
 
-def _read_header(block: bytes, num_rows: int, vocab_size: int, limits: BlockLimits) -> Header:
-    if len(block) < Header.FORMAT.size:
-        raise WireError(f"block must be at least {Header.FORMAT.size} bytes, got {len(block)}.")
-    magic, version, values, *sizes = Header.FORMAT.unpack_from(block)
-    if magic != MAGIC or version != FORMAT_VERSION or values not in BY_NUMBER:
-        raise WireError(
-            f"block must be {MAGIC!r} version {FORMAT_VERSION}, got {magic!r} version {version} "
-            f"with values in format {values}. Run the same release on both ends."
-        )
-    header = Header(values, *sizes)
+def _ids_body(rows: TargetRows) -> bytes:
+    packed = pack_ids(rows.ids_E, rows.counts_R, rows.vocab_size)
+    number = count_dtype(rows.vocab_size)
+    columns = (
+        np.array([len(packed.table.bytes_N)], number),
+        rows.counts_R.astype(number),
+        *(packed.table.bytes_N, packed.table.escapes),
+        *(packed.gaps.bytes_N, packed.gaps.escapes),
+    )
+    return b"".join(column.tobytes() for column in columns)
+
+
+def _max_ids_bytes(num_rows: int, vocab_size: int, limits: BlockLimits) -> int:
+    numbers = limits.max_entries + min(limits.max_entries, vocab_size)
+    return (1 + num_rows) * count_dtype(vocab_size).itemsize + MAX_SMALL_BYTES * numbers
+
+
+def _check_header(header: Header, num_rows: int, vocab_size: int, limits: BlockLimits) -> None:
     if header.vocab_size != vocab_size:
         raise WireError(
             f"block must be for {vocab_size} vocabulary entries, got {header.vocab_size}."
         )
     if header.num_rows != num_rows or num_rows > limits.max_rows:
         raise WireError(f"block must hold the {num_rows} rows asked for, got {header.num_rows}.")
-    if header.num_distinct > min(header.num_entries, vocab_size) or (
-        header.num_table_escapes > header.num_distinct
-        or header.num_gap_escapes > header.num_entries
-    ):
-        raise WireError(f"a table cannot be longer than its entries, got {header}.")
-    decoded = header.index_bytes + header.value_bytes
-    if header.num_entries > limits.max_entries or decoded > limits.max_decoded_bytes:
-        raise WireError(f"block must stay under {limits}, got {header}.")
-    return header
 
 
-def _compress(body: bytes) -> bytes:
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True).compress(body)
+def _sort_sections(
+    sections: Sequence[Section], limits: BlockLimits
+) -> tuple[dict[int, Section], list[Section]]:
+    """The needed sections by id, and those of masses; what is unknown and optional is skipped."""
+    needed: dict[int, Section] = {}
+    masses: list[Section] = []
+    for each in sections:
+        if each.number in needed:
+            raise WireError(f"section {each.number} must be there once, got it again.")
+        if each.number in NEEDED:
+            needed[each.number] = each
+        elif each.number == MASS:
+            masses.append(each)
+        elif each.flags & REQUIRED:
+            raise WireError(
+                f"required sections must be of ids 1 to {MASS}, got id {each.number}. Update this "
+                "end: the other one has a later release."
+            )
+    missing = [name for number, name in NEEDED.items() if number not in needed]
+    if missing:
+        raise WireError(f"block must have ids, tail and values, got no {missing[0]}.")
+    if len(masses) > MAX_MASSES:
+        raise WireError(f"rows must have at most {MAX_MASSES} masses, got {len(masses)}.")
+    decoded = sum(each.decoded_bytes for each in (*needed.values(), *masses))
+    if decoded > limits.max_decoded_bytes:
+        raise WireError(f"block must stay under {limits}, got {decoded} bytes.")
+    return needed, masses
 
 
-def _compress_values(body: bytes) -> bytes:
-    # Values repeat by chance alone: short matches cost more than they save.
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        ZSTD_LEVEL, min_match=7, write_checksum=True
-    )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(body)
+def _read_ids(
+    columns: _Columns, num_rows: int, vocab_size: int, limits: BlockLimits
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row counts int32 [R] and ids int32 [E]."""
+    num_distinct = int(columns.take(1, count_dtype(vocab_size))[0])
+    wire_counts_R = columns.take(num_rows, count_dtype(vocab_size))
+    # Summed before the cast: a count of 2^32 - 1 must not become -1.
+    num_entries = int(wire_counts_R.sum(dtype=np.uint64))
+    if num_entries > limits.max_entries:
+        raise WireError(f"block must stay under {limits}, got {num_entries} entries.")
+    if num_distinct > min(num_entries, vocab_size):
+        raise WireError(
+            f"a table cannot be longer than its entries, got {num_distinct} ids of {num_entries}."
+        )
+    table, gaps = columns.take_small(num_distinct), columns.take_small(num_entries)
+    columns.check_end()
+    counts_R = wire_counts_R.astype(np.int32)
+    return counts_R, unpack_ids(PackedIds(table, gaps), counts_R, vocab_size)
 
 
-def _decompress(frame: bytes, body_bytes: int) -> bytes:
-    try:
-        # The frame's own claim is checked first: decompress() allocates what the frame says.
-        claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed != body_bytes:
-            raise WireError(f"zstd frame must claim {body_bytes} bytes, got {claimed}.")
-        body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise WireError(f"zstd frame must be whole, got: {error}.") from error
-    if len(body) != body_bytes:
-        raise WireError(f"zstd frame must hold {body_bytes} bytes, got {len(body)}.")
-    return body
+def _read_values(
+    columns: _Columns, counts_R: np.ndarray, asked: int | None
+) -> tuple[ValueFormat, np.ndarray]:
+    """The format, and log-probs float32 [E]."""
+    number = int(columns.take(1, np.dtype("u1"))[0])
+    if number not in BY_NUMBER or asked not in (None, number):
+        wanted = sorted(BY_NUMBER) if asked is None else asked
+        raise WireError(f"values must be in format {wanted}, got format {number}.")
+    value_format = BY_NUMBER[number]
+    values_E = columns.take_last(int(counts_R.sum()), value_format.dtype)
+    return value_format, value_format.decode(values_E, counts_R)
 
 
-def _small_numbers(columns: _Columns, count: int, num_escapes: int) -> SmallNumbers:
-    numbers = columns.take(count, np.dtype("u1"))
-    return SmallNumbers(numbers, columns.take(num_escapes, np.dtype("<u4")))
+def _read_masses(
+    sections: Sequence[Section], bodies: PlainBodies, num_rows: int
+) -> dict[str, np.ndarray]:
+    """Float32 [R] by name; check_rows looks at names and values."""
+    masses: dict[str, np.ndarray] = {}
+    longest = 1 + MAX_MASS_NAME + num_rows * FLOAT.itemsize
+    for each in sections:
+        columns = _Columns(MASS, bodies.of(each, longest))
+        length = int(columns.take(1, np.dtype("u1"))[0])
+        name = columns.take(length, np.dtype("u1")).tobytes().decode("ascii", "replace")
+        if name in masses:
+            raise WireError(f"mass {name!r} must be there once, got it again.")
+        masses[name] = columns.take_last(num_rows, FLOAT).copy()
+    return masses
 
 
 class _Columns:
-    """Reads columns one after another from a body whose size was checked."""
+    """Reads columns one after another from the plain body of a section."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, number: int, body: bytes | memoryview) -> None:
+        self._number = number
         self._body = body
         self._offset = 0
 
     def take(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """The next `count` values, as a view."""
+        end = self._offset + count * dtype.itemsize
+        if end > len(self._body):
+            raise WireError(
+                f"section {self._number} must hold {end} bytes or more, got {len(self._body)}."
+            )
         column = np.frombuffer(self._body, dtype=dtype, count=count, offset=self._offset)
-        self._offset += count * dtype.itemsize
+        self._offset = end
         return column
+
+    def take_last(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """The last `count` values."""
+        column = self.take(count, dtype)
+        self.check_end()
+        return column
+
+    def take_small(self, count: int) -> SmallNumbers:
+        """Bytes, and an escape for each that calls one."""
+        bytes_N = self.take(count, np.dtype("u1"))
+        return SmallNumbers(bytes_N, self.take(SmallNumbers.num_called(bytes_N), np.dtype("<u4")))
+
+    def check_end(self) -> None:
+        """WireError if anything is left."""
+        if self._offset != len(self._body):
+            raise WireError(
+                f"section {self._number} must hold {self._offset} bytes, got {len(self._body)}."
+            )

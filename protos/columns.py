@@ -45,6 +45,11 @@ class SmallNumbers:
             numbers_N[numbers_N >= ESCAPE].astype("<u4"),
         )
 
+    @staticmethod
+    def num_called(bytes_N: np.ndarray) -> int:
+        """How many escapes follow these bytes."""
+        return int(np.count_nonzero(bytes_N == ESCAPE))
+
     def numbers(self) -> np.ndarray:
         """int64 [N].
 
@@ -95,7 +100,9 @@ def unpack_ids(packed: PackedIds, counts_R: np.ndarray, vocab_size: int) -> np.n
         WireError: if a rank is past the table or an id stands in it twice.
     """
     table_D = np.cumsum(packed.table.numbers()) % vocab_size
-    if len(np.unique(table_D)) != len(table_D):
+    seen_V = np.zeros(vocab_size, bool)
+    seen_V[table_D] = True
+    if np.count_nonzero(seen_V) != len(table_D):
         ids, times = np.unique(table_D, return_counts=True)
         raise WireError(
             f"the table must hold each id once, got {ids[times.argmax()]} {times.max()} times."
@@ -108,7 +115,7 @@ def unpack_ids(packed: PackedIds, counts_R: np.ndarray, vocab_size: int) -> np.n
 
 def sort_rows(numbers_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
     """Numbers >= 0 in ascending order within each row, of the same type."""
-    if len(counts_R) and int(counts_R.min()) == int(counts_R.max()):
+    if _is_even(counts_R):
         # Rows of top-k: numpy sorts short rows thirty times as fast as the whole.
         return np.sort(numbers_E.reshape(len(counts_R), -1), axis=-1).ravel()
     # One sort for all rows, each in a range of its own.
@@ -119,8 +126,9 @@ def sort_rows(numbers_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
 
 def pack_values(log_probs_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
     """Log-probs as 8-bit codes, uint8 [E]."""
-    mu_E = np.repeat(_mu(counts_R), counts_R)
-    scaled_E = np.log1p(mu_E * np.exp(log_probs_E, dtype=np.float64)) / np.log1p(mu_E)
+    mu_R = _mu(counts_R)
+    mu_E, log_E = np.repeat(mu_R, counts_R), np.repeat(np.log1p(mu_R), counts_R)
+    scaled_E = np.log1p(mu_E * np.exp(log_probs_E, dtype=np.float64)) / log_E
     return np.rint(LEVELS * np.minimum(scaled_E, 1.0)).astype(np.uint8)
 
 
@@ -129,12 +137,17 @@ def unpack_values(codes_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
 
     Packed again they give the same codes, so a row may be decoded and encoded any number of times.
     """
-    lengths_L, length_R = np.unique(counts_R, return_inverse=True)
+    if _is_even(counts_R):
+        # Rows of top-k.
+        lengths_L, first_E = counts_R[:1], 0
+    else:
+        lengths_L, length_R = np.unique(counts_R, return_inverse=True)
+        first_E = np.repeat(length_R * (LEVELS + 1), counts_R)
     mu_L1 = _mu(lengths_L)[:, None]
     codes_C = np.maximum(np.arange(LEVELS + 1), ZERO_CODE)
     probs_LC = np.expm1(codes_C / LEVELS * np.log1p(mu_L1)) / mu_L1
     log_probs_LC = np.log(probs_LC).astype(np.float32)
-    return log_probs_LC.ravel()[np.repeat(length_R * (LEVELS + 1), counts_R) + codes_E]
+    return log_probs_LC.ravel()[first_E + codes_E.astype(np.intp)]
 
 
 def mass_error(kept_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
@@ -144,13 +157,19 @@ def mass_error(kept_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
     return np.log1p(mu_R) / (2 * LEVELS * mu_R) * (counts_R + mu_R * (kept_R + 1e-2)) * 1.05
 
 
+def _is_even(counts_R: np.ndarray) -> bool:
+    """Whether there are rows, all of one length."""
+    return len(counts_R) > 0 and int(counts_R.min()) == int(counts_R.max())
+
+
 def _mu(counts_R: np.ndarray) -> np.ndarray:
     """Longer rows get finer steps: their entries are small, and the errors add up."""
     return np.maximum(1.0, counts_R.astype(np.float64) ** 1.5 / 32)
 
 
 def _gaps(ranks_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
-    gaps_E = np.diff(ranks_E, prepend=-1) - 1
+    gaps_E = np.empty_like(ranks_E)
+    np.subtract(ranks_E[1:], ranks_E[:-1] + 1, out=gaps_E[1:])
     starts = _starts(counts_R)
     gaps_E[starts] = ranks_E[starts]
     return gaps_E

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from protos.codec import FORMAT_VERSION
+from protos import version
 from protos.teacher_pb2 import Description
 
 VOCABULARY_DIGEST = "conkd-vocabulary-digest"
@@ -25,7 +25,7 @@ def handshake_metadata(expected: Description) -> tuple[tuple[str, str], ...]:
     """
     metadata = [
         (VOCABULARY_DIGEST, expected.vocabulary_digest),
-        (WIRE_VERSION, str(FORMAT_VERSION)),
+        (WIRE_VERSION, str(version.WIRE_VERSION)),
     ]
     if expected.weights_digest:
         metadata.append((WEIGHTS_DIGEST, expected.weights_digest))
@@ -43,7 +43,7 @@ def handshake_mismatch(metadata: Iterable[tuple[str, str | bytes]], served: Desc
     sent = {str(key): str(value) for key, value in metadata}
     of = f"for this {served.kind} teacher"
     for key, value, is_required in (
-        (WIRE_VERSION, str(FORMAT_VERSION), True),
+        (WIRE_VERSION, str(version.WIRE_VERSION), True),
         (VOCABULARY_DIGEST, served.vocabulary_digest, True),
         (WEIGHTS_DIGEST, served.weights_digest, False),
     ):

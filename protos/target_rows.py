@@ -6,7 +6,8 @@ R rows, E entries of all rows together, V vocabulary.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,15 @@ ROW_MASS_TOLERANCE = 1e-2
 # Kept entries may be quantised, the item mass is not.
 ITEM_MASS_TOLERANCE = 0.1
 
-# The arrays of TargetRows.
-COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R")
-# In memory: id and log-prob of an entry; count, tail and item mass of a row.
-ENTRY_BYTES, ROW_BYTES = 8, 12
+# The arrays of every TargetRows; masses come beside them.
+COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R")
+# In memory: id and log-prob of an entry; count and tail of a row, and one number of each mass.
+ENTRY_BYTES, ROW_BYTES, MASS_BYTES = 8, 8, 4
+
+ITEM_MASS = "item_mass"
+"""Name of the mass on all items: what the gate reads."""
+MAX_MASSES, MAX_MASS_NAME = 8, 64
+MASS_NAME = re.compile(r"[a-z0-9_]{1,64}", re.ASCII)
 
 
 class WireError(UserError):
@@ -38,7 +44,8 @@ class TargetRows:
         ids_E: int32 [E], vocabulary ids, ascending within a row.
         log_probs_E: float32 [E], natural log, <= 0 up to rounding.
         tail_R: float32 [R], mass of the row's support that was not kept, in [0, 1].
-        item_mass_R: float32 [R], mass on all items before truncation, in [0, 1].
+        masses: name of a group of ids -> float32 [R], its mass before truncation, in [0, 1]; at
+            most 8, named by 1 to 64 of [a-z0-9_].
         vocab_size: V, every id is below it.
     """
 
@@ -46,8 +53,31 @@ class TargetRows:
     ids_E: np.ndarray
     log_probs_E: np.ndarray
     tail_R: np.ndarray
-    item_mass_R: np.ndarray
+    masses: Mapping[str, np.ndarray]
     vocab_size: int
+
+    @property
+    def item_mass_R(self) -> np.ndarray:
+        """Mass on all items, float32 [R].
+
+        Raises:
+            WireError: if the teacher gives none.
+        """
+        return self.need_mass(ITEM_MASS)
+
+    def need_mass(self, name: str) -> np.ndarray:
+        """The mass of a name, float32 [R]; WireError if the teacher gives none."""
+        if name not in self.masses:
+            given = ", ".join(sorted(self.masses)) or "none"
+            raise WireError(
+                f"rows must have the mass {name!r}, got {given}. Ask a teacher that gives it."
+            )
+        return self.masses[name]
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays: columns and masses by their names, which never collide."""
+        return {**{name: getattr(self, name) for name in COLUMNS}, **self.masses}
 
     @property
     def num_rows(self) -> int:
@@ -57,7 +87,8 @@ class TargetRows:
     @property
     def num_bytes(self) -> int:
         """Of all columns in memory."""
-        return ENTRY_BYTES * len(self.ids_E) + ROW_BYTES * self.num_rows
+        per_row = ROW_BYTES + MASS_BYTES * len(self.masses)
+        return ENTRY_BYTES * len(self.ids_E) + per_row * self.num_rows
 
     def take(self, index_R: np.ndarray) -> TargetRows:
         """The rows at `index_R` (int [R]), in that order, as copies."""
@@ -89,7 +120,7 @@ class TargetRows:
             ids_E=self.ids_E[entries],
             log_probs_E=self.log_probs_E[entries],
             tail_R=self.tail_R[rows],
-            item_mass_R=self.item_mass_R[rows],
+            masses={name: mass_R[rows] for name, mass_R in self.masses.items()},
             vocab_size=self.vocab_size,
         )
 
@@ -100,13 +131,21 @@ position, or one per example; only kinds that were asked."""
 
 
 def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:
-    """The rows of all parts one after another; at least one part of one vocabulary."""
+    """The rows of all parts one after another; at least one part of one vocabulary.
+
+    Raises:
+        WireError: if parts have masses of other names: what one lacks cannot be made up.
+    """
+    names = parts[0].masses.keys()
+    for part in parts:
+        if part.masses.keys() != names:
+            raise WireError(f"parts must have the masses {list(names)}, got {list(part.masses)}.")
     return TargetRows(
         counts_R=np.concatenate([part.counts_R for part in parts]),
         ids_E=np.concatenate([part.ids_E for part in parts]),
         log_probs_E=np.concatenate([part.log_probs_E for part in parts]),
         tail_R=np.concatenate([part.tail_R for part in parts]),
-        item_mass_R=np.concatenate([part.item_mass_R for part in parts]),
+        masses={name: np.concatenate([part.masses[name] for part in parts]) for name in names},
         vocab_size=parts[0].vocab_size,
     )
 
@@ -118,7 +157,7 @@ def no_rows(vocab_size: int) -> TargetRows:
         ids_E=np.empty(0, np.int32),
         log_probs_E=np.empty(0, np.float32),
         tail_R=np.empty(0, np.float32),
-        item_mass_R=np.empty(0, np.float32),
+        masses={ITEM_MASS: np.empty(0, np.float32)},
         vocab_size=vocab_size,
     )
 
@@ -131,11 +170,10 @@ def check_rows(rows: TargetRows, mass_error_R: np.ndarray | float = 0.0) -> None
         mass_error_R: largest error of the kept mass of each row from quantisation.
     """
     num_rows, num_entries = rows.num_rows, len(rows.ids_E)
-    if len(rows.tail_R) != num_rows or len(rows.item_mass_R) != num_rows:
-        raise WireError(
-            f"tail and item mass must have {num_rows} rows, got {len(rows.tail_R)} and "
-            f"{len(rows.item_mass_R)}."
-        )
+    _check_names(rows.masses)
+    for name, mass_R in (("tail", rows.tail_R), *rows.masses.items()):
+        if len(mass_R) != num_rows:
+            raise WireError(f"{name} must have {num_rows} rows, got {len(mass_R)}.")
     if num_rows and int(rows.counts_R.min()) < 0:
         raise WireError(f"row counts must be >= 0, got {rows.counts_R.min()}.")
     if len(rows.log_probs_E) != num_entries or int(rows.counts_R.sum()) != num_entries:
@@ -143,7 +181,7 @@ def check_rows(rows: TargetRows, mass_error_R: np.ndarray | float = 0.0) -> None
             f"ids, log-probs and row counts must be of the same entries, got {num_entries}, "
             f"{len(rows.log_probs_E)} and {rows.counts_R.sum()}."
         )
-    for name, mass_R in (("tail", rows.tail_R), ("item mass", rows.item_mass_R)):
+    for name, mass_R in (("tail", rows.tail_R), *rows.masses.items()):
         # Written so that NaN fails too.
         good_R = (mass_R >= 0) & (mass_R <= 1 + MASS_TOLERANCE)
         if not bool(np.all(good_R)):
@@ -173,19 +211,28 @@ def check_item_mass(rows: TargetRows, items: range) -> None:
     the whole row.
 
     Raises:
-        WireError: naming the mass that does not fit.
+        WireError: naming the mass that does not fit, or that is not there.
     """
+    item_mass_R = rows.item_mass_R
     is_item_E = (rows.ids_E >= items.start) & (rows.ids_E < items.stop)
     kept_R = row_sums(np.exp(rows.log_probs_E, dtype=np.float64) * is_item_E, rows.counts_R)
     low_R, high_R = kept_R - ITEM_MASS_TOLERANCE, kept_R + rows.tail_R + ITEM_MASS_TOLERANCE
-    outside_R = np.flatnonzero((rows.item_mass_R < low_R) | (rows.item_mass_R > high_R))
+    outside_R = np.flatnonzero((item_mass_R < low_R) | (item_mass_R > high_R))
     if len(outside_R):
         row = int(outside_R[0])
         raise WireError(
             f"item mass of a row must be in [{kept_R[row]:.3f}, "
             f"{kept_R[row] + rows.tail_R[row]:.3f}], the kept items and the tail, got "
-            f"{rows.item_mass_R[row]:.3f}."
+            f"{item_mass_R[row]:.3f}."
         )
+
+
+def _check_names(masses: Mapping[str, np.ndarray]) -> None:
+    if len(masses) > MAX_MASSES:
+        raise WireError(f"rows must have at most {MAX_MASSES} masses, got {len(masses)}.")
+    for name in masses:
+        if not MASS_NAME.fullmatch(name):
+            raise WireError(f"a mass must be named by 1 to 64 of [a-z0-9_], got {name!r}.")
 
 
 def _check_mass(rows: TargetRows, mass_error_R: np.ndarray | float) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 
-from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos import codec, teacher_pb2, teacher_pb2_grpc, version
 from protos.codec import TargetRows
 from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
@@ -240,5 +240,5 @@ def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb
     """The Description of one replica of a teacher."""
     described = teacher_pb2.Description()
     described.CopyFrom(teacher)
-    described.wire_version, described.replica_id = codec.FORMAT_VERSION, replica_id
+    described.wire_version, described.replica_id = version.WIRE_VERSION, replica_id
     return described

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from protos.codec import TargetRows
 from protos.compression import cuts_by_mass, max_entries
+from protos.target_rows import ITEM_MASS
 from protos.teacher_pb2 import Compression
 
 
@@ -71,7 +72,7 @@ def compress(
         ids_E=_numpy(columns_TK[keep_TK] + support.first_id, np.int32),
         log_probs_E=_numpy(log_probs_TK[keep_TK].clamp(max=0.0), np.float32),
         tail_R=_numpy(tail_T, np.float32),
-        item_mass_R=item_mass_R,
+        masses={ITEM_MASS: item_mass_R},
         vocab_size=support.vocab_size,
     )
 
@@ -141,7 +142,7 @@ def _drawn(
         ids_E=(columns_TN.ravel()[first_E] + support.first_id).astype(np.int32),
         log_probs_E=np.log(times_E / num_draws).astype(np.float32),
         tail_R=np.zeros(num_rows, np.float32),
-        item_mass_R=item_mass_R,
+        masses={ITEM_MASS: item_mass_R},
         vocab_size=support.vocab_size,
     )
 

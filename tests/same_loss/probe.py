@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from protos import codec
-from protos.target_rows import TargetRows
+from protos.target_rows import ITEM_MASS, TargetRows
 
 # By the wire's own numbers, which no release may change.
 VALUE_FORMATS = {"float32": 1, "float16": 2, "uint8": 3}
@@ -35,7 +35,7 @@ def fixed_rows(vocab_size: int, max_entries: int) -> TargetRows:
         ids_E=np.concatenate(ids).astype(np.int32),
         log_probs_E=np.log(np.maximum(kept_E, 1e-12)).astype(np.float32),
         tail_R=np.array([mass[-1] for mass in masses], np.float32),
-        item_mass_R=rng.random(NUM_ROWS).astype(np.float32),
+        masses={ITEM_MASS: rng.random(NUM_ROWS).astype(np.float32)},
         vocab_size=vocab_size,
     )
 

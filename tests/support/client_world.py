@@ -14,7 +14,7 @@ import numpy as np
 
 from protos import codec, teacher_pb2, teacher_pb2_grpc
 from protos.codec import TargetRows
-from protos.target_rows import Targets
+from protos.target_rows import ITEM_MASS, Targets
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
@@ -103,7 +103,7 @@ def rows(num_rows: int, kept_mass: float = 1.0) -> TargetRows:
         ids_E=np.arange(num_rows, dtype=np.int32),
         log_probs_E=np.full(num_rows, np.log(kept_mass), np.float32),
         tail_R=np.full(num_rows, 1.0 - kept_mass, np.float32),
-        item_mass_R=np.ones(num_rows, np.float32),
+        masses={ITEM_MASS: np.ones(num_rows, np.float32)},
         vocab_size=VOCAB,
     )
 

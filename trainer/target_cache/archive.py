@@ -1,6 +1,6 @@
 """A cache as one portable file, and back.
 
-    magic    "CKT2"
+    magic    "CKT3"
     groups   uint32 count, then each: uint32 length, the record in UTF-8
     targets  uint64 count, then each: key, uint32 length, value; in the order of the keys
     SHA-256  of all before
@@ -27,7 +27,8 @@ from trainer.target_cache.inspect import read_entry
 from trainer.target_cache.keys import GROUP_BYTES, KEY_BYTES, Group
 from trainer.target_cache.store import TargetCache
 
-MAGIC = b"CKT2"
+MAGIC = b"CKT3"
+EARLIER_MAGICS = (b"CKT1", b"CKT2")
 LENGTH, COUNT = struct.Struct("<I"), struct.Struct("<Q")
 DIGEST_BYTES = hashlib.sha256().digest_size
 MAX_RECORD_BYTES = 1 << 16
@@ -93,12 +94,7 @@ def import_file(path: Path, cache: TargetCache, progress: Progress) -> int:
         _check_digest(file, size, path)
         file.seek(0)
         reader = _Reader(file, size, path)
-        magic = reader.take(len(MAGIC))
-        if magic != MAGIC:
-            raise WireError(
-                f"{path} must begin with {MAGIC!r}, got {magic!r}. Name a file that "
-                "`python -m trainer.targets export` has written."
-            )
+        _check_magic(reader.take(len(MAGIC)), path)
         groups = dict(_read_groups(reader))
         (count,) = COUNT.unpack(reader.take(COUNT.size))
         batch: dict[bytes, bytes] = {}
@@ -127,6 +123,19 @@ def _check_digest(file: BinaryIO, size: int, path: Path) -> None:
         left -= len(chunk)
     if size < 0 or file.read() != sha.digest():
         raise WireError(f"{path} must end with its SHA-256, got another one. Copy it again.")
+
+
+def _check_magic(magic: bytes, path: Path) -> None:
+    if magic in EARLIER_MAGICS:
+        raise WireError(
+            f"{path} must begin with {MAGIC!r}, got {magic!r} of an earlier version, whose targets "
+            "no teacher of this one gives. Fill a cache anew and export that."
+        )
+    if magic != MAGIC:
+        raise WireError(
+            f"{path} must begin with {MAGIC!r}, got {magic!r}. Name a file that "
+            "`python -m trainer.targets export` has written."
+        )
 
 
 def _read_groups(reader: _Reader) -> Iterator[tuple[bytes, Group]]:

@@ -16,7 +16,6 @@ import struct
 
 from protos import codec
 from protos.codec import TargetRows, WireError
-from protos.target_rows import COLUMNS
 from trainer.common.errors import InputError
 
 CHECKSUM_BYTES = 16
@@ -31,8 +30,9 @@ def pack(key: bytes, rows: TargetRows, values: int) -> bytes:
     """
     block = codec.encode(rows, values)
     again = codec.decode(block, num_rows=rows.num_rows, vocab_size=rows.vocab_size)
-    for name in COLUMNS:
-        if getattr(rows, name).tobytes() != getattr(again, name).tobytes():
+    decoded = again.arrays
+    for name, array in rows.arrays.items():
+        if array.tobytes() != decoded[name].tobytes():
             raise InputError(
                 f"{name} must come back from the codec bit for bit, got others. Ask for the "
                 "precision in which they came."

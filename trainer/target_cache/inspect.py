@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from protos import codec, teacher_pb2
+from protos import teacher_pb2, version
 from protos.codec import TargetRows, WireError
 from trainer.target_cache.block import unpack
 from trainer.target_cache.keys import GROUP_BYTES, KEY_BYTES, Group
@@ -123,9 +123,12 @@ def read_entry(groups: Mapping[bytes, Group], key: bytes, value: bytes) -> Targe
     group = groups.get(key[:GROUP_BYTES])
     if len(key) != KEY_BYTES or group is None:
         raise WireError(f"a key must have {KEY_BYTES} bytes and a group, got {len(key)} bytes.")
-    version = group.description.wire_version
-    if version != codec.FORMAT_VERSION:
-        raise WireError(f"the wire's version must be {codec.FORMAT_VERSION}, got {version}.")
+    stored = group.description.wire_version
+    if stored != version.WIRE_VERSION:
+        raise WireError(
+            f"targets must be of wire version {version.WIRE_VERSION}, got {stored} of another "
+            "release. Delete the cache's folder and fill it anew."
+        )
     return unpack(key, value, vocab_size=group.description.vocab_size)
 
 

@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from protos import codec, teacher_pb2
+from protos import teacher_pb2, version
 from protos.fingerprint import digest_strings
 from trainer.common.errors import InputError
 from trainer.data.model_input import InputLimits, SequenceInput
@@ -78,7 +78,7 @@ class Group:
         description.CopyFrom(described)
         description.replica_id = ""
         # A stream opens only where both ends have the same.
-        description.wire_version = codec.FORMAT_VERSION
+        description.wire_version = version.WIRE_VERSION
         return cls(description=description, compression=compression)
 
     def to_json(self) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import lmdb
 
-from protos import codec, teacher_pb2
+from protos import teacher_pb2, version
 from trainer.common.errors import MachineError, MissingError
 from trainer.target_cache.keys import Group
 
@@ -168,8 +168,16 @@ class TargetCache:
                 logger.warning("left alone in the cache of targets %s: %s", self.folder, error)
                 continue
             described = group.description
-            if (
-                (described.kind, described.wire_version) == (kind, codec.FORMAT_VERSION)
+            if described.wire_version != version.WIRE_VERSION:
+                logger.warning(
+                    "left alone in the cache of targets %s: those of wire version %d, for this "
+                    "release has %d. Delete the folder and fill it anew.",
+                    self.folder,
+                    described.wire_version,
+                    version.WIRE_VERSION,
+                )
+            elif (
+                described.kind == kind
                 and described.vocabulary_digest == vocabulary
                 and described.graph_digest in ("", graph)
                 and group.compression == asked

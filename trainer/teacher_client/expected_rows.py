@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from protos import codec, teacher_pb2
-from protos.codec import BlockLimits, Header, TargetRows, WireError
+from protos.codec import BlockLimits, TargetRows, WireError
 from protos.compression import max_entries
-from protos.target_rows import MASS_TOLERANCE, check_item_mass
+from protos.target_rows import ITEM_MASS, MASS_TOLERANCE, check_item_mass
 from trainer.config.distill import DistillConfig
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
@@ -55,14 +55,16 @@ class ExpectedRows:
             WireError: if the block is broken, or is not what was asked for.
         """
         limits = BlockLimits(max_rows=num_rows, max_entries=num_rows * self.max_entries)
-        rows = codec.decode(block, num_rows=num_rows, vocab_size=self.vocab_size, limits=limits)
-        values = Header.of(block).values
-        if values != self.compression.values:
-            raise WireError(
-                f"values must be in format {self.compression.values}, got format {values}."
-            )
+        rows = codec.decode(
+            block,
+            num_rows=num_rows,
+            vocab_size=self.vocab_size,
+            values=self.compression.values,
+            limits=limits,
+        )
         self._check_ids(rows)
         self._check_lengths(rows)
+        rows.need_mass(ITEM_MASS)
         if not self.compression.samples:
             check_item_mass(rows, self.items)
         return rows

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from protos import codec, teacher_pb2
+from protos.block_frame import MAGIC, Header
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.service import ScoreContext, TeacherServer, TeacherService
 from teacher_server.scoring.description import Teacher
@@ -100,11 +101,12 @@ def with_fault(reply: teacher_pb2.ScoreReply, fault: Fault) -> teacher_pb2.Score
 def garbage(seed: int) -> bytes:
     """Random bytes under a header that looks right, or random bytes alone."""
     noise = np.random.default_rng(seed).bytes(GARBAGE_BYTES)
-    return codec.MAGIC + noise if seed % 2 else noise
+    return MAGIC + noise if seed % 2 else noise
 
 
 def without_last_row(block: bytes) -> bytes:
     """A block that is whole in itself and one row short."""
-    header = codec.Header.of(block)
+    header = Header.of(block)
     rows = codec.decode(block, num_rows=header.num_rows, vocab_size=header.vocab_size)
-    return codec.encode(rows.take(np.arange(header.num_rows - 1)), header.values)
+    # In whatever format: what is refused is the number of rows.
+    return codec.encode(rows.take(np.arange(header.num_rows - 1)), codec.UINT8)

@@ -15,7 +15,7 @@ import numpy as np
 
 from protos import codec
 from protos.codec import TargetRows, concat_rows
-from protos.target_rows import COLUMNS
+from protos.target_rows import COLUMNS, ITEM_MASS
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.description import Teacher
 from trainer.data.model_input import SequenceInput
@@ -79,8 +79,8 @@ def key_of(each: SequenceInput) -> str:
 def fingerprint(rows: TargetRows) -> str:
     """A digest of rows as a client holds them."""
     digest = hashlib.blake2b(digest_size=8)
-    for name in COLUMNS:
-        digest.update(getattr(rows, name).tobytes())
+    for array in rows.arrays.values():
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -98,15 +98,16 @@ def save_answers(path: Path, answers: Answers) -> None:
         keys=np.array(list(answers), "S32"),
         num_rows=np.array([each.num_rows for each in answers.values()]),
         vocab_size=np.array(rows.vocab_size),
-        **{name: getattr(rows, name) for name in COLUMNS},
+        **rows.arrays,
     )
 
 
 def load_answers(path: Path) -> dict[str, TargetRows]:
     """Read a table that save_answers wrote."""
     with np.load(path, allow_pickle=False) as file:
+        columns = {name: file[name] for name in COLUMNS}
         rows = TargetRows(
-            vocab_size=int(file["vocab_size"]), **{name: file[name] for name in COLUMNS}
+            vocab_size=int(file["vocab_size"]), masses={ITEM_MASS: file[ITEM_MASS]}, **columns
         )
         keys, counts = [key.decode() for key in file["keys"]], file["num_rows"]
     return dict(zip(keys, rows.split(counts), strict=True))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from protos.codec import TargetRows
-from protos.target_rows import Targets
+from protos.target_rows import ITEM_MASS, Targets
 from trainer.data.loader import Positions
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 
@@ -104,7 +104,7 @@ def _random_rows(
         ids_E=ids_RK.flatten().numpy().astype(np.int32),
         log_probs_E=probs_RK.log().flatten().numpy(),
         tail_R=np.full(num_rows, tail, np.float32),
-        item_mass_R=item_mass_R.clamp(max=1.0).numpy(),
+        masses={ITEM_MASS: item_mass_R.clamp(max=1.0).numpy()},
         vocab_size=items.stop,
     )
 

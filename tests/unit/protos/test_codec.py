@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,31 +18,14 @@ from protos.columns import (
     unpack_ids,
     unpack_values,
 )
-
-VOCAB_SIZE = 1000
-
-
-def rows_of(counts: list[int], seed: int, vocab_size: int = VOCAB_SIZE) -> TargetRows:
-    rng = np.random.default_rng(seed)
-    ids, probs, tails = [], [], []
-    for count in counts:
-        ids.append(np.sort(rng.choice(vocab_size, count, replace=False)))
-        mass = rng.dirichlet(np.ones(count + 1))
-        probs.append(np.maximum(mass[:count], 1e-8))
-        tails.append(mass[count])
-    return TargetRows(
-        counts_R=np.array(counts, np.int32),
-        ids_E=np.concatenate([*ids, np.empty(0)]).astype(np.int32),
-        log_probs_E=np.log(np.concatenate([*probs, np.empty(0)])).astype(np.float32),
-        tail_R=np.array(tails, np.float32),
-        item_mass_R=rng.random(len(counts)).astype(np.float32),
-        vocab_size=vocab_size,
-    )
+from protos.target_rows import ITEM_MASS
+from tests.support.random_rows import VOCAB_SIZE, rows_of
 
 
 def assert_same(left: TargetRows, right: TargetRows) -> None:
-    for name in ("counts_R", "ids_E", "log_probs_E", "tail_R", "item_mass_R"):
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    assert left.arrays.keys() == right.arrays.keys()
+    for name, array in left.arrays.items():
+        np.testing.assert_array_equal(array, right.arrays[name])
 
 
 @settings(max_examples=40, deadline=None)
@@ -179,33 +161,26 @@ def test_codec_short_or_alien_block_names_both_values() -> None:
         codec.decode(block, num_rows=3, vocab_size=VOCAB_SIZE)
     with pytest.raises(WireError, match="for 999 vocabulary entries, got 1000"):
         codec.decode(block, num_rows=2, vocab_size=999)
-    with pytest.raises(WireError, match=r"whole|hold"):
+    with pytest.raises(WireError, match="values must be in format 3, got format 1"):
+        codec.decode(block, num_rows=2, vocab_size=VOCAB_SIZE, values=codec.UINT8)
+    with pytest.raises(WireError, match="must have the checksum 0x"):
         codec.decode(block[:-5], num_rows=2, vocab_size=VOCAB_SIZE)
 
 
-def test_codec_block_over_a_limit_is_refused_before_decompression() -> None:
-    block = codec.encode(rows_of([3, 7], seed=1))
-    with pytest.raises(WireError, match="stay under"):
-        codec.decode(
-            block, num_rows=2, vocab_size=VOCAB_SIZE, limits=BlockLimits(max_decoded_bytes=10)
-        )
-
-
-def test_codec_frame_that_claims_more_than_the_header_is_refused() -> None:
-    block = codec.encode(rows_of([3, 7], seed=1))
-    bomb = zstandard.ZstdCompressor().compress(b"\0" * (1 << 20))
-    header = dataclasses.replace(codec.Header.of(block), index_frame_bytes=len(bomb))
-    with pytest.raises(WireError, match=r"must claim .* bytes, got 1048576"):
-        codec.decode(header.pack() + bomb, num_rows=2, vocab_size=VOCAB_SIZE)
-
-
-def test_codec_header_with_more_table_than_entries_is_refused() -> None:
-    block = codec.encode(rows_of([3, 7], seed=1))
-    header = codec.Header.of(block)
-    for changed in ({"num_distinct": 11}, {"num_table_escapes": 11}, {"num_gap_escapes": 11}):
-        bad = dataclasses.replace(header, **changed).pack() + block[codec.Header.FORMAT.size :]
-        with pytest.raises(WireError, match="cannot be longer than its entries"):
-            codec.decode(bad, num_rows=2, vocab_size=VOCAB_SIZE)
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (BlockLimits(max_decoded_bytes=10), "stay under .* bytes"),
+        (BlockLimits(max_rows=1), "the 2 rows asked for"),
+        # The ids of 9 entries may take 6 + 18 * 5 bytes, which those of 10 need not exceed.
+        (BlockLimits(max_entries=9), "stay under .*, got 10 entries"),
+        (BlockLimits(max_entries=1), "section 1 must hold at most 16 bytes, got 26"),
+    ],
+)
+def test_codec_block_over_a_limit_is_refused(limits: BlockLimits, message: str) -> None:
+    block = codec.encode(rows_of([3, 7], seed=1, vocab_size=255))
+    with pytest.raises(WireError, match=message):
+        codec.decode(block, num_rows=2, vocab_size=255, limits=limits)
 
 
 def test_codec_float16_of_a_log_prob_beyond_its_range_stays_finite() -> None:
@@ -223,8 +198,14 @@ def test_codec_rows_that_are_no_distribution_are_refused_with_rule_and_value() -
         (f"ascend within a row, got {low} after {high}", {"ids_E": good.ids_E[::-1].copy()}),
         (r"ids must be in \[0, 1000\), got 1..1000", {"ids_E": np.array([1, 1000], np.int32)}),
         (r"tail must be in \[0, 1\], got nan", {"tail_R": np.array([np.nan], np.float32)}),
-        ("item mass must be in .*, got 1.5", {"item_mass_R": np.array([1.5], np.float32)}),
-        ("item mass must have 1 rows, got 1 and 0", {"item_mass_R": np.zeros(0, np.float32)}),
+        ("item_mass must be in .*, got 1.5", {"masses": {ITEM_MASS: np.float32([1.5])}}),
+        ("item_mass must have 1 rows, got 0", {"masses": {ITEM_MASS: np.zeros(0, np.float32)}}),
+        ("named by 1 to 64 of .*, got 'Item'", {"masses": {"Item": np.zeros(1, np.float32)}}),
+        ("named by 1 to 64 of .*, got ''", {"masses": {"": np.zeros(1, np.float32)}}),
+        (
+            "at most 8 masses, got 9",
+            {"masses": {f"mass_{n}": np.zeros(1, np.float32) for n in range(9)}},
+        ),
         ("finite and <= 0, got inf", {"log_probs_E": np.array([-1.0, np.inf], np.float32)}),
         ("of the same entries, got 2, 2 and 3", {"counts_R": np.array([3], np.int32)}),
         ("must make 1, got .* and 0.000", {"tail_R": np.zeros(1, np.float32)}),

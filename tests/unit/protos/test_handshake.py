@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from protos.codec import FORMAT_VERSION
 from protos.handshake import handshake_metadata, handshake_mismatch
+from protos.version import WIRE_VERSION
 from tests.support.fake_teacher import DESCRIPTION, described
 
 
 def test_handshake_keys_are_those_of_the_documentation() -> None:
     assert handshake_metadata(DESCRIPTION) == (
         ("conkd-vocabulary-digest", "vocabulary-a"),
-        ("conkd-wire-version", str(FORMAT_VERSION)),
+        ("conkd-wire-version", str(WIRE_VERSION)),
         ("conkd-weights-digest", "weights-a"),
         ("conkd-temperature", "1.0"),
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos import codec, teacher_pb2, teacher_pb2_grpc
+from protos import codec, teacher_pb2, teacher_pb2_grpc, version
 from protos.handshake import (
     TEMPERATURE,
     VOCABULARY_DIGEST,
@@ -249,7 +249,7 @@ def test_describe_returns_the_description_of_this_replica() -> None:
         async with running(FakeTeacher()) as (_, stub):
             told = await stub.Describe(teacher_pb2.DescribeRequest())
             assert (told.kind, told.replica_id, told.vocab_size) == ("dialogue", "replica-1", VOCAB)
-            assert told.wire_version == codec.FORMAT_VERSION
+            assert told.wire_version == version.WIRE_VERSION
             assert told.weights_digest == "weights-a"
 
     run(scenario)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from protos.codec import TargetRows
-from protos.target_rows import Targets, WireError, no_rows
+from protos.target_rows import ITEM_MASS, Targets, WireError, no_rows
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
 from trainer.kinds.table import asked_kinds
@@ -37,7 +37,7 @@ def truncate(dense_RV: np.ndarray, keep: int, support: range) -> TargetRows:
         ids_E=np.concatenate(ids).astype(np.int32),
         log_probs_E=np.concatenate(log_probs).astype(np.float32),
         tail_R=np.array(tails, np.float32),
-        item_mass_R=dense_RV[:, ITEMS.start : ITEMS.stop].sum(-1).astype(np.float32),
+        masses={ITEM_MASS: dense_RV[:, ITEMS.start : ITEMS.stop].sum(-1).astype(np.float32)},
         vocab_size=V,
     )
 
@@ -139,7 +139,10 @@ def test_mixture_of_rows_whose_item_mass_does_not_fit_their_entries_is_refused(c
     targets = case.targets(keep=V)
     mass_R = targets["dialogue"].item_mass_R.copy()
     mass_R[3] = 1.0 - mass_R[3] / 2
-    wrong = {**targets, "dialogue": dataclasses.replace(targets["dialogue"], item_mass_R=mass_R)}
+    wrong = {
+        **targets,
+        "dialogue": dataclasses.replace(targets["dialogue"], masses={ITEM_MASS: mass_R}),
+    }
     with pytest.raises(WireError, match=r"item mass of a row must be in \["):
         conkd.mix_targets(case.positions, wrong, DistillConfig(), ITEMS)
 
@@ -252,7 +255,7 @@ def test_mix_targets_of_drawn_rows_takes_the_gate_from_the_whole_row(case: Case)
         rows,
         log_probs_E=np.zeros_like(rows.log_probs_E),
         tail_R=np.zeros_like(rows.tail_R),
-        item_mass_R=np.full_like(rows.item_mass_R, 0.5),
+        masses={ITEM_MASS: np.full_like(rows.item_mass_R, 0.5)},
     )
     targets = {**case.targets(keep=1), "dialogue": one_draw}
     config = DistillConfig(gate="soft", gamma=0.6, tail="sampled")
@@ -280,7 +283,7 @@ def test_mix_targets_with_a_missing_row_is_refused(case: Case) -> None:
 def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
     targets = case.targets(keep=V)
     mass = np.array([0.1, 0.8, 0.2, 0.6, 0.3], np.float32)
-    dialogue = dataclasses.replace(targets["dialogue"], item_mass_R=mass)
+    dialogue = dataclasses.replace(targets["dialogue"], masses={ITEM_MASS: mass})
     statistics = gate_statistics.gate_statistics(
         case.positions, {**targets, "dialogue": dialogue}, DistillConfig(eta=0.6)
     )
@@ -295,7 +298,7 @@ def test_gate_statistics_split_item_and_word_steps(case: Case) -> None:
 def test_item_mass_that_rounding_leaves_above_one_is_counted(case: Case) -> None:
     targets = case.targets(keep=V)
     mass = np.array([1.0005, 0.8, 0.2, 0.6, 0.3], np.float32)
-    dialogue = dataclasses.replace(targets["dialogue"], item_mass_R=mass)
+    dialogue = dataclasses.replace(targets["dialogue"], masses={ITEM_MASS: mass})
     statistics = gate_statistics.gate_statistics(
         case.positions, {**targets, "dialogue": dialogue}, DistillConfig()
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protos import codec
 from protos.codec import FLOAT16, FLOAT32, UINT8, TargetRows, WireError
+from protos.target_rows import ITEM_MASS
 from tests.support.same_bits import assert_same_bits
 from trainer.target_cache.block import pack, unpack
 
@@ -30,7 +31,7 @@ def received(seed: int, num_rows: int, top_k: int, spread: float, values: int) -
         ids_E=ids_RK.ravel().astype(np.int32),
         log_probs_E=np.minimum(log_probs_RK, 0).ravel().astype(np.float32),
         tail_R=np.clip(1 - np.exp(log_probs_RK).sum(1), 0, 1).astype(np.float32),
-        item_mass_R=rng.random(num_rows).astype(np.float32),
+        masses={ITEM_MASS: rng.random(num_rows).astype(np.float32)},
         vocab_size=VOCAB,
     )
     return codec.decode(codec.encode(rows, values), num_rows=num_rows, vocab_size=VOCAB)

@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from protos import codec
+from protos import version
 from tests.support.caches import GROUP, MAX_BYTES, compression, described
 from trainer.common.errors import MachineError
 from trainer.data.model_input import RowRange, SequenceInput
@@ -115,7 +115,7 @@ def test_cache_that_a_process_of_another_container_has_open_names_the_remedy(
 
 
 def test_key_changes_with_the_version_of_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "FORMAT_VERSION", codec.FORMAT_VERSION + 1)
+    monkeypatch.setattr(version, "WIRE_VERSION", version.WIRE_VERSION + 1)
     assert RequestKeys(Group.of(described(), compression())).key(INPUT) != RequestKeys(GROUP).key(
         INPUT
     )
@@ -226,3 +226,15 @@ def test_cache_whose_disk_refuses_is_told_once_and_never_fails(
     assert len(caplog.records) == 1
     assert "no space left" in caplog.text
     assert cache.get([b"a"]) == [b"1"]
+
+
+def test_cache_of_another_wire_version_is_left_alone_and_says_so(
+    cache: TargetCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = Group.of(described(), compression())
+    cache.put(earlier, {earlier.group_id + bytes(KEY_BYTES - 8): b"1"}, {})
+    monkeypatch.setattr(version, "WIRE_VERSION", version.WIRE_VERSION + 1)
+    with caplog.at_level(logging.WARNING):
+        found = cache.known("dialogue", compression(), vocabulary="vocabulary-a", graph="graph-a")
+    assert found == []
+    assert "those of wire version 1, for this release has 2. Delete the folder" in caplog.text

@@ -177,7 +177,14 @@ def test_import_beyond_max_bytes_keeps_the_folder_under_it(folder: Path, tmp_pat
 def test_import_of_another_file_with_a_digest_names_what_it_begins_with(tmp_path: Path) -> None:
     content = b"PK34" + bytes(8)
     (tmp_path / "file").write_bytes(content + hashlib.sha256(content).digest())
-    with pytest.raises(WireError, match=r"must begin with b'CKT2', got b'PK34'"):
+    with pytest.raises(WireError, match=r"must begin with b'CKT3', got b'PK34'"):
+        main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+
+
+def test_import_of_an_archive_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    content = b"CKT2" + bytes(12)
+    (tmp_path / "file").write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(WireError, match=r"got b'CKT2' of an earlier version.* Fill a cache anew"):
         main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from protos import teacher_pb2
 from protos.codec import TargetRows, WireError
+from protos.target_rows import ITEM_MASS
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.teacher_client.dispatch import AVOIDED_S, Dispatcher
@@ -22,7 +23,7 @@ ROWS = TargetRows(
     ids_E=np.empty(0, np.int32),
     log_probs_E=np.empty(0, np.float32),
     tail_R=np.ones(1, np.float32),
-    item_mass_R=np.zeros(1, np.float32),
+    masses={ITEM_MASS: np.zeros(1, np.float32)},
     vocab_size=5,
 )
 

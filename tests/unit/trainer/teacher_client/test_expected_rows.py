@@ -10,6 +10,7 @@ import torch
 
 from protos import codec, teacher_pb2
 from protos.codec import WireError
+from protos.target_rows import ITEM_MASS
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.compress import Support, compress
 from trainer.teacher_client.expected_rows import ExpectedRows
@@ -69,9 +70,18 @@ def test_item_mass_of_an_answer_must_fit_its_entries() -> None:
     rows = expected(TOP).decode(block(TOP), 3)
     # Above the kept items and the tail by more than any rounding.
     mass_R = np.minimum(rows.item_mass_R + rows.tail_R + 0.2, 1.0)
-    wrong = codec.encode(dataclasses.replace(rows, item_mass_R=mass_R), codec.UINT8)
+    wrong = codec.encode(dataclasses.replace(rows, masses={ITEM_MASS: mass_R}), codec.UINT8)
     with pytest.raises(WireError, match=r"item mass of a row must be in \["):
         expected(TOP).decode(wrong, 3)
+
+
+@pytest.mark.parametrize("cut", [TOP, Compression(samples=5)], ids=str)
+def test_answer_without_an_item_mass_is_refused(cut: Compression) -> None:
+    rows = expected(cut).decode(block(cut), 3)
+    other = {"cast": rows.item_mass_R}
+    wrong = codec.encode(dataclasses.replace(rows, masses=other), codec.UINT8)
+    with pytest.raises(WireError, match="must have the mass 'item_mass', got cast"):
+        expected(cut).decode(wrong, 3)
 
 
 @pytest.mark.parametrize(
