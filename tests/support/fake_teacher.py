@@ -24,6 +24,7 @@ DESCRIPTION = Description(
     vocabulary_digest="vocabulary-a",
     weights_digest="weights-a",
     temperature=1.0,
+    dtype="float32",
 )
 
 

@@ -67,7 +67,7 @@ def test_client_with_everything_cached_works_without_a_directory(
         client = client_of(world, tmp_path, connect_s=0.5, patience_s=1.0)
     try:
         assert "cached targets of the weights weights-dialogue are used" in caplog.text
-        assert client.identity["dialogue"] == "weights-dialogue at temperature 1"
+        assert client.identity["dialogue"] == "weights-dialogue in float32 at temperature 1"
         assert client.limits["dialogue"].max_tokens == 64
         assert_same_targets(ask(client, 2, 3), expected)
         # What is not cached is waited for as long as patience lasts, and no longer.
