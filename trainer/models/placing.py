@@ -19,6 +19,7 @@ from trainer.common.errors import InputError, first_line
 from trainer.common.mapped_files import give_back, mapped_ranges
 from trainer.kinds.names import BF16, FLOAT32, FP16
 
+CPU = torch.device("cpu")
 PIECE_BYTES = 16 << 20
 SUFFIX = ".safetensors"
 DTYPES = {FLOAT32: torch.float32, BF16: torch.bfloat16, FP16: torch.float16}
@@ -28,7 +29,7 @@ DTYPES = {FLOAT32: torch.float32, BF16: torch.bfloat16, FP16: torch.float16}
 class Placement:
     """Where a model computes, and in which type."""
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: str = FLOAT32
     """Name of the type of its weights and of its forward, one of DTYPES."""
 
