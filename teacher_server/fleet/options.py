@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
+from teacher_server.scoring.determinism import ALONE
 from teacher_server.scoring.kinds import SERVED_KINDS, ServedKind, check_dtype
 from trainer.common.command import CommandParser, number, whole
 from trainer.common.errors import InputError
@@ -143,6 +144,11 @@ def parse_dtypes(text: str, kinds: Mapping[str, ServedKind]) -> dict[str, str]:
         check_dtype(kind, dtype, kinds[kind])
         dtypes[kind] = dtype
     return {kind: dtypes.get(kind, FLOAT32) for kind in kinds}
+
+
+def asked_batch_limits(options: argparse.Namespace) -> dict[str, int]:
+    """The limits of device batches that were asked for, fields of BatchLimits."""
+    return {"token_budget": options.token_budget, **(ALONE if options.deterministic else {})}
 
 
 def asked_scaling(options: argparse.Namespace, otherwise: ScalingTarget) -> ScalingTarget:

@@ -24,7 +24,13 @@ from teacher_server.fleet.local_cluster import (
     start_of,
     write_state,
 )
-from teacher_server.fleet.options import asked_folders, asked_scaling, parse_dtypes, parse_ranges
+from teacher_server.fleet.options import (
+    asked_batch_limits,
+    asked_folders,
+    asked_scaling,
+    parse_dtypes,
+    parse_ranges,
+)
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
     cluster_room,
@@ -42,7 +48,6 @@ from teacher_server.fleet.room import (
 )
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.replica.security import SERVER_REMEDY
-from teacher_server.scoring.determinism import ALONE
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
 from trainer.common.errors import InputError
@@ -151,10 +156,7 @@ def _state(
         auth_token_path=str(keeper.auth_token_path) if keeper else "",
         owns_serve=not serve_is_running(),
         options={kind: dataclasses.asdict(it) for kind, it in options.items()},
-        batch_limits={
-            "token_budget": args.token_budget,
-            **(ALONE if args.deterministic else {}),
-        },
+        batch_limits=asked_batch_limits(args),
         scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
         security=security,
     )
