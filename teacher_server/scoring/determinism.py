@@ -25,5 +25,3 @@ def compute_deterministically() -> None:
     # cuBLAS reads it when it is first used; this is one of the two values that torch accepts.
     os.environ.setdefault(WORKSPACE, ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Filling every new buffer shows reads before writes; it does not change a right result.
-    torch.utils.deterministic.fill_uninitialized_memory = False

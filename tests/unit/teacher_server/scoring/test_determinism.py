@@ -96,10 +96,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The settings of the process, which are put back."""
     monkeypatch.setenv(WORKSPACE, "")
     monkeypatch.delenv(WORKSPACE)
-    fills = torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 @pytest.mark.parametrize("kind", ["dialogue", "recommendation"])
