@@ -1,6 +1,7 @@
 """The metadata of a Score stream, in which a caller names the teacher that it expects.
 
-Vocabulary and wire version are required; weights and temperature are checked where they are sent.
+Vocabulary and wire version are required; weights, temperature and dtype are checked where they are
+sent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ VOCABULARY_DIGEST = "conkd-vocabulary-digest"
 WIRE_VERSION = "conkd-wire-version"
 WEIGHTS_DIGEST = "conkd-weights-digest"
 TEMPERATURE = "conkd-temperature"
+DTYPE = "conkd-dtype"
 # Both may have gone through a float32 field.
 TEMPERATURE_TOLERANCE = 1e-6
 
@@ -21,7 +23,7 @@ TEMPERATURE_TOLERANCE = 1e-6
 def handshake_metadata(expected: Description) -> tuple[tuple[str, str], ...]:
     """The metadata of a stream to this teacher.
 
-    Without a weights digest, or without a temperature, any is accepted.
+    Without a weights digest, a temperature or a dtype, any is accepted.
     """
     metadata = [
         (VOCABULARY_DIGEST, expected.vocabulary_digest),
@@ -31,6 +33,8 @@ def handshake_metadata(expected: Description) -> tuple[tuple[str, str], ...]:
         metadata.append((WEIGHTS_DIGEST, expected.weights_digest))
     if expected.temperature:
         metadata.append((TEMPERATURE, str(expected.temperature)))
+    if expected.dtype:
+        metadata.append((DTYPE, expected.dtype))
     return tuple(metadata)
 
 
@@ -46,6 +50,7 @@ def handshake_mismatch(metadata: Iterable[tuple[str, str | bytes]], served: Desc
         (WIRE_VERSION, str(version.WIRE_VERSION), True),
         (VOCABULARY_DIGEST, served.vocabulary_digest, True),
         (WEIGHTS_DIGEST, served.weights_digest, False),
+        (DTYPE, served.dtype, False),
     ):
         got = sent.get(key)
         if got is None and is_required:

@@ -66,3 +66,17 @@ def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["prepare", "--source", "synthetic", "--dialogues", "60"]
     main([*arguments, "--output", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def redial_prepared(
+    redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The real dialogues, prepared by the command's own code."""
+    from trainer.data.__main__ import main
+
+    folder = tmp_path_factory.mktemp("redial-prepared")
+    arguments = ["prepare", "--source", "redial", "--input", str(redial_dir)]
+    arguments += ["--tokenizer", str(dialogpt_tokenizer_dir)]
+    main([*arguments, "--output", str(folder)])
+    return folder

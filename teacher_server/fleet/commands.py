@@ -16,6 +16,7 @@ from ray.serve.exceptions import RayServeException
 from teacher_server.fleet.certificates import make_certificates
 from teacher_server.fleet.console import print_scrape_targets, print_status, say, watch_status
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
+from teacher_server.fleet.deployment import ReplicaOptions
 from teacher_server.fleet.local_cluster import (
     FleetState,
     clear_folder,
@@ -55,7 +56,10 @@ def _scale(args: argparse.Namespace) -> None:
         ranges = {kind: known[kind].replica_range for kind in state.options} | asked
         if state.keeper_pid:
             check_room(cluster_room(), state.needs, ranges)
-            check_memory(weights_in(_folders_on_cpu(state)), ranges, memory_bytes())
+            dtypes = {
+                kind: ReplicaOptions(**options).dtype for kind, options in state.options.items()
+            }
+            check_memory(weights_in(_folders_on_cpu(state), dtypes), ranges, memory_bytes())
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))

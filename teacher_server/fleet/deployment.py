@@ -33,6 +33,7 @@ from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.errors import InputError
 from trainer.common.plugins import with_plugins
+from trainer.kinds.names import FLOAT32
 from trainer.security.addresses import address_of, is_loopback
 from trainer.security.credentials import SecurityFiles
 from trainer.telemetry.spans import Spans
@@ -64,6 +65,10 @@ class ReplicaOptions:
     """OTLP/HTTP receiver of its OpenTelemetry spans; empty: no spans."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
+    dtype: str = FLOAT32
+    """Of the teacher's weights and forward, one of those of its kind."""
+    deterministic: bool = False
+    """Every operation gives the same bits each time; the batch limits do the rest."""
     plugins: Sequence[str] = ()
     """Modules that add kinds of teachers: the one of `kind` among them."""
     weights_digest: str = ""
@@ -207,6 +212,7 @@ def _build_server(
     from teacher_server.replica.request_check import RequestLimits
     from teacher_server.replica.service import TeacherServer
     from teacher_server.scoring.description import support_size
+    from teacher_server.scoring.determinism import compute_deterministically
     from trainer.kinds.table import TEACHER_KINDS
 
     if options.num_gpus and not torch.cuda.is_available():
@@ -214,7 +220,10 @@ def _build_server(
             f"a replica with num_gpus {options.num_gpus:g} must see a CUDA device, got none. "
             "Install a CUDA build of torch on the teacher nodes, or give --num-gpus 0."
         )
+    # The number is a part of how sums are grouped: an answer's bits depend on it.
     torch.set_num_threads(options.num_threads)
+    if options.deterministic:
+        compute_deterministically()
     device = torch.device("cuda" if options.num_gpus else "cpu")
     spans = None
     if options.spans:
@@ -222,7 +231,9 @@ def _build_server(
     counters = ReplicaCounters()
     kinds = with_plugins(SERVED_KINDS, options.plugins, "SERVED_KINDS")
     folder = Path(options.folder)
-    teacher = load_teacher(options.kind, folder, device, counters=counters, kinds=kinds)
+    teacher = load_teacher(
+        options.kind, folder, device, dtype=options.dtype, counters=counters, kinds=kinds
+    )
     check_weights(options, teacher.description.weights_digest)
     known = with_plugins(TEACHER_KINDS, options.plugins, "TEACHER_KINDS")
     return TeacherServer(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
-from teacher_server.scoring.kinds import SERVED_KINDS
+from teacher_server.scoring.determinism import ALONE
+from teacher_server.scoring.kinds import SERVED_KINDS, ServedKind, check_dtype
 from trainer.common.command import CommandParser, number, whole
 from trainer.common.errors import InputError
 from trainer.common.machine import num_cpus
+from trainer.kinds.names import BF16, FLOAT32, FP16
 
 TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
+DTYPES = "KIND=TYPE[,...]"
 # Options of earlier versions, and what to do without them.
 REMOVED = {
     "--object-store-mb": "Leave it out: a fleet keeps nothing in Ray's object store.",
@@ -123,6 +126,31 @@ def _kind_and_folder(text: str, kinds: Collection[str]) -> tuple[str, Path]:
     return kind, Path(folder)
 
 
+def parse_dtypes(text: str, kinds: Mapping[str, ServedKind]) -> dict[str, str]:
+    """The type in which teachers of each of these kinds compute, from "dialogue=bf16".
+
+    Raises:
+        InputError: for another kind, one that is named twice, or a type that it cannot compute in.
+    """
+    dtypes: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        kind, _, dtype = part.partition("=")
+        if kind not in kinds or not dtype:
+            raise InputError(
+                f"--dtype must be {DTYPES} with a kind of {', '.join(kinds)}, got {part!r}."
+            )
+        if kind in dtypes:
+            raise InputError(f"--dtype must name every kind once, got {kind} twice in {text!r}.")
+        check_dtype(kind, dtype, kinds[kind])
+        dtypes[kind] = dtype
+    return {kind: dtypes.get(kind, FLOAT32) for kind in kinds}
+
+
+def asked_batch_limits(options: argparse.Namespace) -> dict[str, int]:
+    """The limits of device batches that were asked for, fields of BatchLimits."""
+    return {"token_budget": options.token_budget, **(ALONE if options.deterministic else {})}
+
+
 def asked_scaling(options: argparse.Namespace, otherwise: ScalingTarget) -> ScalingTarget:
     """The targets of autoscaling: those given, and `otherwise` for the rest."""
     given = {"idle_s": options.idle_s}
@@ -190,6 +218,17 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     )
     up.add_argument(
         "--replicas", default="", metavar=REPLICAS, help="or autoscaling; default: 1 of each"
+    )
+    up.add_argument(
+        "--dtype",
+        default="",
+        metavar=DTYPES,
+        help=f"of weights and forward: {FLOAT32} (default), {BF16} or {FP16} (dialogue)",
+    )
+    up.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="score each example alone: an answer's bytes depend on its request alone; slower",
     )
     up.add_argument("--port", type=whole(1, 65_535), default=50051, help="of the Directory")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from teacher_server.fleet.scaling import ReplicaRange
 from trainer.common.errors import InputError
+from trainer.kinds.names import FLOAT32
 from trainer.models.frozen import WEIGHTS_NAME
 
 # Ray counts in ten thousandths.
@@ -83,10 +84,19 @@ def check_memory(
         )
 
 
-def weights_in(folders: Mapping[str, Path]) -> dict[str, int]:
-    """Bytes of the weights in each folder; a kind of a plugin may keep them elsewhere."""
+def weights_in(folders: Mapping[str, Path], dtypes: Mapping[str, str]) -> dict[str, int]:
+    """Bytes of a replica's weights; a kind of a plugin may keep them elsewhere.
+
+    Args:
+        folders: of each kind.
+        dtypes: in which each kind computes; files are in float32.
+    """
     paths = {kind: folder / WEIGHTS_NAME for kind, folder in folders.items()}
-    return {kind: path.stat().st_size for kind, path in paths.items() if path.is_file()}
+    return {
+        kind: path.stat().st_size // (1 if dtypes[kind] == FLOAT32 else 2)
+        for kind, path in paths.items()
+        if path.is_file()
+    }
 
 
 def num_devices(shares: Mapping[str, float], counts: Mapping[str, int]) -> int:

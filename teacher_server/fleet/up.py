@@ -24,7 +24,13 @@ from teacher_server.fleet.local_cluster import (
     start_of,
     write_state,
 )
-from teacher_server.fleet.options import asked_folders, asked_scaling, parse_ranges
+from teacher_server.fleet.options import (
+    asked_batch_limits,
+    asked_folders,
+    asked_scaling,
+    parse_dtypes,
+    parse_ranges,
+)
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
     cluster_room,
@@ -60,8 +66,10 @@ def up(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: for user errors, most of them before anything is started.
     """
-    folders = asked_folders(args, with_plugins(SERVED_KINDS, args.plugin, "SERVED_KINDS"))
+    known = with_plugins(SERVED_KINDS, args.plugin, "SERVED_KINDS")
+    folders = asked_folders(args, known)
     asked = parse_ranges(args.replicas, folders)
+    dtypes = parse_dtypes(args.dtype, {kind: known[kind] for kind in folders})
     cards = _check_teachers(folders)
     ranges = {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
     security = _security(args)
@@ -71,11 +79,11 @@ def up(args: argparse.Namespace) -> None:
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
     address = args.address or os.environ.get("RAY_ADDRESS", "")
-    num_gpus = args.num_gpus if address else _checked_share(args, folders, ranges)
+    num_gpus = args.num_gpus if address else _checked_share(args, folders, dtypes, ranges)
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
         options = {
-            kind: _replica_options(args, cards[kind], folder, num_gpus)
+            kind: _replica_options(args, cards[kind], folder, dtypes[kind], num_gpus)
             for kind, folder in folders.items()
         }
         state = _state(args, options, keeper=keeper, address=address, security=security)
@@ -95,7 +103,10 @@ def up(args: argparse.Namespace) -> None:
 
 
 def _checked_share(
-    args: argparse.Namespace, folders: Mapping[str, Path], ranges: Mapping[str, ReplicaRange]
+    args: argparse.Namespace,
+    folders: Mapping[str, Path],
+    dtypes: Mapping[str, str],
+    ranges: Mapping[str, ReplicaRange],
 ) -> float:
     """GPUs of each replica, asked for or shared, once all fit a cluster that is not there yet."""
     num_gpus = num_visible_devices(os.environ.get(VARIABLE))
@@ -108,7 +119,7 @@ def _checked_share(
     need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=share)
     check_room(room, dict.fromkeys(folders, need), ranges)
     if not share:
-        check_memory(weights_in(folders), ranges, memory_bytes())
+        check_memory(weights_in(folders, dtypes), ranges, memory_bytes())
     return share
 
 
@@ -145,14 +156,14 @@ def _state(
         auth_token_path=str(keeper.auth_token_path) if keeper else "",
         owns_serve=not serve_is_running(),
         options={kind: dataclasses.asdict(it) for kind, it in options.items()},
-        batch_limits={"token_budget": args.token_budget},
+        batch_limits=asked_batch_limits(args),
         scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
         security=security,
     )
 
 
 def _replica_options(
-    args: argparse.Namespace, card: Description, folder: Path, num_gpus: float | None
+    args: argparse.Namespace, card: Description, folder: Path, dtype: str, num_gpus: float | None
 ) -> ReplicaOptions:
     if num_gpus is None:
         # An existing cluster may grow: there is no need to share.
@@ -166,6 +177,8 @@ def _replica_options(
         num_threads=args.threads,
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,
+        dtype=dtype,
+        deterministic=args.deterministic,
         plugins=tuple(args.plugin),
         weights_digest=card.weights_digest,
     )

@@ -10,6 +10,7 @@ from protos.teacher_pb2 import Compression, Description
 from trainer.common.errors import InputError
 from trainer.data.model_input import SequenceInput
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.names import FLOAT32
 from trainer.kinds.table import TEACHER_KINDS
 from trainer.kinds.teacher_kind import TeacherKind
 
@@ -24,8 +25,8 @@ class Teacher(Protocol):
         ...
 
 
-def describe(card: Description, vocabulary: Vocabulary) -> Description:
-    """The card of a frozen folder, completed by the sizes of its vocabulary.
+def describe(card: Description, vocabulary: Vocabulary, dtype: str = FLOAT32) -> Description:
+    """The card of a frozen folder, completed by the sizes of its vocabulary and by its type.
 
     Raises:
         InputError: if the folder holds another vocabulary than the card names.
@@ -40,6 +41,7 @@ def describe(card: Description, vocabulary: Vocabulary) -> Description:
     description.vocab_size = vocabulary.size
     description.first_item_id = vocabulary.first_item_id
     description.num_items = vocabulary.num_items
+    description.dtype = dtype
     return description
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from teacher_server.scoring.counters import ReplicaCounters
 from trainer.common.errors import InputError
-from trainer.kinds.names import DIALOGUE, RECOMMENDATION
+from trainer.kinds.names import BF16, DIALOGUE, FLOAT32, FP16, RECOMMENDATION
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +25,24 @@ if TYPE_CHECKING:
 class ServedKind:
     """One entry of the table of kinds that can be served."""
 
-    load: Callable[[Path, torch.device, ReplicaCounters], Teacher]
-    """The frozen teacher of a folder, on a device; imports torch no earlier than when called."""
+    load: Callable[[Path, torch.device, ReplicaCounters, str], Teacher]
+    """The frozen teacher of a folder, on a device, in one of `dtypes`; imports torch no earlier
+    than when called."""
+    dtypes: tuple[str, ...] = (FLOAT32,)
+    """Types in which it can compute."""
 
 
-def _load_dialogue(folder: Path, device: torch.device, counters: ReplicaCounters) -> Teacher:
+def _load_dialogue(
+    folder: Path, device: torch.device, counters: ReplicaCounters, dtype: str
+) -> Teacher:
     from teacher_server.scoring.teachers import DialogueTeacher
 
-    return DialogueTeacher.load(folder, device, counters)
+    return DialogueTeacher.load(folder, device, counters, dtype)
 
 
-def _load_recommendation(folder: Path, device: torch.device, counters: ReplicaCounters) -> Teacher:
+def _load_recommendation(
+    folder: Path, device: torch.device, counters: ReplicaCounters, dtype: str
+) -> Teacher:
     from teacher_server.scoring.teachers import RecommendationTeacher
 
     return RecommendationTeacher.load(folder, device, counters)
@@ -44,7 +51,7 @@ def _load_recommendation(folder: Path, device: torch.device, counters: ReplicaCo
 # Torch and transformers take seconds and 300 MB: the commands that read this table, and the
 # Directory, do without.
 SERVED_KINDS: dict[str, ServedKind] = {
-    DIALOGUE: ServedKind(load=_load_dialogue),
+    DIALOGUE: ServedKind(load=_load_dialogue, dtypes=(FLOAT32, BF16, FP16)),
     RECOMMENDATION: ServedKind(load=_load_recommendation),
 }
 
@@ -54,14 +61,25 @@ def load_teacher(
     folder: Path,
     device: torch.device,
     *,
+    dtype: str = FLOAT32,
     counters: ReplicaCounters | None = None,
     kinds: Mapping[str, ServedKind] = SERVED_KINDS,
 ) -> Teacher:
     """The frozen teacher of a folder, on the device; it adds to the counters' compress_s.
 
     Raises:
-        InputError: for a kind that is not in the table, and as its loader does.
+        InputError: for a kind that is not in the table, a type that is not the kind's, and as its
+            loader does.
     """
     if kind not in kinds:
         raise InputError(f"kind must be one of {', '.join(kinds)}, got {kind}.")
-    return kinds[kind].load(folder, device, counters or ReplicaCounters())
+    check_dtype(kind, dtype, kinds[kind])
+    return kinds[kind].load(folder, device, counters or ReplicaCounters(), dtype)
+
+
+def check_dtype(kind: str, dtype: str, served: ServedKind) -> None:
+    """Raise InputError for a type in which teachers of a kind cannot compute."""
+    if dtype not in served.dtypes:
+        raise InputError(
+            f"the dtype of {kind} teachers must be one of {', '.join(served.dtypes)}, got {dtype}."
+        )

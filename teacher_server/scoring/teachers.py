@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from protos.codec import TargetRows, concat_rows
 from protos.teacher_pb2 import Compression, Description
@@ -24,9 +25,11 @@ from trainer.common.errors import InputError
 from trainer.data.bags import Bags
 from trainer.data.model_input import RANGES, InputLimits, SequenceInput, collate
 from trainer.data.vocabulary import Vocabulary
-from trainer.kinds.names import DIALOGUE
+from trainer.kinds.names import DIALOGUE, FLOAT32
+from trainer.loss.products import multiply
 from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
+from trainer.models.placing import Placement
 
 if TYPE_CHECKING:
     from trainer.models.language_model import LanguageModel
@@ -61,7 +64,11 @@ class DialogueTeacher:
 
     @classmethod
     def load(
-        cls, folder: Path, device: torch.device, counters: ReplicaCounters | None = None
+        cls,
+        folder: Path,
+        device: torch.device,
+        counters: ReplicaCounters | None = None,
+        dtype: str = FLOAT32,
     ) -> DialogueTeacher:
         """The frozen folder's teacher; raises as read_card and load_language_model do."""
         # Here: the models of transformers take seconds, and a recommendation replica has none.
@@ -69,8 +76,8 @@ class DialogueTeacher:
 
         card = read_card(folder, DIALOGUE)
         vocabulary = Vocabulary.load(folder)
-        model = load_language_model(folder, vocabulary)
-        description = describe(card, vocabulary)
+        model = load_language_model(folder, vocabulary, Placement(device=device, dtype=dtype))
+        description = describe(card, vocabulary, dtype)
         if model.limits.takes_ranges:
             description.capabilities.append(RANGES)
         of_card = (InputLimits.of(description), (card.num_entities, card.num_words))
@@ -93,7 +100,7 @@ class DialogueTeacher:
         parts = []
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
-            logits_TV = self._head(hidden_TD[chunk])
+            logits_TV = self._logits(hidden_TD[chunk])
             with _counted(self._counters, self._device):
                 parts.append(
                     compress(
@@ -105,6 +112,16 @@ class DialogueTeacher:
                     )
                 )
         return concat_rows(parts)
+
+    def _logits(self, hidden_TD: Tensor) -> Tensor:
+        """Float32 [T, V] from states of the teacher's own type: products of half precision are
+        accumulated in float32 and never rounded to half."""
+        if hidden_TD.dtype == torch.float32:
+            return self._head(hidden_TD)
+        size = (len(hidden_TD), self._support.vocab_size)
+        logits_TV = torch.empty(size, device=self._device)
+        multiply(hidden_TD, self._head.weight, logits_TV)
+        return logits_TV
 
 
 class RecommendationTeacher:

@@ -21,6 +21,7 @@ def described(**changes: Any) -> teacher_pb2.Description:
         "graph_digest": "graph-a",
         "weights_digest": "weights-a",
         "temperature": 1.5,
+        "dtype": "float32",
         "max_tokens": 16,
         "max_entities": 4,
         "replica_id": "one",

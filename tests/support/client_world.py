@@ -46,6 +46,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     longest: int = 64
     replica_id: str = ""
     weights_digest: str = ""
+    dtype: str = "float32"
     kept_mass: float = 1.0
     failures: int = 0
     """So many requests from now on fail inside."""
@@ -67,6 +68,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
             weights_digest=self.weights_digest or f"weights-{self.kind}",
             temperature=1.0,
+            dtype=self.dtype,
         )
 
     async def Score(

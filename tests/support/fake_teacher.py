@@ -23,6 +23,7 @@ DESCRIPTION = Description(
     weights_digest="weights-a",
     temperature=1.0,
     capabilities=[RANGES],
+    dtype="float32",
 )
 
 

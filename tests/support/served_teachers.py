@@ -68,10 +68,13 @@ def serving(folder: Path, teachers: FittedTeachers) -> Iterator[Service]:
 
 
 @contextmanager
-def serving_without_ray(folder: Path, teachers: FittedTeachers) -> Iterator[Service]:
+def serving_without_ray(
+    folder: Path, teachers: FittedTeachers, *, deterministic: bool = False
+) -> Iterator[Service]:
     """The same servers as plain processes: up in a third of the time."""
     folders = {"dialogue": teachers.dialogue, "recommendation": teachers.recommendation}
-    with running_fleet(Served(folders=folders), folder / "fleet") as fleet:
+    served = Served(folders=folders, deterministic=deterministic)
+    with running_fleet(served, folder / "fleet") as fleet:
         yield Service(directory=fleet.directory, teachers=teachers)
 
 

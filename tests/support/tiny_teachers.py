@@ -23,9 +23,13 @@ def tiny_vocabulary(num_films: int = len(TITLES)) -> Vocabulary:
     return build_vocabulary(train_tokenizer([], ["have you seen it, hello there"] * 3), titles)
 
 
-def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary) -> None:
+SHAPE = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=64)
+
+
+def write_dialogue_teacher(
+    folder: Path, vocabulary: Vocabulary, shape: LanguageModelConfig = SHAPE
+) -> None:
     torch.manual_seed(0)
-    shape = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=64)
     model = build_causal_lm(shape, vocabulary).module
     model.save_pretrained(folder)
     vocabulary.save(folder)

@@ -81,8 +81,10 @@ class BigramTeacher:
         )
 
 
-def load_bigrams(folder: Path, device: torch.device, counters: ReplicaCounters) -> BigramTeacher:
-    """The frozen folder's teacher."""
+def load_bigrams(
+    folder: Path, device: torch.device, counters: ReplicaCounters, dtype: str
+) -> BigramTeacher:
+    """The frozen folder's teacher, in float32."""
     description = describe(read_card(folder, KIND), Vocabulary.load(folder))
     log_probs_CW = torch.from_numpy(load_file(folder / WEIGHTS_NAME)["log_probs"])
     return BigramTeacher(description, log_probs_CW.to(device))

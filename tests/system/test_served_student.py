@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.support.geometry import assert_same_geometry
-from tests.support.served_teachers import FittedTeachers, Service, run_in_process
+from tests.support.served_teachers import (
+    FittedTeachers,
+    Service,
+    run_in_process,
+    serving_without_ray,
+)
 from tests.support.student_runs import (
     SERVED,
     SERVED_STEPS,
@@ -59,6 +64,21 @@ def test_served_student_loss_curve_is_the_same_at_stage_3(
     assert len(curve) == SERVED_STEPS
     assert curve == pytest.approx(expected, rel=1e-3)
     assert curve[-1] < 0.95 * curve[0]
+
+
+@pytest.mark.everything
+def test_two_students_of_a_deterministic_fleet_have_the_same_losses_bit_for_bit(
+    teachers: FittedTeachers, prepared_dir: Path, tmp_path: Path
+) -> None:
+    # Requests of both ranks, four batches ahead, share rounds as they happen to come.
+    with serving_without_ray(tmp_path / "fleet", teachers, deterministic=True) as service:
+        for name in ("first", "second"):
+            directory = f"teachers.directory={service.directory}"
+            result = run_student(prepared_dir, tmp_path / name, *SERVED, directory)
+            assert result.returncode == 0, result.stderr
+    first, second = (loss_curve(tmp_path / name) for name in ("first", "second"))
+    assert len(first) == SERVED_STEPS
+    assert first == second
 
 
 def test_served_student_counts_what_it_asked_and_got(served_run: Path) -> None:

@@ -231,6 +231,10 @@ COMMANDS = {
             ),
             "--plugin": WORDS.map(lambda name: f"no.such.{name}"),
             "--replicas": st.sampled_from(["x", "dialogue", "dialogue=x", "dialogue=2..1", "a=1"]),
+            "--dtype": st.sampled_from(
+                ["bf16", "dialogue", "dialogue=", "dialogue=float64", "moon=bf16", "=bf16"]
+            ),
+            "--deterministic": NO_FLAG,
             "--port": whole(1, 65_535),
             "--host": st.sampled_from(["0.0.0.0", "203.0.113.7", "no such host", "::"]),
             "--tls": FOLDERS,

@@ -30,6 +30,7 @@ from trainer.data.vocabulary import VOCABULARY_NAME, Vocabulary
 from trainer.models.causal_reading import read_exported, read_pretrained
 from trainer.models.frozen import CONFIG_NAME, REMEDY
 from trainer.models.new_rows import draw_new_rows_
+from trainer.models.placing import PLAIN, Placement, check_computes, place_
 from trainer.models.room import module_bytes
 from trainer.models.weights import rebuild
 
@@ -38,6 +39,8 @@ from trainer.models.weights import rebuild
 PRETRAINED_WIDTH = 0.1
 # Models round the number of their rows up, to multiples of 64 to 512.
 MAX_PADDING_ROWS = 1024
+PROBE_IDS = (1, 3, 2)
+"""Of a forward that only shows how a model computes."""
 MAX_RESPONSE_TOKENS = 30
 """Of a generated response, its end of text included."""
 
@@ -211,7 +214,9 @@ def _draw_new_rows_of_(
         draw_new_rows_(weight_VD, vocabulary, item_vectors_IK, width=width)
 
 
-def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
+def load_causal_lm(
+    folder: Path, vocabulary: Vocabulary, placement: Placement = PLAIN
+) -> CausalLanguageModel:
     """An exported model, refused unless it has exactly the vocabulary's rows."""
     if not (folder / CONFIG_NAME).is_file():
         raise MissingError(f"{folder} must be a model folder, got no config.json there. {REMEDY}")
@@ -221,6 +226,10 @@ def load_causal_lm(folder: Path, vocabulary: Vocabulary) -> CausalLanguageModel:
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
+    place_(model, placement, folder)
+    ids_BL = torch.tensor([PROBE_IDS], device=placement.device)
+    with torch.no_grad():
+        check_computes(placement, folder, lambda: hidden_states(model, ids_BL))
     return rebuild(folder / CONFIG_NAME, lambda: CausalLanguageModel(model))
 
 
@@ -230,7 +239,7 @@ def check_head(model: PreTrainedModel) -> None:
 
     The fused loss and the served teachers take them for that.
     """
-    ids_BL = torch.tensor([[1, 3, 2]], device=model.device)
+    ids_BL = torch.tensor([PROBE_IDS], device=model.device)
     was_training = model.training
     nn.Module.train(model, False)
     logits_BLV = model(input_ids=ids_BL, use_cache=False).logits

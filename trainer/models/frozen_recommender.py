@@ -36,6 +36,7 @@ from trainer.models.frozen import (
     write_card,
     write_shape,
 )
+from trainer.models.placing import PLAIN, place_
 from trainer.models.weights import load_state, rebuild
 
 
@@ -212,4 +213,5 @@ def load_recommender(folder: Path) -> tuple[FrozenRecommender, Description]:
     }
     state = load_state(folder / WEIGHTS_NAME, expected)
     recommender = rebuild(folder / WEIGHTS_NAME, lambda: FrozenRecommender(**state))
+    place_(recommender, PLAIN, folder)
     return recommender.eval().requires_grad_(False), card

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,11 +25,13 @@ from trainer.models.frozen import CONFIG_NAME, REMEDY, WEIGHTS_NAME, read_shape,
 from trainer.models.frozen_recommender import FrozenRecommender
 from trainer.models.kg_transformer import KgTransformer, KgTransformerShape
 from trainer.models.new_rows import draw_new_rows_
+from trainer.models.placing import PLAIN, Placement, check_computes, place_
 from trainer.models.room import check_fits, module_bytes
 from trainer.models.weights import load_state, rebuild
 
 # Tied to the embedding: one tensor, written once.
 TIED = "head.weight"
+PROBE_IDS = np.array([1, 3, 2], np.int32)
 
 
 class KgLanguageModel:
@@ -135,7 +138,9 @@ def build_kgsf(
     return KgLanguageModel(model)
 
 
-def load_kgsf(folder: Path, vocabulary: Vocabulary) -> KgLanguageModel:
+def load_kgsf(
+    folder: Path, vocabulary: Vocabulary, placement: Placement = PLAIN
+) -> KgLanguageModel:
     """An exported model; ValueError unless it has exactly the vocabulary's rows."""
     sizes = read_shape(folder, "kg-transformer")
     names = {field.name for field in dataclasses.fields(KgTransformerShape)}
@@ -150,11 +155,24 @@ def load_kgsf(folder: Path, vocabulary: Vocabulary) -> KgLanguageModel:
             f"{shape.vocab_size}. Use the vocabulary it was trained with."
         )
     check_fits(f"the model of {folder / CONFIG_NAME}", _bytes_of(shape))
-    model = rebuild(folder / CONFIG_NAME, lambda: _empty_transformer(shape))
+    with torch.device("meta"):
+        model = rebuild(folder / CONFIG_NAME, lambda: _empty_transformer(shape))
     expected = {k: tuple(t.shape) for k, t in model.state_dict().items() if k != TIED}
     state = load_state(folder / WEIGHTS_NAME, expected)
-    model.load_state_dict({**state, TIED: state["tokens.weight"]})
+    model.load_state_dict({**state, TIED: state["tokens.weight"]}, assign=True)
+    # Two tensors of the same memory by now.
+    model.head.weight = model.tokens.weight
+    # Each tensor's map of the file must end with it.
+    del state
+    place_(model, placement, folder)
+    with torch.no_grad():
+        check_computes(placement, folder, lambda: model.response_states(_probe(placement.device)))
     return KgLanguageModel(model)
+
+
+def _probe(device: torch.device) -> ModelInput:
+    """One short example without entities and words."""
+    return collate([SequenceInput.at_end(num_rows=1, tokens=PROBE_IDS)], pad_id=0).to(device)
 
 
 def _empty_transformer(shape: KgTransformerShape) -> KgTransformer:

@@ -28,6 +28,7 @@ from trainer.models.causal_lm import (
 from trainer.models.frozen import CONFIG_NAME
 from trainer.models.frozen_recommender import FrozenRecommender
 from trainer.models.kg_language_model import build_kgsf, kgsf_bytes, load_kgsf
+from trainer.models.placing import PLAIN, Placement
 from trainer.models.room import check_fits
 
 
@@ -93,7 +94,7 @@ class Architecture:
     build: Callable[
         [LanguageModelConfig, Vocabulary, Tensor | None, FrozenRecommender | None], LanguageModel
     ]
-    load: Callable[[Path, Vocabulary], LanguageModel]
+    load: Callable[[Path, Vocabulary, Placement], LanguageModel]
     num_bytes: Callable[[LanguageModelConfig, Vocabulary], float]
     """Of the weights of a random one."""
 
@@ -154,9 +155,15 @@ def build_language_model(
     return build(config, vocabulary, item_vectors_IK, knowledge)
 
 
-def load_language_model(folder: Path, vocabulary: Vocabulary) -> LanguageModel:
-    """An exported model on the CPU in eval mode, refused unless it has the vocabulary's rows."""
-    model = ARCHITECTURES[architecture_of(folder)].load(folder, vocabulary)
+def load_language_model(
+    folder: Path, vocabulary: Vocabulary, placement: Placement = PLAIN
+) -> LanguageModel:
+    """An exported model in eval mode, refused unless it has the vocabulary's rows.
+
+    Raises:
+        InputError: if the folder holds no such model, or it cannot compute as placed.
+    """
+    model = ARCHITECTURES[architecture_of(folder)].load(folder, vocabulary, placement)
     nn.Module.train(model.module, False)
     return model
 

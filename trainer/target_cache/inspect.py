@@ -21,6 +21,7 @@ class GroupSummary:
 
     kind: str
     weights_digest: str
+    dtype: str
     temperature: float
     cut: str
     num_entries: int = 0
@@ -53,6 +54,7 @@ class GroupSummary:
         return {
             "kind": self.kind,
             "weights_digest": self.weights_digest,
+            "dtype": self.dtype,
             "temperature": self.temperature,
             "cut": self.cut,
             "targets": self.num_entries,
@@ -140,6 +142,7 @@ def _summary(group: Group) -> GroupSummary:
     return GroupSummary(
         kind=group.description.kind,
         weights_digest=group.description.weights_digest,
+        dtype=group.description.dtype,
         temperature=group.description.temperature,
         cut=f"{drawn if asked.samples else kept} {values}",
     )

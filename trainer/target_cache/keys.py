@@ -53,6 +53,7 @@ class Group:
                 str(described.vocab_size),
                 described.graph_digest,
                 described.weights_digest,
+                described.dtype,
                 # The number, not its text: the field is a float32.
                 np.float32(described.temperature).tobytes().hex(),
                 # A student without teachers asks within the limits that the record gives.

@@ -84,7 +84,7 @@ def _say(line: str) -> None:
 
 def _print_stats(found: CacheStats, folder: Path) -> None:
     table = Table(title=str(folder))
-    for name in ("kind", "weights"):
+    for name in ("kind", "weights", "dtype"):
         table.add_column(name)
     for name in ("temperature", "cut", "targets", "rows", "bytes", "bytes/row", "kept mass"):
         table.add_column(name, justify="right")
@@ -104,6 +104,7 @@ def _cells(group: GroupSummary) -> list[str]:
     return [
         group.kind,
         group.weights_digest[:12],
+        group.dtype,
         f"{group.temperature:g}",
         group.cut,
         f"{group.num_entries:,}",

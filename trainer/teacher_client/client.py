@@ -33,7 +33,7 @@ from trainer.target_cache.store import TargetCache
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
-from trainer.teacher_client.handshake import MetTeachers
+from trainer.teacher_client.handshake import MetTeachers, name_of
 from trainer.teacher_client.loop import Loop
 from trainer.teacher_client.request_parts import split_into_requests
 from trainer.teacher_client.streams import TeacherStreams
@@ -110,11 +110,8 @@ class TeacherClient:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Kind -> weights digest and temperature of its replicas."""
-        return {
-            kind: f"{described.weights_digest} at temperature {described.temperature:g}"
-            for kind, described in self._met.in_order().items()
-        }
+        """Kind -> weights digest, dtype and temperature of its replicas."""
+        return {kind: name_of(described) for kind, described in self._met.in_order().items()}
 
     @property
     def limits(self) -> dict[str, InputLimits]:

@@ -65,9 +65,8 @@ def check_description(
     _check_inputs(described, where, kind, graph_digest)
     if known is not None and _identity(known) != _identity(described):
         raise InputError(
-            f"every {described.kind} replica must have the weights {known.weights_digest} at "
-            f"temperature {known.temperature:g}, got {described.weights_digest} at "
-            f"{described.temperature:g} {where}. Serve one teacher at a time."
+            f"every {described.kind} replica must have the weights {name_of(known)}, got "
+            f"{name_of(described)} {where}. Serve one teacher at a time."
         )
 
 
@@ -104,5 +103,12 @@ def _check_inputs(
         )
 
 
-def _identity(described: teacher_pb2.Description) -> tuple[str, float]:
-    return described.weights_digest, described.temperature
+def name_of(described: teacher_pb2.Description) -> str:
+    """Which teacher it is, for people: two that answer differently have two names."""
+    return (
+        f"{described.weights_digest} in {described.dtype} at temperature {described.temperature:g}"
+    )
+
+
+def _identity(described: teacher_pb2.Description) -> tuple[str, float, str]:
+    return described.weights_digest, described.temperature, described.dtype

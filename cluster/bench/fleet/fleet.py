@@ -45,6 +45,8 @@ class Served:
     """Kind -> number of replicas; 1 without an entry."""
     seconds_per_row: Mapping[str, float] = field(default_factory=dict)
     """Kind -> time that each row takes beyond its scoring; none without an entry."""
+    deterministic: bool = False
+    """Every example is scored alone, as by `up --deterministic`."""
     plugins: Sequence[str] = ()
     """Modules that add kinds of teachers."""
 
@@ -218,6 +220,7 @@ class Fleet:
             *("--host", self._host.address, "--run", str(self._run)),
             *("--seconds-per-row", str(self._served.seconds_per_row.get(kind, 0.0))),
             *(() if answers is None else ("--answers", str(answers))),
+            *(("--deterministic",) if self._served.deterministic else ()),
             *options,
             *(option for plugin in self._served.plugins for option in ("--plugin", plugin)),
         )

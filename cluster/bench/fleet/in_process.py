@@ -15,6 +15,7 @@ from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits, merge_sequences
 from trainer.kinds.table import TEACHER_KINDS
+from trainer.teacher_client.handshake import name_of
 from trainer.telemetry.client_counters import ClientCounters
 
 
@@ -34,11 +35,8 @@ class InProcessTeachers:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Kind -> weights digest and temperature."""
-        return {
-            kind: f"{it.description.weights_digest} at temperature {it.description.temperature:g}"
-            for kind, it in self._teachers.items()
-        }
+        """Kind -> weights digest, dtype and temperature."""
+        return {kind: name_of(it.description) for kind, it in self._teachers.items()}
 
     @property
     def limits(self) -> dict[str, InputLimits]:

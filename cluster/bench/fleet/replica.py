@@ -2,7 +2,7 @@
 
 python -m cluster.bench.fleet.replica --kind KIND --folder DIR --id ID --host HOST --run DIR
     [--listed-at HOST:PORT] [--answers FILE] [--seconds-per-row S] [--plugin MODULE]
-    [--tls DIR --token-file FILE]
+    [--deterministic] [--tls DIR --token-file FILE]
 
 RUN holds the Directory's socket. ID.ready appears there with the first lease, and names the address
 on which the replica listens; ID.fault may name a fault. SIGTERM drains, as Serve's graceful stop
@@ -27,6 +27,7 @@ from cluster.bench.fleet.replay import PacedTeacher, ReplayTeacher, load_answers
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.scoring.description import Teacher, support_size
+from teacher_server.scoring.determinism import ALONE
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.atomic import write_text
 from trainer.common.cli import run_main
@@ -57,6 +58,7 @@ async def serve(
     listed_at: str | None,
     security: SecurityFiles,
     limits: RequestLimits,
+    deterministic: bool,
 ) -> None:
     """Serve and hold the lease, of our own address or `listed_at`, until SIGTERM, then drain."""
     server = FaultyServer(
@@ -66,6 +68,7 @@ async def serve(
         security=security,
         limits=limits,
     )
+    server.set_batch_limits(ALONE if deterministic else {})
     address = address_of(host, await server.start(host))
     lease = Lease(
         kind=teacher.description.kind,
@@ -106,6 +109,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--answers", type=Path)
     parser.add_argument("--seconds-per-row", type=float, default=0.0)
     parser.add_argument("--plugin", action="append", default=[])
+    parser.add_argument("--deterministic", action="store_true")
     add_security(parser)
     arguments = parser.parse_args(argv)
     security = SecurityFiles(tls=arguments.tls, token_file=arguments.token_file)
@@ -126,6 +130,7 @@ def main(argv: list[str]) -> None:
             listed_at=arguments.listed_at,
             security=security,
             limits=limits,
+            deterministic=arguments.deterministic,
         )
     )
 

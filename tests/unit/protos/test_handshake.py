@@ -15,10 +15,13 @@ def test_handshake_keys_are_those_of_the_documentation() -> None:
         ("conkd-wire-version", str(WIRE_VERSION)),
         ("conkd-weights-digest", "weights-a"),
         ("conkd-temperature", "1.0"),
+        ("conkd-dtype", "float32"),
     )
 
 
-@pytest.mark.parametrize("fields", [{}, {"weights_digest": ""}, {"temperature": 0.0}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"weights_digest": ""}, {"temperature": 0.0}, {"dtype": ""}]
+)
 def test_handshake_with_the_teacher_that_is_served_agrees(fields: dict[str, str]) -> None:
     assert handshake_mismatch(handshake_metadata(described(**fields)), DESCRIPTION) == ""
 
@@ -28,6 +31,7 @@ def test_handshake_with_the_teacher_that_is_served_agrees(fields: dict[str, str]
     [
         ({"vocabulary_digest": "b"}, "vocabulary-digest must be vocabulary-a for this .* got b"),
         ({"weights_digest": "b"}, "weights-digest must be weights-a for this dialogue .* got b"),
+        ({"dtype": "bf16"}, "dtype must be float32 for this dialogue teacher, got bf16"),
         ({"temperature": 2.0}, "temperature must be 1.0 for this dialogue teacher, got 2.0"),
     ],
 )

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from teacher_server.fleet.options import REMOVED, asked_folders, parse, parse_ranges
+from teacher_server.fleet.options import (
+    REMOVED,
+    asked_batch_limits,
+    asked_folders,
+    parse,
+    parse_dtypes,
+    parse_ranges,
+)
+from teacher_server.scoring.device_batches import BatchLimits
+from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.errors import InputError
 
 
@@ -71,3 +80,32 @@ def test_kind_with_the_name_of_the_directory_is_refused() -> None:
     options = parse(["up", "--dialogue", "a"])
     with pytest.raises(ValueError, match="must not be named directory"):
         asked_folders(options, (*KINDS, "directory"))
+
+
+def test_kinds_compute_in_float32_unless_another_type_is_asked_for() -> None:
+    kinds = SERVED_KINDS
+    assert parse_dtypes("", kinds) == {"dialogue": "float32", "recommendation": "float32"}
+    assert parse_dtypes("dialogue=bf16", kinds)["dialogue"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bf16", "--dtype must be KIND=TYPE.* with a kind of dialogue, recommendation, got 'bf16'"),
+        ("moon=bf16", "got 'moon=bf16'"),
+        ("dialogue=", "got 'dialogue='"),
+        ("dialogue=half", "of dialogue teachers must be one of float32, bf16, fp16, got half"),
+        ("recommendation=bf16", "of recommendation teachers must be one of float32, got bf16"),
+        ("dialogue=bf16,dialogue=fp16", "every kind once, got dialogue twice"),
+    ],
+)
+def test_type_that_a_kind_cannot_compute_in_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_dtypes(text, SERVED_KINDS)
+
+
+def test_deterministic_fleet_has_device_batches_of_one_example() -> None:
+    limits = BatchLimits(**asked_batch_limits(parse(["up", "--deterministic"])))
+    assert (limits.max_examples, limits.token_budget) == (1, 4096)
+    plain = asked_batch_limits(parse(["up", "--token-budget", "9"]))
+    assert BatchLimits(**plain) == BatchLimits(token_budget=9)

@@ -17,11 +17,13 @@ from teacher_server.fleet.room import (
     check_room,
     gpu_share,
     num_devices,
+    weights_in,
 )
 from teacher_server.fleet.scaling import ReplicaRange
 from teacher_server.main import main
 from tests.support import tiny_teachers
 from trainer.common.errors import InputError
+from trainer.models.frozen import WEIGHTS_NAME
 
 
 def check(room: Room, need: ReplicaNeed, *counts: int) -> None:
@@ -57,6 +59,15 @@ def test_weights_of_the_most_replicas_must_fit_the_memory() -> None:
     check_memory({"a": 1 << 30, "b": 1 << 30}, ranges, 4 << 30)
     with pytest.raises(InputError, match=r"machine's 3\.5 GiB of memory, got weights of 4\.0 GiB"):
         check_memory({"a": 1 << 30, "b": 1 << 30}, ranges, 7 << 29)
+
+
+def test_weights_in_half_precision_take_half_of_their_file(tmp_path: Path) -> None:
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / WEIGHTS_NAME).write_bytes(bytes(400))
+    folders = {kind: tmp_path / kind for kind in ("a", "b", "elsewhere")}
+    dtypes = {"a": "float32", "b": "bf16", "elsewhere": "float32"}
+    assert weights_in(folders, dtypes) == {"a": 400, "b": 200}
 
 
 def test_replicas_without_a_share_of_their_own_fit_the_gpus_there_are() -> None:

@@ -142,7 +142,7 @@ def test_description_comes_from_card_and_vocabulary(folders: dict[str, Path]) ->
     recommendation = load_teacher("recommendation", folders["recommendation"], CPU).description
     assert dialogue.vocabulary_digest == recommendation.vocabulary_digest
     assert num_token_ids(dialogue) == dialogue.vocab_size - 3
-    assert InputLimits.of(dialogue) == InputLimits(max_tokens=64)
+    assert InputLimits.of(dialogue) == InputLimits(max_tokens=64, takes_ranges=True)
     assert InputLimits.of(recommendation) == InputLimits(max_entities=20, max_words=12)
     assert recommendation.num_entities == tiny_teachers.NUM_ENTITIES
     assert recommendation.graph_digest == "tiny-graph"

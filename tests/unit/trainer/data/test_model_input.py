@@ -146,6 +146,7 @@ def test_one_pass_per_dialogue_learns_what_one_per_response_does(prepared_dir: P
     assert_same_learning(tuple(data.examples("train")[:24]), data.vocabulary)
 
 
+@pytest.mark.everything
 def test_one_pass_per_real_dialogue_learns_what_one_per_response_does(
     redial_prepared: Path,
 ) -> None:

@@ -51,6 +51,7 @@ def test_key_is_the_same_for_every_replica_and_for_columns_that_are_not_sent() -
         {"graph_digest": "graph-b"},
         {"weights_digest": "weights-b"},
         {"temperature": 1.5000001},
+        {"dtype": "bf16"},
         {"max_tokens": 15},
         {"max_entities": 5},
         {"max_words": 1},

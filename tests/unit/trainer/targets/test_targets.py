@@ -64,7 +64,7 @@ def test_stats_counts_targets_by_teacher(folder: Path, capsys: pytest.CaptureFix
     dialogue, recommendation = found["groups"]
     assert (found["targets"], found["broken"]) == (4, 0)
     assert (dialogue["kind"], dialogue["targets"], dialogue["rows"]) == ("dialogue", 3, 9)
-    assert dialogue["weights_digest"] == "weights-dialogue"
+    assert (dialogue["weights_digest"], dialogue["dtype"]) == ("weights-dialogue", "float32")
     assert dialogue["cut"] == "top_k=1 top_p=1 float32"
     assert (recommendation["targets"], recommendation["rows"]) == (1, 1)
     assert (dialogue["mean_kept_mass"], recommendation["mean_kept_mass"]) == (0.75, 0.5)

@@ -67,7 +67,7 @@ def test_client_with_everything_cached_works_without_a_directory(
         client = client_of(world, tmp_path, connect_s=0.5, patience_s=1.0)
     try:
         assert "cached targets of the weights weights-dialogue are used" in caplog.text
-        assert client.identity["dialogue"] == "weights-dialogue at temperature 1"
+        assert client.identity["dialogue"] == "weights-dialogue in float32 at temperature 1"
         assert client.limits["dialogue"].max_tokens == 64
         assert_same_targets(ask(client, 2, 3), expected)
         # What is not cached is waited for as long as patience lasts, and no longer.
@@ -93,17 +93,25 @@ def test_client_works_while_the_fleet_is_scaled_to_zero_and_after(
         client.close()
 
 
+@pytest.mark.parametrize(
+    ("field", "other", "message"),
+    [
+        ("weights_digest", "weights-new", "weights weights-dialogue in .* got weights-new in"),
+        ("dtype", "bf16", "weights-dialogue in float32 .* got weights-dialogue in bf16"),
+    ],
+)
 def test_client_refuses_another_teacher_than_the_caches_that_comes_later(
-    world: World, tmp_path: Path
+    field: str, other: str, message: str, world: World, tmp_path: Path
 ) -> None:
     fill(world, tmp_path, 2)
     for name in ("d", "r"):
         world.list_(name, None)
     client = client_of(world, tmp_path)
     try:
-        other = FakeTeacher("dialogue", weights_digest="weights-new")
-        world.add("new", other)
-        with pytest.raises(ValueError, match=r"weights weights-dialogue .* got weights-new"):
+        teacher = FakeTeacher("dialogue")
+        setattr(teacher, field, other)
+        world.add("new", teacher)
+        with pytest.raises(ValueError, match=message):
             ask(client, 4)
     finally:
         client.close()

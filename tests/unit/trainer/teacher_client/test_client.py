@@ -264,7 +264,7 @@ def test_client_knows_the_longest_inputs_of_its_teachers(world: World) -> None:
         assert limits["dialogue"] == InputLimits(max_tokens=64)
         assert limits["recommendation"] == InputLimits(max_entities=64)
         assert set(client.identity) == {"dialogue", "recommendation"}
-        assert client.identity["dialogue"] == "weights-dialogue at temperature 1"
+        assert client.identity["dialogue"] == "weights-dialogue in float32 at temperature 1"
     finally:
         client.close()
 

@@ -1,0 +1,74 @@
+"""How much memory the start of a teacher takes, in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protos.teacher_pb2 import Description
+from tests.support import tiny_teachers
+from tests.support.student_runs import ROOT, environment
+from trainer.config.language_model import LanguageModelConfig
+from trainer.models.frozen import WEIGHTS_NAME, write_card
+from trainer.models.language_model import build_language_model, write_language_model
+
+# 300 MB.
+SHAPE = LanguageModelConfig(num_layers=6, hidden_size=1024, num_heads=8, max_positions=64)
+MOST = 1.2
+# The piece of 16 MiB that is read, and pages of libraries that are touched for the first time.
+FIRST_TOUCH = 40 << 20
+# A teacher of a few weights comes first: it imports, and touches most of torch's code.
+SCRIPT = """
+import os, sys, torch
+from pathlib import Path
+from cluster.bench.memory.rank_memory import status_bytes
+from teacher_server.scoring.kinds import load_teacher
+small, folder, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+first = load_teacher("dialogue", small, torch.device("cpu"), dtype=dtype)
+before = status_bytes(os.getpid())["VmRSS"]
+teacher = load_teacher("dialogue", folder, torch.device("cpu"), dtype=dtype)
+print(status_bytes(os.getpid())["VmHWM"] - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("teachers")
+    vocabulary = tiny_teachers.tiny_vocabulary()
+    tiny_teachers.write_dialogue_teacher(root / "small", vocabulary)
+    # Five layers in the encoder, and five in the decoder, which are larger.
+    kgsf = dataclasses.replace(SHAPE, architecture="kgsf", num_layers=5)
+    for name, shape in (("gpt2", SHAPE), ("kgsf", kgsf)):
+        folder = root / name
+        folder.mkdir()
+        write_language_model(folder, build_language_model(shape, vocabulary))
+        vocabulary.save(folder)
+        card = Description(
+            kind="dialogue", vocabulary_digest=vocabulary.digest, max_tokens=SHAPE.max_positions
+        )
+        write_card(folder, card)
+    return {name: root / name for name in ("small", "gpt2", "kgsf")}
+
+
+@pytest.mark.everything
+@pytest.mark.parametrize(("dtype", "share"), [("float32", 1.0), ("bf16", 0.5)])
+@pytest.mark.parametrize("name", ["gpt2", "kgsf"])
+def test_start_of_a_teacher_takes_little_more_than_its_weights(
+    name: str, dtype: str, share: float, folders: dict[str, Path]
+) -> None:
+    weights = share * os.path.getsize(folders[name] / WEIGHTS_NAME)
+    assert weights > 120 << 20
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folders["small"]), str(folders[name]), dtype],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert weights < int(ended.stdout) <= MOST * weights + FIRST_TOUCH

@@ -1,0 +1,100 @@
+"""Weights as they are computed with: on their device, in their type, in memory of their own.
+
+What safetensors and transformers read is a map of the file, private to nobody: whoever writes to
+the file changes the model, and whoever cuts it short ends the process. So a loaded model gets
+memory of its own, a piece at a time, and each piece of the map goes back before the next one is
+read: a start needs the weights once, and a piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainer.common.errors import InputError, first_line
+from trainer.common.mapped_files import give_back, mapped_ranges
+from trainer.kinds.names import BF16, FLOAT32, FP16
+
+CPU = torch.device("cpu")
+PIECE_BYTES = 16 << 20
+SUFFIX = ".safetensors"
+DTYPES = {FLOAT32: torch.float32, BF16: torch.bfloat16, FP16: torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model computes, and in which type."""
+
+    device: torch.device = CPU
+    dtype: str = FLOAT32
+    """Name of the type of its weights and of its forward, one of DTYPES."""
+
+
+PLAIN = Placement()
+"""The CPU, in float32."""
+
+
+def place_(module: nn.Module, placement: Placement, folder: Path) -> None:
+    """Give every parameter and buffer memory of its own, as the placement says.
+
+    Weights, which are what a state dict holds, change their type; buffers that are computed from
+    the config only move. Tied parameters stay tied.
+
+    Args:
+        module: just read; nobody else may hold its tensors.
+        folder: what it was read from, for an error.
+
+    Raises:
+        InputError: if a weight is too large for fp16.
+    """
+    ranges = mapped_ranges(SUFFIX)
+    weights = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
+    for tensor in (*module.parameters(), *module.buffers()):
+        is_cast = id(tensor) in weights and tensor.is_floating_point()
+        dtype = DTYPES[placement.dtype] if is_cast else tensor.dtype
+        tensor.data = _own(tensor.data, placement.device, dtype, ranges)
+        if placement.dtype == FP16 and is_cast and not tensor.isfinite().all():
+            raise InputError(
+                f"the weights in {folder} must be at most {torch.finfo(dtype).max:,.0f} to be held "
+                f"in fp16, got larger ones. Take {BF16} or {FLOAT32}."
+            )
+
+
+def check_computes(placement: Placement, folder: Path, forward: Callable[[], Tensor]) -> None:
+    """Refuse a type in which torch cannot run this model on its device, or overflows.
+
+    Args:
+        forward: of a few tokens; returns what must be finite.
+
+    Raises:
+        InputError: naming the type; never in float32, whose errors are those of the model.
+    """
+    if placement.dtype == FLOAT32:
+        return
+    problem = ""
+    try:
+        if not forward().isfinite().all():
+            problem = "its states are not finite"
+    except RuntimeError as error:
+        problem = first_line(error)
+    if problem:
+        raise InputError(
+            f"the model in {folder} must compute in its dtype on {placement.device.type}, got "
+            f"{placement.dtype}: {problem}. Take {FLOAT32}."
+        )
+
+
+def _own(
+    source: Tensor, device: torch.device, dtype: torch.dtype, ranges: Sequence[range]
+) -> Tensor:
+    """A copy of a tensor; its pages of a mapped file are given back."""
+    target = torch.empty(source.shape, dtype=dtype, device=device)
+    number = max(1, PIECE_BYTES // source.element_size())
+    for new, old in zip(target.view(-1).split(number), source.view(-1).split(number), strict=True):
+        new.copy_(old)
+        give_back(old.data_ptr(), old.nbytes, ranges)
+    return target
