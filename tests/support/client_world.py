@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     weights_digest: str = ""
     dtype: str = "float32"
     kept_mass: float = 1.0
+    capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
     streams: int = 0
@@ -68,6 +70,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
             weights_digest=self.weights_digest or f"weights-{self.kind}",
             temperature=1.0,
+            capabilities=self.capabilities,
             dtype=self.dtype,
         )
 
@@ -197,6 +200,13 @@ class World:
             self.kill(name)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+
+def dialogue_of_two() -> list[Example]:
+    """Two responses of one dialogue: the later context begins with the earlier one's input."""
+    first, second = examples(2, 3)
+    later = np.array([*first.context_ids, *first.response_ids, 7], np.int32)
+    return [first, dataclasses.replace(second, context_ids=later)]
 
 
 def examples(*response_lengths: int) -> list[Example]:

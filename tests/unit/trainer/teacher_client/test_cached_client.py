@@ -15,11 +15,13 @@ from tests.support.client_world import (
     World,
     ask,
     client_of,
+    dialogue_of_two,
     examples,
 )
 from tests.support.same_bits import assert_same_bits
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
+from trainer.data.model_input import RANGES
 
 CONFIG = DistillConfig(values="float32")
 
@@ -171,3 +173,48 @@ def test_client_of_an_example_with_other_inputs_misses(world: World, tmp_path: P
         assert (client.counters.cache_hits, client.counters.cache_misses) == (1, 1)
     finally:
         client.close()
+
+
+def ints(content: bytes) -> list[int]:
+    return np.frombuffer(content, "<i4").tolist()
+
+
+@pytest.mark.parametrize("capabilities", [(RANGES,), ()], ids=["ranges", "none"])
+def test_client_merges_a_dialogue_for_a_teacher_that_takes_ranges(
+    world: World, tmp_path: Path, capabilities: tuple[str, ...]
+) -> None:
+    teacher = world.add("d", FakeTeacher("dialogue", capabilities=capabilities))
+    world.add("r", FakeTeacher("recommendation"))
+    client = client_of(world, tmp_path)
+    first, second = dialogue_of_two()
+    try:
+        received = client.submit([first, second]).result()["dialogue"]
+    finally:
+        client.close()
+    assert received.num_rows == 5
+    (request,) = teacher.asked
+    assert ints(request.range_lengths) == [2, 3]
+    if capabilities:
+        assert ints(request.token_ids) == [1, 2, 0, 1, 7, 0, 1]
+        assert (ints(request.range_counts), ints(request.range_starts)) == ([2], [1, 4])
+    else:
+        assert ints(request.token_lengths) == [3, 7]
+        assert (ints(request.range_counts), ints(request.range_starts)) == ([1, 1], [1, 4])
+
+
+def test_client_asks_for_the_ranges_alone_that_are_not_cached(world: World, tmp_path: Path) -> None:
+    teacher = world.add("d", FakeTeacher("dialogue", capabilities=(RANGES,)))
+    world.add("r", FakeTeacher("recommendation"))
+    client = client_of(world, tmp_path)
+    first, second = dialogue_of_two()
+    try:
+        alone = client.submit([first]).result()["dialogue"]
+        both = client.submit([first, second]).result()["dialogue"]
+        assert_same_bits(both.split([2, 3])[0], alone)
+        # The two contexts are the same to the recommender.
+        assert (client.counters.cache_hits, client.counters.cache_misses) == (3, 3)
+        assert (client.counters.teacher_tokens, client.counters.positions) == (3 + 7, 5)
+    finally:
+        client.close()
+    whole = [ints(request.range_starts) for request in teacher.asked]
+    assert whole == [[1], [4]]
