@@ -14,6 +14,7 @@ from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, t
 from trainer.checkpoints.policy import BestSoFar, bests_of, exports_to_keep
 from trainer.common.errors import InputError, MissingError
 from trainer.config.run import RunConfig
+from trainer.data.chains import longest_chains_first
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits
@@ -54,7 +55,7 @@ class Selection:
         self._vocabulary = vocabulary
         self._limits = limits
         self._export = export
-        self._examples = sorted(examples, key=lambda e: len(e.context_ids) + len(e.response_ids))
+        self._examples = longest_chains_first(examples)
         self._root = Path(config.output) / FOLDER_NAME
         self._checkpoints = Path(config.output) / CHECKPOINTS_NAME
 

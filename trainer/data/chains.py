@@ -43,6 +43,12 @@ def find_chains(examples: Sequence[Example]) -> list[Chain]:
     return [range(start, end) for start, end in zip(starts, ends, strict=False)]
 
 
+def longest_chains_first(examples: Sequence[Example]) -> list[Example]:
+    """The examples of each chain together, in order: little padding, and one forward a chain."""
+    chains = sorted(find_chains(examples), key=lambda it: -input_length(examples[it[-1]]))
+    return [examples[index] for chain in chains for index in chain]
+
+
 def input_length(example: Example) -> int:
     """Tokens of an example's input, and of a chain's if it is its last: no action token."""
     return len(example.context_ids) + len(example.response_ids) - 1

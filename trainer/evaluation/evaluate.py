@@ -17,6 +17,7 @@ import torch
 
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
+from trainer.data.chains import longest_chains_first
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.prepared import PreparedData
@@ -161,12 +162,12 @@ def gold_likelihood(loaded: LoadedModel, examples: Sequence[Example]) -> Likelih
     """
     model, vocabulary = loaded.model, loaded.vocabulary
     weight_VD = model.head.weight.detach()
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
+    ordered = longest_chains_first(examples)
     nll_sum, num_tokens, batch_size = 0.0, 0, 32
     with torch.inference_mode(), progress_bar() as bar:
         task = bar.add_task("perplexity", total=len(examples))
-        for start in range(0, len(order), batch_size):
-            batch = tuple(examples[i] for i in order[start : start + batch_size])
+        for start in range(0, len(ordered), batch_size):
+            batch = tuple(ordered[start : start + batch_size])
             inputs = to_student_input(
                 batch, vocabulary, model.limits, action_tokens=loaded.action_tokens
             )

@@ -21,6 +21,7 @@ from trainer.common.atomic import write_json, write_text
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 from trainer.data.bags import Bags
+from trainer.data.chains import longest_chains_first
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
 from trainer.data.model_input import InputLimits, recommendation_input
@@ -181,12 +182,12 @@ def item_mass(loaded: LoadedModel, examples: Sequence[Example]) -> ItemMass:
     items = slice(vocabulary.first_item_id, vocabulary.rec_id)
     weight_VD = loaded.model.head.weight.cpu()
     limits = loaded.model.limits
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].context_ids))
+    ordered = longest_chains_first(examples)
     masses, gold, nll_sum = [], [], 0.0
     with progress_bar() as bar:
-        task = bar.add_task("item mass", total=len(order))
-        for start in range(0, len(order), BATCH):
-            batch = tuple(examples[i] for i in order[start : start + BATCH])
+        task = bar.add_task("item mass", total=len(ordered))
+        for start in range(0, len(ordered), BATCH):
+            batch = tuple(ordered[start : start + BATCH])
             inputs = to_student_input(batch, vocabulary, limits, action_tokens=loaded.action_tokens)
             hidden_PD = loaded.model.response_states(inputs.model.to(loaded.model.device)).cpu()
             labels_P = inputs.positions.labels_P

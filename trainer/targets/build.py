@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 from protos.target_rows import Targets
 from trainer.common.errors import InputError, MachineError
 from trainer.config.run import RunConfig
+from trainer.data.chains import longest_chains_first
 from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
 from trainer.kinds.table import asked_kinds, known_kinds
@@ -38,9 +39,9 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
             "teacher is asked. Name the config of the runs that will read it."
         )
     data = load_prepared(Path(config.data))
-    examples = [example for split in splits for example in data.examples(split)]
-    # Of similar length together: little padding on the teachers' side.
-    examples.sort(key=lambda each: len(each.context_ids) + len(each.response_ids))
+    examples = longest_chains_first(
+        [example for split in splits for example in data.examples(split)]
+    )
     client = TeacherClient(
         config.teachers,
         config.distill,

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.chain_examples import dialogue, dialogues, example
-from trainer.data.chains import continues, find_chains, input_length
+from trainer.data.chains import (
+    continues,
+    find_chains,
+    input_length,
+    longest_chains_first,
+)
 from trainer.data.examples import Example
 
 # Few tokens, so that contexts without their heads sometimes begin as others do.
@@ -84,3 +89,13 @@ def test_example_continues_one_whose_input_its_context_begins_with(
     after: Example, expected: bool
 ) -> None:
     assert continues(example("d:1", [1, 2], [3, 0]), after) is expected
+
+
+def test_longest_chains_come_first_and_stay_whole() -> None:
+    examples = dialogues([1, 4, 2, 4])
+    ordered = longest_chains_first(examples)
+    assert sorted(map(id, ordered)) == sorted(map(id, examples))
+    chains = find_chains(ordered)
+    assert sorted(map(len, chains)) == [1, 2, 4, 4]
+    lengths = [input_length(ordered[chain[-1]]) for chain in chains]
+    assert lengths == sorted(lengths, reverse=True)
