@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,12 +94,13 @@ def over_the_wire(rows: TargetRows, values: int) -> TargetRows:
 def save_answers(path: Path, answers: Answers) -> None:
     """Write a table as one .npz file."""
     rows = concat_rows(list(answers.values()))
+    arrays: dict[str, Any] = rows.arrays
     np.savez(
         path,
         keys=np.array(list(answers), "S32"),
         num_rows=np.array([each.num_rows for each in answers.values()]),
         vocab_size=np.array(rows.vocab_size),
-        **rows.arrays,
+        **arrays,
     )
 
 

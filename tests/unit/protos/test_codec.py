@@ -198,7 +198,7 @@ def test_codec_rows_that_are_no_distribution_are_refused_with_rule_and_value() -
         (f"ascend within a row, got {low} after {high}", {"ids_E": good.ids_E[::-1].copy()}),
         (r"ids must be in \[0, 1000\), got 1..1000", {"ids_E": np.array([1, 1000], np.int32)}),
         (r"tail must be in \[0, 1\], got nan", {"tail_R": np.array([np.nan], np.float32)}),
-        ("item_mass must be in .*, got 1.5", {"masses": {ITEM_MASS: np.float32([1.5])}}),
+        ("item_mass must be in .*, got 1.5", {"masses": {ITEM_MASS: np.array([1.5], np.float32)}}),
         ("item_mass must have 1 rows, got 0", {"masses": {ITEM_MASS: np.zeros(0, np.float32)}}),
         ("named by 1 to 64 of .*, got 'Item'", {"masses": {"Item": np.zeros(1, np.float32)}}),
         ("named by 1 to 64 of .*, got ''", {"masses": {"": np.zeros(1, np.float32)}}),

@@ -5,52 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-)
+from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from protos import teacher_pb2
 from tests.support.contract import broken_promises, contract_lines, contract_of
 from tests.support.golden import CONTRACT, FOLDER
 
-RELEASED = FileDescriptorProto(
-    package="shop",
-    syntax="proto3",
-    message_type=[
-        DescriptorProto(
-            name="Order",
-            field=[
-                FieldDescriptorProto(name="id", number=1, type=4, label=1),
-                FieldDescriptorProto(name="items", number=2, type=9, label=3),
-                FieldDescriptorProto(name="note", number=4, type=9, label=1, oneof_index=0),
-            ],
-            oneof_decl=[{"name": "extra"}],
-            reserved_range=[{"start": 3, "end": 4}],
-            reserved_name=["price"],
-            enum_type=[
-                {
-                    "name": "State",
-                    "value": [{"name": "NEW", "number": 0}, {"name": "SENT", "number": 1}],
-                    "reserved_range": [{"start": 2, "end": 2}],
-                }
-            ],
-        )
-    ],
-    service=[
-        {
-            "name": "Shop",
-            "method": [
-                {
-                    "name": "Send",
-                    "input_type": ".shop.Order",
-                    "output_type": ".shop.Order",
-                    "server_streaming": True,
-                }
-            ],
-        }
-    ],
+RELEASED = json_format.ParseDict(
+    {
+        "name": "shop.proto",
+        "package": "shop",
+        "syntax": "proto3",
+        "message_type": [
+            {
+                "name": "Order",
+                "field": [
+                    {"name": "id", "number": 1, "type": 4, "label": 1},
+                    {"name": "items", "number": 2, "type": 9, "label": 3},
+                    {"name": "note", "number": 4, "type": 9, "label": 1, "oneof_index": 0},
+                ],
+                "oneof_decl": [{"name": "extra"}],
+                "reserved_range": [{"start": 3, "end": 4}],
+                "reserved_name": ["price"],
+                "enum_type": [
+                    {
+                        "name": "State",
+                        "value": [{"name": "NEW", "number": 0}, {"name": "SENT", "number": 1}],
+                        "reserved_range": [{"start": 2, "end": 2}],
+                    }
+                ],
+            }
+        ],
+        "service": [
+            {
+                "name": "Shop",
+                "method": [
+                    {
+                        "name": "Send",
+                        "input_type": ".shop.Order",
+                        "output_type": ".shop.Order",
+                        "server_streaming": True,
+                    }
+                ],
+            }
+        ],
+    },
+    FileDescriptorProto(),
 )
 LINES = [
     "package shop, proto3",

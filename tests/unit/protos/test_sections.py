@@ -212,7 +212,9 @@ def test_block_of_another_version_is_refused_by_name(start: bytes, message: str)
 
 
 def test_rows_keep_their_masses_when_taken_split_and_joined() -> None:
-    more = dataclasses.replace(ROWS, masses={**ROWS.masses, "cast": np.float32([0, 0.5, 1])})
+    more = dataclasses.replace(
+        ROWS, masses={**ROWS.masses, "cast": np.array([0, 0.5, 1], np.float32)}
+    )
     assert codec.concat_rows(more.split([1, 2])).masses["cast"].tolist() == [0, 0.5, 1]
     assert more.take(np.array([2, 0])).masses["cast"].tolist() == [1, 0]
     with pytest.raises(WireError, match=r"must have the masses \['item_mass'\], got"):

@@ -5,10 +5,21 @@ import itertools
 import numpy as np
 import pytest
 
-from cluster.bench.step.arms import CACHED, IN_PROCESS, NO_TEACHER, SERVED
+from cluster.bench.step.arms import (
+    CACHED,
+    GROUPED,
+    IN_PROCESS,
+    NO_TEACHER,
+    SERVED,
+    SINGLE,
+    pass_builders,
+)
 from cluster.bench.step.bench import arm_rows, figures_of
+from cluster.bench.step.passes import ratios_of, sequence_figures
 from cluster.bench.step.ranks import arms_of_turn, widest_step
+from tests.support.chain_examples import dialogues
 from trainer.config.run import RunConfig, TrainConfig
+from trainer.data.chains import input_length
 from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches
 
@@ -89,3 +100,34 @@ def test_widest_step_has_the_longest_example_of_all_ranks_in_so_many_steps(num_s
             longest[batch.step] = max(longest.get(batch.step, 0), of_rank)
     step = widest_step(examples, config, num_steps)
     assert longest[step] == max(longest.values())
+
+
+def test_ratio_of_two_forms_is_of_the_seconds_of_one_turn() -> None:
+    rows = [
+        {"turn": turn, "arm": arm, "seconds": seconds * (1 + turn)}
+        for turn in (0, 1, 2)
+        for arm, seconds in ((SINGLE, 5.0 if turn else 99.0), (GROUPED, 2.0))
+    ]
+    assert ratios_of(rows, GROUPED, SINGLE) == pytest.approx([2.5, 2.5])
+
+
+def test_tokens_per_position_are_those_of_the_batches_of_an_epoch() -> None:
+    # Chains of 1, 2 and 3 responses; the last input of each holds the others.
+    examples = dialogues([1, 2, 3])
+    figures = sequence_figures(examples, batch_size=6)
+    positions = sum(len(each.response_ids) for each in examples)
+    last = [examples[index] for index in (0, 2, 5)]
+    assert figures["tokens_per_position"] * positions == pytest.approx(sum(map(input_length, last)))
+    single = figures["tokens_per_position_single"] * positions
+    assert single == pytest.approx(sum(map(input_length, examples)))
+    slots = 3 * max(map(input_length, last))
+    assert figures["grouped_padding"] == pytest.approx(1 - sum(map(input_length, last)) / slots)
+
+
+def test_arms_of_the_passes_have_no_teacher_and_no_action_tokens() -> None:
+    config = RunConfig(data="", output="")
+    arms = {name: build() for name, build in pass_builders(config).items()}
+    assert {name: arm.merges for name, arm in arms.items()} == {SINGLE: False, GROUPED: True}
+    assert all(arm.teachers is None for arm in arms.values())
+    assert all(arm.config.distill.gamma == 0 for arm in arms.values())
+    assert not any(arm.config.action_tokens for arm in arms.values())
