@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 import pytest
 from google.protobuf import json_format
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
 
 from protos import teacher_pb2
 from tests.support.contract import broken_promises, contract_lines, contract_of
