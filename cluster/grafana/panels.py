@@ -158,7 +158,20 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             },
             "Mean over requests, as the students see it.",
         ),
-        panel("Received", "Bps", {"replies": _ranks("wire_bytes_total")}),
+        panel(
+            "Received and sent",
+            "Bps",
+            {
+                "replies": _ranks("wire_bytes_total"),
+                "answered requests": _ranks("request_bytes_total"),
+            },
+        ),
+        panel(
+            "Teacher's tokens per position",
+            "short",
+            {"all ranks": _ranks("teacher_tokens_total", "positions_total")},
+            "Tokens that the dialogue teacher read for each row.",
+        ),
         panel(
             "Bytes per position",
             "bytes",
