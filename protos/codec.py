@@ -24,6 +24,7 @@ import numpy as np
 
 from protos.block_frame import (
     REQUIRED,
+    ZSTD,
     Header,
     PlainBodies,
     Section,
@@ -183,6 +184,10 @@ def _sort_sections(
     needed: dict[int, Section] = {}
     masses: list[Section] = []
     for each in sections:
+        if each.number <= MASS and each.flags & ~(REQUIRED | ZSTD):
+            raise WireError(
+                f"flags of section {each.number} must be among {REQUIRED | ZSTD}, got {each.flags}."
+            )
         if each.number in needed:
             raise WireError(f"section {each.number} must be there once, got it again.")
         if each.number in NEEDED:

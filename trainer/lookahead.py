@@ -24,7 +24,7 @@ from trainer.data.loader import (
     batches,
     to_student_input,
 )
-from trainer.data.model_input import InputLimits
+from trainer.data.model_input import InputLimits, reads_dialogues
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
 from trainer.kinds.teacher_kind import TeacherKind
@@ -84,12 +84,13 @@ def submitted_steps(
 
     Of a caller that drops each step before it takes the next, at most `in_flight` + 1 are held.
     """
+    merges = reads_dialogues(limits, action_tokens=config.action_tokens)
     loader = LoaderConfig(
         batch_size=config.train.batch_size,
         seed=config.seed,
         rank=engine.rank,
         world_size=engine.world_size,
-        group=config.train.group,
+        group=config.train.group or ("dialogue" if merges else "response"),
         micro_batch_size=config.train.micro_batch_size,
     )
     ahead: collections.deque[SubmittedStep] = collections.deque()

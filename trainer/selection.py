@@ -14,10 +14,10 @@ from trainer.checkpoints.files import CHECKPOINTS_NAME, oldest_whole, step_of, t
 from trainer.checkpoints.policy import BestSoFar, bests_of, exports_to_keep
 from trainer.common.errors import InputError, MissingError
 from trainer.config.run import RunConfig
-from trainer.data.chains import longest_chains_first
+from trainer.data.chains import longest_first
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
-from trainer.data.model_input import InputLimits
+from trainer.data.model_input import InputLimits, reads_dialogues
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.engine import Engine
 from trainer.engine.ranks import raise_on_all_ranks
@@ -55,7 +55,9 @@ class Selection:
         self._vocabulary = vocabulary
         self._limits = limits
         self._export = export
-        self._examples = longest_chains_first(examples)
+        self._examples = longest_first(
+            examples, in_chains=reads_dialogues(limits, action_tokens=config.action_tokens)
+        )
         self._root = Path(config.output) / FOLDER_NAME
         self._checkpoints = Path(config.output) / CHECKPOINTS_NAME
 

@@ -91,9 +91,16 @@ def _keep(
     if cuts_by_mass(compression):
         probs_TK = (kept_TK - total_T1).double().exp()
         # Kept while the mass BEFORE an entry is short of top_p: the fewest entries that reach it.
-        keep_TK &= probs_TK.cumsum(-1) - probs_TK < compression.top_p
+        keep_TK &= _cumsum(probs_TK) - probs_TK < compression.top_p
     columns_TK, order_TK = columns_TK.sort(-1)
     return kept_TK.gather(-1, order_TK), columns_TK, keep_TK.gather(-1, order_TK)
+
+
+def _cumsum(values_TK: Tensor) -> Tensor:
+    """Along the last dimension; CUDA has no deterministic one of floats, as of torch 2.13."""
+    if values_TK.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return values_TK.cpu().cumsum(-1).to(values_TK.device)
+    return values_TK.cumsum(-1)
 
 
 def _dropped_mass(
@@ -125,7 +132,7 @@ def _drawn(
 ) -> TargetRows:
     """Rows of weights count / N over the columns that were drawn."""
     # float64: in float32 a cumulative sum over a whole vocabulary loses its rare entries.
-    cumulative_TS = (scores_TS - total_T1).double().exp().cumsum(-1)
+    cumulative_TS = _cumsum((scores_TS - total_T1).double().exp())
     uniforms = torch.from_numpy(uniforms_TN).to(scores_TS.device)
     last_T1 = cumulative_TS[:, -1:]
     # Never the last sum itself, to which a product may round: past it there is no column.

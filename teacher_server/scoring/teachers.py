@@ -195,6 +195,8 @@ def draw_uniforms(inputs: Sequence[SequenceInput], compression: Compression) -> 
     A function of the seed and of each response's own input alone: a response gives the same rows
     whenever, wherever and beside whatever it is scored, in one sequence with others too.
     """
+    if not compression.samples:
+        return np.empty((sum(each.num_rows for each in inputs), 0))
     return np.concatenate(
         [_draws_of(response, compression) for each in inputs for response in each.responses()]
     )

@@ -163,12 +163,16 @@ def write_version(folder: Path) -> None:
     (folder / EXPECTED).write_text(f"[\n{entries}\n]\n")
 
 
-def write_contract(folder: Path) -> list[str]:
-    """Write contract.txt; returns the promises that the one before had and this one breaks."""
+def write_contract(folder: Path) -> None:
+    """Write contract.txt; InputError if it breaks a promise of the one before."""
     path, now = folder / CONTRACT, contract_of(teacher_pb2.DESCRIPTOR)
     released = path.read_text().splitlines() if path.exists() else []
+    if broken := broken_promises(released, now):
+        raise InputError(
+            f"{path} must keep its promises, got {'; '.join(broken)}. Raise WIRE_VERSION in "
+            "protos/version.py, or delete the file while its version is not released."
+        )
     path.write_text("\n".join(now) + "\n")
-    return broken_promises(released, now)
 
 
 def main(argv: list[str]) -> None:
@@ -180,8 +184,7 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not parser.parse_args(argv).contract:
         write_version(folder)
-    for line in write_contract(folder):
-        sys.stderr.write(f"broken: {line}\n")
+    write_contract(folder)
 
 
 if __name__ == "__main__":

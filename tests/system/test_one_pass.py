@@ -25,7 +25,7 @@ def test_losses_are_the_same_in_fewer_tokens_of_real_dialogues(
             *(f"output={tmp_path / 'run'}", *TINY, "student.dropout=0", "item_vectors=null"),
             *("distill.gamma=0", f"train.steps={STEPS}", f"zero_stage={stage}"),
             # Two forwards a rank, of ragged lengths.
-            "train.micro_batch_size=8",
+            *("train.micro_batch_size=8", "train.group=dialogue"),
         ]
     )
     assert ended.returncode == 0, ended.stderr

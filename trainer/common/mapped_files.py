@@ -16,9 +16,9 @@ MAPS = Path("/proc/self/maps")
 
 
 def mapped_ranges(suffix: str, maps: Path = MAPS) -> list[range]:
-    """Addresses at which files whose names end in `suffix` are mapped."""
+    """Addresses at which files whose names end in `suffix` are mapped; none where nobody tells."""
     found = []
-    for line in maps.read_text().splitlines():
+    for line in maps.read_text().splitlines() if maps.exists() else ():
         # start-end permissions offset device inode path
         match = re.match(r"([0-9a-f]+)-([0-9a-f]+)(?: +\S+){4} +(.+)", line)
         if match is not None and match[3].endswith(suffix):

@@ -62,9 +62,10 @@ class TrainConfig:
     micro_batch_size: int | None = None
     """Examples per forward on one rank; None: the rank's whole share at once. It must divide the
     share; grouped by dialogue a forward has so many on average."""
-    group: Group = "dialogue"
+    group: Group | None = None
     """dialogue: the responses of a dialogue meet in one micro-batch, which forwards the dialogue
-    once. response: each response is drawn, and forwarded, on its own."""
+    once. response: each response is drawn, and forwarded, on its own. None: dialogue for a causal
+    student without action tokens, response for one that reads each response on its own."""
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2

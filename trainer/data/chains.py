@@ -43,8 +43,15 @@ def find_chains(examples: Sequence[Example]) -> list[Chain]:
     return [range(start, end) for start, end in zip(starts, ends, strict=False)]
 
 
-def longest_chains_first(examples: Sequence[Example]) -> list[Example]:
-    """The examples of each chain together, in order: little padding, and one forward a chain."""
+def longest_first(examples: Sequence[Example], *, in_chains: bool) -> list[Example]:
+    """The examples by length, for little padding.
+
+    Args:
+        examples: of whole dialogues, in order.
+        in_chains: keep those of a chain together, for a model that reads it in one forward.
+    """
+    if not in_chains:
+        return sorted(examples, key=lambda it: -input_length(it))
     chains = sorted(find_chains(examples), key=lambda it: -input_length(examples[it[-1]]))
     return [examples[index] for chain in chains for index in chain]
 

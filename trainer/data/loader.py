@@ -42,6 +42,7 @@ from trainer.data.model_input import (
     collate,
     dialogue_input,
     merge_sequences,
+    reads_dialogues,
 )
 from trainer.data.response_order import assign_slots, epoch_order
 from trainer.data.vocabulary import Vocabulary
@@ -188,7 +189,7 @@ def to_student_input(
         dialogue_input(e, limits, [_action_id(e, vocabulary)] if action_tokens else ())
         for e in examples
     ]
-    if limits.takes_ranges:
+    if reads_dialogues(limits, action_tokens=action_tokens):
         inputs = merge_sequences(inputs)
     return StudentInput(
         model=collate(inputs, pad_id=vocabulary.pad_id),

@@ -57,6 +57,14 @@ def _none() -> np.ndarray:
     return np.empty(0, np.int32)
 
 
+def reads_dialogues(limits: InputLimits, *, action_tokens: bool) -> bool:
+    """Whether a model reads the responses of a dialogue in one sequence.
+
+    An action token before a response stands in no later context.
+    """
+    return limits.takes_ranges and not action_tokens
+
+
 class RowRange(NamedTuple):
     """The tokens [start, start + length), at each of which a prediction is wanted."""
 

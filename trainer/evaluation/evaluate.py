@@ -17,9 +17,10 @@ import torch
 
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
-from trainer.data.chains import longest_chains_first
+from trainer.data.chains import longest_first
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
+from trainer.data.model_input import reads_dialogues
 from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation import metrics
@@ -162,7 +163,8 @@ def gold_likelihood(loaded: LoadedModel, examples: Sequence[Example]) -> Likelih
     """
     model, vocabulary = loaded.model, loaded.vocabulary
     weight_VD = model.head.weight.detach()
-    ordered = longest_chains_first(examples)
+    in_chains = reads_dialogues(model.limits, action_tokens=loaded.action_tokens)
+    ordered = longest_first(examples, in_chains=in_chains)
     nll_sum, num_tokens, batch_size = 0.0, 0, 32
     with torch.inference_mode(), progress_bar() as bar:
         task = bar.add_task("perplexity", total=len(examples))

@@ -21,10 +21,10 @@ from trainer.common.atomic import write_json, write_text
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 from trainer.data.bags import Bags
-from trainer.data.chains import longest_chains_first
+from trainer.data.chains import longest_first
 from trainer.data.examples import Example
 from trainer.data.loader import to_student_input
-from trainer.data.model_input import InputLimits, recommendation_input
+from trainer.data.model_input import InputLimits, reads_dialogues, recommendation_input
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import (
     LoadedModel,
@@ -182,7 +182,8 @@ def item_mass(loaded: LoadedModel, examples: Sequence[Example]) -> ItemMass:
     items = slice(vocabulary.first_item_id, vocabulary.rec_id)
     weight_VD = loaded.model.head.weight.cpu()
     limits = loaded.model.limits
-    ordered = longest_chains_first(examples)
+    in_chains = reads_dialogues(limits, action_tokens=loaded.action_tokens)
+    ordered = longest_first(examples, in_chains=in_chains)
     masses, gold, nll_sum = [], [], 0.0
     with progress_bar() as bar:
         task = bar.add_task("item mass", total=len(ordered))

@@ -79,6 +79,8 @@ def check_computes(placement: Placement, folder: Path, forward: Callable[[], Ten
     try:
         if not forward().isfinite().all():
             problem = "its states are not finite"
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         problem = first_line(error)
     if problem:
@@ -92,6 +94,8 @@ def _own(
     source: Tensor, device: torch.device, dtype: torch.dtype, ranges: Sequence[range]
 ) -> Tensor:
     """A copy of a tensor; its pages of a mapped file are given back."""
+    if not source.is_contiguous():
+        return source.to(device, dtype, copy=True)
     target = torch.empty(source.shape, dtype=dtype, device=device)
     number = max(1, PIECE_BYTES // source.element_size())
     for new, old in zip(target.view(-1).split(number), source.view(-1).split(number), strict=True):

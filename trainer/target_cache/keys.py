@@ -6,7 +6,6 @@ and the example's own columns as they are sent. Per example, because batches are
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -57,7 +56,8 @@ class Group:
                 # The number, not its text: the field is a float32.
                 np.float32(described.temperature).tobytes().hex(),
                 # A student without teachers asks within the limits that the record gives.
-                *(str(it) for it in dataclasses.astuple(self.limits)),
+                *(str(it) for it in (described.max_tokens, described.max_entities)),
+                str(described.max_words),
                 field_bytes(self.compression).hex(),
             ]
         )

@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 from protos.target_rows import Targets
 from trainer.common.errors import InputError, MachineError
 from trainer.config.run import RunConfig
-from trainer.data.chains import longest_chains_first
+from trainer.data.chains import longest_first
 from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
 from trainer.kinds.table import asked_kinds, known_kinds
@@ -39,8 +39,8 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
             "teacher is asked. Name the config of the runs that will read it."
         )
     data = load_prepared(Path(config.data))
-    examples = longest_chains_first(
-        [example for split in splits for example in data.examples(split)]
+    examples = longest_first(
+        [example for split in splits for example in data.examples(split)], in_chains=True
     )
     client = TeacherClient(
         config.teachers,
@@ -67,7 +67,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
 def _ask_all(
     client: TeacherClient, examples: Sequence[Example], config: RunConfig, progress: Progress
 ) -> None:
-    size = config.train.micro_batch_size or config.train.batch_size
+    size = config.train.batch_size
     task = progress.add_task("targets", total=len(examples))
     ahead: Ahead = collections.deque()
     for start in range(0, len(examples), size):

@@ -214,8 +214,10 @@ def _teachers_of(
             found[kind] = groups[0].description
         elif groups:
             # Only a replica can say which of them is meant.
-            weights = ", ".join(sorted(group.description.weights_digest for group in groups))
+            names = ", ".join(sorted(name_of(group.description) for group in groups))
             logger.warning(
-                "%s has targets of %d %s teachers: %s", cache.folder, len(groups), kind, weights
+                "%s has targets of %d %s teachers: %s. Start the one that is meant, or keep a "
+                "folder for each.",
+                *(cache.folder, len(groups), kind, names),
             )
     return found

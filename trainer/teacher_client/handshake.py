@@ -23,16 +23,25 @@ class MetTeachers:
         """Latest Description per kind, from a replica or from the cache."""
 
     def admit(self, described: teacher_pb2.Description, where: str) -> None:
-        """Take a teacher in; raises as `check_description` does."""
+        """Take a teacher in; raises as `check_description` does.
+
+        A request may go to any replica of its kind, so only what all of them can do is used.
+        """
+        known = self.described.get(described.kind)
         check_description(
             described,
             where,
             self._kinds[described.kind],
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
-            known=self.described.get(described.kind),
+            known=known,
         )
-        self.described[described.kind] = described
+        admitted = teacher_pb2.Description()
+        admitted.CopyFrom(described)
+        if known is not None:
+            shared = [it for it in described.capabilities if it in known.capabilities]
+            admitted.capabilities[:] = shared
+        self.described[described.kind] = admitted
 
     def in_order(self) -> dict[str, teacher_pb2.Description]:
         """The same in the order of the table of kinds, once all of them were met."""
@@ -106,7 +115,8 @@ def _check_inputs(
 def name_of(described: teacher_pb2.Description) -> str:
     """Which teacher it is, for people: two that answer differently have two names."""
     return (
-        f"{described.weights_digest} in {described.dtype} at temperature {described.temperature:g}"
+        f"{described.weights_digest} in {described.dtype or 'a dtype that it does not name'} at "
+        f"temperature {described.temperature:g}"
     )
 
 

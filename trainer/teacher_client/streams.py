@@ -30,6 +30,10 @@ CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     *keepalive(every_s=10.0, answer_s=5.0),
 ]
+OTHER_CONTRACT = (
+    f"must speak {teacher_pb2.DESCRIPTOR.package}, got another contract. Run the same release on "
+    "both ends"
+)
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
 WANT_S = 5.0
@@ -105,6 +109,8 @@ class TeacherStreams:
                         self._update_fleet(fleet)
             except grpc.aio.AioRpcError as error:
                 self._directory_problem = f"{error.code().name} {error.details()}"
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    self._directory_problem = f"it {OTHER_CONTRACT}"
                 if self._seen_directory.is_set() and not is_lost:
                     address, details = self._config.directory, error.details()
                     logger.warning("Directory %s lost, open streams go on: %s", address, details)
@@ -163,6 +169,8 @@ class TeacherStreams:
                 self._dispatcher.note_failure(endpoint.kind, reason)
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                     self._dispatcher.fail(InputError(f"{endpoint.address}: {error.details()}"))
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    self._dispatcher.fail(InputError(f"{endpoint.address} {OTHER_CONTRACT}"))
             except ValueError as error:
                 self._dispatcher.fail(error)
             await asyncio.sleep(RETRY_S)

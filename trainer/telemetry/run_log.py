@@ -23,7 +23,7 @@ PLAIN_EVERY_STEPS = 20
 GROUPS = {
     "optimiser": ("learning_rate", "grad_norm", "skipped_steps", "loss_scale"),
     "loss": ("loss", "nll", "valid_nll"),
-    "speed": ("step_s", "tokens_per_s", "padding", "positions"),
+    "speed": ("step_s", "tokens_per_", "responses_per_s", "padding", "positions"),
     "gate": ("gate_", "lambda_", "recommended_share", "num_"),
     "cache": ("cache_",),
 }

@@ -109,6 +109,7 @@ STEP_METRICS = (
     metric(
         "tokens_per_s", "input tokens of all ranks, without padding", _ratio, "tokens", "step_s"
     ),
+    metric("responses_per_s", "responses of all ranks", _ratio, "examples", "step_s"),
     metric("positions", "response positions of all ranks", int, "positions"),
     metric(
         "tokens_per_position",

@@ -64,4 +64,5 @@ class InProcessTeachers:
         self.counters.requests += 1
         if of_kind.rows_per == "position":
             self.counters.positions += rows.num_rows
+            self.counters.teacher_tokens += sum(len(each.tokens) for each in inputs)
         return rows

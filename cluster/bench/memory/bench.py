@@ -204,7 +204,7 @@ def largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
     for rank in range(RANKS):
         loader = LoaderConfig(batch_size=arm.batch_size, seed=0, rank=rank, world_size=RANKS)
         steps = batches(prepared.examples("train"), loader)
-        limits = InputLimits(max_tokens=MAX_POSITIONS)
+        limits = InputLimits(max_tokens=MAX_POSITIONS, takes_ranges=True)
         inputs += [
             to_student_input(part, prepared.vocabulary, limits, action_tokens=False)
             for batch in itertools.islice(steps, STEPS)

@@ -24,7 +24,12 @@ from protos import codec, teacher_pb2
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.teachers import DialogueTeacher
 from trainer.common.machine import num_cpus
-from trainer.data.model_input import InputLimits, SequenceInput, dialogue_input
+from trainer.data.model_input import (
+    InputLimits,
+    SequenceInput,
+    dialogue_input,
+    merge_sequences,
+)
 from trainer.data.vocabulary import Vocabulary
 from trainer.plan.shape import SHAPES
 from trainer.teacher_client.answers import fields_of
@@ -80,7 +85,7 @@ def record(corpus: Corpus) -> Recording:
     limits = InputLimits.of(teacher.description)
     sent, replies = [], []
     for number, part in enumerate(requests(corpus.examples("valid"))[:NUM_RECORDED]):
-        inputs = [dialogue_input(example, limits) for example in part]
+        inputs = merge_sequences([dialogue_input(example, limits) for example in part])
         request = _request(number, inputs, limits)
         block = codec.encode(teacher.score(inputs, CUT), codec.UINT8)
         reply = teacher_pb2.ScoreReply(request_id=number, block=block)

@@ -36,7 +36,8 @@ def pass_builders(config: RunConfig) -> dict[str, Callable[[], Arm]]:
     And without action tokens, which let no response follow another in one sequence.
     """
     distill = dataclasses.replace(config.distill, gamma=0.0)
-    own = dataclasses.replace(config, distill=distill, action_tokens=False)
+    train = dataclasses.replace(config.train, group="dialogue")
+    own = dataclasses.replace(config, distill=distill, train=train, action_tokens=False)
     return {
         SINGLE: lambda: Arm(config=own, teachers=None, merges=False),
         GROUPED: lambda: Arm(config=own, teachers=None),

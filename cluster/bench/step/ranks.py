@@ -62,7 +62,9 @@ class Ranks:
         """Seconds, tokens, the mean rank's wait and CPU seconds of such steps, over all ranks."""
         train = dataclasses.replace(arm.config.train, steps=first_step + num_steps)
         config = dataclasses.replace(arm.config, train=train)
-        limits = dataclasses.replace(self._limits, takes_ranges=arm.merges)
+        limits = dataclasses.replace(
+            self._limits, takes_ranges=arm.merges and self._limits.takes_ranges
+        )
         tokens = wait_s = 0.0
         before = self._cpu_seconds()
         start = time.perf_counter()
@@ -108,7 +110,7 @@ def widest_step(examples: list[Example], config: RunConfig, num_steps: int) -> i
         seed=config.seed,
         rank=0,
         world_size=1,
-        group=config.train.group,
+        group=config.train.group or "dialogue",
     )
     steps = list(itertools.islice(batches(examples, loader), num_steps))
     return max(steps, key=lambda batch: max(map(_length, batch.examples))).step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
@@ -14,7 +15,7 @@ from google.protobuf.descriptor_pb2 import (
 
 from protos import teacher_pb2
 from tests.support.contract import broken_promises, contract_lines, contract_of
-from tests.support.golden import CONTRACT, FOLDER
+from tests.support.golden import CONTRACT, FOLDER, write_contract
 
 RELEASED = json_format.ParseDict(
     {
@@ -216,3 +217,13 @@ def test_additions_break_nothing() -> None:
         )
 
     assert changed(add) == []
+
+
+def test_contract_that_breaks_a_promise_is_not_written(tmp_path: Path) -> None:
+    write_contract(tmp_path)
+    path = tmp_path / CONTRACT
+    released = path.read_text() + "message conkd.v1.Gone\n"
+    path.write_text(released)
+    with pytest.raises(ValueError, match=r"message conkd\.v1\.Gone must stay, got nothing"):
+        write_contract(tmp_path)
+    assert path.read_text() == released

@@ -221,3 +221,13 @@ def test_rows_keep_their_masses_when_taken_split_and_joined() -> None:
         codec.concat_rows([ROWS, more])
     assert more.num_bytes - ROWS.num_bytes == 4 * NUM_ROWS
     assert ROWS.masses.keys() == {ITEM_MASS}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_known_section_with_an_unknown_flag_is_refused(number: int) -> None:
+    parts = [
+        dataclasses.replace(part, flags=part.flags | 4) if part.number == number else part
+        for part in PARTS
+    ]
+    with pytest.raises(WireError, match=f"flags of section {number} must be among 3, got"):
+        codec.decode(join(VOCAB, NUM_ROWS, parts), num_rows=NUM_ROWS, vocab_size=VOCAB)

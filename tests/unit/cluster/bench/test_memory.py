@@ -29,7 +29,7 @@ from cluster.bench.memory.rank_memory import (
 )
 from cluster.launch.launcher import Launcher
 from cluster.stages import Demo, this_machine
-from trainer.data.chains import input_length
+from trainer.data.chains import find_chains, input_length
 from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepared import load_prepared
 from trainer.plan.memory import CPU_OVERHEAD
@@ -61,7 +61,9 @@ def test_plan_of_an_arm_takes_the_longest_of_its_micro_batches(prepared_dir: Pat
     for rank in range(RANKS):
         loader = LoaderConfig(batch_size=4, seed=0, rank=rank, world_size=RANKS)
         for batch in itertools.islice(batches(examples, loader), STEPS):
-            slots += [len(part) * max(map(input_length, part)) for part in batch.parts]
+            for part in batch.parts:
+                rows = [part[chain[-1]] for chain in find_chains(part)]
+                slots.append(len(rows) * max(map(input_length, rows)))
     assert len(slots) == RANKS * STEPS
     assert shape.examples * shape.length == max(slots)
     assert 2 <= shape.positions < shape.examples * shape.length

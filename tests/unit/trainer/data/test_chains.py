@@ -11,7 +11,7 @@ from trainer.data.chains import (
     continues,
     find_chains,
     input_length,
-    longest_chains_first,
+    longest_first,
 )
 from trainer.data.examples import Example
 
@@ -93,9 +93,11 @@ def test_example_continues_one_whose_input_its_context_begins_with(
 
 def test_longest_chains_come_first_and_stay_whole() -> None:
     examples = dialogues([1, 4, 2, 4])
-    ordered = longest_chains_first(examples)
+    ordered = longest_first(examples, in_chains=True)
     assert sorted(map(id, ordered)) == sorted(map(id, examples))
     chains = find_chains(ordered)
     assert sorted(map(len, chains)) == [1, 2, 4, 4]
     lengths = [input_length(ordered[chain[-1]]) for chain in chains]
     assert lengths == sorted(lengths, reverse=True)
+    alone = [input_length(it) for it in longest_first(examples, in_chains=False)]
+    assert alone == sorted(map(input_length, examples), reverse=True)

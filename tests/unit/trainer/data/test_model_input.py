@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.tiny_teachers import tiny_vocabulary
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.examples import Example
-from trainer.data.loader import to_student_input
+from trainer.data.loader import LoaderConfig, batches, to_student_input
 from trainer.data.model_input import (
     ONE_ROW,
     InputLimits,
@@ -24,7 +24,7 @@ from trainer.data.model_input import (
     dialogue_input,
     merge_sequences,
 )
-from trainer.data.prepared import load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.student import Student
 from trainer.loss import conkd
@@ -183,3 +183,36 @@ def test_dialogue_inputs_of_a_dialogue_merge_across_a_response_that_was_cut() ->
     second = example(int32(1, 0, 2, 5, 6, 0, 3, 0), int32(4, 0))
     merged = merge_sequences([dialogue_input(it, AT_END) for it in (first, second)])
     assert [each.ranges for each in merged] == [(RowRange(1, 2), RowRange(7, 2))]
+
+
+def gradient_of_step(
+    data: PreparedData, *, world_size: int, micro_batch_size: int | None
+) -> torch.Tensor:
+    """The gradient of one global batch of 16, summed over its ranks and their forwards."""
+    examples = data.examples("train")
+    longest = max(len(it.context_ids) + len(it.response_ids) for it in examples)
+    model, student = small_student(data.vocabulary, longest)
+    for rank in range(world_size):
+        loader = LoaderConfig(
+            batch_size=16,
+            seed=3,
+            rank=rank,
+            world_size=world_size,
+            micro_batch_size=micro_batch_size,
+        )
+        for part in next(batches(examples, loader)).parts:
+            inputs = to_student_input(part, data.vocabulary, ANYWHERE, action_tokens=False)
+            loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
+            (loss / 16).backward()
+    gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
+    return torch.cat(gradients)
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(2, None), (4, None), (2, 2), (1, 1)])
+def test_ranks_and_micro_batches_add_up_to_the_gradient_of_the_whole_batch(
+    world_size: int, micro_batch_size: int | None, prepared_dir: Path
+) -> None:
+    data = load_prepared(prepared_dir)
+    whole = gradient_of_step(data, world_size=1, micro_batch_size=None)
+    parts = gradient_of_step(data, world_size=world_size, micro_batch_size=micro_batch_size)
+    assert float((parts - whole).norm() / whole.norm()) < 1e-5

@@ -14,7 +14,7 @@ from tests.support.evaluation_fakes import (
     write_dialogue_teacher,
     write_tiny_data,
 )
-from trainer.data.chains import longest_chains_first
+from trainer.data.chains import longest_first
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
@@ -137,7 +137,7 @@ def test_item_mass_equals_a_whole_softmax_position_by_position(
     found = item_mass(loaded, examples)
     masses, nll = [], 0.0
     vocabulary = data.vocabulary
-    for example in longest_chains_first(examples):
+    for example in longest_first(examples, in_chains=not loaded.action_tokens):
         ids = np.concatenate([example.context_ids, example.response_ids])
         with torch.no_grad():
             logits = loaded.model.module(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]

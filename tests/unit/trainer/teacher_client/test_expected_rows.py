@@ -126,3 +126,11 @@ def test_one_long_row_among_short_ones_is_refused() -> None:
     mixed = codec.encode(codec.concat_rows([rows, empty]), codec.UINT8)
     with pytest.raises(WireError, match="rows must have at most 4 entries, got 6"):
         expected(TOP).decode(mixed, 2)
+
+
+def test_answer_with_other_masses_is_the_same_without_them() -> None:
+    rows = expected(TOP).decode(block(TOP), 3)
+    more = dataclasses.replace(rows, masses={**rows.masses, "cast": rows.item_mass_R})
+    read = expected(TOP).decode(codec.encode(more, codec.UINT8), 3)
+    assert read.masses.keys() == {ITEM_MASS}
+    codec.concat_rows([read, rows])
