@@ -26,13 +26,14 @@ BUDGETS = {
     "tests/system/test_fp16_student.py": (0.0, 150.0),
     "tests/system/test_kgsf_student.py": (0.0, 250.0),
     "tests/system/test_loopback_fleet.py": (0.0, 150.0),
-    "tests/system/test_resume.py": (200.0, 600.0),
+    "tests/system/test_one_pass.py": (0.0, 200.0),
+    "tests/system/test_resume.py": (200.0, 700.0),
     "tests/system/test_same_loss.py": (15.0, 200.0),
     "tests/system/test_secure_fleet.py": (0.0, 250.0),
-    "tests/system/test_served_student.py": (75.0, 200.0),
+    "tests/system/test_served_student.py": (75.0, 250.0),
     "tests/system/test_student_run.py": (45.0, 180.0),
-    "tests/system/test_zero_stages.py": (45.0, 400.0),
-    SHARED: (200.0, 200.0),
+    "tests/system/test_zero_stages.py": (45.0, 500.0),
+    SHARED: (200.0, 270.0),
 }
 
 
