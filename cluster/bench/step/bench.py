@@ -74,6 +74,10 @@ def bench_step(source: Path | None) -> BenchResult:
                 "scoring_grouped_to_single",
                 passes.ratios_of(scored, GROUPED, SINGLE),
             ),
+            **_spread(
+                "scoring_deterministic_to_grouped",
+                passes.ratios_of(scored, passes.DETERMINISTIC, GROUPED),
+            ),
         },
         rows=arm_rows(rows),
         corpus=corpus.name,

@@ -1,4 +1,7 @@
-"""One forward per dialogue beside one per response: how many tokens, and how fast a teacher is."""
+"""One forward per dialogue beside one per response: how many tokens, and how fast a teacher is.
+
+Beside both, what it costs a teacher to score each dialogue alone, as `up --deterministic` does.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 from cluster.bench.result import Row
 from cluster.bench.step.arms import GROUPED, SINGLE
 from protos.teacher_pb2 import Compression
+from teacher_server.scoring.determinism import ALONE
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from teacher_server.scoring.score_work import ScoreWork, columns_of
 from teacher_server.scoring.teachers import DialogueTeacher
@@ -27,6 +31,7 @@ from trainer.data.model_input import (
 )
 
 CUT = Compression(top_k=64)
+DETERMINISTIC = "one pass per dialogue, each alone"
 SCORED_BATCHES = 2
 SCORING_TURNS = 3
 
@@ -50,17 +55,22 @@ def sequence_figures(examples: list[Example], batch_size: int) -> dict[str, floa
 
 
 def scoring_rows(folder: Path, examples: list[Example], batch_size: int) -> list[Row]:
-    """Seconds in which a dialogue teacher scores the same batches in both forms, in turn."""
+    """Seconds in which a dialogue teacher scores the same batches in each form, in turn."""
     teacher = DialogueTeacher.load(folder, torch.device("cpu"))
     loader = LoaderConfig(batch_size=batch_size, seed=0, rank=0, world_size=1)
     drawn = list(itertools.islice(batches(examples, loader), SCORED_BATCHES))
     single = [_inputs(batch.examples) for batch in drawn]
-    forms = {SINGLE: single, GROUPED: [merge_sequences(inputs) for inputs in single]}
+    grouped = [merge_sequences(inputs) for inputs in single]
+    forms = {
+        SINGLE: (single, BatchLimits()),
+        GROUPED: (grouped, BatchLimits()),
+        DETERMINISTIC: (grouped, BatchLimits(**ALONE)),
+    }
     rows: list[Row] = []
     for turn in range(SCORING_TURNS + 1):
-        for form, parts in forms.items():
+        for form, (parts, limits) in forms.items():
             started = time.perf_counter()
-            number = sum(_score(teacher, inputs) for inputs in parts)
+            number = sum(_score(teacher, inputs, limits) for inputs in parts)
             seconds = time.perf_counter() - started
             # The first turn warms up.
             if turn:
@@ -68,9 +78,9 @@ def scoring_rows(folder: Path, examples: list[Example], batch_size: int) -> list
     return rows
 
 
-def _score(teacher: DialogueTeacher, inputs: Sequence[SequenceInput]) -> int:
+def _score(teacher: DialogueTeacher, inputs: Sequence[SequenceInput], limits: BatchLimits) -> int:
     work = ScoreWork(columns_of(inputs), CUT, max_entries=0, num_bytes=0, max_reply_bytes=0)
-    (rows,) = score_together(teacher.score, [work], BatchLimits())
+    (rows,) = score_together(teacher.score, [work], limits)
     return rows.num_rows
 
 
