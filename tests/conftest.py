@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -72,11 +73,18 @@ def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def redial_prepared(
     redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The real dialogues, prepared by the command's own code."""
+    """The real dialogues, prepared by the command's own code, once for all workers."""
     from trainer.data.__main__ import main
 
-    folder = tmp_path_factory.mktemp("redial-prepared")
+    # xdist's workers have a folder each, in one of the run's: who comes first prepares for both.
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "redial-prepared"
     arguments = ["prepare", "--source", "redial", "--input", str(redial_dir)]
     arguments += ["--tokenizer", str(dialogpt_tokenizer_dir)]
-    main([*arguments, "--output", str(folder)])
+    with (shared / "redial-prepared.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "manifest.json").exists():
+            main([*arguments, "--output", str(folder)])
     return folder

@@ -342,12 +342,9 @@ def test_movie_titles_prefer_dialogues_then_the_entity_then_the_id() -> None:
 
 @pytest.mark.everything
 def test_prepare_of_real_dialogues_gives_known_counts(
-    redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path: Path
+    redial_dir: Path, redial_prepared: Path
 ) -> None:
-    arguments = ["prepare", "--source", "redial", "--input", str(redial_dir)]
-    arguments += ["--tokenizer", str(dialogpt_tokenizer_dir), "--output", str(tmp_path)]
-    main(arguments)
-    prepared = load_prepared(tmp_path)
+    prepared = load_prepared(redial_prepared)
     assert prepared.vocabulary.size == 50_257 + 6_924 + 3
     train = prepared.manifest.splits["train"]
     assert (train.dialogues, train.messages) == (2_101, 37_928)

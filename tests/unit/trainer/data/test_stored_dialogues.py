@@ -102,12 +102,9 @@ def test_plugin_without_ids_or_questionnaires_has_numbers_and_no_answers(tmp_pat
 
 @pytest.mark.everything
 def test_stored_dialogues_of_real_data_are_those_of_an_independent_parse(
-    redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path: Path
+    redial_dir: Path, redial_prepared: Path
 ) -> None:
-    arguments = ["prepare", "--source", "redial", "--input", str(redial_dir)]
-    arguments += ["--tokenizer", str(dialogpt_tokenizer_dir), "--output", str(tmp_path)]
-    main(arguments)
-    prepared = load_prepared(tmp_path)
+    prepared = load_prepared(redial_prepared)
     instances = {}
     for split in ("train", "valid", "test"):
         lines = (redial_dir / f"{split}_data.jsonl").read_text().split("\n")
