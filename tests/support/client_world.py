@@ -51,12 +51,16 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     dtype: str = "float32"
     temperature: float = 1.0
     vocabulary_digest: str = "vocabulary-a"
+    wire_version: int = 1
+    oldest_wire_version: int = 0
     refusal: grpc.StatusCode | None = None
     """What its streams end with, at once, whatever it says of itself."""
     kept_mass: float = 1.0
     capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
+    versions: list[str] = field(default_factory=list)
+    """Wire versions of its streams."""
     describes: int = 0
     streams: int = 0
     most_streams: int = 0
@@ -68,6 +72,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
         return teacher_pb2.Description(
             kind=self.kind,
             replica_id=self.replica_id,
+            wire_version=self.wire_version,
+            oldest_wire_version=self.oldest_wire_version,
             max_tokens=self.longest if self.kind == "dialogue" else 0,
             max_entities=self.longest if self.kind == "recommendation" else 0,
             num_words=self.num_words,
@@ -86,6 +92,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     ) -> AsyncIterator[teacher_pb2.ScoreReply]:
         self.streams += 1
         self.most_streams = max(self.most_streams, self.streams)
+        self.versions.append(dict(context.invocation_metadata())["conkd-wire-version"])
         try:
             if self.refusal is not None:
                 await context.abort(self.refusal, "conkd-wire-version must be 7, got 1.")

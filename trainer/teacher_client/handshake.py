@@ -1,10 +1,10 @@
-"""Whether a teacher fits a student: its ids, its graph, its inputs, and one teacher per kind."""
+"""Whether a teacher fits a student: its contract, ids, graph and inputs; one teacher per kind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protos import teacher_pb2
+from protos import teacher_pb2, version
 from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
@@ -94,9 +94,21 @@ def check_description(
     Raises:
         Misfit: naming what differs, and the remedy.
     """
+    _check_version(described, where)
     _check_vocabulary(described, where, vocabulary)
     _check_inputs(described, where, kind, graph_digest)
     _check_same_teacher(described, where, known, held)
+
+
+def _check_version(described: teacher_pb2.Description, where: str) -> None:
+    oldest, newest = described.oldest_wire_version, described.wire_version
+    if not version.common_version(oldest, newest):
+        ours = version.versions_text(version.OLDEST_WIRE_VERSION, version.WIRE_VERSION)
+        raise Misfit(
+            f"the {described.kind} teacher {where} must speak wire version {ours}, got "
+            f"{version.versions_text(oldest, newest)}. Run releases that share a version on both "
+            "ends."
+        )
 
 
 def _check_same_teacher(

@@ -201,17 +201,17 @@ class TeacherStreams:
         """Shake hands, then serve one stream until it ends."""
         async with self._channel(endpoint.address) as channel:
             stub = teacher_pb2_grpc.TeacherStub(channel)
-            if not await self._shake_hands(stub, endpoint):
+            described = await self._shake_hands(stub, endpoint)
+            if described is None:
                 return
-            described = self._met.described[endpoint.kind]
             metadata = (*self._channels.metadata, *handshake_metadata(described))
             replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 
     async def _shake_hands(
         self, stub: teacher_pb2_grpc.TeacherStub, endpoint: teacher_pb2.Endpoint
-    ) -> bool:
-        """Take in the teacher that answers there, or refuse it; False if it is another replica."""
+    ) -> teacher_pb2.Description | None:
+        """Take in the teacher that answers there, or refuse it; None if it is another replica."""
         described = await stub.Describe(
             teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._channels.metadata
         )
@@ -221,9 +221,9 @@ class TeacherStreams:
             self._dispatcher.note_failure(
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )
-            return False
+            return None
         self._met.admit(described, f"at {endpoint.address}")
-        return True
+        return described
 
     async def _serve_stream(
         self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica

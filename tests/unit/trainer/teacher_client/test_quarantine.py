@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from protos import version
 from protos.teacher_pb2 import Endpoint
 from tests.support.client_world import FakeTeacher, World, ask, wait_for
 from trainer.common.errors import TeacherUnavailable
@@ -36,12 +37,34 @@ def misfits() -> dict[str, tuple[FakeTeacher, str]]:
         "dtype": (FakeTeacher(dialogue, dtype="bf16"), "got weights-dialogue in bf16"),
         "temperature": (FakeTeacher(dialogue, temperature=2.0), "temperature 1, got .*ture 2"),
         "inputs": (FakeTeacher(dialogue, longest=0), "must take tokens, got a limit of 0"),
+        "version": (
+            FakeTeacher(dialogue, wire_version=3, oldest_wire_version=2),
+            "must speak wire version 1, got 2 to 3",
+        ),
+        "no version": (FakeTeacher(dialogue, wire_version=0), "1, got one that it does not name"),
         "contract": (OtherContract(dialogue), "must speak conkd.v1, got another contract"),
         "refusal": (
             FakeTeacher(dialogue, refusal=grpc.StatusCode.FAILED_PRECONDITION),
             "refused: conkd-wire-version must be 7",
         ),
     }
+
+
+@pytest.mark.parametrize(("oldest", "newest", "agreed"), [(1, 2, "2"), (2, 3, "2"), (0, 1, "1")])
+def test_stream_has_the_highest_version_that_both_ends_speak(
+    oldest: int, newest: int, agreed: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version, "WIRE_VERSION", 2)
+    teacher = FakeTeacher("dialogue", wire_version=newest, oldest_wire_version=oldest)
+    world.add("d", teacher)
+    # One of another range beside it: each stream has its own.
+    other = world.add("r", FakeTeacher("recommendation", wire_version=1))
+    client = world.client()
+    try:
+        assert ask(client, 2)["dialogue"].num_rows == 2
+    finally:
+        client.close()
+    assert (teacher.versions, other.versions) == ([agreed], ["1"])
 
 
 def add_good(world: World) -> None:
