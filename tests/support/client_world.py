@@ -34,6 +34,8 @@ class SmallVocabulary:
     size: int = VOCAB
     num_items: int = VOCAB
     first_item_id: int = 0
+    catalogue_digest: str = "catalogue-a"
+    text_digest: str = "text-a"
 
 
 @dataclass

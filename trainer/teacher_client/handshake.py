@@ -136,8 +136,26 @@ def _check_vocabulary(
         raise Misfit(
             f"the {described.kind} teacher {where} must have the student's "
             f"vocabulary {ours} ({vocabulary.size} ids), got {theirs} "
-            f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
+            f"({described.vocab_size} ids){_differences(described, vocabulary)}. Serve teachers "
+            "fitted on the same prepared data."
         )
+
+
+def _differences(described: teacher_pb2.Description, vocabulary: Vocabulary) -> str:
+    """Which parts of a vocabulary differ, as the end of a sentence; empty if it cannot be told."""
+    if not (described.catalogue_digest and described.text_digest):
+        return ""
+    parts = {
+        f"the catalogue of items ({vocabulary.num_items} here, {described.num_items} there)": (
+            described.catalogue_digest != vocabulary.catalogue_digest
+        ),
+        "the text rules": described.text_digest != vocabulary.text_digest,
+    }
+    # The base tokens have no digest of their own: they differ where nothing else does.
+    tokens = (vocabulary.first_item_id, described.first_item_id)
+    sizes = f"the base vocabulary ({tokens[0]} tokens here, {tokens[1]} there)"
+    parts[sizes] = tokens[0] != tokens[1] or not any(parts.values())
+    return f", which differs in {' and '.join(name for name, other in parts.items() if other)}"
 
 
 def _check_inputs(

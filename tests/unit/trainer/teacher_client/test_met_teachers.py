@@ -64,6 +64,40 @@ def test_requests_use_again_what_only_a_replica_that_refused_could_not_do() -> N
     teachers.drop("dialogue", "never met")
 
 
+TOKENS = r"the base vocabulary \(0 tokens here, 6 there\)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "differ"),
+    [
+        (
+            {"text_digest": "b", "first_item_id": 0},
+            r"\(12 ids\), which differs in the text rules\. Serve",
+        ),
+        (
+            {"catalogue_digest": "b", "first_item_id": 0},
+            r", which differs in the catalogue of items \(12 here, 3 there\)\.",
+        ),
+        (
+            {"first_item_id": 0},
+            r", which differs in the base vocabulary \(0 tokens here, 0 there\)\.",
+        ),
+        ({"text_digest": "b"}, f", which differs in the text rules and {TOKENS}\\."),
+        ({"text_digest": ""}, r"got vocabulary-b \(12 ids\)\. Serve"),
+    ],
+)
+def test_misfit_of_another_vocabulary_says_which_part_differs(
+    fields: dict[str, str | int], differ: str
+) -> None:
+    parts: dict[str, str | int] = {
+        "vocabulary_digest": "vocabulary-b",
+        "catalogue_digest": "catalogue-a",
+        "text_digest": "text-a",
+    }
+    with pytest.raises(Misfit, match=differ):
+        nobody().admit(described(**(parts | fields)), "at host:1")
+
+
 def test_teacher_that_is_settled_fits_alone() -> None:
     teachers = nobody(dialogue="weights-b in float32 at temperature 1")
     with pytest.raises(Misfit, match=r"must have the weights weights-b in .* got weights-a in"):
