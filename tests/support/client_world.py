@@ -20,6 +20,7 @@ from protos.target_rows import ITEM_MASS, Targets
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
+from trainer.data.model_input import RANGES
 from trainer.teacher_client.client import TeacherClient
 
 VOCAB, GRAPH = 12, "graph-a"
@@ -107,6 +108,12 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                     self.failures -= 1
                     code = teacher_pb2.ScoreError.INTERNAL
                     error = teacher_pb2.ScoreError(code=code, message="out of memory")
+                    yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
+                    continue
+                most_ranges = np.frombuffer(request.range_counts, "<i4").max()
+                if most_ranges > 1 and RANGES not in self.capabilities:
+                    code = teacher_pb2.ScoreError.INVALID_ARGUMENT
+                    error = teacher_pb2.ScoreError(code=code, message="takes no ranges")
                     yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
                     continue
                 num_rows = int(np.frombuffer(request.range_lengths, "<i4").sum())
