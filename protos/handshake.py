@@ -1,7 +1,7 @@
 """The metadata of a Score stream, in which a caller names the teacher that it expects.
 
 Vocabulary and wire version are required; weights, temperature and dtype are checked where they are
-sent.
+sent. The version is the one that the stream has: the highest that both ends speak.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ TEMPERATURE_TOLERANCE = 1e-6
 def handshake_metadata(expected: Description) -> tuple[tuple[str, str], ...]:
     """The metadata of a stream to this teacher.
 
-    Without a weights digest, a temperature or a dtype, any is accepted.
+    Without a weights digest, a temperature or a dtype, any is accepted. Without a wire version it
+    is our newest.
     """
+    newest = expected.wire_version or version.WIRE_VERSION
+    agreed = version.common_version(expected.oldest_wire_version, newest)
     metadata = [
         (VOCABULARY_DIGEST, expected.vocabulary_digest),
-        (WIRE_VERSION, str(version.WIRE_VERSION)),
+        (WIRE_VERSION, str(agreed)),
     ]
     if expected.weights_digest:
         metadata.append((WEIGHTS_DIGEST, expected.weights_digest))
@@ -46,8 +49,12 @@ def handshake_mismatch(metadata: Iterable[tuple[str, str | bytes]], served: Desc
     """
     sent = {str(key): str(value) for key, value in metadata}
     of = f"for this {served.kind} teacher"
+    ours = range(version.OLDEST_WIRE_VERSION, version.WIRE_VERSION + 1)
+    asked = sent.get(WIRE_VERSION, "none")
+    if asked not in map(str, ours):
+        versions = version.versions_text(ours[0], ours[-1])
+        return f"{WIRE_VERSION} must be {versions} {of}, got {asked}."
     for key, value, is_required in (
-        (WIRE_VERSION, str(version.WIRE_VERSION), True),
         (VOCABULARY_DIGEST, served.vocabulary_digest, True),
         (WEIGHTS_DIGEST, served.weights_digest, False),
         (DTYPE, served.dtype, False),

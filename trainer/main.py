@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     from trainer.student_run import checked_input, connect, run_student
 
     config, data = checked_input(config)
-    run_student(config, data, lambda: connect(config, data))
+    run_student(config, data, lambda settled: connect(config, data, settled))
 
 
 def parse(argv: list[str]) -> RunConfig:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
-from trainer.checkpoints.provenance import check_same_run
+from trainer.checkpoints.provenance import check_same_run, teachers_before
 from trainer.common.cli import once_per_node
 from trainer.common.outputs import check_output
 from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
 from trainer.engine.own_devices import check_devices
-from trainer.engine.ranks import on_all_ranks, on_first_rank, start_distributed, stop_distributed
+from trainer.engine.ranks import (
+    is_first_rank,
+    on_all_ranks,
+    on_first_rank,
+    start_distributed,
+    stop_distributed,
+)
+from trainer.engine.same_ranks import text_of_first_rank
 from trainer.export import complete_student, is_finished, resolve_num_steps, train_and_export
 from trainer.kinds.names import RECOMMENDATION
 from trainer.kinds.table import asked_kinds, known_kinds
@@ -29,10 +37,11 @@ from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
 from trainer.telemetry.spans import Spans
 
+Connect = Callable[[Mapping[str, str]], Teachers | None]
+"""Kind -> the one teacher to learn from, by its `identity`, or none -> the teachers of a rank."""
 
-def run_student(
-    config: RunConfig, data: PreparedData, connect: Callable[[], Teachers | None]
-) -> None:
+
+def run_student(config: RunConfig, data: PreparedData, connect: Connect) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
@@ -42,13 +51,35 @@ def run_student(
         if is_finished(config, folder):
             on_first_rank(lambda: say_finished(config, folder))
             return
-        teachers = on_all_ranks(connect)
+        teachers = connect_all_ranks(config, connect)
         done = train_and_export(config, data, teachers, folder)
         on_first_rank(lambda: complete_student(folder, config, data, done))
     finally:
         if teachers is not None:
             teachers.close()
         stop_distributed()
+
+
+def connect_all_ranks(config: RunConfig, connect: Connect) -> Teachers | None:
+    """Collective: every rank's teachers, the same of each kind.
+
+    They are those of the run that is gone on with, else those that the first rank met: where a
+    fleet has others too, ranks must not choose each for itself.
+    """
+
+    def connect_first() -> Teachers | None:
+        output, resume = Path(config.output), config.train.resume
+        return connect(teachers_before(output, resume=resume)) if is_first_rank() else None
+
+    first = on_all_ranks(connect_first)
+    settled = json.loads(text_of_first_rank(json.dumps(first.identity if first else {})))
+    try:
+        others = on_all_ranks(lambda: None if is_first_rank() else connect(settled))
+    except BaseException:
+        if first is not None:
+            first.close()
+        raise
+    return first if is_first_rank() else others
 
 
 def say_finished(config: RunConfig, folder: Path) -> None:
@@ -67,8 +98,10 @@ def say_finished(config: RunConfig, folder: Path) -> None:
     )
 
 
-def connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
-    """A client of the served teachers; None if gamma is 0."""
+def connect(
+    config: RunConfig, data: PreparedData, settled: Mapping[str, str]
+) -> TeacherClient | None:
+    """A client of the served teachers, of those that are settled; None if gamma is 0."""
     if config.distill.gamma == 0:
         return None
     spans = None
@@ -83,6 +116,7 @@ def connect(config: RunConfig, data: PreparedData) -> TeacherClient | None:
         seed=config.seed,
         kinds=known_kinds(config),
         spans=spans,
+        settled=settled,
     )
 
 

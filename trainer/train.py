@@ -60,8 +60,9 @@ def train(
     `limits` are the student's own; `selection` judges each checkpoint and may end the run.
 
     Raises:
-        TeacherUnavailable: after a checkpoint, if a kind of teachers is gone beyond patience.
-        WireError, ValueError: after a checkpoint, if answers are broken or a teacher was exchanged;
+        TeacherUnavailable: after a checkpoint, if a kind of teachers is gone, or was exchanged for
+            another one, beyond patience.
+        WireError, ValueError: after a checkpoint, if answers are broken or a request was refused;
             ValueError without one if the loss is not finite.
     """
     first_step = _first_step(config, engine, checkpoints, provenance)
@@ -236,8 +237,8 @@ def _wait_for_targets(
 ) -> list[PreparedTargets]:
     """The targets of all micro-batches, before any forward.
 
-    If a rank's targets will not come (teachers gone for good, two broken answers, a teacher that
-    was exchanged meanwhile), all ranks checkpoint the steps done and leave.
+    If a rank's targets will not come (teachers gone or exchanged for good, two broken answers),
+    all ranks checkpoint the steps done and leave.
     """
     if not submitted.pending:
         gold = [conkd.hard_targets(inputs.positions) for inputs in submitted.inputs]

@@ -149,6 +149,12 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             {name: _ranks(f"{name}_total") for name in ("requests", "resends", "hedges")},
         ),
         panel(
+            "Replicas put aside",
+            "short",
+            {EACH_RANK: f'{STUDENT}_quarantined_total{{rank=~"$rank"}}'},
+            "Another teacher, vocabulary or contract: the log names each.",
+        ),
+        panel(
             "Time of an answer",
             "s",
             {

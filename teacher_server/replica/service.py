@@ -240,5 +240,6 @@ def _of_replica(teacher: teacher_pb2.Description, replica_id: str) -> teacher_pb
     """The Description of one replica of a teacher."""
     described = teacher_pb2.Description()
     described.CopyFrom(teacher)
-    described.wire_version, described.replica_id = version.WIRE_VERSION, replica_id
+    described.replica_id, described.wire_version = replica_id, version.WIRE_VERSION
+    described.oldest_wire_version = version.OLDEST_WIRE_VERSION
     return described

@@ -26,7 +26,7 @@ class Teacher(Protocol):
 
 
 def describe(card: Description, vocabulary: Vocabulary, dtype: str = FLOAT32) -> Description:
-    """The card of a frozen folder, completed by the sizes of its vocabulary and by its type.
+    """The card of a frozen folder, completed by what its vocabulary says, and by its type.
 
     Raises:
         InputError: if the folder holds another vocabulary than the card names.
@@ -41,6 +41,8 @@ def describe(card: Description, vocabulary: Vocabulary, dtype: str = FLOAT32) ->
     description.vocab_size = vocabulary.size
     description.first_item_id = vocabulary.first_item_id
     description.num_items = vocabulary.num_items
+    description.catalogue_digest = vocabulary.catalogue_digest
+    description.text_digest = vocabulary.text_digest
     description.dtype = dtype
     return description
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from protos.target_rows import ITEM_MASS, Targets
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
+from trainer.data.model_input import RANGES
 from trainer.teacher_client.client import TeacherClient
 
 VOCAB, GRAPH = 12, "graph-a"
@@ -33,6 +35,8 @@ class SmallVocabulary:
     size: int = VOCAB
     num_items: int = VOCAB
     first_item_id: int = 0
+    catalogue_digest: str = "catalogue-a"
+    text_digest: str = "text-a"
 
 
 @dataclass
@@ -48,28 +52,40 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     replica_id: str = ""
     weights_digest: str = ""
     dtype: str = "float32"
+    temperature: float = 1.0
+    vocabulary_digest: str = "vocabulary-a"
+    wire_version: int = 1
+    oldest_wire_version: int = 0
+    refusal: grpc.StatusCode | None = None
+    """What its streams end with, at once, whatever it says of itself."""
     kept_mass: float = 1.0
     capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
+    versions: list[str] = field(default_factory=list)
+    """Wire versions of its streams."""
+    describes: int = 0
     streams: int = 0
     most_streams: int = 0
     requests: int = 0
     asked: list[teacher_pb2.ScoreRequest] = field(default_factory=list)
 
     async def Describe(self, request: Any, context: Any) -> teacher_pb2.Description:
+        self.describes += 1
         return teacher_pb2.Description(
             kind=self.kind,
             replica_id=self.replica_id,
+            wire_version=self.wire_version,
+            oldest_wire_version=self.oldest_wire_version,
             max_tokens=self.longest if self.kind == "dialogue" else 0,
             max_entities=self.longest if self.kind == "recommendation" else 0,
             num_words=self.num_words,
             max_words=2 if self.num_words else 0,
             vocab_size=VOCAB,
-            vocabulary_digest="vocabulary-a",
+            vocabulary_digest=self.vocabulary_digest,
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
             weights_digest=self.weights_digest or f"weights-{self.kind}",
-            temperature=1.0,
+            temperature=self.temperature,
             capabilities=self.capabilities,
             dtype=self.dtype,
         )
@@ -79,7 +95,10 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     ) -> AsyncIterator[teacher_pb2.ScoreReply]:
         self.streams += 1
         self.most_streams = max(self.most_streams, self.streams)
+        self.versions.append(dict(context.invocation_metadata())["conkd-wire-version"])
         try:
+            if self.refusal is not None:
+                await context.abort(self.refusal, "conkd-wire-version must be 7, got 1.")
             async for request in requests:
                 self.requests += 1
                 self.asked.append(request)
@@ -89,6 +108,12 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                     self.failures -= 1
                     code = teacher_pb2.ScoreError.INTERNAL
                     error = teacher_pb2.ScoreError(code=code, message="out of memory")
+                    yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
+                    continue
+                most_ranges = np.frombuffer(request.range_counts, "<i4").max()
+                if most_ranges > 1 and RANGES not in self.capabilities:
+                    code = teacher_pb2.ScoreError.INVALID_ARGUMENT
+                    error = teacher_pb2.ScoreError(code=code, message="takes no ranges")
                     yield teacher_pb2.ScoreReply(request_id=request.request_id, error=error)
                     continue
                 num_rows = int(np.frombuffer(request.range_lengths, "<i4").sum())
@@ -190,10 +215,21 @@ class World:
     def kill(self, name: str) -> None:
         self.run(self._servers.pop(name).stop(None))
 
-    def client(self, distill: DistillConfig | None = None, **settings: float) -> TeacherClient:
+    def client(
+        self,
+        distill: DistillConfig | None = None,
+        settled: Mapping[str, str] | None = None,
+        **settings: float,
+    ) -> TeacherClient:
         config = TeachersConfig(directory=self.address, **settings)  # type: ignore[arg-type]
         vocabulary: Any = SmallVocabulary()
-        return TeacherClient(config, distill or CONFIG, vocabulary=vocabulary, graph_digest=GRAPH)
+        return TeacherClient(
+            config,
+            distill or CONFIG,
+            vocabulary=vocabulary,
+            graph_digest=GRAPH,
+            settled=settled,
+        )
 
     def close(self) -> None:
         for name in list(self._servers):
@@ -224,11 +260,24 @@ def examples(*response_lengths: int) -> list[Example]:
 
 
 def client_of(
-    world: World, folder: Path, distill: DistillConfig = CONFIG, **settings: Any
+    world: World,
+    folder: Path,
+    distill: DistillConfig = CONFIG,
+    settled: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> TeacherClient:
     config = TeachersConfig(directory=world.address, cache=str(folder), **settings)
     vocabulary: Any = SmallVocabulary()
-    return TeacherClient(config, distill, vocabulary=vocabulary, graph_digest=GRAPH)
+    return TeacherClient(
+        config, distill, vocabulary=vocabulary, graph_digest=GRAPH, settled=settled
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def ask(client: TeacherClient, *response_lengths: int) -> Targets:

@@ -9,12 +9,14 @@ import torch
 
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
+from protos.version import WIRE_VERSION
 from teacher_server.scoring.compress import Support, compress
 from trainer.data.model_input import RANGES, SequenceInput
 
 VOCAB = 12
 DESCRIPTION = Description(
     kind="dialogue",
+    wire_version=WIRE_VERSION,
     vocab_size=VOCAB,
     first_item_id=6,
     num_items=3,

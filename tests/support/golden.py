@@ -22,6 +22,7 @@ from protos.target_rows import COLUMNS, ITEM_MASS
 from protos.version import WIRE_VERSION
 from tests.support.blocks import Part, join, take_apart
 from tests.support.contract import broken_promises, contract_of
+from tests.support.golden_requests import write_requests
 from tests.support.random_rows import rows_of
 from trainer.common.errors import InputError
 from trainer.target_cache.block import pack, unpack
@@ -161,6 +162,7 @@ def write_version(folder: Path) -> None:
         path.write_bytes(case.content)
     entries = ",\n".join(json.dumps(case.to_dict()) for case in found)
     (folder / EXPECTED).write_text(f"[\n{entries}\n]\n")
+    write_requests(folder)
 
 
 def write_contract(folder: Path) -> None:

@@ -93,6 +93,8 @@ class SmallVocabulary:
     size: int = VOCAB
     num_items: int = DESCRIPTION.num_items
     first_item_id: int = DESCRIPTION.first_item_id
+    catalogue_digest: str = "catalogue-a"
+    text_digest: str = "text-a"
 
 
 def files(root: Path, name: str = "ours") -> SecurityFiles:

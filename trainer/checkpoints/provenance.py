@@ -54,6 +54,19 @@ def check_same_run(output: Path, config: RunConfig) -> None:
             )
 
 
+def teachers_before(output: Path, *, resume: bool) -> dict[str, str]:
+    """Kind -> the teacher of the run that is gone on with; empty if none is.
+
+    Raises as `check_same_provenance` does if the file beside the checkpoints is gone or broken.
+    """
+    if not resume or newest_whole(output / CHECKPOINTS_NAME) is None:
+        return {}
+    teachers = _read_origin(output).get("teachers")
+    if not isinstance(teachers, dict):
+        return {}  # Broken; `check_same_provenance` says so.
+    return {kind: str(name) for kind, name in teachers.items()}
+
+
 def check_same_provenance(output: Path, provenance: RunProvenance) -> None:
     """Raise InputError if the run before had other data or other teachers."""
     if newest_whole(output / CHECKPOINTS_NAME) is None:

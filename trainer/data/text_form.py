@@ -9,7 +9,7 @@ item is tokenized by the same tokenizer without that rule.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -20,13 +20,19 @@ from trainer.common.errors import InputError
 
 PARTS = ("added_tokens", "normalizer", "pre_tokenizer", "model", "post_processor", "decoder")
 """Of tokenizer.json: all but truncation and padding, which an encoding may set."""
+RULES = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+"""Of these, what cuts text up and joins it; the others are the tokens themselves."""
 NEVER = {"prepend_scheme": "never"}
 
 
 def form_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     """Hex SHA-256 of everything that decides how text becomes tokens, and tokens text."""
-    content = _content(tokenizer)
-    return digest_strings([json.dumps(content[part], sort_keys=True) for part in PARTS])
+    return _digest(tokenizer, PARTS)
+
+
+def rules_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Hex SHA-256 of the text rules alone: two tokenizers may share them and have other tokens."""
+    return _digest(tokenizer, RULES)
 
 
 def continuing(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -96,6 +102,11 @@ def _no_strip(step: dict[str, Any]) -> dict[str, Any] | None:
     if step["type"] == "Strip" and step["content"] == " ":
         return None
     return {**step, **NEVER} if step["type"] == "Metaspace" else step
+
+
+def _digest(tokenizer: PreTrainedTokenizerFast, parts: Sequence[str]) -> str:
+    content = _content(tokenizer)
+    return digest_strings([json.dumps(content[part], sort_keys=True) for part in parts])
 
 
 def _content(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import read_json_object
 from trainer.data.dialogue import Mention, Piece
-from trainer.data.text_form import check_spaces, continuing, form_digest
+from trainer.data.text_form import check_spaces, continuing, form_digest, rules_digest
 from trainer.data.tokenizer import check_base_size, end_of_text_id, load_tokenizer
 
 VOCABULARY_NAME = "vocabulary.json"
@@ -112,6 +112,16 @@ class Vocabulary:
         """
         form = f"format {FORMAT_VERSION}, end of text {self.eos_id}, base size {self.base_size}"
         return digest_strings([form, form_digest(self.tokenizer)], self.movie_ids)
+
+    @cached_property
+    def catalogue_digest(self) -> str:
+        """Hex SHA-256 of the movie ids in their order; a part of `digest`."""
+        return digest_strings(self.movie_ids)
+
+    @cached_property
+    def text_digest(self) -> str:
+        """Hex SHA-256 of the format and the text rules, without the tokens; a part of `digest`."""
+        return digest_strings([f"format {FORMAT_VERSION}", rules_digest(self.tokenizer)])
 
     @cached_property
     def _continuing(self) -> PreTrainedTokenizerFast:

@@ -28,7 +28,7 @@ def check_same_on_all_ranks(own: Mapping[str, object]) -> None:
     Raises:
         InputError: on all ranks; the lowest rank that differs names both values.
     """
-    first = json.loads(_text_of_first_rank(json.dumps(own)))
+    first = json.loads(text_of_first_rank(json.dumps(own)))
     mine = json.loads(json.dumps(own))
     problem = None
     for name in sorted(first.keys() | mine.keys()):
@@ -41,7 +41,7 @@ def check_same_on_all_ranks(own: Mapping[str, object]) -> None:
     raise_on_all_ranks(problem)
 
 
-def _text_of_first_rank(text: str) -> str:
+def text_of_first_rank(text: str) -> str:
     """Collective: what rank 0 passes."""
     content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=current_device())
     size = torch.tensor([len(content)], device=current_device())

@@ -78,8 +78,9 @@ class Group:
         description = teacher_pb2.Description()
         description.CopyFrom(described)
         description.replica_id = ""
-        # A stream opens only where both ends have the same.
+        # Blocks are stored as this release writes them, whatever version their stream had.
         description.wire_version = version.WIRE_VERSION
+        description.oldest_wire_version = 0
         return cls(description=description, compression=compression)
 
     def to_json(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from protos import teacher_pb2
 from protos.codec import TargetRows
+from trainer.common.errors import InputError
 from trainer.data.model_input import InputLimits, SequenceInput, merge_sequences
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.keys import Group, RequestKeys, sent_columns
@@ -81,7 +82,15 @@ class Answers:
             **fields_of(sequences, limits),
         )
         num_rows = sum(each.num_rows for each in inputs)
-        return await self._dispatcher.score(kind, message, num_rows)
+        try:
+            return await self._dispatcher.score(kind, message, num_rows)
+        except InputError:
+            now = InputLimits.of(self._described[kind])
+            if now.takes_ranges or not limits.takes_ranges:
+                raise
+        # A replica without ranges came meanwhile, and got this request from before: the same rows
+        # are asked for as it takes them.
+        return await self._score(kind, inputs, now, traceparent)
 
 
 def fields_of(sequences: Sequence[SequenceInput], limits: InputLimits) -> dict[str, bytes]:

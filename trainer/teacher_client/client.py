@@ -57,6 +57,7 @@ class TeacherClient:
         kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
         spans: Spans | None = None,
         keeps_all: bool = False,
+        settled: Mapping[str, str] | None = None,
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
@@ -64,13 +65,17 @@ class TeacherClient:
         `kinds`: the table of kinds; `distill` says which of them are asked.
         `spans` gets one for each request to a kind, and is closed with the client.
         `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
+        `settled`: kind -> the `identity` of the one teacher to learn from: that of the run before,
+        or of another rank. Of other kinds it is the first that fits. Replicas that do not fit are
+        put aside as long as one fits or may still come.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory all, may be the one teacher of that kind whose targets are in the cache.
 
         Raises:
             TeacherUnavailable: nothing answers at `teachers.directory`, or a kind has no replica.
-            ValueError: a replica serves another vocabulary or numbers entities differently; nothing
-                protects the way to it; the files of `teachers.tls` or `token_file` are of no use.
+            ValueError: every replica that is listed has another vocabulary, graph, contract or
+                teacher than the run; nothing protects the way to one; the files of `teachers.tls`
+                or `token_file` are of no use.
         """
         self.kinds = asked_kinds(distill, kinds)
         self.counters = ClientCounters()
@@ -81,7 +86,8 @@ class TeacherClient:
             for name, kind in self.kinds.items()
         }
         compressions = {name: expected.compression for name, expected in self._expected.items()}
-        self._met = MetTeachers(self.kinds, vocabulary, graph_digest)
+        settled = settled or {}
+        self._met = MetTeachers(self.kinds, vocabulary, graph_digest, held=settled)
         self._dispatcher = Dispatcher(
             config, self.counters, tuple(self.kinds), positions_of=DIALOGUE
         )
@@ -95,7 +101,7 @@ class TeacherClient:
             if config.cache:
                 cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
                 self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
-                known = _teachers_of(cache, compressions, vocabulary.digest, graph_digest)
+                known = _teachers_of(cache, compressions, vocabulary.digest, graph_digest, settled)
             self._answers = Answers(
                 self._dispatcher,
                 self._met.described,
@@ -125,7 +131,7 @@ class TeacherClient:
             TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`, or
                 the client was closed.
             WireError: two answers to the same request were broken.
-            ValueError: a replica refused the request, or serves another vocabulary.
+            ValueError: a replica refused the request as malformed.
         """
         parts = {kind: self._split(kind, examples) for kind in self._expected}
         return self._loop.start(self._targets(parts))
@@ -205,11 +211,16 @@ def _teachers_of(
     compressions: Mapping[str, teacher_pb2.Compression],
     vocabulary: str,
     graph: str,
+    settled: Mapping[str, str],
 ) -> dict[str, teacher_pb2.Description]:
-    """Of each kind the one teacher whose targets a cache has; none of a kind with several."""
+    """Of each kind the settled teacher, or the one whose targets a cache has; none of several."""
     found = {}
     for kind, compression in compressions.items():
-        groups = cache.known(kind, compression, vocabulary=vocabulary, graph=graph)
+        groups = [
+            group
+            for group in cache.known(kind, compression, vocabulary=vocabulary, graph=graph)
+            if settled.get(kind) in (None, name_of(group.description))
+        ]
         if len(groups) == 1:
             found[kind] = groups[0].description
         elif groups:

@@ -17,6 +17,8 @@ from protos import codec, teacher_pb2
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.teacher_client.hedging import Hedging
+from trainer.teacher_client.patience import Patience
+from trainer.teacher_client.quarantine import Quarantine
 from trainer.teacher_client.replica import Replica, Request
 from trainer.telemetry.client_counters import ClientCounters
 
@@ -32,8 +34,6 @@ AVOIDED_S = 30.0
 RETRY_S = 5.0
 # A delisted replica that answers nothing for so long is dead; one that drains goes on answering.
 DELISTED_S = 2.0
-# At the start of a run streams are opening; that no replica is there yet is no news.
-WARN_AFTER_S = 2.0
 
 
 class Dispatcher:
@@ -55,14 +55,15 @@ class Dispatcher:
         self.optional_kinds: set[str] = set()
         """Kinds that need no replica while no request of theirs is open: a cache answers, or they
         were met before and may be scaled to zero meanwhile."""
+        self.quarantine = Quarantine(counters)
+        """Replicas that do not fit: they are never added."""
         self._config = config
         self._counters = counters
         self._positions_of = positions_of
         self._live: dict[str, set[Replica]] = {kind: set() for kind in kinds}
         self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
         self._unanswered: dict[int, Request] = {}
-        self._unavailable_since: dict[str, float] = {}
-        self._warned: set[str] = set()
+        self._patience = Patience(config.patience_s)
         self._hedging = Hedging(config.hedge_percent)
         self._last_reason: dict[str, str] = dict.fromkeys(kinds, "the Directory lists none")
 
@@ -254,26 +255,12 @@ class Dispatcher:
 
     def _check_patience(self, kind: str, now: float) -> None:
         if self._is_optional(kind) or any(not replica.stalled for replica in self._open(kind)):
-            self._unavailable_since.pop(kind, None)
-            self._warned.discard(kind)
+            self._patience.on_served(kind)
             return
-        since_s = self._unavailable_since.setdefault(kind, now)
-        if kind not in self._warned and now - since_s >= WARN_AFTER_S:
-            self._warned.add(kind)
-            logger.warning(
-                "no %s teacher answers (%s); waiting up to %g s",
-                kind,
-                self._last_reason[kind],
-                self._config.patience_s,
-            )
-        if now - since_s > self._config.patience_s:
-            self.fail(
-                TeacherUnavailable(
-                    f"no {kind} teacher answered for {self._config.patience_s:g} s (the last: "
-                    f"{self._last_reason[kind]}). Look at python -m teacher_server status; the "
-                    "same command goes on from the last checkpoint."
-                )
-            )
+        reason, aside = self._last_reason[kind], self.quarantine.reasons(kind)
+        error = self._patience.on_missing(kind, now, reason, aside)
+        if error is not None:
+            self.fail(error)
 
     def _is_optional(self, kind: str) -> bool:
         return kind in self.optional_kinds and all(

@@ -1,47 +1,69 @@
-"""Whether a teacher fits a student: its ids, its graph, its inputs, and one teacher per kind."""
+"""Whether a teacher fits a student: its contract, ids, graph and inputs; one teacher per kind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protos import teacher_pb2
+from protos import teacher_pb2, version
 from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
+
+
+class Misfit(InputError):
+    """A replica that a run must not learn from; another one of its kind may fit."""
 
 
 class MetTeachers:
     """The teachers that a client met: of each kind one, on however many replicas."""
 
     def __init__(
-        self, kinds: Mapping[str, TeacherKind], vocabulary: Vocabulary, graph_digest: str
+        self,
+        kinds: Mapping[str, TeacherKind],
+        vocabulary: Vocabulary,
+        graph_digest: str,
+        *,
+        held: Mapping[str, str],
     ) -> None:
+        """`held`: kind -> name of the one teacher that fits; of others the first that is met."""
         self._kinds = kinds
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
+        self._held = dict(held)
+        self._fitting: dict[str, dict[str, teacher_pb2.Description]] = {kind: {} for kind in kinds}
         self.described: dict[str, teacher_pb2.Description] = {}
         """Latest Description per kind, from a replica or from the cache."""
 
     def admit(self, described: teacher_pb2.Description, where: str) -> None:
         """Take a teacher in; raises as `check_description` does.
 
-        A request may go to any replica of its kind, so only what all of them can do is used.
+        A request may go to any replica of its kind, so only what all that fit can do is used.
         """
-        known = self.described.get(described.kind)
+        kind = described.kind
+        known = self.described.get(kind)
         check_description(
             described,
             where,
-            self._kinds[described.kind],
+            self._kinds[kind],
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
             known=known,
+            held=self._held.get(kind, ""),
         )
-        admitted = teacher_pb2.Description()
-        admitted.CopyFrom(described)
-        if known is not None:
-            shared = [it for it in described.capabilities if it in known.capabilities]
-            admitted.capabilities[:] = shared
-        self.described[described.kind] = admitted
+        fitting = self._fitting[kind]
+        fitting.pop(described.replica_id, None)
+        fitting[described.replica_id] = described
+        self.described[kind] = _shared(fitting)
+
+    def drop(self, kind: str, replica_id: str) -> None:
+        """Forget a replica that fits by its own word and yet refused this student."""
+        fitting = self._fitting[kind]
+        if fitting.pop(replica_id, None) is not None and fitting:
+            self.described[kind] = _shared(fitting)
+
+    def has_met(self, kind: str) -> bool:
+        """Whether a teacher of this kind fitted, on a replica or in the cache."""
+        return bool(self._fitting[kind])
 
     def in_order(self) -> dict[str, teacher_pb2.Description]:
         """The same in the order of the table of kinds, once all of them were met."""
@@ -56,6 +78,7 @@ def check_description(
     vocabulary: Vocabulary,
     graph_digest: str,
     known: teacher_pb2.Description | None,
+    held: str = "",
 ) -> None:
     """Refuse a teacher from whose rows a student of this data must not learn.
 
@@ -66,16 +89,42 @@ def check_description(
         vocabulary: the student's.
         graph_digest: the student's, for teachers that take entities.
         known: the teacher of this kind that was met first, which must be the same one.
+        held: the name of the only one to take, by `name_of`; empty: any.
 
     Raises:
-        InputError: naming what differs, and the remedy.
+        Misfit: naming what differs, and the remedy.
     """
+    _check_version(described, where)
     _check_vocabulary(described, where, vocabulary)
     _check_inputs(described, where, kind, graph_digest)
-    if known is not None and _identity(known) != _identity(described):
-        raise InputError(
-            f"every {described.kind} replica must have the weights {name_of(known)}, got "
-            f"{name_of(described)} {where}. Serve one teacher at a time."
+    _check_same_teacher(described, where, known, held)
+
+
+def _check_version(described: teacher_pb2.Description, where: str) -> None:
+    oldest, newest = described.oldest_wire_version, described.wire_version
+    if not version.common_version(oldest, newest):
+        ours = version.versions_text(version.OLDEST_WIRE_VERSION, version.WIRE_VERSION)
+        raise Misfit(
+            f"the {described.kind} teacher {where} must speak wire version {ours}, got "
+            f"{version.versions_text(oldest, newest)}. Run releases that share a version on both "
+            "ends."
+        )
+
+
+def _check_same_teacher(
+    described: teacher_pb2.Description,
+    where: str,
+    known: teacher_pb2.Description | None,
+    held: str,
+) -> None:
+    name = name_of(described)
+    is_other = known is not None and _identity(known) != _identity(described)
+    if is_other or held not in ("", name):
+        wanted = held if known is None else name_of(known)
+        raise Misfit(
+            f"every {described.kind} replica of this run must have the weights {wanted}, got "
+            f"{name} {where}. Serve one teacher at a time; for another one start over "
+            "(train.resume=false)."
         )
 
 
@@ -84,11 +133,29 @@ def _check_vocabulary(
 ) -> None:
     ours, theirs = vocabulary.digest, described.vocabulary_digest
     if ours != theirs or described.vocab_size != vocabulary.size:
-        raise InputError(
+        raise Misfit(
             f"the {described.kind} teacher {where} must have the student's "
             f"vocabulary {ours} ({vocabulary.size} ids), got {theirs} "
-            f"({described.vocab_size} ids). Serve teachers fitted on the same prepared data."
+            f"({described.vocab_size} ids){_differences(described, vocabulary)}. Serve teachers "
+            "fitted on the same prepared data."
         )
+
+
+def _differences(described: teacher_pb2.Description, vocabulary: Vocabulary) -> str:
+    """Which parts of a vocabulary differ, as the end of a sentence; empty if it cannot be told."""
+    if not (described.catalogue_digest and described.text_digest):
+        return ""
+    parts = {
+        f"the catalogue of items ({vocabulary.num_items} here, {described.num_items} there)": (
+            described.catalogue_digest != vocabulary.catalogue_digest
+        ),
+        "the text rules": described.text_digest != vocabulary.text_digest,
+    }
+    # The base tokens have no digest of their own: they differ where nothing else does.
+    tokens = (vocabulary.first_item_id, described.first_item_id)
+    sizes = f"the base vocabulary ({tokens[0]} tokens here, {tokens[1]} there)"
+    parts[sizes] = tokens[0] != tokens[1] or not any(parts.values())
+    return f", which differs in {' and '.join(name for name, other in parts.items() if other)}"
 
 
 def _check_inputs(
@@ -100,12 +167,12 @@ def _check_inputs(
         "words": described.max_words,
     }
     if not limits[kind.reads]:
-        raise InputError(
+        raise Misfit(
             f"the {described.kind} teacher {where} must take {kind.reads}, got a limit of 0. "
             "Serve it with the same version of this software."
         )
     if described.max_entities and described.graph_digest != graph_digest:
-        raise InputError(
+        raise Misfit(
             f"the {described.kind} teacher {where} must have the student's graph "
             f"{graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
             "the same prepared data."
@@ -118,6 +185,19 @@ def name_of(described: teacher_pb2.Description) -> str:
         f"{described.weights_digest} in {described.dtype or 'a dtype that it does not name'} at "
         f"temperature {described.temperature:g}"
     )
+
+
+def _shared(fitting: Mapping[str, teacher_pb2.Description]) -> teacher_pb2.Description:
+    """The latest Description, with the capabilities that all of them have."""
+    latest = [*fitting.values()][-1]
+    shared = teacher_pb2.Description()
+    shared.CopyFrom(latest)
+    shared.capabilities[:] = [
+        it
+        for it in latest.capabilities
+        if all(it in other.capabilities for other in fitting.values())
+    ]
+    return shared
 
 
 def _identity(described: teacher_pb2.Description) -> tuple[str, float, str]:

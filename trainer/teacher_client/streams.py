@@ -20,7 +20,7 @@ from trainer.config.teachers import TeachersConfig
 from trainer.security.channels import ChannelFactory, keepalive
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
-from trainer.teacher_client.handshake import MetTeachers
+from trainer.teacher_client.handshake import MetTeachers, Misfit
 from trainer.teacher_client.replica import Replica
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ OTHER_CONTRACT = (
     f"must speak {teacher_pb2.DESCRIPTOR.package}, got another contract. Run the same release on "
     "both ends"
 )
+MISFITS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
+"""What a replica answers that will not serve this student as long as it lives."""
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
 WANT_S = 5.0
@@ -146,6 +148,7 @@ class TeacherStreams:
         self._listed = listed
         for replica in list(self._replicas.values()):
             self._dispatcher.set_draining(replica, replica.replica_id not in listed)
+        self._end_where_none_fits()
         # One follower per replica: one that was delisted and listed again still has its own.
         for replica_id in listed.keys() - self._followed:
             self._followed.add(replica_id)
@@ -157,8 +160,8 @@ class TeacherStreams:
         self._dispatcher.changed.set()
 
     async def _follow(self, endpoint: teacher_pb2.Endpoint) -> None:
-        """Hold a stream to one replica for as long as the Directory lists it."""
-        while self._dispatcher.fatal is None:
+        """Hold a stream to one replica for as long as the Directory lists it, and it fits."""
+        while self._dispatcher.fatal is None and not self._dispatcher.quarantine.holds(endpoint):
             if endpoint.replica_id not in self._listed:
                 self._followed.discard(endpoint.replica_id)
                 return
@@ -168,28 +171,47 @@ class TeacherStreams:
                 reason = f"{endpoint.address}: {error.code().name} {error.details()}"
                 self._dispatcher.note_failure(endpoint.kind, reason)
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-                    self._dispatcher.fail(InputError(f"{endpoint.address}: {error.details()}"))
+                    self._put_aside(endpoint, f"{endpoint.address} refused: {error.details()}")
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    self._dispatcher.fail(InputError(f"{endpoint.address} {OTHER_CONTRACT}"))
+                    self._put_aside(endpoint, f"{endpoint.address} {OTHER_CONTRACT}.")
+            except Misfit as misfit:
+                self._put_aside(endpoint, str(misfit))
             except ValueError as error:
                 self._dispatcher.fail(error)
             await asyncio.sleep(RETRY_S)
+
+    def _put_aside(self, endpoint: teacher_pb2.Endpoint, reason: str) -> None:
+        """The run goes on with those that fit; its follower ends, and no other one starts."""
+        self._met.drop(endpoint.kind, endpoint.replica_id)
+        self._dispatcher.note_failure(endpoint.kind, f"{endpoint.address}: put aside")
+        self._dispatcher.quarantine.put(endpoint, reason)
+        self._end_where_none_fits()
+
+    def _end_where_none_fits(self) -> None:
+        """End the run if no teacher of a kind ever fitted, and none that is listed may yet.
+
+        That is a mistake in a command, whose user should not wait for the end of patience.
+        """
+        for kind in self._expected:
+            listed = [it for it in self._listed.values() if it.kind == kind]
+            if not self._met.has_met(kind) and self._dispatcher.quarantine.holds_all(listed):
+                self._dispatcher.fail(InputError(self._dispatcher.quarantine.reasons(kind)))
 
     async def _connect(self, endpoint: teacher_pb2.Endpoint) -> None:
         """Shake hands, then serve one stream until it ends."""
         async with self._channel(endpoint.address) as channel:
             stub = teacher_pb2_grpc.TeacherStub(channel)
-            if not await self._shake_hands(stub, endpoint):
+            described = await self._shake_hands(stub, endpoint)
+            if described is None:
                 return
-            described = self._met.described[endpoint.kind]
             metadata = (*self._channels.metadata, *handshake_metadata(described))
             replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 
     async def _shake_hands(
         self, stub: teacher_pb2_grpc.TeacherStub, endpoint: teacher_pb2.Endpoint
-    ) -> bool:
-        """Take in the teacher that answers there, or refuse it; False if it is another replica."""
+    ) -> teacher_pb2.Description | None:
+        """Take in the teacher that answers there, or refuse it; None if it is another replica."""
         described = await stub.Describe(
             teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._channels.metadata
         )
@@ -199,9 +221,9 @@ class TeacherStreams:
             self._dispatcher.note_failure(
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )
-            return False
+            return None
         self._met.admit(described, f"at {endpoint.address}")
-        return True
+        return described
 
     async def _serve_stream(
         self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica
@@ -220,6 +242,8 @@ class TeacherStreams:
                     return
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name} {error.details()}"
+            # It lives and refuses: no request was the death of it.
+            replica.draining |= error.code() in MISFITS
             raise
         finally:
             writer.cancel()

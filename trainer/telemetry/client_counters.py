@@ -17,6 +17,10 @@ class ClientCounters:
     hedges: int = counter(
         "requests sent to a second replica because the first took long", log="teacher_hedges"
     )
+    quarantined: int = counter(
+        "replicas put aside because they do not fit the run, once for each rank",
+        log="teacher_quarantined",
+    )
     answer_s: float = counter(
         "seconds from sending a request to its answer, summed", start=0.0, log="teacher_answer_s"
     )

@@ -49,7 +49,7 @@ RUN_TOTALS = (
     *(
         metric(it.name, it.text, int, it.name)
         for it in TEACHER_METRICS
-        if it.name == "teacher_resends" or it.name.startswith("cache_")
+        if it.name in ("teacher_resends", "teacher_quarantined") or it.name.startswith("cache_")
     ),
     metric(
         "teacher_wait_fraction",

@@ -108,12 +108,13 @@ def main(argv: list[str]) -> None:
         run_student(
             config,
             data,
-            lambda: Witness(
+            lambda settled: Witness(
                 TeacherClient(
                     config.teachers,
                     config.distill,
                     vocabulary=data.vocabulary,
                     graph_digest=data.graphs_digest,
+                    settled=settled,
                 ),
                 file,
             ),

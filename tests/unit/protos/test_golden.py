@@ -11,11 +11,19 @@ import pytest
 
 from protos.codec import WireError
 from protos.version import WIRE_VERSION
+from tests.support import golden_requests
 from tests.support.golden import CONTRACT, EXPECTED, FOLDER, cases, check_file, write_version
+from tests.support.golden_requests import REQUESTS, check_request_file
 
 VERSIONS = sorted(path.parent for path in FOLDER.glob(f"v*/{EXPECTED}"))
 ENTRIES = [
     (folder, entry) for folder in VERSIONS for entry in json.loads((folder / EXPECTED).read_text())
+]
+ASKED = [
+    (folder, entry)
+    for folder in VERSIONS
+    if (folder / REQUESTS).is_file()
+    for entry in json.loads((folder / REQUESTS).read_text())
 ]
 MAX_BYTES = 64 << 10
 
@@ -27,6 +35,36 @@ def ids() -> list[str]:
 @pytest.mark.parametrize(("folder", "entry"), ENTRIES, ids=ids())
 def test_file_of_every_version_holds_what_it_held(folder: Path, entry: dict[str, Any]) -> None:
     check_file(folder, entry)
+
+
+@pytest.mark.parametrize(
+    ("folder", "entry"), ASKED, ids=[f"{folder.name}/{entry['file']}" for folder, entry in ASKED]
+)
+def test_replica_reads_requests_of_every_version(folder: Path, entry: dict[str, Any]) -> None:
+    check_request_file(folder, entry)
+
+
+def test_requests_of_this_version_are_sent_as_they_were() -> None:
+    stored = [json.loads(json.dumps(case.to_dict())) for case in golden_requests.cases()]
+    folder = FOLDER / f"v{WIRE_VERSION}"
+    assert stored == [entry for at, entry in ASKED if at == folder]
+    for case, entry in zip(golden_requests.cases(), stored, strict=True):
+        assert case.content == (folder / entry["file"]).read_bytes(), case.name
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("request_id", 8),
+        ("traceparent", "00"),
+        ("compression", {"top_k": 64}),
+        ("sequences", []),
+    ],
+)
+def test_request_that_asks_for_something_else_fails(name: str, other: object) -> None:
+    folder, entry = ASKED[0]
+    with pytest.raises(AssertionError, match=name):
+        check_request_file(folder, {**entry, name: other})
 
 
 @pytest.mark.parametrize(("folder", "entry"), ENTRIES, ids=ids())
@@ -60,10 +98,10 @@ def test_file_that_holds_other_numbers_fails(name: str, change: float) -> None:
 def test_this_version_has_its_files_and_no_file_is_left_out() -> None:
     assert FOLDER / f"v{WIRE_VERSION}" in VERSIONS
     for folder in VERSIONS:
-        named = {entry["file"] for at, entry in ENTRIES if at == folder}
+        named = {entry["file"] for at, entry in [*ENTRIES, *ASKED] if at == folder}
         there = {
             path.relative_to(folder).as_posix()
-            for kind in ("blocks", "cache")
+            for kind in ("blocks", "cache", golden_requests.FOLDER)
             for path in (folder / kind).iterdir()
         }
         assert named == there

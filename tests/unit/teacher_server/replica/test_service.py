@@ -251,6 +251,7 @@ def test_describe_returns_the_description_of_this_replica() -> None:
             told = await stub.Describe(teacher_pb2.DescribeRequest())
             assert (told.kind, told.replica_id, told.vocab_size) == ("dialogue", "replica-1", VOCAB)
             assert told.wire_version == version.WIRE_VERSION
+            assert told.oldest_wire_version == version.OLDEST_WIRE_VERSION
             assert told.weights_digest == "weights-a"
 
     run(scenario)

@@ -189,3 +189,5 @@ def test_sizes_of_a_teacher_are_those_of_its_vocabulary_whatever_its_card_has(
     )
     described = describe(card, vocabulary)
     assert (described.vocab_size, described.num_items) == (vocabulary.size, vocabulary.num_items)
+    parts = (described.catalogue_digest, described.text_digest)
+    assert parts == (vocabulary.catalogue_digest, vocabulary.text_digest)

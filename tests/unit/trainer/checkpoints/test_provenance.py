@@ -68,6 +68,14 @@ def test_check_same_provenance_refuses_other_sources(run: Path, change: dict, me
         provenance.check_same_provenance(run, dataclasses.replace(PROVENANCE, **change))
 
 
+def test_teachers_before_are_those_of_the_run_that_is_gone_on_with(
+    run: Path, tmp_path: Path
+) -> None:
+    assert provenance.teachers_before(run, resume=True) == {"dialogue": "d at 1"}
+    assert provenance.teachers_before(run, resume=False) == {}
+    assert provenance.teachers_before(tmp_path / "new", resume=True) == {}
+
+
 def test_check_same_provenance_without_its_file_is_refused_but_a_new_run_is_not(run: Path) -> None:
     (run / provenance.ORIGIN_NAME).unlink()
     with pytest.raises(FileNotFoundError, match=r"origin\.json must name"):

@@ -107,6 +107,27 @@ def test_digest_is_that_of_format_form_and_movies(vocabulary: Vocabulary) -> Non
     assert fewer.digest != vocabulary.digest
 
 
+def parts_of(vocabulary: Vocabulary) -> tuple[str, str]:
+    return vocabulary.catalogue_digest, vocabulary.text_digest
+
+
+def test_parts_of_the_digest_tell_items_and_text_rules_apart(vocabulary: Vocabulary) -> None:
+    catalogue, text = parts_of(vocabulary)
+    assert catalogue == digest_strings(["99", "200", "1000"])
+    fewer = build_vocabulary(vocabulary.tokenizer, {"99": "Alien (1979)"})
+    assert parts_of(fewer) == (digest_strings(["99"]), text)
+    plain, prefixing = (BASE_TOKENIZERS[name]() for name in ("plain", "prefixing"))
+    of_plain, of_prefixing = (build_vocabulary(it, TITLES) for it in (plain, prefixing))
+    assert of_plain.catalogue_digest == of_prefixing.catalogue_digest == catalogue
+    assert of_plain.text_digest != of_prefixing.text_digest
+    more = BASE_TOKENIZERS["plain"]()
+    more.add_tokens(["another"])
+    of_more = build_vocabulary(more, TITLES)
+    # The same rules over other tokens: the base vocabulary alone differs.
+    assert parts_of(of_more) == parts_of(of_plain)
+    assert of_more.digest != of_plain.digest
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

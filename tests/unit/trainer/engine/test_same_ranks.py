@@ -22,7 +22,7 @@ def test_rank_that_differs_names_both_values(
     monkeypatch.setattr(same_ranks, "raise_on_all_ranks", raised.append)
     monkeypatch.setattr(same_ranks.comm, "get_rank", lambda: 1)
     first = [OWN, OWN | {name: value}]
-    monkeypatch.setattr(same_ranks, "_text_of_first_rank", lambda _: json.dumps(first.pop(0)))
+    monkeypatch.setattr(same_ranks, "text_of_first_rank", lambda _: json.dumps(first.pop(0)))
     same_ranks.check_same_on_all_ranks(OWN)
     same_ranks.check_same_on_all_ranks(OWN)
     assert raised[0] is None

@@ -17,6 +17,7 @@ from tests.support.client_world import (
     client_of,
     dialogue_of_two,
     examples,
+    wait_for,
 )
 from tests.support.same_bits import assert_same_bits
 from trainer.common.errors import TeacherUnavailable
@@ -102,19 +103,40 @@ def test_client_works_while_the_fleet_is_scaled_to_zero_and_after(
         ("dtype", "bf16", "weights-dialogue in float32 .* got weights-dialogue in bf16"),
     ],
 )
-def test_client_refuses_another_teacher_than_the_caches_that_comes_later(
+def test_client_puts_aside_another_teacher_than_the_caches_that_comes_later(
     field: str, other: str, message: str, world: World, tmp_path: Path
 ) -> None:
     fill(world, tmp_path, 2)
     for name in ("d", "r"):
         world.list_(name, None)
-    client = client_of(world, tmp_path)
+    client = client_of(world, tmp_path, patience_s=2.0)
     try:
         teacher = FakeTeacher("dialogue")
         setattr(teacher, field, other)
         world.add("new", teacher)
-        with pytest.raises(ValueError, match=message):
+        wait_for(lambda: client.counters.quarantined == 1)
+        assert ask(client, 2)["dialogue"].num_rows == 2
+        with pytest.raises(TeacherUnavailable, match=f"answered for 2 s .*Put aside: .*{message}"):
             ask(client, 4)
+    finally:
+        client.close()
+
+
+def test_client_of_a_settled_teacher_takes_that_of_several_in_the_cache(
+    world: World, tmp_path: Path
+) -> None:
+    expected = fill(world, tmp_path, 2, 3)
+    world.list_("d", None)
+    world.add("new", FakeTeacher("dialogue", weights_digest="weights-new"))
+    client = client_of(world, tmp_path)
+    ask(client, 2)
+    client.close()
+    world.kill("directory")
+    settled = {"dialogue": "weights-dialogue in float32 at temperature 1"}
+    client = client_of(world, tmp_path, settled=settled, connect_s=0.5)
+    try:
+        assert client.identity["dialogue"] == settled["dialogue"]
+        assert_same_targets(ask(client, 2, 3), expected)
     finally:
         client.close()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 import grpc
@@ -13,10 +11,17 @@ import pytest
 
 from protos import teacher_pb2
 from protos.codec import WireError
-from tests.support.client_world import VOCAB, FakeTeacher, World, examples
+from tests.support.client_world import (
+    VOCAB,
+    FakeTeacher,
+    World,
+    dialogue_of_two,
+    examples,
+    wait_for,
+)
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
-from trainer.data.model_input import InputLimits
+from trainer.data.model_input import RANGES, InputLimits
 from trainer.kinds.table import TEACHER_KINDS
 
 
@@ -95,13 +100,6 @@ def test_client_that_is_closed_fails_what_is_under_way(world: World) -> None:
     client.close()  # Again is no error.
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None:
     world.add("r", FakeTeacher("recommendation"))
     silent = world.add("silent", FakeTeacher("dialogue", silent=True))
@@ -116,6 +114,27 @@ def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None
     finally:
         client.close()
     assert silent.requests == client.counters.resends == 4
+
+
+def test_client_asks_without_ranges_where_only_a_replica_without_them_is_left(
+    world: World,
+) -> None:
+    world.add("r", FakeTeacher("recommendation"))
+    able = world.add("able", FakeTeacher("dialogue", capabilities=(RANGES,), silent=True))
+    client = world.client()
+    try:
+        pending = client.submit(dialogue_of_two())
+        wait_for(lambda: able.requests == 1)
+        other = world.add("other", FakeTeacher("dialogue"))
+        wait_for(lambda: other.streams == 1)
+        world.kill("able")
+        world.list_("able", None)
+        assert pending.result()["dialogue"].num_rows == 5
+    finally:
+        client.close()
+    # The request from before is refused; the same rows are asked for in a sequence each.
+    counts = [np.frombuffer(it.range_counts, "<i4").tolist() for it in other.asked]
+    assert counts == [[2], [1, 1]]
 
 
 class Deadly(FakeTeacher):

@@ -165,6 +165,22 @@ def test_dispatch_with_draining_replicas_alone_runs_out_of_patience() -> None:
     run(story)
 
 
+def test_dispatch_that_runs_out_of_patience_says_who_was_put_aside() -> None:
+    async def story() -> None:
+        desk = Desk(patience_s=60)
+        dispatcher = desk.dispatcher
+        for kind in KINDS:
+            endpoint = teacher_pb2.Endpoint(kind=kind, replica_id=f"{kind}-1")
+            dispatcher.quarantine.put(endpoint, f"the {kind} teacher at b:1 must fit, got b.")
+        for now_s in (0.0, 61.0):
+            dispatcher._check_patience("dialogue", now_s)
+        expected = r"60 s \(.*\)\. Put aside: the dialogue teacher at b:1 must fit, got b\. Look at"
+        with pytest.raises(TeacherUnavailable, match=expected):
+            await desk.ask(1)
+
+    run(story)
+
+
 def test_dispatch_kind_that_optional_kinds_needs_no_replica_until_it_is_asked() -> None:
     async def story() -> None:
         desk = Desk(patience_s=60)
