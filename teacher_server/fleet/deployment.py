@@ -11,8 +11,8 @@ import dataclasses
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from teacher_server.fleet.directory import (
     new_deployment,
 )
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
+from teacher_server.fleet.pins import check_pin, pin_of
 from teacher_server.fleet.ray_private import with_version
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
@@ -71,8 +72,8 @@ class ReplicaOptions:
     """Every operation gives the same bits each time; the batch limits do the rest."""
     plugins: Sequence[str] = ()
     """Modules that add kinds of teachers: the one of `kind` among them."""
-    weights_digest: str = ""
-    """Of the teacher that the fleet was started with; empty: any."""
+    pin: Mapping[str, str | float] = field(default_factory=dict)
+    """The teacher that the fleet was started with: fields of pins.Pin; empty: any."""
 
 
 def app_name(kind: str) -> str:
@@ -182,19 +183,6 @@ def teacher_app(
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 
-def check_weights(options: ReplicaOptions, loaded: str) -> None:
-    """Raise InputError if a replacement has loaded another teacher than the fleet's.
-
-    Students would stop on it, while the other replicas can go on without.
-    """
-    if options.weights_digest not in ("", loaded):
-        raise InputError(
-            f"the {options.kind} teacher in {options.folder} must be the one that the fleet was "
-            f"started with, {options.weights_digest}, got {loaded}. Put that one back, or take the "
-            "fleet down and up."
-        )
-
-
 async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
     async def answer() -> None:
         await response
@@ -234,7 +222,9 @@ def _build_server(
     teacher = load_teacher(
         options.kind, folder, device, dtype=options.dtype, counters=counters, kinds=kinds
     )
-    check_weights(options, teacher.description.weights_digest)
+    # A plugin's teacher may not name its type; then it is the one that was asked for.
+    dtype = teacher.description.dtype or options.dtype
+    check_pin(options.kind, folder, options.pin, pin_of(teacher.description, folder, dtype))
     known = with_plugins(TEACHER_KINDS, options.plugins, "TEACHER_KINDS")
     return TeacherServer(
         teacher,
