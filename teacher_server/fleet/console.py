@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -58,6 +58,14 @@ def watch_status(state: FleetState, every_s: float) -> None:
                 sys.stdout.flush()
             before = stats
             time.sleep(every_s)
+
+
+def print_replaced(replaced: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Old and new replica ids of each kind, and of the Directory, as JSON on stdout."""
+    content = {
+        kind: [{"old": old, "new": new} for old, new in pairs] for kind, pairs in replaced.items()
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
 def print_scrape_targets(state: FleetState) -> None:

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 APP_PREFIX = "conkd-"
-VERSION = "1"
 # Well under the lease: one slow renewal must not delist a healthy replica.
 RENEW_TIMEOUT_S = 1.5
 
@@ -124,6 +123,8 @@ class TeacherReplica:
             replica_id=self._replica_id,
             pid=os.getpid(),
         )
+        # Listed before it counts as running: then Serve may stop the one that it replaces.
+        await self._renew_once(dataclasses.asdict(lease))
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 
     def wake(self) -> None:
@@ -143,12 +144,15 @@ class TeacherReplica:
 
     async def _renew(self, lease: dict[str, Any]) -> None:
         while True:
-            try:
-                await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
-            except (RayError, RayServeException, asyncio.TimeoutError) as error:
-                # Open streams work without a Directory, which may be restarting.
-                logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
             await asyncio.sleep(RENEW_S)
+            await self._renew_once(lease)
+
+    async def _renew_once(self, lease: dict[str, Any]) -> None:
+        try:
+            await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
+        except (RayError, RayServeException, asyncio.TimeoutError) as error:
+            # Open streams work without a Directory, which may be restarting.
+            logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
 
     async def __del__(self) -> None:
         # Serve awaits this on a graceful stop: first no new callers, then no more work.
@@ -168,8 +172,13 @@ def teacher_app(
     autoscaling: AutoscalingConfig | None,
     batch_limits: dict[str, Any],
     security: SecurityFiles,
+    version: str,
+    has_surge: bool = False,
 ) -> serve.Application:
-    """The application of one kind of teachers; without autoscaling, of a kind to turn off."""
+    """The application of one kind of teachers; without autoscaling, of a kind to turn off.
+
+    Serve replaces the replicas of another version, with `has_surge` each once a new one runs.
+    """
     deployment = new_deployment(
         TeacherReplica,
         name=deployment_name(options.kind),
@@ -178,8 +187,9 @@ def teacher_app(
         actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         user_config=batch_limits,
         max_ongoing_requests=4,
+        has_surge=has_surge,
     )
-    deployment = with_version(deployment, VERSION)
+    deployment = with_version(deployment, version)
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
 
 

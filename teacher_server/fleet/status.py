@@ -11,6 +11,7 @@ from teacher_server.fleet.directory import DIRECTORY_APP
 from teacher_server.fleet.ray_private import serve_details
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 
+FAILED = "DEPLOY_FAILED"
 # In Serve's message of a deployment until its replicas are there; the error follows.
 STARTUP_FAILED = "failed to start"
 
