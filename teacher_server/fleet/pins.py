@@ -11,11 +11,6 @@ from protos.teacher_pb2 import Description
 from trainer.common.errors import InputError
 from trainer.models.frozen import CONFIG_NAME
 
-REMEDY = (
-    "Put that one back, or export the new one into another folder and take the fleet down and up "
-    "with it. Replicas that run are not touched; new ones start with: python -m teacher_server roll"
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
@@ -65,7 +60,9 @@ def check_pin(kind: str, folder: str | Path, pinned: Mapping[str, str | float], 
     if differences:
         raise InputError(
             f"the {kind} teacher in {folder} must be the one that the fleet was started with, got "
-            f"{differences}. {REMEDY}"
+            f"{differences}. Put that one back, or have it loaded from another folder: python -m "
+            f"teacher_server roll --teacher {kind}=DIR. Another teacher is another fleet: up with "
+            "another --fleet and --port beside this one, or down and up."
         )
 
 

@@ -40,7 +40,9 @@ def test_folder_that_was_exported_anew_is_refused_with_what_differs(
     change: dict[str, str | float], got: str
 ) -> None:
     other = dataclasses.replace(PIN, **change)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=rf"build/d must be the one .* got {got}\. Put .* roll$"):
+    with pytest.raises(
+        InputError, match=rf"build/d must be the one .* got {got}\. Put .* roll --teacher "
+    ):
         check_pin("dialogue", "build/d", dataclasses.asdict(PIN), other)
 
 
