@@ -1,4 +1,4 @@
-"""`python -m teacher_server up|scale|status|down`."""
+"""`python -m teacher_server up|scale|roll|status|down`."""
 
 from teacher_server.main import main
 from trainer.common.cli import run_main

@@ -2,6 +2,7 @@
 
     python -m teacher_server up --dialogue DIR --recommendation DIR [--replicas dialogue=2]
     python -m teacher_server scale dialogue=4        # or dialogue=0..4: autoscaled
+    python -m teacher_server roll                    # new processes for all replicas, one by one
     python -m teacher_server status [--json | --watch [SECONDS] | --prometheus]
     python -m teacher_server down
     python -m teacher_server certificates --output DIR [--days N]

@@ -14,7 +14,13 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from teacher_server.fleet.certificates import make_certificates
-from teacher_server.fleet.console import print_scrape_targets, print_status, say, watch_status
+from teacher_server.fleet.console import (
+    print_replaced,
+    print_scrape_targets,
+    print_status,
+    say,
+    watch_status,
+)
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
 from teacher_server.fleet.deployment import ReplicaOptions
 from teacher_server.fleet.local_cluster import (
@@ -27,6 +33,8 @@ from teacher_server.fleet.local_cluster import (
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
+from teacher_server.fleet.roll import Roll
+from teacher_server.fleet.roll_plan import options_anew
 from teacher_server.fleet.room import check_memory, check_room, weights_in
 from teacher_server.fleet.scaling import ScalingTarget
 from teacher_server.fleet.status import fleet_status, last_line
@@ -65,6 +73,18 @@ def _scale(args: argparse.Namespace) -> None:
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
         wait_until_ready(ranges, state, timeout_s=args.timeout, progress=say)
         print_status(state, as_json=False)
+
+
+def _roll(args: argparse.Namespace) -> None:
+    state = read_state(args.fleet)
+    options = options_anew(args, state)
+    with _connected(state):
+        replacing = Roll(args.fleet, state, timeout_s=args.timeout, progress=say)
+        replaced = replacing.run(options)
+        if args.json:
+            print_replaced(replaced)
+        else:
+            print_status(replacing.state, as_json=False)
 
 
 def _folders_on_cpu(state: FleetState) -> dict[str, Path]:
@@ -127,6 +147,7 @@ def _connected(state: FleetState) -> Iterator[None]:
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "up": up,
     "scale": _scale,
+    "roll": _roll,
     "status": _status,
     "down": _down,
     "certificates": _certificates,

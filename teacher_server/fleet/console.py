@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
-from teacher_server.fleet.status import kinds_status
+from teacher_server.fleet.status import kinds_status, problem_of
 from trainer.common.errors import InputError
 from trainer.common.tables import fitted, terminal_width
 
@@ -58,6 +58,14 @@ def watch_status(state: FleetState, every_s: float) -> None:
                 sys.stdout.flush()
             before = stats
             time.sleep(every_s)
+
+
+def print_replaced(replaced: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Old and new replica ids of each kind, and of the Directory, as JSON on stdout."""
+    content = {
+        kind: [{"old": old, "new": new} for old, new in pairs] for kind, pairs in replaced.items()
+    }
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
 def print_scrape_targets(state: FleetState) -> None:
@@ -101,6 +109,7 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
                 "min": status.replica_range.min,
                 "max": status.replica_range.max,
                 "autoscaling": dataclasses.asdict(status.scaling) if status.scaling else None,
+                "problem": problem_of(status),
                 "replicas": [
                     {
                         "replica_id": replica_id,
@@ -148,6 +157,7 @@ def status_page(
     lines = [
         fitted(rows, COLUMNS, right=RATES, width=width),
         *_autoscaled(content["kinds"]),
+        *_problems(content["kinds"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
         f"Ray        {content['ray_address']}",
         f"Rates      {since}",
@@ -163,6 +173,12 @@ def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:
                 f"{kind}: autoscaled between {status['min']} and {status['max']}, to wait "
                 f"{scaling.target_queue_s * 1e3:g} ms; idle after {scaling.idle_s:g} s"
             )
+
+
+def _problems(kinds: Mapping[str, Any]) -> Iterator[str]:
+    for kind, status in kinds.items():
+        if status["problem"]:
+            yield f"{kind}: a replica does not start: {status['problem']}"
 
 
 def _cells(now: ReplicaStats | None, before: ReplicaStats | None) -> tuple[str, str, str, str]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from ray import serve
+from ray.serve.config import AutoscalingConfig
 
 from teacher_server.fleet.autoscaling import autoscaling_config
 from teacher_server.fleet.deployment import (
@@ -20,9 +21,10 @@ from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.ray_private import serve_is_running, set_num_replicas
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
-from teacher_server.fleet.status import KindStatus, fleet_status, last_line
+from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_line
 from teacher_server.replica.rpc import is_serving
 from trainer.common.errors import MachineError
+from trainer.security.addresses import port_of
 
 POLL_S = 0.25
 PROBE_S = 2.0
@@ -39,16 +41,38 @@ def scale(state: FleetState, ranges: Mapping[str, ReplicaRange], scaling: Scalin
     """
     _run(
         {
-            app_name(kind): teacher_app(
-                ReplicaOptions(**state.options[kind]),
-                autoscaling=autoscaling_config(wanted, scaling, first=None),
-                batch_limits=dict(state.batch_limits),
-                security=state.security,
+            app_name(kind): _teacher_app(
+                state, kind, autoscaling_config(wanted, scaling, first=None)
             )
             for kind, wanted in ranges.items()
         }
     )
     _turn_off(ranges)
+
+
+def replace(
+    state: FleetState, kind: str, wanted: ReplicaRange, scaling: ScalingTarget, *, has_surge: bool
+) -> None:
+    """Have Serve replace the replicas of a kind one by one, if their version is not the state's.
+
+    Returns before any is replaced. A kind that is off has none: the next `scale` starts its own.
+
+    Args:
+        state: the fleet as it shall be.
+        kind: whose replicas.
+        wanted: the kind's range, which stays.
+        scaling: the targets of autoscaled kinds, which stay.
+        has_surge: start a new one before an old one stops, which needs room for one more.
+    """
+    autoscaling = autoscaling_config(wanted, scaling, first=None)
+    if autoscaling is not None:
+        app = _teacher_app(state, kind, autoscaling, has_surge=has_surge)
+        _run({app_name(kind): app})
+
+
+def replace_directory(state: FleetState) -> None:
+    """Have Serve start the Directory anew; returns before it does."""
+    _run({DIRECTORY_APP: _directory_app(state, port_of(state.directory))})
 
 
 def deploy(
@@ -66,17 +90,10 @@ def deploy(
     """
     # No proxies: requests reach the replicas' own gRPC servers.
     serve.start(proxy_location="Disabled")
-    kinds = [ReplicaOptions(**options) for options in state.options.values()]
-    teachers = {it.kind: (deployment_name(it.kind), app_name(it.kind)) for it in kinds}
-    applications = {DIRECTORY_APP: directory_app(kinds[0].host, port, state.security, teachers)}
-    for options in kinds:
-        wanted = ranges[options.kind]
-        applications[app_name(options.kind)] = teacher_app(
-            options,
-            autoscaling=autoscaling_config(wanted, scaling, first=wanted.clip(1)),
-            batch_limits=dict(state.batch_limits),
-            security=state.security,
-        )
+    applications = {DIRECTORY_APP: _directory_app(state, port)}
+    for kind, wanted in ranges.items():
+        autoscaling = autoscaling_config(wanted, scaling, first=wanted.clip(1))
+        applications[app_name(kind)] = _teacher_app(state, kind, autoscaling)
     _run(applications)
     _turn_off(ranges)
 
@@ -151,9 +168,32 @@ def remove(state: FleetState) -> None:
         serve.shutdown()
 
 
+def _teacher_app(
+    state: FleetState,
+    kind: str,
+    autoscaling: AutoscalingConfig | None,
+    *,
+    has_surge: bool = False,
+) -> serve.Application:
+    return teacher_app(
+        ReplicaOptions(**state.options[kind]),
+        autoscaling=autoscaling,
+        batch_limits=dict(state.batch_limits),
+        security=state.security,
+        version=state.version_of(kind),
+        has_surge=has_surge,
+    )
+
+
+def _directory_app(state: FleetState, port: int) -> serve.Application:
+    teachers = {kind: (deployment_name(kind), app_name(kind)) for kind in state.options}
+    host = ReplicaOptions(**next(iter(state.options.values()))).host
+    return directory_app(host, port, state.security, teachers)
+
+
 def _check_none_failed(statuses: Mapping[str, KindStatus]) -> None:
     for kind, status in statuses.items():
-        if status.state == "DEPLOY_FAILED":
+        if status.state == FAILED:
             raise MachineError(f"the {kind} must start, got: {last_line(status.message)}")
 
 

@@ -11,8 +11,8 @@ import dataclasses
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from teacher_server.fleet.directory import (
     new_deployment,
 )
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
+from teacher_server.fleet.pins import check_pin, pin_of
 from teacher_server.fleet.ray_private import with_version
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 APP_PREFIX = "conkd-"
-VERSION = "1"
 # Well under the lease: one slow renewal must not delist a healthy replica.
 RENEW_TIMEOUT_S = 1.5
 
@@ -71,8 +71,8 @@ class ReplicaOptions:
     """Every operation gives the same bits each time; the batch limits do the rest."""
     plugins: Sequence[str] = ()
     """Modules that add kinds of teachers: the one of `kind` among them."""
-    weights_digest: str = ""
-    """Of the teacher that the fleet was started with; empty: any."""
+    pin: Mapping[str, str | float] = field(default_factory=dict)
+    """The teacher that the fleet was started with: fields of pins.Pin; empty: any."""
 
 
 def app_name(kind: str) -> str:
@@ -123,6 +123,8 @@ class TeacherReplica:
             replica_id=self._replica_id,
             pid=os.getpid(),
         )
+        # Listed before it counts as running: then Serve may stop the one that it replaces.
+        await self._renew_once(dataclasses.asdict(lease))
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 
     def wake(self) -> None:
@@ -142,12 +144,15 @@ class TeacherReplica:
 
     async def _renew(self, lease: dict[str, Any]) -> None:
         while True:
-            try:
-                await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
-            except (RayError, RayServeException, asyncio.TimeoutError) as error:
-                # Open streams work without a Directory, which may be restarting.
-                logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
             await asyncio.sleep(RENEW_S)
+            await self._renew_once(lease)
+
+    async def _renew_once(self, lease: dict[str, Any]) -> None:
+        try:
+            await _within(RENEW_TIMEOUT_S, self._directory.renew.remote(lease))
+        except (RayError, RayServeException, asyncio.TimeoutError) as error:
+            # Open streams work without a Directory, which may be restarting.
+            logger.warning("The Directory did not renew our lease: %r. Trying again.", error)
 
     async def __del__(self) -> None:
         # Serve awaits this on a graceful stop: first no new callers, then no more work.
@@ -167,8 +172,13 @@ def teacher_app(
     autoscaling: AutoscalingConfig | None,
     batch_limits: dict[str, Any],
     security: SecurityFiles,
+    version: str,
+    has_surge: bool = False,
 ) -> serve.Application:
-    """The application of one kind of teachers; without autoscaling, of a kind to turn off."""
+    """The application of one kind of teachers; without autoscaling, of a kind to turn off.
+
+    Serve replaces the replicas of another version, with `has_surge` each once a new one runs.
+    """
     deployment = new_deployment(
         TeacherReplica,
         name=deployment_name(options.kind),
@@ -177,22 +187,10 @@ def teacher_app(
         actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         user_config=batch_limits,
         max_ongoing_requests=4,
+        has_surge=has_surge,
     )
-    deployment = with_version(deployment, VERSION)
+    deployment = with_version(deployment, version)
     return deployment.bind(dataclasses.asdict(options), dataclasses.asdict(security))
-
-
-def check_weights(options: ReplicaOptions, loaded: str) -> None:
-    """Raise InputError if a replacement has loaded another teacher than the fleet's.
-
-    Students would stop on it, while the other replicas can go on without.
-    """
-    if options.weights_digest not in ("", loaded):
-        raise InputError(
-            f"the {options.kind} teacher in {options.folder} must be the one that the fleet was "
-            f"started with, {options.weights_digest}, got {loaded}. Put that one back, or take the "
-            "fleet down and up."
-        )
 
 
 async def _within(timeout_s: float, response: Awaitable[Any]) -> None:
@@ -234,7 +232,9 @@ def _build_server(
     teacher = load_teacher(
         options.kind, folder, device, dtype=options.dtype, counters=counters, kinds=kinds
     )
-    check_weights(options, teacher.description.weights_digest)
+    # A plugin's teacher may not name its type; then it is the one that was asked for.
+    dtype = teacher.description.dtype or options.dtype
+    check_pin(options.kind, folder, options.pin, pin_of(teacher.description, folder, dtype))
     known = with_plugins(TEACHER_KINDS, options.plugins, "TEACHER_KINDS")
     return TeacherServer(
         teacher,

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import RayServeException
 
-from teacher_server.fleet.directory_server import DirectoryServer
+from teacher_server.fleet.directory_server import DirectoryServer, start_after_another
 from teacher_server.fleet.leases import DRAIN_S, Lease
 from teacher_server.fleet.ray_private import HEAD_RESOURCE
 from trainer.security.credentials import SecurityFiles
@@ -23,6 +23,10 @@ logger = logging.getLogger("ray.serve")
 
 DIRECTORY_APP = "conkd-directory"
 DIRECTORY_DEPLOYMENT = "Directory"
+# Serve rounds up to one replica at a time; at its default of 20 % two of ten stop at once.
+ONE_BY_ONE = 1e-4
+# Starts that may fail before Serve gives up on a deployment, or on replacing its replicas.
+START_ATTEMPTS = 3
 # How long one call waits for a replica to start; students repeat Want until one is listed.
 WAKE_S = 10.0
 
@@ -48,9 +52,11 @@ class DirectoryReplica:
     async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serve's asynchronous hook, run before the replica counts as healthy; starts listening."""
         if self._server is None:
-            server = DirectoryServer(**settings, security=self._security, wake=self._wake)
-            await server.start(self._host, self._port)
-            self._server = server
+            self._server = await start_after_another(
+                lambda: DirectoryServer(**settings, security=self._security, wake=self._wake),
+                self._host,
+                self._port,
+            )
 
     async def check_health(self) -> None:
         """Raises if the gRPC server is down; Serve then replaces the replica."""
@@ -109,8 +115,12 @@ def new_deployment(
     actor_options: dict[str, Any],
     user_config: dict[str, Any],
     max_ongoing_requests: int,
+    has_surge: bool = False,
 ) -> serve.Deployment:
-    """A deployment that Serve checks every second and drains before it stops."""
+    """A deployment that Serve checks every second and drains before it stops.
+
+    Its replicas are replaced one by one; with `has_surge` a new one starts before an old one stops.
+    """
     return serve.deployment(
         name=name,
         num_replicas=num_replicas,
@@ -122,6 +132,10 @@ def new_deployment(
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=DRAIN_S + 3,
+        max_constructor_retry_count=START_ATTEMPTS,
+        rolling_update_percentage=ONE_BY_ONE,
+        # Serve rounds up to whole replicas.
+        max_surge_percent=1 if has_surge else 0,
         # Each replica calls the Directory through Serve every second: no access log.
         logging_config={"enable_access_log": False},
     )(replica)

@@ -7,6 +7,7 @@ call Watch, which sends the whole fleet at once and after every change, and Want
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -26,6 +27,8 @@ EXPIRY_CHECK_S = 0.25
 # After a start nothing is announced until every replica had time to renew: a Directory that
 # restarts after a crash must not announce an empty fleet.
 SETTLE_S = 1.5 * RENEW_S
+# Serve starts a Directory while the one before it ends.
+BIND_S = 8.0
 
 
 class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
@@ -143,6 +146,26 @@ class DirectoryServer:
         await self._server.stop(grace_s)
         for task in self._tasks:
             task.cancel()
+
+
+async def start_after_another(
+    new_server: Callable[[], DirectoryServer], host: str, port: int
+) -> DirectoryServer:
+    """A server on a port that the Directory which it replaces may still hold.
+
+    Raises:
+        MachineError: if the port is not free in BIND_S.
+    """
+    until_s = time.monotonic() + BIND_S
+    while True:
+        server = new_server()
+        try:
+            await server.start(host, port)
+            return server
+        except MachineError:
+            if time.monotonic() > until_s:
+                raise
+        await asyncio.sleep(EXPIRY_CHECK_S)
 
 
 def fetch_fleet(

@@ -34,6 +34,7 @@ from trainer.common.ports import port_holder
 from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
+FIRST_VERSION = "1"
 TOKEN_NAME = "auth_token"
 RAY_NAME = "ray"
 FOLDER_PREFIX = "conkd-ray-"
@@ -64,11 +65,17 @@ class FleetState:
     variables give."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options of the replicas of each kind: fields of ReplicaOptions."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the Serve deployment of each kind whose replicas were replaced: `version_of`."""
     batch_limits: Mapping[str, Any] = field(default_factory=dict)
     scaling: Mapping[str, float] = field(default_factory=dict)
     """Targets of autoscaled kinds: fields of ScalingTarget."""
     security: SecurityFiles = NO_SECURITY
     """Files that protect the fleet's gRPC servers, and with which the commands call them."""
+
+    def version_of(self, kind: str) -> str:
+        """Replicas of a kind that were started under another version are replaced by Serve."""
+        return self.versions.get(kind, FIRST_VERSION)
 
     @property
     def needs(self) -> dict[str, ReplicaNeed]:

@@ -38,11 +38,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="python -m teacher_server", description="A fleet of frozen teachers behind gRPC."
     )
-    commands = parser.add_commands("up|scale|status|down|certificates")
+    commands = parser.add_commands("up|scale|roll|status|down|certificates")
     up = commands.add_parser("up", help="start the fleet")
     _add_up_options(up)
     scale_to = commands.add_parser("scale", help="change the number of replicas of a kind")
     scale_to.add_argument("replicas", metavar=REPLICAS, help="a number, or autoscaling between two")
+    roll = commands.add_parser("roll", help="replace all replicas under running students")
+    _add_folder_options(roll)
+    roll.add_argument("--json", action="store_true", help="what replaced what, as JSON on stdout")
+    _add_timeout(roll)
     status = commands.add_parser("status", help="kinds, replicas, endpoints and their state")
     _add_status_options(status)
     down = commands.add_parser("down", help="stop the fleet, and Ray if `up` started it")
@@ -51,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     certificates.add_argument(
         "--days", type=whole(1, 3650), default=365, help="how long they are valid"
     )
-    for command in (up, scale_to, status, down):
+    for command in (up, scale_to, roll, status, down):
         command.add_argument(
             "--fleet", type=Path, default=DEFAULT_FLEET, help="file that records what is up"
         )
@@ -103,11 +107,32 @@ def asked_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[s
         raise InputError(
             f"a kind of teachers must not be named {TAKEN_KIND}, got one. Rename it in its plugin."
         )
+    folders = _given_folders(options, kinds)
+    if not folders:
+        raise InputError("--dialogue or --recommendation must be given, got neither.")
+    return folders
+
+
+def folders_anew(options: argparse.Namespace, kinds: Collection[str]) -> dict[str, Path]:
+    """The folders that `roll` is to load, of those kinds of the fleet that are given one.
+
+    Raises:
+        InputError: for a kind that the fleet does not have, or one that is given twice.
+    """
+    folders = _given_folders(options, kinds)
+    for kind, folder in folders.items():
+        if kind not in kinds:
+            raise InputError(
+                f"--{kind} must be left out, got {folder}: the fleet has {', '.join(kinds)}. For "
+                "other kinds take it down and up."
+            )
+    return folders
+
+
+def _given_folders(options: argparse.Namespace, kinds: Collection[str]) -> dict[str, Path]:
     given = [(kind, vars(options)[kind]) for kind in SERVED_KINDS if vars(options)[kind]]
     given += [_kind_and_folder(text, kinds) for text in options.teacher]
     folders = dict(given)
-    if not given:
-        raise InputError("--dialogue or --recommendation must be given, got neither.")
     if len(folders) < len(given):
         raise InputError(
             f"every kind must have one folder, got {', '.join(kind for kind, _ in given)}. Name "
@@ -184,9 +209,7 @@ def _add_status_options(status: argparse.ArgumentParser) -> None:
 
 
 def _add_scaling_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--timeout", type=number(1, 86_400), default=300.0, help="seconds to be ready in"
-    )
+    _add_timeout(command)
     command.add_argument(
         "--target-queue-ms",
         type=number(1, 600_000),
@@ -199,16 +222,26 @@ def _add_scaling_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_up_options(up: argparse.ArgumentParser) -> None:
+def _add_timeout(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--timeout", type=number(1, 86_400), default=300.0, help="seconds to be ready in"
+    )
+
+
+def _add_folder_options(command: argparse.ArgumentParser) -> None:
     for kind in SERVED_KINDS:
-        up.add_argument(f"--{kind}", type=Path, metavar="DIR", help=f"frozen {kind} teacher")
-    up.add_argument(
+        command.add_argument(f"--{kind}", type=Path, metavar="DIR", help=f"frozen {kind} teacher")
+    command.add_argument(
         "--teacher",
         action="append",
         default=[],
         metavar="KIND=DIR",
         help="a frozen teacher of any kind; may be repeated",
     )
+
+
+def _add_up_options(up: argparse.ArgumentParser) -> None:
+    _add_folder_options(up)
     up.add_argument(
         "--plugin",
         action="append",

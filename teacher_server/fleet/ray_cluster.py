@@ -90,6 +90,11 @@ def cluster_room() -> Room:
     return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
+def free_resources() -> dict[str, float]:
+    """What nothing on the connected cluster has taken, by Ray's names: CPU, GPU."""
+    return ray.available_resources()
+
+
 def head_address() -> str:
     """The address of the head node, where the Directory runs."""
     heads = [

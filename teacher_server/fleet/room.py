@@ -76,12 +76,41 @@ def check_memory(
         ranges: of each kind.
         memory: bytes.
     """
-    need = sum(size * ranges[kind].max for kind, size in weights.items())
-    if need > memory:
+    most = {kind: wanted.max for kind, wanted in ranges.items()}
+    if not weights_fit(weights, most, memory):
+        need = sum(size * most[kind] for kind, size in weights.items())
         raise InputError(
             f"the replicas must fit this machine's {memory / GIB:,.1f} GiB of memory, got weights "
             f"of {need / GIB:,.1f} GiB. Start fewer."
         )
+
+
+def weights_fit(weights: Mapping[str, int], counts: Mapping[str, int], memory: int) -> bool:
+    """Whether the weights of so many replicas of each kind are at most the memory, in bytes."""
+    return sum(size * counts[kind] for kind, size in weights.items()) <= memory
+
+
+def fits_one_more(
+    need: ReplicaNeed,
+    free: Mapping[str, float],
+    room: Room,
+    needs: Mapping[str, ReplicaNeed],
+    counts: Mapping[str, int],
+) -> bool:
+    """Whether Ray can place one more replica beside those that run.
+
+    Args:
+        need: of the further one.
+        free: what Ray has left, as `ray.available_resources` says it.
+        room: what the cluster has.
+        needs: of a replica of each kind.
+        counts: replicas of each kind, the further one among them: parts of a GPU that are left on
+            several devices do not make a whole one.
+    """
+    if need.num_cpus > free.get("CPU", 0.0) or need.num_gpus > free.get("GPU", 0.0):
+        return False
+    shares = {kind: needs[kind].num_gpus for kind in counts}
+    return not need.num_gpus or num_devices(shares, counts) <= room.num_gpus
 
 
 def weights_in(folders: Mapping[str, Path], dtypes: Mapping[str, str]) -> dict[str, int]:

@@ -11,6 +11,10 @@ from teacher_server.fleet.directory import DIRECTORY_APP
 from teacher_server.fleet.ray_private import serve_details
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 
+FAILED = "DEPLOY_FAILED"
+# In Serve's message of a deployment until its replicas are there; the error follows.
+STARTUP_FAILED = "failed to start"
+
 
 @dataclass(frozen=True, kw_only=True)
 class KindStatus:
@@ -63,6 +67,11 @@ def kinds_status() -> dict[str, KindStatus]:
     """The same of the kinds alone."""
     statuses = fleet_status()
     return {kind: it for kind, it in statuses.items() if app_name(kind) != DIRECTORY_APP}
+
+
+def problem_of(status: KindStatus) -> str:
+    """Why a replica of a kind does not start; empty if all do. Serve tries again and again."""
+    return last_line(status.message) if STARTUP_FAILED in status.message else ""
 
 
 def last_line(text: str) -> str:

@@ -31,6 +31,7 @@ from teacher_server.fleet.options import (
     parse_dtypes,
     parse_ranges,
 )
+from teacher_server.fleet.pins import pin_of
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
     cluster_room,
@@ -180,7 +181,7 @@ def _replica_options(
         dtype=dtype,
         deterministic=args.deterministic,
         plugins=tuple(args.plugin),
-        weights_digest=card.weights_digest,
+        pin=dataclasses.asdict(pin_of(card, folder, dtype)),
     )
 
 

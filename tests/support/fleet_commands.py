@@ -16,10 +16,18 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "teacher_server", *map(str, arguments)]
 
 
-def run(*arguments: str | Path, fails: bool = False) -> str:
-    """Output of a command that must succeed, or the one line of error of one that must not."""
+def run(*arguments: str | Path, fails: bool = False, software: Path | None = None) -> str:
+    """Output of a command that must succeed, or the one line of error of one that must not.
+
+    `software`: a folder with a copy of our packages, to run instead of these.
+    """
     done = subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=COMMAND_S
+        command(*arguments),
+        cwd=software,
+        env=environment(software),
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_S,
     )
     assert done.returncode == (2 if fails else 0), done.stderr
     if fails:
@@ -27,8 +35,9 @@ def run(*arguments: str | Path, fails: bool = False) -> str:
     return done.stderr if fails else done.stdout
 
 
-def environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+def environment(software: Path | None = None) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return kept if software is None else {**kept, "PYTHONPATH": str(software)}
 
 
 def replicas(endpoints: list[teacher_pb2.Endpoint], kind: str) -> set[str]:

@@ -260,6 +260,19 @@ COMMANDS = {
         },
         positional={"REPLICAS": 1},
     ),
+    "teacher_server roll": Command(
+        main=teacher_server.main,
+        right=("roll", "--fleet", "ROOT/fleet.json"),
+        wrong={
+            **FLEET,
+            **dict.fromkeys(("--dialogue", "--recommendation"), FOLDERS),
+            "--teacher": st.sampled_from(
+                ["", "moon", "moon=ROOT/dialogue", "=", "dialogue=absent"]
+            ),
+            "--json": NO_FLAG,
+            "--timeout": number(1, 86_400),
+        },
+    ),
     "teacher_server status": Command(
         main=teacher_server.main,
         right=("status", "--fleet", "ROOT/absent"),

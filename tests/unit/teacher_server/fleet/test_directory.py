@@ -8,7 +8,12 @@ import grpc
 import pytest
 
 from protos import teacher_pb2, teacher_pb2_grpc
-from teacher_server.fleet.directory_server import DirectoryServer, DirectoryService, fetch_fleet
+from teacher_server.fleet.directory_server import (
+    DirectoryServer,
+    DirectoryService,
+    fetch_fleet,
+    start_after_another,
+)
 from teacher_server.fleet.leases import Lease, Leases
 
 
@@ -74,6 +79,21 @@ def test_watch_of_a_directory_that_just_started_waits_for_the_replicas_to_renew(
         return replica_ids(fleet)
 
     assert asyncio.run(asyncio.wait_for(scenario(), 20)) == ["a"]
+
+
+def test_directory_that_replaces_another_waits_for_its_port() -> None:
+    async def scenario() -> None:
+        before = DirectoryServer(settle_s=0.0)
+        port = await before.start("127.0.0.1", 0)
+        new = start_after_another(lambda: DirectoryServer(settle_s=0.0), "127.0.0.1", port)
+        starting = asyncio.create_task(new)
+        assert await asyncio.wait({starting}, timeout=0.1) == (set(), {starting})
+        await before.stop(0.0)
+        after = await starting
+        assert after.healthy
+        await after.stop(0.0)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def replica_ids(fleet: object) -> list[str]:

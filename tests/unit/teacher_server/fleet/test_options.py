@@ -10,6 +10,7 @@ from teacher_server.fleet.options import (
     REMOVED,
     asked_batch_limits,
     asked_folders,
+    folders_anew,
     parse,
     parse_dtypes,
     parse_ranges,
@@ -22,7 +23,7 @@ from trainer.common.errors import InputError
 def test_unknown_command_is_refused_with_those_that_are_for_users() -> None:
     with pytest.raises(InputError) as refused:
         parse(["nope"])
-    assert "one of up, scale, status, down, certificates, got nope" in str(refused.value)
+    assert "one of up, scale, roll, status, down, certificates, got nope" in str(refused.value)
 
 
 @pytest.mark.parametrize("name", REMOVED)
@@ -68,6 +69,16 @@ def test_up_without_one_folder_for_each_known_kind_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         folders(*argv)
+
+
+def test_roll_takes_folders_of_the_kinds_that_are_up_alone() -> None:
+    assert folders_anew(parse(["roll"]), KINDS) == {}
+    given = parse(["roll", "--dialogue", "a", "--teacher", "moon=b"])
+    assert folders_anew(given, KINDS) == {"dialogue": Path("a"), "moon": Path("b")}
+    with pytest.raises(InputError, match="--dialogue must be left out, got a: the fleet has moon"):
+        folders_anew(given, ["moon"])
+    with pytest.raises(InputError, match=r"--teacher must be KIND=DIR .* got 'mars=b'"):
+        folders_anew(parse(["roll", "--teacher", "mars=b"]), KINDS)
 
 
 def test_replicas_of_a_kind_that_is_not_up_are_refused_with_those_that_are() -> None:

@@ -36,7 +36,15 @@ STATUS_KEYS = {
     *("waiting", "oldest_wait_s", "metrics_address"),
 }
 PACE = {"target_queue_s": 0.05, "idle_s": 60.0}
-KIND = {"state": "RUNNING", "target": 2, "min": 2, "max": 2, "autoscaling": None, "replicas": []}
+KIND = {
+    "state": "RUNNING",
+    "target": 2,
+    "min": 2,
+    "max": 2,
+    "autoscaling": None,
+    "problem": "",
+    "replicas": [],
+}
 
 
 def test_rates_are_of_what_was_done_between_two_looks() -> None:
@@ -76,7 +84,8 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
         "kinds": {
             "dialogue": KIND | {"replicas": [row]},
             "recommendation": KIND
-            | {"state": "DEPLOYING", "target": 1, "max": 4, "autoscaling": PACE},
+            | {"state": "DEPLOYING", "target": 1, "max": 4, "autoscaling": PACE}
+            | {"problem": "InputError: no weights"},
         },
     }
     page = status_page(content, {"a": NOW}, {"a": BEFORE})
@@ -87,6 +96,7 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
     assert "DEPLOYING" in lines["recommendation"]
     assert "Rates      between the last two looks" in page
     assert "recommendation: autoscaled between 2 and 4, to wait 50 ms" in page
+    assert "recommendation: a replica does not start: InputError: no weights" in page
     narrow = status_page(content, {"a": NOW}, {"a": BEFORE}, width=80)
     for value in ("dialogue", "RUNNING", "127.0.0.1:5", "300.0 ms", "not announced"):
         assert value in narrow

@@ -15,6 +15,7 @@ from teacher_server.fleet.room import (
     Room,
     check_memory,
     check_room,
+    fits_one_more,
     gpu_share,
     num_devices,
     weights_in,
@@ -52,6 +53,29 @@ def test_gpus_of_the_most_replicas_must_be_there(
     with pytest.raises(InputError, match=f"must fit this machine's {got}"):
         check(Room(num_cpus=1, num_gpus=num_gpus), need, *counts)
     check(Room(num_cpus=1, num_gpus=int(got.split()[-1])), need, *counts)
+
+
+@pytest.mark.parametrize(
+    ("need", "free", "counts", "fits"),
+    [
+        ((0.5, 0), {"CPU": 0.5}, (2, 1), True),
+        ((0.5, 0), {"CPU": 0.4}, (2, 1), False),
+        ((0.5, 0), {}, (2, 1), False),
+        ((0, 1), {"GPU": 1.0}, (1, 1), True),
+        ((0, 1), {"GPU": 0.5}, (1, 1), False),
+        # .4 of each of two devices is left: .6 fits neither.
+        ((0, 0.6), {"GPU": 0.8}, (2, 1), False),
+        ((0, 0.5), {"GPU": 0.5}, (3, 1), True),
+    ],
+)
+def test_one_more_replica_fits_what_is_left(
+    need: tuple[float, float], free: dict[str, float], counts: tuple[int, ...], fits: bool
+) -> None:
+    needs = ReplicaNeed(num_cpus=need[0], num_gpus=need[1])
+    names = dict(enumerate(counts))
+    more = {str(kind): count for kind, count in names.items()}
+    room = Room(num_cpus=8, num_gpus=2)
+    assert fits_one_more(needs, free, room, dict.fromkeys(more, needs), more) == fits
 
 
 def test_weights_of_the_most_replicas_must_fit_the_memory() -> None:
