@@ -208,6 +208,8 @@ def start_keeper(*, num_cpus: int, on_loopback: bool) -> Keeper:
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     # It would kill teachers for the memory of the students, of which Ray knows nothing.
     environment.setdefault("RAY_memory_monitor_refresh_ms", "0")
+    # Ray's own 15 leaves a teacher next to nothing of a core beside a student.
+    environment.setdefault("RAY_worker_niceness", "0")
     # A private folder that is removed with the cluster: no other Ray finds this one. The token
     # keeps others on the network out; ~/.ray is neither read nor written.
     temporary = tempfile.gettempdir()

@@ -117,13 +117,14 @@ def test_folder_of_ray_is_short_enough_for_its_sockets_under_a_long_tmpdir(
     assert started(True).folder.parent == Path("/tmp")
 
 
-def test_keeper_kills_no_teacher_for_the_memory_of_others(
-    started: Callable[[bool], Started], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("variable", ["RAY_memory_monitor_refresh_ms", "RAY_worker_niceness"])
+def test_keeper_neither_kills_teachers_for_the_memory_of_others_nor_puts_them_behind_others(
+    variable: str, started: Callable[[bool], Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_memory_monitor_refresh_ms", raising=False)
-    assert started(True).env["RAY_memory_monitor_refresh_ms"] == "0"
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
-    assert started(True).env["RAY_memory_monitor_refresh_ms"] == "250"
+    monkeypatch.delenv(variable, raising=False)
+    assert started(True).env[variable] == "0"
+    monkeypatch.setenv(variable, "10")
+    assert started(True).env[variable] == "10"
 
 
 def test_cluster_of_a_loopback_fleet_is_on_loopback_and_no_other(
