@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -12,8 +13,17 @@ from protos.codec import TargetRows
 from trainer.data.model_input import InputLimits, SequenceInput, merge_sequences
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.keys import Group, RequestKeys, sent_columns
-from trainer.teacher_client.dispatch import Dispatcher
 from trainer.telemetry.spans import Spans
+
+
+class Scorer(Protocol):
+    """Sends requests: the dispatcher, or a stand-in that measures them."""
+
+    async def score(
+        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+    ) -> TargetRows:
+        """The rows of one request."""
+        ...
 
 
 class Answers:
@@ -21,7 +31,7 @@ class Answers:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        scorer: Scorer,
         described: Mapping[str, teacher_pb2.Description],
         compressions: Mapping[str, teacher_pb2.Compression],
         *,
@@ -31,13 +41,13 @@ class Answers:
         """Answers of a fleet.
 
         Args:
-            dispatcher: sends requests to it.
+            scorer: sends requests to it.
             described: the latest Description per kind; changes as replicas are met.
             compressions: what is asked of each kind.
             cached: what was received before, and takes what is received now; None: no cache.
             spans: gets one per part of a micro-batch and kind; None: none are made.
         """
-        self._dispatcher = dispatcher
+        self._scorer = scorer
         self._described = described
         self._compressions = compressions
         self._cached = cached
@@ -81,7 +91,7 @@ class Answers:
             **fields_of(sequences, limits),
         )
         num_rows = sum(each.num_rows for each in inputs)
-        return await self._dispatcher.score(kind, message, num_rows)
+        return await self._scorer.score(kind, message, num_rows)
 
 
 def fields_of(sequences: Sequence[SequenceInput], limits: InputLimits) -> dict[str, bytes]:
