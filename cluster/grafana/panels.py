@@ -175,8 +175,11 @@ ROWS: Mapping[str, Sequence[Panel]] = {
         panel(
             "Bytes per position",
             "bytes",
-            {"all ranks": _ranks("wire_bytes_total", "positions_total")},
-            "Replies of both kinds over the dialogue positions that arrived.",
+            {
+                "replies": _ranks("wire_bytes_total", "positions_total"),
+                "requests": _ranks("request_bytes_total", "positions_total"),
+            },
+            "Of all kinds over the dialogue positions that arrived.",
         ),
         panel("Cache", "percentunit", {"hits": f"{HITS} / ({HITS} + {MISSES})"}, most=1),
         panel(
