@@ -24,7 +24,8 @@ from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.bench.teacher_logits import DialogueLogits, TeacherLogits
 from cluster.bench.wire import gradients
 from cluster.bench.wire.metered_fleet import header_bytes, reply_of
-from cluster.bench.wire.traffic import measure_traffic
+from cluster.bench.wire.recommendation_cuts import cut_rows
+from cluster.bench.wire.traffic import measure_traffic, recipe_of
 from protos import codec
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression
@@ -46,7 +47,9 @@ def bench_wire(source: Path | None) -> BenchResult:
     scored = [teacher.score(part) for part in requests(corpus.examples("valid"))[:NUM_REQUESTS]]
     rows = _gradient_rows(teacher, scored)
     draw_wire(rows, RESULTS / "wire.png")
-    traffic, by_kind = measure_traffic(corpus)
+    config = recipe_of(corpus)
+    traffic, by_kind = measure_traffic(corpus, config)
+    cuts = cut_rows(corpus.recommendation, corpus.examples("valid"), config.distill)
     at_64 = [teacher.cut(each, Compression(top_k=64)) for each in scored]
     encode_s, decode_s = _seconds(at_64)
     positions = sum(part.num_rows for part in at_64)
@@ -54,6 +57,11 @@ def bench_wire(source: Path | None) -> BenchResult:
     return BenchResult(
         figures={
             **traffic,
+            "grad_rel_error_recommendation": max(
+                float(it["rel_error_loss"])
+                for it in cuts
+                if it["top_p"] == config.distill.recommendation_top_p
+            ),
             "dialogue_reply_bytes_k64": _reply_bytes_per_position(at_64),
             "dialogue_reply_bytes_k256": _reply_bytes_per_position(
                 [teacher.cut(each, Compression(top_k=256)) for each in scored]
@@ -68,7 +76,7 @@ def bench_wire(source: Path | None) -> BenchResult:
         },
         rows=rows,
         corpus=corpus.name,
-        details={"traffic": by_kind},
+        details={"traffic": by_kind, "recommendation_cuts": cuts},
     )
 
 

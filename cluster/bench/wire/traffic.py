@@ -54,10 +54,14 @@ def traffic_rows(exchanges: Sequence[Exchange], positions: int) -> list[Row]:
     return rows
 
 
-def measure_traffic(corpus: Corpus) -> tuple[dict[str, float], list[Row]]:
-    """Figures and table of a rank's first steps, with the settings of the corpus's recipe."""
+def recipe_of(corpus: Corpus) -> RunConfig:
+    """The settings of students on these dialogues."""
     places = [f"data={corpus.data}", "output=unused"]
-    config = load_config(RunConfig, ROOT / corpus.recipe, places)
+    return load_config(RunConfig, ROOT / corpus.recipe, places)
+
+
+def measure_traffic(corpus: Corpus, config: RunConfig) -> tuple[dict[str, float], list[Row]]:
+    """Figures and table of the first steps of a rank, of the settings of a run."""
     data = load_prepared(corpus.data)
     loader = LoaderConfig(
         batch_size=config.train.batch_size,
