@@ -181,6 +181,12 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             },
             "Of all kinds over the dialogue positions that arrived.",
         ),
+        panel(
+            "Spared rows",
+            "ops",
+            {"all ranks": _ranks("spared_rows_total")},
+            "Recommendation rows that the gate gives no weight, and that were not asked for.",
+        ),
         panel("Cache", "percentunit", {"hits": f"{HITS} / ({HITS} + {MISSES})"}, most=1),
         panel(
             "Cache bytes",

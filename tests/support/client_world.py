@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     weights_digest: str = ""
     dtype: str = "float32"
     kept_mass: float = 1.0
+    item_masses: tuple[float, ...] = (1.0,)
+    """Of a request's rows, again from the first after the last; .9 to 1 fits the entries."""
     capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
@@ -95,11 +98,15 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                 block = (
                     b"garbage"
                     if self.garbage
-                    else codec.encode(rows(num_rows, self.kept_mass), request.compression.values)
+                    else codec.encode(self._rows(num_rows), request.compression.values)
                 )
                 yield teacher_pb2.ScoreReply(request_id=request.request_id, block=block)
         finally:
             self.streams -= 1
+
+    def _rows(self, num_rows: int) -> TargetRows:
+        mass_R = np.resize(np.array(self.item_masses, np.float32), num_rows)
+        return dataclasses.replace(rows(num_rows, self.kept_mass), masses={ITEM_MASS: mass_R})
 
 
 def rows(num_rows: int, kept_mass: float = 1.0) -> TargetRows:
@@ -221,6 +228,13 @@ def examples(*response_lengths: int) -> list[Example]:
         )
         for index, length in enumerate(response_lengths)
     ]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def client_of(

@@ -57,6 +57,7 @@ class TeacherClient:
         kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
         spans: Spans | None = None,
         keeps_all: bool = False,
+        asks_all: bool = False,
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
@@ -64,6 +65,7 @@ class TeacherClient:
         `kinds`: the table of kinds; `distill` says which of them are asked.
         `spans` gets one for each request to a kind, and is closed with the client.
         `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
+        `asks_all`: also for rows that the gate gives no weight, so that a cache suits every gate.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory all, may be the one teacher of that kind whose targets are in the cache.
 
@@ -103,7 +105,15 @@ class TeacherClient:
                 cached=self._cached,
                 spans=spans,
             )
-            self._questions = Questions(answers, self.kinds, self._met.described, self._expected)
+            self._questions = Questions(
+                answers,
+                self.kinds,
+                self._met.described,
+                self._expected,
+                distill,
+                counters=self.counters,
+                asks_all=asks_all,
+            )
             self._loop.run(self._start(known))
         except BaseException:
             self.close()
@@ -121,6 +131,8 @@ class TeacherClient:
 
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Request the targets of a micro-batch; returns at once.
+
+        Recommendation rows to which the gate gives no weight anywhere in their response are absent.
 
         The future raises:
             TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`, or

@@ -65,8 +65,7 @@ RUN_TOTALS = (
     ),
     metric(
         "wire_bytes_per_position",
-        "bytes of requests and replies of all kinds for each position whose dialogue targets "
-        "arrived, without gRPC's framing; null if none did",
+        "bytes of requests and replies by positions whose targets arrived; null if none",
         _sum_per_position,
         "request_bytes",
         "wire_bytes",

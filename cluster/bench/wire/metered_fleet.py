@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from protos import codec, teacher_pb2
 from protos.codec import TargetRows
+from protos.target_rows import Targets
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.device_batches import BatchLimits, score_together
@@ -25,6 +26,7 @@ from trainer.kinds.teacher_kind import TeacherKind
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.questions import Questions
+from trainer.telemetry.client_counters import ClientCounters
 
 HTTP2_FRAME_BYTES = 16_384
 
@@ -83,7 +85,7 @@ def reply_of(block: bytes) -> teacher_pb2.ScoreReply:
     return teacher_pb2.ScoreReply(request_id=1 << 20, block=block, queue_s=0.01, forward_s=0.1)
 
 
-def exchanges_of(
+def ask_metered(
     micro_batches: Iterable[Sequence[Example]],
     teachers: Mapping[str, Teacher],
     *,
@@ -91,8 +93,12 @@ def exchanges_of(
     vocabulary: Vocabulary,
     seed: int = 0,
     kinds: Mapping[str, TeacherKind] = TEACHER_KINDS,
-) -> list[Exchange]:
-    """What a client sends and gets for the targets of micro-batches."""
+    asks_all: bool = False,
+) -> tuple[list[Targets], list[Exchange]]:
+    """The targets of micro-batches as a client hands them out, and what it sends and gets for them.
+
+    `asks_all`: also the rows that the gate gives no weight.
+    """
     asked = asked_kinds(distill, kinds)
     expected = {
         name: ExpectedRows.of(kind, distill, vocabulary, seed) for name, kind in asked.items()
@@ -101,11 +107,11 @@ def exchanges_of(
     fleet = MeteredFleet(teachers, expected)
     compressions = {name: it.compression for name, it in expected.items()}
     answers = Answers(fleet, described, compressions, cached=None, spans=None)
-    questions = Questions(answers, asked, described, expected)
+    questions = Questions(
+        answers, asked, described, expected, distill, counters=ClientCounters(), asks_all=asks_all
+    )
 
-    async def ask() -> None:
-        for examples in micro_batches:
-            await questions.targets(questions.inputs(examples))
+    async def ask() -> list[Targets]:
+        return [await questions.targets(questions.inputs(each)) for each in micro_batches]
 
-    asyncio.run(ask())
-    return fleet.exchanges
+    return asyncio.run(ask()), fleet.exchanges

@@ -10,7 +10,7 @@ import torch
 
 from cluster.bench.corpus import Corpus
 from cluster.bench.result import Row
-from cluster.bench.wire.metered_fleet import Exchange, exchanges_of
+from cluster.bench.wire.metered_fleet import Exchange, ask_metered
 from cluster.stages import ROOT
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.kinds import load_teacher
@@ -72,7 +72,7 @@ def measure_traffic(corpus: Corpus, config: RunConfig) -> tuple[dict[str, float]
     )
     steps = itertools.islice(batches(data.examples("train"), loader), NUM_STEPS)
     micro_batches = [part for batch in steps for part in batch.parts]
-    exchanges = exchanges_of(
+    _, exchanges = ask_metered(
         micro_batches,
         load_teachers(corpus.folders),
         distill=config.distill,

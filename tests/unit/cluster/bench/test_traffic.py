@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.bench.wire.metered_fleet import Exchange, exchanges_of, header_bytes
+from cluster.bench.wire.metered_fleet import Exchange, ask_metered, header_bytes
 from cluster.bench.wire.traffic import bytes_per_position, load_teachers, traffic_rows
 from protos import teacher_pb2
 from tests.support import tiny_teachers
@@ -55,7 +55,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_metered_bytes_are_those_that_a_real_client_counts(folders: dict[str, Path]) -> None:
     vocabulary = tiny_teachers.tiny_vocabulary()
-    exchanges = exchanges_of(
+    _, exchanges = ask_metered(
         MICRO_BATCHES, load_teachers(folders), distill=SOFT, vocabulary=vocabulary
     )
     with served(folders) as address:

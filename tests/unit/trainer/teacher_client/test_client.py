@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 from typing import Any, Literal
 
 import grpc
@@ -13,7 +11,7 @@ import pytest
 
 from protos import teacher_pb2
 from protos.codec import WireError
-from tests.support.client_world import VOCAB, FakeTeacher, World, examples
+from tests.support.client_world import VOCAB, FakeTeacher, World, examples, wait_for
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.data.model_input import InputLimits
@@ -93,13 +91,6 @@ def test_client_that_is_closed_fails_what_is_under_way(world: World) -> None:
         with pytest.raises(TeacherUnavailable, match="the teacher client was closed"):
             each.result(timeout=0)
     client.close()  # Again is no error.
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_client_work_of_a_killed_replica_goes_to_the_other(world: World) -> None:
