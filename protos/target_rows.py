@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,6 +85,11 @@ class TargetRows:
         return len(self.counts_R)
 
     @property
+    def is_absent_R(self) -> np.ndarray:
+        """Rows that nobody asked for, bool [R]: no entry and no tail, as no distribution has."""
+        return (self.counts_R == 0) & (self.tail_R == 0)
+
+    @property
     def num_bytes(self) -> int:
         """Of all columns in memory."""
         per_row = ROW_BYTES + MASS_BYTES * len(self.masses)
@@ -114,6 +119,25 @@ class TargetRows:
             for start, end in bounds
         ]
 
+    def spread(self, index_R: np.ndarray, num_rows: int) -> TargetRows:
+        """So many rows, of which these are those at `index_R` (int [R], ascending).
+
+        The others are absent (`is_absent_R`): stand-ins for rows that are not needed.
+        """
+        assert len(index_R) == self.num_rows and bool(np.all(np.diff(index_R) > 0))
+
+        def at_index(values_R: np.ndarray) -> np.ndarray:
+            spread = np.zeros(num_rows, values_R.dtype)
+            spread[index_R] = values_R
+            return spread
+
+        return replace(
+            self,
+            counts_R=at_index(self.counts_R),
+            tail_R=at_index(self.tail_R),
+            masses={name: at_index(mass_R) for name, mass_R in self.masses.items()},
+        )
+
     def _select(self, rows: np.ndarray | slice, entries: np.ndarray | slice) -> TargetRows:
         return TargetRows(
             counts_R=self.counts_R[rows],
@@ -127,7 +151,7 @@ class TargetRows:
 
 Targets = dict[str, TargetRows]
 """Kind of teacher -> its rows for one micro-batch, examples end to end: one row per response
-position, or one per example; only kinds that were asked."""
+position, or one per example; only kinds that were asked. Rows without any weight may be absent."""
 
 
 def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:

@@ -32,6 +32,8 @@ class Corpus:
     data: Path
     dialogue: Path
     recommendation: Path
+    recipe: Path
+    """Of students on these dialogues, relative to the repository's root."""
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -69,6 +71,7 @@ def fit_teachers(source: Path | None) -> Corpus:
         data=demo.output / "data",
         dialogue=demo.output / DIALOGUE,
         recommendation=demo.output / RECOMMENDATION,
+        recipe=Path(f"trainer/configs/{demo.recipe}.yaml"),
     )
 
 

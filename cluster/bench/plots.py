@@ -15,21 +15,21 @@ COLOURS = {"bucket": "#0072B2", "drop": "#D55E00", "renormalise": "#009E73", "sa
 
 
 def draw_wire(rows: Sequence[Row], path: Path) -> None:
-    """Bytes per position against the error of dL/dlogits, per student and treatment of the tail."""
+    """Bytes of a dialogue row against the error of dL/dlogits, by student and treatment."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, student in zip(figure.subplots(1, 2, sharey=True), ("near", "far"), strict=True):
         for tail, colour in COLOURS.items():
             points = [row for row in rows if (row["student"], row["tail"]) == (student, tail)]
-            xs = [float(row["bytes_per_position"]) for row in points]
+            xs = [float(row["reply_bytes"]) for row in points]
             ys = [float(row["rel_error"]) for row in points]
             axis.plot(xs, ys, marker="o", color=colour, label=tail)
         for row in rows:
             if (row["student"], row["tail"]) == (student, "bucket"):
-                at = (float(row["bytes_per_position"]), float(row["rel_error"]))
+                at = (float(row["reply_bytes"]), float(row["rel_error"]))
                 axis.annotate(f"k={row['k']}", at, textcoords="offset points", xytext=(0, -14))
         axis.set_xscale("log")
         axis.set_yscale("log")
-        axis.set_xlabel("bytes per position on the wire (8-bit values)")
+        axis.set_xlabel("bytes of a dialogue reply per position (8-bit values)")
         axis.set_title(f"student {student} the teacher")
         axis.grid(alpha=0.3, which="both")
         axis.legend()

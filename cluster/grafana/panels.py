@@ -181,8 +181,17 @@ ROWS: Mapping[str, Sequence[Panel]] = {
         panel(
             "Bytes per position",
             "bytes",
-            {"all ranks": _ranks("wire_bytes_total", "positions_total")},
-            "Replies of both kinds over the dialogue positions that arrived.",
+            {
+                "replies": _ranks("wire_bytes_total", "positions_total"),
+                "requests": _ranks("request_bytes_total", "positions_total"),
+            },
+            "Of all kinds over the dialogue positions that arrived.",
+        ),
+        panel(
+            "Spared rows",
+            "ops",
+            {"all ranks": _ranks("spared_rows_total")},
+            "Recommendation rows that the gate gives no weight, and that were not asked for.",
         ),
         panel("Cache", "percentunit", {"hits": f"{HITS} / ({HITS} + {MISSES})"}, most=1),
         panel(

@@ -59,6 +59,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     refusal: grpc.StatusCode | None = None
     """What its streams end with, at once, whatever it says of itself."""
     kept_mass: float = 1.0
+    item_masses: tuple[float, ...] = (1.0,)
+    """Of a request's rows, again from the first after the last; .9 to 1 fits the entries."""
     capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
@@ -120,11 +122,15 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
                 block = (
                     b"garbage"
                     if self.garbage
-                    else codec.encode(rows(num_rows, self.kept_mass), request.compression.values)
+                    else codec.encode(self._rows(num_rows), request.compression.values)
                 )
                 yield teacher_pb2.ScoreReply(request_id=request.request_id, block=block)
         finally:
             self.streams -= 1
+
+    def _rows(self, num_rows: int) -> TargetRows:
+        mass_R = np.resize(np.array(self.item_masses, np.float32), num_rows)
+        return dataclasses.replace(rows(num_rows, self.kept_mass), masses={ITEM_MASS: mass_R})
 
 
 def rows(num_rows: int, kept_mass: float = 1.0) -> TargetRows:

@@ -152,7 +152,7 @@ def ask(
     )
     vocabulary: Any = SmallVocabulary()
     client = TeacherClient(
-        config, DistillConfig(), vocabulary=vocabulary, graph_digest=GRAPH, spans=spans
+        config, DistillConfig(gate="soft"), vocabulary=vocabulary, graph_digest=GRAPH, spans=spans
     )
     nothing = np.empty(0, np.int32)
     example = Example(

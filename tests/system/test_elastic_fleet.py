@@ -87,9 +87,14 @@ class Asker:
     def __init__(self, directory: str, data: PreparedData, patience_s: float = 120.0) -> None:
         self.client = TeacherClient(
             TeachersConfig(directory=directory, patience_s=patience_s),
-            # All of each row: an answer is the same whoever gives it, beside whomever.
+            # All of each row: an answer is the same whoever gives it, beside whomever. And a gate
+            # that asks both kinds about every example.
             DistillConfig(
-                top_k=0, recommendation_top_k=0, recommendation_top_p=1.0, values="float32"
+                gate="soft",
+                top_k=0,
+                recommendation_top_k=0,
+                recommendation_top_p=1.0,
+                values="float32",
             ),
             vocabulary=data.vocabulary,
             graph_digest=data.graphs_digest,

@@ -143,7 +143,7 @@ def check_serves_a_student(directory: str, security: SecurityFiles) -> None:
     """A student that is given the two files gets the rows that it asks for."""
     client = TeacherClient(
         TeachersConfig(directory=directory, tls=security.tls, token_file=security.token_file),
-        DistillConfig(),
+        DistillConfig(gate="soft"),
         vocabulary=tiny_teachers.tiny_vocabulary(),
         graph_digest="tiny-graph",
     )

@@ -30,6 +30,7 @@ from trainer.kinds.table import TEACHER_KINDS, asked_kinds, share_P
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.gate_statistics import GateStatistics, gate_statistics
 from trainer.loss.gates import gate_of_rows
+from trainer.loss.needed_rows import check_needed
 from trainer.loss.soft_targets import SoftTargets, SparseRows, TeacherTerm
 
 
@@ -49,13 +50,14 @@ def mix_targets(
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
-        targets: the rows of every kind that is asked: P of them, or B.
+        targets: the rows of every kind that is asked: P of them, or B; those of examples at which
+            they have no weight may be absent.
         config: gamma, gate, shares and the treatment of dropped mass.
         items: the vocabulary ids of all items.
         kinds: the table of kinds, or those of it that are asked.
 
     Raises:
-        ValueError: if the rows do not match the positions.
+        ValueError: if the rows do not match the positions, or one is absent that has weight.
         WireError: if the item mass of a dialogue row does not fit its entries.
     """
     asked = asked_kinds(config, kinds)
@@ -69,12 +71,14 @@ def mix_targets(
     weight_P = config.gamma * positions.weight_P
 
     def term(name: str, kind: TeacherKind) -> TeacherTerm:
-        rows = targets[name]
+        rows, row_P = targets[name], kind.row_P(positions)
+        own_P = weight_P * share_P(name, kind, gate_P, config)
+        check_needed(name, rows, row_P, own_P)
         support = kind.support(rows.vocab_size, items)
         return TeacherTerm.of(
             rows=sparse_rows(rows, config.tail),
-            row_P=kind.row_P(positions),
-            weight_P=weight_P * share_P(name, kind, gate_P, config),
+            row_P=row_P,
+            weight_P=own_P,
             support=(support.start, support.stop),
         )
 

@@ -26,17 +26,19 @@ class GateStatistics:
         num_recommended: positions at which lambda_t is 1.
         dialogue_entropy: sum over positions of the dialogue rows', in nats, the tail as one class:
             a lower bound of the whole row's.
-        recommendation_entropy: mean of the recommendation rows', likewise, times positions.
+        recommendation_rows: recommendation rows that were asked for.
+        recommendation_entropy: sum over these rows, likewise.
         mass_item, mass_word: sum of the gate's input at item steps and at word steps.
         histogram_item, histogram_word: counts of that input over [0, 1], [HISTOGRAM_BINS].
         kept_mass: sum over positions of the dialogue teacher's kept mass.
-        recommendation_kept_mass: mean of the recommendation rows', times positions.
+        recommendation_kept_mass: sum over the recommendation rows that were asked for.
     """
 
     gate_item: float
     gate_word: float
     num_recommended: int
     dialogue_entropy: float
+    recommendation_rows: int
     recommendation_entropy: float
     mass_item: float
     mass_word: float
@@ -55,7 +57,8 @@ def gate_statistics(
     )
     is_item_P = positions.is_item_P.numpy()
     gate_P = gate_of_rows(positions, targets, config).numpy()
-    num_positions, mass_R = len(gate_P), dialogue.item_mass_R
+    mass_R = dialogue.item_mass_R
+    is_there_R = ~recommendation.is_absent_R
     # There is a row per position, or none.
     item_mass, word_mass = (
         mass_R[mask] if len(mass_R) else mass_R for mask in (is_item_P, ~is_item_P)
@@ -65,13 +68,15 @@ def gate_statistics(
         gate_word=float(gate_P[~is_item_P].sum()),
         num_recommended=int((gate_P == 1.0).sum()),
         dialogue_entropy=float(entropy(dialogue).sum()),
-        recommendation_entropy=_mean(entropy(recommendation)) * num_positions,
+        recommendation_rows=int(is_there_R.sum()),
+        # An absent row has no entropy; its tail of 0 must not pass for mass that was kept.
+        recommendation_entropy=float(entropy(recommendation).sum()),
         mass_item=float(item_mass.sum()),
         mass_word=float(word_mass.sum()),
         histogram_item=_histogram(item_mass),
         histogram_word=_histogram(word_mass),
         kept_mass=float((1.0 - dialogue.tail_R).sum()),
-        recommendation_kept_mass=_mean(1.0 - recommendation.tail_R) * num_positions,
+        recommendation_kept_mass=float((1.0 - recommendation.tail_R)[is_there_R].sum()),
     )
 
 
@@ -87,7 +92,3 @@ def entropy(rows: TargetRows) -> np.ndarray:
     kept_R = np.bincount(row_E, weights=-np.exp(log_probs_E) * log_probs_E, minlength=rows.num_rows)
     tail_R = rows.tail_R.astype(np.float64)
     return kept_R - tail_R * np.log(tail_R, out=np.zeros_like(tail_R), where=tail_R > 0)
-
-
-def _mean(values_R: np.ndarray) -> float:
-    return float(values_R.mean()) if len(values_R) else 0.0

@@ -6,6 +6,7 @@ P response positions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,17 +33,28 @@ def fixed_gate(item_mass_P: Tensor, fixed_lambda: float | None) -> Tensor:
     return torch.full_like(item_mass_P, fixed_lambda)
 
 
-GATES: dict[str, Callable[[Tensor, DistillConfig], Tensor]] = {
-    "hard": lambda item_mass_P, config: hard_gate(item_mass_P, config.eta),
-    "soft": lambda item_mass_P, config: soft_gate(item_mass_P),
-    "fixed": lambda item_mass_P, config: fixed_gate(item_mass_P, config.fixed_lambda),
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One entry of the table of gates."""
+
+    value: Callable[[Tensor, DistillConfig], Tensor]
+    """(item mass [P], config) -> lambda_t [P]"""
+    closes: bool = False
+    """Whether lambda is 0 at most positions. Then the dialogue rows come first, and one row for a
+    whole response is asked for only where it has weight (needed_rows.py)."""
+
+
+GATES: dict[str, Gate] = {
+    "hard": Gate(value=lambda item_mass_P, config: hard_gate(item_mass_P, config.eta), closes=True),
+    "soft": Gate(value=lambda item_mass_P, config: soft_gate(item_mass_P)),
+    "fixed": Gate(value=lambda item_mass_P, config: fixed_gate(item_mass_P, config.fixed_lambda)),
 }
-"""By the names that `distill.gate` may have: (item mass [P], config) -> lambda_t [P]."""
+"""By the names that `distill.gate` may have."""
 
 
 def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
     """lambda_t of the configured gate; no gradient flows through it."""
-    return GATES[config.gate](item_mass_P.detach(), config)
+    return GATES[config.gate].value(item_mass_P.detach(), config)
 
 
 def gate_of_rows(positions: Positions, targets: Targets, config: DistillConfig) -> Tensor:

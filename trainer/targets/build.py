@@ -26,6 +26,8 @@ Ahead = collections.deque[tuple[int, Future[Targets]]]
 def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> ClientCounters:
     """Request the targets of every example of `splits` and keep them in `teachers.cache`.
 
+    All rows of every kind: what is built for one gate serves every other.
+
     What is there already is not requested again, so a build that was stopped goes on.
 
     Raises:
@@ -50,6 +52,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         seed=config.seed,
         kinds=kinds,
         keeps_all=True,
+        asks_all=True,
     )
     try:
         _ask_all(client, examples, config, progress)

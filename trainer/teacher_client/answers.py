@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -13,8 +14,17 @@ from trainer.common.errors import InputError
 from trainer.data.model_input import InputLimits, SequenceInput, merge_sequences
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.keys import Group, RequestKeys, sent_columns
-from trainer.teacher_client.dispatch import Dispatcher
 from trainer.telemetry.spans import Spans
+
+
+class Scorer(Protocol):
+    """Sends requests: the dispatcher, or a stand-in that measures them."""
+
+    async def score(
+        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+    ) -> TargetRows:
+        """The rows of one request."""
+        ...
 
 
 class Answers:
@@ -22,7 +32,7 @@ class Answers:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        scorer: Scorer,
         described: Mapping[str, teacher_pb2.Description],
         compressions: Mapping[str, teacher_pb2.Compression],
         *,
@@ -32,13 +42,13 @@ class Answers:
         """Answers of a fleet.
 
         Args:
-            dispatcher: sends requests to it.
+            scorer: sends requests to it.
             described: the latest Description per kind; changes as replicas are met.
             compressions: what is asked of each kind.
             cached: what was received before, and takes what is received now; None: no cache.
             spans: gets one per part of a micro-batch and kind; None: none are made.
         """
-        self._dispatcher = dispatcher
+        self._scorer = scorer
         self._described = described
         self._compressions = compressions
         self._cached = cached
@@ -83,7 +93,7 @@ class Answers:
         )
         num_rows = sum(each.num_rows for each in inputs)
         try:
-            return await self._dispatcher.score(kind, message, num_rows)
+            return await self._scorer.score(kind, message, num_rows)
         except InputError:
             now = InputLimits.of(self._described[kind])
             if now.takes_ranges or not limits.takes_ranges:

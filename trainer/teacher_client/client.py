@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from protos import teacher_pb2
-from protos.target_rows import TargetRows, Targets, concat_rows
+from protos.target_rows import Targets
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
-from trainer.data.model_input import InputLimits, SequenceInput
+from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds
@@ -35,7 +35,7 @@ from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers, name_of
 from trainer.teacher_client.loop import Loop
-from trainer.teacher_client.request_parts import split_into_requests
+from trainer.teacher_client.questions import Inputs, Questions
 from trainer.teacher_client.streams import TeacherStreams
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.spans import Spans
@@ -58,6 +58,7 @@ class TeacherClient:
         spans: Spans | None = None,
         keeps_all: bool = False,
         settled: Mapping[str, str] | None = None,
+        asks_all: bool = False,
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
@@ -68,6 +69,7 @@ class TeacherClient:
         `settled`: kind -> the `identity` of the one teacher to learn from: that of the run before,
         or of another rank. Of other kinds it is the first that fits. Replicas that do not fit are
         put aside as long as one fits or may still come.
+        `asks_all`: also for rows that the gate gives no weight, so that a cache suits every gate.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory all, may be the one teacher of that kind whose targets are in the cache.
 
@@ -102,12 +104,21 @@ class TeacherClient:
                 cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
                 self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
                 known = _teachers_of(cache, compressions, vocabulary.digest, graph_digest, settled)
-            self._answers = Answers(
+            answers = Answers(
                 self._dispatcher,
                 self._met.described,
                 compressions,
                 cached=self._cached,
                 spans=spans,
+            )
+            self._questions = Questions(
+                answers,
+                self.kinds,
+                self._met.described,
+                self._expected,
+                distill,
+                counters=self.counters,
+                asks_all=asks_all,
             )
             self._loop.run(self._start(known))
         except BaseException:
@@ -127,14 +138,15 @@ class TeacherClient:
     def submit(self, examples: Sequence[Example]) -> Future[Targets]:
         """Request the targets of a micro-batch; returns at once.
 
+        Recommendation rows to which the gate gives no weight anywhere in their response are absent.
+
         The future raises:
             TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`, or
                 the client was closed.
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request as malformed.
         """
-        parts = {kind: self._split(kind, examples) for kind in self._expected}
-        return self._loop.start(self._targets(parts))
+        return self._loop.start(self._targets(self._questions.inputs(examples)))
 
     def close(self) -> None:
         """End all streams and the client's thread; what is not answered yet fails."""
@@ -146,27 +158,13 @@ class TeacherClient:
             if self._spans is not None:
                 self._spans.close()
 
-    def _split(self, kind: str, examples: Sequence[Example]) -> list[list[SequenceInput]]:
-        limits = InputLimits.of(self._met.described[kind])
-        expected = self._expected[kind]
-        return split_into_requests(
-            [self.kinds[kind].to_input(example, limits) for example in examples],
-            max_row_entries=expected.max_entries,
-            samples=expected.compression.samples,
-        )
-
-    async def _targets(self, parts: Mapping[str, Sequence[Sequence[SequenceInput]]]) -> Targets:
-        """What the teachers say about a micro-batch that was split for each kind."""
+    async def _targets(self, inputs: Inputs) -> Targets:
+        """What the teachers say about a micro-batch; the client waits for it when it is closed."""
         task = asyncio.current_task()
         assert task is not None
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
-        received = await asyncio.gather(*(self._rows(*each) for each in parts.items()))
-        return dict(zip(parts, received, strict=True))
-
-    async def _rows(self, kind: str, parts: Sequence[Sequence[SequenceInput]]) -> TargetRows:
-        received = await asyncio.gather(*(self._answers.rows(kind, part) for part in parts))
-        return received[0] if len(received) == 1 else concat_rows(received)
+        return await self._questions.targets(inputs)
 
     async def _start(self, cached: Mapping[str, teacher_pb2.Description]) -> None:
         """Return once every kind has a replica, or its one teacher in the cache."""

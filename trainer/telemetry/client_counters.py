@@ -41,6 +41,10 @@ class ClientCounters:
     positions: int = counter(
         "response positions whose dialogue targets arrived", log="wire_positions"
     )
+    spared_rows: int = counter(
+        "rows that were not asked for, because lambda is 0 throughout their response",
+        log="spared_rows",
+    )
     cache_hits: int = counter(
         "targets of one example and one kind that the cache had", log="cache_hits"
     )

@@ -19,6 +19,10 @@ def _mass(kind: str) -> Callable[[Line], float]:
     return lambda line: (line.get(f"gate_{kind}_steps") or 0.0) * _massed(kind)(line)
 
 
+def _sum_per_position(sent: float, received: float, positions: float) -> float | None:
+    return mean(sent + received, positions)
+
+
 DERIVED: Mapping[str, Callable[[Line], float]] = {
     "tokens": lambda line: line["tokens_per_s"] * line["step_s"],
     **{f"mass_{kind}": _mass(kind) for kind in STEP_KINDS},
@@ -61,8 +65,9 @@ RUN_TOTALS = (
     ),
     metric(
         "wire_bytes_per_position",
-        "bytes per position on the wire; null if no targets arrived",
-        mean,
+        "bytes of requests and replies by positions whose targets arrived; null if none",
+        _sum_per_position,
+        "request_bytes",
         "wire_bytes",
         "wire_positions",
         report="wire.bytes_per_position",

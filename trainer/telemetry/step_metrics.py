@@ -77,6 +77,11 @@ def _per_position(name: str, text: str, of: str) -> Metric:
     return metric(name, text, _ratio, of, "positions")
 
 
+def _per_row(name: str, text: str) -> Metric:
+    """A mean over recommendation rows; null where none was needed."""
+    return metric(name, f"{text}; null if there is none", mean, name, "recommendation_rows")
+
+
 def _of_client() -> list[Metric]:
     """The client's counters during a step, as they are declared."""
     zero = ClientCounters()
@@ -139,21 +144,13 @@ TEACHER_METRICS = (
         f"{CLIENT}positions",
     ),
     _per_position("kept_mass", "mass that the dialogue rows kept, mean over rows", "kept_mass"),
-    _per_position(
-        "recommendation_kept_mass",
-        "mass that the recommendation rows kept, mean over rows",
-        "recommendation_kept_mass",
-    ),
+    _per_row("recommendation_kept_mass", "mass that the recommendation rows kept, mean over rows"),
     _per_position(
         "dialogue_entropy",
         "of the dialogue rows, mean in nats, the tail as one class: a lower bound",
         "dialogue_entropy",
     ),
-    _per_position(
-        "recommendation_entropy",
-        "of the recommendation rows, likewise",
-        "recommendation_entropy",
-    ),
+    _per_row("recommendation_entropy", "of the recommendation rows, likewise"),
     _per_position(
         "recommended_share", "share of the positions at which lambda is 1", "num_recommended"
     ),

@@ -1,8 +1,9 @@
 """What does a position cost on the wire, and what does the saving do to the student's gradient?
 
-The dialogue teacher of redial-mini answers valid requests as a student makes them; its rows are cut
-at k = 8 to 1,024 and encoded. Bytes are those of gRPC's messages and HTTP/2 frames, not of blocks
-alone. Near and far students see every treatment of the dropped mass beside the dense teacher.
+Everything that a rank sends and gets is counted over the first steps of a run (traffic.py). Beside
+that the dialogue teacher answers valid requests; its rows are cut at k = 8 to 1,024 and encoded.
+Bytes are those of gRPC's messages and HTTP/2 frames, not of blocks alone. Near and far students see
+every treatment of the dropped mass beside the dense teacher.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from cluster.bench.plots import draw_wire
 from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.bench.teacher_logits import DialogueLogits, TeacherLogits
 from cluster.bench.wire import gradients
-from protos import codec, teacher_pb2
+from cluster.bench.wire.metered_fleet import header_bytes, reply_of
+from cluster.bench.wire.recommendation_cuts import cut_rows
+from cluster.bench.wire.traffic import measure_traffic, recipe_of
+from protos import codec
 from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression
 from trainer.config.distill import DistillConfig
@@ -32,7 +36,6 @@ NUM_REQUESTS = 20
 # Requests whose gradients are computed: each takes a few float64 arrays of [positions, vocabulary].
 NUM_GRADIENT_REQUESTS = 1
 NUM_TIMINGS = 15
-HTTP2_FRAME_BYTES = 16_384
 UINT8 = codec.UINT8
 
 
@@ -44,17 +47,26 @@ def bench_wire(source: Path | None) -> BenchResult:
     scored = [teacher.score(part) for part in requests(corpus.examples("valid"))[:NUM_REQUESTS]]
     rows = _gradient_rows(teacher, scored)
     draw_wire(rows, RESULTS / "wire.png")
+    config = recipe_of(corpus)
+    traffic, by_kind = measure_traffic(corpus, config)
+    cuts = cut_rows(corpus.recommendation, corpus.examples("valid"), config.distill)
     at_64 = [teacher.cut(each, Compression(top_k=64)) for each in scored]
     encode_s, decode_s = _seconds(at_64)
     positions = sum(part.num_rows for part in at_64)
     bucket = [row for row in rows if (row["k"], row["tail"]) == (64, "bucket")]
     return BenchResult(
         figures={
-            "bytes_per_position_k64": _bytes_per_position(at_64),
-            "bytes_per_position_k256": _bytes_per_position(
+            **traffic,
+            "grad_rel_error_recommendation": max(
+                float(it["rel_error_loss"])
+                for it in cuts
+                if it["top_p"] == config.distill.recommendation_top_p
+            ),
+            "dialogue_reply_bytes_k64": _reply_bytes_per_position(at_64),
+            "dialogue_reply_bytes_k256": _reply_bytes_per_position(
                 [teacher.cut(each, Compression(top_k=256)) for each in scored]
             ),
-            "bytes_per_position_k64_json": _json_bytes(at_64[0]),
+            "dialogue_reply_bytes_k64_json": _json_bytes(at_64[0]),
             "grad_rel_error_quantised": max(float(it["quantised_loss"]) for it in bucket),
             "grad_rel_error_quantised_teacher_alone": max(float(it["quantised"]) for it in bucket),
             "grad_cos_dense_bucket_k64": min(float(it["cosine"]) for it in bucket),
@@ -64,22 +76,15 @@ def bench_wire(source: Path | None) -> BenchResult:
         },
         rows=rows,
         corpus=corpus.name,
+        details={"traffic": by_kind, "recommendation_cuts": cuts},
     )
 
 
-def wire_bytes(reply: teacher_pb2.ScoreReply) -> int:
-    """Bytes of one reply on the wire: message, gRPC's prefix of 5, a header of 9 per frame."""
-    size = reply.ByteSize() + 5
-    return size + 9 * -(-size // HTTP2_FRAME_BYTES)
-
-
-def _reply(rows: TargetRows) -> teacher_pb2.ScoreReply:
-    block = codec.encode(rows, UINT8)
-    return teacher_pb2.ScoreReply(request_id=1 << 20, block=block, queue_s=0.01, forward_s=0.1)
-
-
-def _bytes_per_position(parts: list[TargetRows]) -> float:
-    return sum(wire_bytes(_reply(part)) for part in parts) / sum(part.num_rows for part in parts)
+def _reply_bytes_per_position(parts: list[TargetRows]) -> float:
+    """Of the dialogue teacher's replies alone, with their headers."""
+    replies = [reply_of(codec.encode(part, UINT8)) for part in parts]
+    total = sum(reply.ByteSize() + header_bytes(reply) for reply in replies)
+    return total / sum(part.num_rows for part in parts)
 
 
 def _json_bytes(rows: TargetRows) -> float:
@@ -125,7 +130,7 @@ def _gradient_rows(teacher: TeacherLogits, scored: list[DialogueLogits]) -> list
         cut = Compression(samples=k) if tail == "sampled" else Compression(top_k=k)
         whole = codec.concat_rows([teacher.cut(each, cut) for each in part])
         size: Row = {"k": k, "tail": tail, "kept_mass": float(1.0 - whole.tail_R.mean())}
-        size["bytes_per_position"] = _bytes_per_position([teacher.cut(it, cut) for it in scored])
+        size["reply_bytes"] = _reply_bytes_per_position([teacher.cut(it, cut) for it in scored])
         for name, student in by_name.items():
             wanted_PV = gradients.dense_gradient(student, teacher_PV)
             got_PV = gradients.truncated_gradient(student, whole, tail)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.bench.wire.bench import wire_bytes
 from cluster.bench.wire.gradients import (
     TAILS,
     Student,
@@ -14,7 +13,6 @@ from cluster.bench.wire.gradients import (
     truncated_gradient,
     with_gold,
 )
-from protos import teacher_pb2
 from protos.teacher_pb2 import Compression
 from teacher_server.scoring.compress import Support, compress
 from trainer.loss.conkd import sparse_rows
@@ -71,10 +69,3 @@ def test_with_gold_is_the_mixture_of_equation_10() -> None:
     student = Student(probs_PV, torch.tensor([1]), torch.ones(1, 1, dtype=torch.float64))
     mixed_PV = with_gold(student, torch.tensor([[1.0, -1.0]], dtype=torch.float64), gamma=0.4)
     assert mixed_PV.tolist() == [pytest.approx([0.6 * 0.25 + 0.4, 0.6 * -0.25 - 0.4])]
-
-
-def test_wire_bytes_count_prefix_and_frames() -> None:
-    small = teacher_pb2.ScoreReply(request_id=1, block=b"x" * 100)
-    large = teacher_pb2.ScoreReply(request_id=1, block=b"x" * 40_000)
-    assert wire_bytes(small) == small.ByteSize() + 5 + 9
-    assert wire_bytes(large) == large.ByteSize() + 5 + 3 * 9

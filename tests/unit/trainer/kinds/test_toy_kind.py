@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,11 @@ import torch
 
 from protos import codec, teacher_pb2
 from protos.target_rows import Targets
-from teacher_server.fleet.directory_server import DirectoryServer
-from teacher_server.fleet.leases import Lease
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
-from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.description import describe, support_size
-from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from tests.support import tiny_teachers, toy_teacher
 from tests.support.replica_calls import one_range
+from tests.support.thread_fleet import served
 from trainer.common.plugins import with_plugins
 from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
@@ -40,10 +36,8 @@ from trainer.models.frozen import read_card
 from trainer.models.frozen_recommender import load_recommender
 from trainer.student_run import checked_input
 from trainer.teacher_client.client import TeacherClient
-from trainer.teacher_client.loop import Loop
 
 PLUGINS = ("tests.support.toy_teacher",)
-CPU = torch.device("cpu")
 SHARE = 0.25
 KINDS = known_kinds(RunConfig(data="", output="", plugins=PLUGINS))
 WHOLE = {"top_k": 0, "recommendation_top_k": 0, "recommendation_top_p": 1.0, "values": "float32"}
@@ -73,38 +67,6 @@ def some_examples(vocabulary: Vocabulary) -> list[Example]:
     ]
 
 
-@contextmanager
-def served(folders: dict[str, Path]) -> Iterator[str]:
-    """A Directory and a real replica of each kind, on a loop beside the test; its address."""
-    kinds = with_plugins(SERVED_KINDS, PLUGINS, "SERVED_KINDS")
-    teachers = [load_teacher(kind, folder, CPU, kinds=kinds) for kind, folder in folders.items()]
-    servers: list[TeacherServer] = []
-
-    async def start() -> tuple[DirectoryServer, int]:
-        directory = DirectoryServer(settle_s=0.0, lease_s=600.0)
-        port = await directory.start("127.0.0.1", 0)
-        for teacher in teachers:
-            kind = teacher.description.kind
-            servers.append(TeacherServer(teacher, replica_id=kind))
-            address = f"127.0.0.1:{await servers[-1].start('127.0.0.1')}"
-            lease = Lease(kind=kind, address=address, replica_id=kind, pid=1)
-            await directory.service.renew(lease)
-        return directory, port
-
-    async def stop(directory: DirectoryServer) -> None:
-        for server in servers:
-            await server.drain(0.2)
-        await directory.stop(0.2)
-
-    loop = Loop("servers")
-    directory, port = loop.run(start())
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        loop.run(stop(directory))
-        loop.close()
-
-
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
     return tiny_teachers.tiny_vocabulary()
@@ -128,7 +90,7 @@ def folders(
 
 @pytest.fixture(scope="module")
 def address(folders: dict[str, Path]) -> Iterator[str]:
-    with served(folders) as address:
+    with served(folders, PLUGINS) as address:
         yield address
 
 

@@ -95,6 +95,8 @@ def test_totals_weigh_every_steps_mean_by_its_positions() -> None:
     assert summary["gate_mean_item_steps"] == pytest.approx((2 * 0.5 + 6 * 0.7) / 8)
     assert summary["gate_mean_word_steps"] == pytest.approx(0.2)
     assert summary["teacher_wait_fraction"] == pytest.approx(0.25)
+    # Of each line a byte asked and one answered, for eight positions.
+    assert summary["wire_bytes_per_position"] == pytest.approx(4 / 16)
 
 
 def test_a_dialogue_teacher_that_is_not_used_has_no_mean() -> None:
