@@ -52,8 +52,8 @@ class Teachers(Protocol):
         """Kind -> what its teacher takes of an example."""
         ...
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
-        """Request the targets of a micro-batch."""
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
+        """Request the targets of a micro-batch at a temperature."""
         ...
 
     def close(self) -> None:
@@ -142,8 +142,11 @@ class _Submitter:
         pending: tuple[Future[PreparedTargets], ...] = ()
         if self._teachers is not None:
             # The one thread waits for them in this order, which is the order of the steps.
+            temperature = self._config.distill.temperature
             pending = tuple(
-                self._mixer.submit(self._mix, each.positions, self._teachers.submit(examples))
+                self._mixer.submit(
+                    self._mix, each.positions, self._teachers.submit(examples, temperature)
+                )
                 for examples, each in zip(batch.parts, inputs, strict=True)
             )
         if self._pins_memory:

@@ -49,6 +49,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     weights_digest: str = ""
     dtype: str = "float32"
     kept_mass: float = 1.0
+    temperatures: tuple[float, float] = (0.0, 0.0)
+    """The range that its Description gives."""
     capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
@@ -70,6 +72,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
             weights_digest=self.weights_digest or f"weights-{self.kind}",
             temperature=1.0,
+            min_temperature=self.temperatures[0],
+            max_temperature=self.temperatures[1],
             capabilities=self.capabilities,
             dtype=self.dtype,
         )

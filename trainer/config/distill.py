@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from protos.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
 from protos.value_formats import FORMATS
 from trainer.common.errors import InputError
 
@@ -18,6 +19,9 @@ class DistillConfig:
 
     gamma: float = 0.4
     """Weight of the teachers against the gold token (Eq. 10); 0 trains without any teacher."""
+    temperature: float = 1.0
+    """Of the teachers' rows and of the student that learns from them; gate and gold token stay at
+    1 (docs/loss.md)."""
     gate: Literal["hard", "soft", "fixed"] = "hard"
     """Eq. 6, Eq. 7, or `fixed_lambda` at every step (the ablations of the paper's section 4.7)."""
     fixed_lambda: float | None = None
@@ -41,12 +45,14 @@ class DistillConfig:
     """Precision of log-probs on the wire: a name of protos/value_formats.py."""
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("gamma", self.gamma),
-            ("eta", self.eta),
+        temperatures = (MIN_TEMPERATURE, MAX_TEMPERATURE)
+        for name, value, (low, high) in (
+            ("gamma", self.gamma, (0.0, 1.0)),
+            ("eta", self.eta, (0.0, 1.0)),
+            ("temperature", self.temperature, temperatures),
         ):
-            if not 0.0 <= value <= 1.0:
-                raise InputError(f"distill.{name} must be in [0, 1], got {value}.")
+            if not low <= value <= high:
+                raise InputError(f"distill.{name} must be in [{low:g}, {high:g}], got {value}.")
         if self.values not in FORMATS:
             raise InputError(
                 f"distill.values must be one of {', '.join(FORMATS)}, got {self.values}."
@@ -79,6 +85,11 @@ class DistillConfig:
                 f"sampled, which draws so many entries, got {self.top_k} and "
                 f"{self.recommendation_top_k}."
             )
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """The lowest and the highest temperature of any step."""
+        return self.temperature, self.temperature
 
     @property
     def value_format(self) -> int:

@@ -139,7 +139,8 @@ def _what_was_run(report: dict[str, Any]) -> str:
                  f"{report['student']['num_responses']} responses"),
         ("vocabulary digest", f"`{report['data']['vocabulary_digest']}`"),
         ("graph digest", f"`{report['data']['graph_digest']}`"),
-        ("loss", f"gamma {distill['gamma']}, {_gate_text(distill)}, "
+        ("loss", f"gamma {distill['gamma']}, temperature {distill['temperature']}, "
+                 f"{_gate_text(distill)}, "
                  f"top {distill['top_k']} entries, tail {distill['tail']}"),
         ("item rows", _item_rows(report)),
         ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),

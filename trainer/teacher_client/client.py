@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ class TeacherClient:
             for name, kind in self.kinds.items()
         }
         compressions = {name: expected.compression for name, expected in self._expected.items()}
-        self._met = MetTeachers(self.kinds, vocabulary, graph_digest)
+        self._met = MetTeachers(
+            self.kinds, vocabulary, graph_digest, temperatures=distill.temperatures
+        )
         self._dispatcher = Dispatcher(
             config, self.counters, tuple(self.kinds), positions_of=DIALOGUE
         )
@@ -95,7 +98,9 @@ class TeacherClient:
             if config.cache:
                 cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
                 self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
-                known = _teachers_of(cache, compressions, vocabulary.digest, graph_digest)
+                known = _teachers_of(
+                    cache, compressions, distill.temperature, vocabulary.digest, graph_digest
+                )
             self._answers = Answers(
                 self._dispatcher,
                 self._met.described,
@@ -118,8 +123,8 @@ class TeacherClient:
         """Kind -> what its teacher takes of an example."""
         return {kind: InputLimits.of(it) for kind, it in self._met.in_order().items()}
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
-        """Request the targets of a micro-batch; returns at once.
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
+        """Request the targets of a micro-batch at a temperature; returns at once.
 
         The future raises:
             TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`, or
@@ -127,7 +132,7 @@ class TeacherClient:
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request, or serves another vocabulary.
         """
-        parts = {kind: self._split(kind, examples) for kind in self._expected}
+        parts = {kind: self._split(kind, examples, temperature) for kind in self._expected}
         return self._loop.start(self._targets(parts))
 
     def close(self) -> None:
@@ -140,11 +145,14 @@ class TeacherClient:
             if self._spans is not None:
                 self._spans.close()
 
-    def _split(self, kind: str, examples: Sequence[Example]) -> list[list[SequenceInput]]:
+    def _split(
+        self, kind: str, examples: Sequence[Example], temperature: float
+    ) -> list[list[SequenceInput]]:
         limits = InputLimits.of(self._met.described[kind])
         expected = self._expected[kind]
+        inputs = [self.kinds[kind].to_input(example, limits) for example in examples]
         return split_into_requests(
-            [self.kinds[kind].to_input(example, limits) for example in examples],
+            [replace(each, temperature=temperature) for each in inputs],
             max_row_entries=expected.max_entries,
             samples=expected.compression.samples,
         )
@@ -203,13 +211,16 @@ class TeacherClient:
 def _teachers_of(
     cache: TargetCache,
     compressions: Mapping[str, teacher_pb2.Compression],
+    temperature: float,
     vocabulary: str,
     graph: str,
 ) -> dict[str, teacher_pb2.Description]:
     """Of each kind the one teacher whose targets a cache has; none of a kind with several."""
     found = {}
     for kind, compression in compressions.items():
-        groups = cache.known(kind, compression, vocabulary=vocabulary, graph=graph)
+        groups = cache.known(
+            kind, compression, temperature=temperature, vocabulary=vocabulary, graph=graph
+        )
         if len(groups) == 1:
             found[kind] = groups[0].description
         elif groups:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from protos import teacher_pb2
+from protos.temperatures import temperature_range
 from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
@@ -14,9 +17,16 @@ class MetTeachers:
     """The teachers that a client met: of each kind one, on however many replicas."""
 
     def __init__(
-        self, kinds: Mapping[str, TeacherKind], vocabulary: Vocabulary, graph_digest: str
+        self,
+        kinds: Mapping[str, TeacherKind],
+        vocabulary: Vocabulary,
+        graph_digest: str,
+        *,
+        temperatures: tuple[float, float] = (1.0, 1.0),
     ) -> None:
+        """`temperatures`: the lowest and the highest that will be asked for."""
         self._kinds = kinds
+        self._temperatures = temperatures
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
         self.described: dict[str, teacher_pb2.Description] = {}
@@ -35,6 +45,7 @@ class MetTeachers:
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
             known=known,
+            temperatures=self._temperatures,
         )
         admitted = teacher_pb2.Description()
         admitted.CopyFrom(described)
@@ -56,6 +67,7 @@ def check_description(
     vocabulary: Vocabulary,
     graph_digest: str,
     known: teacher_pb2.Description | None,
+    temperatures: tuple[float, float] = (1.0, 1.0),
 ) -> None:
     """Refuse a teacher from whose rows a student of this data must not learn.
 
@@ -66,12 +78,14 @@ def check_description(
         vocabulary: the student's.
         graph_digest: the student's, for teachers that take entities.
         known: the teacher of this kind that was met first, which must be the same one.
+        temperatures: the lowest and the highest that will be asked for.
 
     Raises:
         InputError: naming what differs, and the remedy.
     """
     _check_vocabulary(described, where, vocabulary)
     _check_inputs(described, where, kind, graph_digest)
+    _check_temperatures(described, where, temperatures)
     if known is not None and _identity(known) != _identity(described):
         raise InputError(
             f"every {described.kind} replica must have the weights {name_of(known)}, got "
@@ -109,6 +123,19 @@ def _check_inputs(
             f"the {described.kind} teacher {where} must have the student's graph "
             f"{graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
             "the same prepared data."
+        )
+
+
+def _check_temperatures(
+    described: teacher_pb2.Description, where: str, asked: tuple[float, float]
+) -> None:
+    low, high = temperature_range(described)
+    # As they are sent: in float32.
+    if not (low <= np.float32(asked[0]) and np.float32(asked[1]) <= high):
+        wanted = f"{asked[0]:g}" if asked[0] == asked[1] else f"{asked[0]:g} to {asked[1]:g}"
+        raise InputError(
+            f"distill.temperature must be in [{low:g}, {high:g}] for the {described.kind} teacher "
+            f"{where}, got {wanted}. Set it within, or serve a teacher that takes more."
         )
 
 

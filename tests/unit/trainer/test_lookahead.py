@@ -32,7 +32,7 @@ class SlowTeachers:
     kinds: ClassVar[dict[str, object]] = {}
     asked: list[Future[Targets]] = field(default_factory=list)
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
         self.asked.append(Future())
         return self.asked[-1]
 
@@ -136,7 +136,7 @@ class QuickTeachers:
     kinds: ClassVar[dict[str, object]] = {}
     alive: weakref.WeakSet[Answer] = field(default_factory=weakref.WeakSet)
 
-    def submit(self, examples: Sequence[Example]) -> Future[Any]:
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Any]:
         received: Future[Any] = Future()
         answer = Answer()
         self.alive.add(answer)
