@@ -18,6 +18,7 @@ from teacher_server.scoring.compress import Support, compress
 from tests.support.caches import compression, described
 from tests.support.client_world import FakeTeacher, World, client_of, examples
 from trainer.config.distill import DistillConfig
+from trainer.config.schedule import Schedule
 from trainer.target_cache.inspect import _summary
 from trainer.target_cache.keys import Group
 from trainer.target_cache.store import TargetCache
@@ -51,6 +52,13 @@ def test_requests_carry_the_temperature_of_their_call(world: World) -> None:
     [
         ({"temperature": 5.0}, "got 5. Set it within"),
         ({"temperature": 0.4}, "got 0.4. Set it within"),
+        (
+            {
+                "temperature": 1.0,
+                "temperature_schedule": Schedule(form="linear", to=6.0, steps=9),
+            },
+            "got 1 to 6. Set it within",
+        ),
     ],
 )
 def test_temperature_that_a_teacher_does_not_take_is_refused_before_any_request(
