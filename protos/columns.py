@@ -157,6 +157,12 @@ def mass_error(kept_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
     return np.log1p(mu_R) / (2 * LEVELS * mu_R) * (counts_R + mu_R * (kept_R + 1e-2)) * 1.05
 
 
+def entry_error(probs_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
+    """Largest error of every probability after quantisation, float64 [E]: half a step."""
+    mu_E = np.repeat(_mu(counts_R), counts_R)
+    return np.log1p(mu_E) / (2 * LEVELS * mu_E) * (1.0 + mu_E * probs_E) * 1.05
+
+
 def _is_even(counts_R: np.ndarray) -> bool:
     """Whether there are rows, all of one length."""
     return len(counts_R) > 0 and int(counts_R.min()) == int(counts_R.max())

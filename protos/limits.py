@@ -7,6 +7,8 @@ MAX_REQUEST_BYTES = 4 << 20
 MAX_EXAMPLES = 1024
 MAX_INPUT_IDS = 1 << 18
 """Ids of all examples of a request, in each column."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.25, 20.0
+"""Of a request, as our teachers take it and our loss keeps its digits; both are float32 numbers."""
 MAX_ROWS = 1 << 15
 MAX_REPLY_ENTRIES = 1 << 22
 """Of all rows of a reply. At most 59 MB uncompressed, which fits into a message."""

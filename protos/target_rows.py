@@ -17,8 +17,6 @@ from trainer.common.errors import UserError
 MASS_TOLERANCE = 1e-3
 # Rounding of float16 and of sums over a whole vocabulary.
 ROW_MASS_TOLERANCE = 1e-2
-# Kept entries may be quantised, the item mass is not.
-ITEM_MASS_TOLERANCE = 0.1
 
 # The arrays of every TargetRows; masses come beside them.
 COLUMNS = ("counts_R", "ids_E", "log_probs_E", "tail_R")
@@ -226,29 +224,6 @@ def row_sums(values_E: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
         # Of rows with entries alone: reduceat has no empty segments.
         sums_R[filled_R] = np.add.reduceat(values_E, starts_R[filled_R], dtype=np.float64)
     return sums_R
-
-
-def check_item_mass(rows: TargetRows, items: range) -> None:
-    """Check the gate's input against its row: at least the kept items' mass, at most the tail more.
-
-    Not for drawn rows: a few draws may miss the items or hit them all, but the item mass is that of
-    the whole row.
-
-    Raises:
-        WireError: naming the mass that does not fit, or that is not there.
-    """
-    item_mass_R = rows.item_mass_R
-    is_item_E = (rows.ids_E >= items.start) & (rows.ids_E < items.stop)
-    kept_R = row_sums(np.exp(rows.log_probs_E, dtype=np.float64) * is_item_E, rows.counts_R)
-    low_R, high_R = kept_R - ITEM_MASS_TOLERANCE, kept_R + rows.tail_R + ITEM_MASS_TOLERANCE
-    outside_R = np.flatnonzero((item_mass_R < low_R) | (item_mass_R > high_R))
-    if len(outside_R):
-        row = int(outside_R[0])
-        raise WireError(
-            f"item mass of a row must be in [{kept_R[row]:.3f}, "
-            f"{kept_R[row] + rows.tail_R[row]:.3f}], the kept items and the tail, got "
-            f"{item_mass_R[row]:.3f}."
-        )
 
 
 def _check_names(masses: Mapping[str, np.ndarray]) -> None:

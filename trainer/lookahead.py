@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from protos.target_rows import Targets
+from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
 from trainer.data.examples import Example
 from trainer.data.loader import (
@@ -52,8 +53,8 @@ class Teachers(Protocol):
         """Kind -> what its teacher takes of an example."""
         ...
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
-        """Request the targets of a micro-batch."""
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
+        """Request the targets of a micro-batch at a temperature."""
         ...
 
     def close(self) -> None:
@@ -141,19 +142,32 @@ class _Submitter:
         )
         pending: tuple[Future[PreparedTargets], ...] = ()
         if self._teachers is not None:
+            # The temperature of the step that they are for, however long before it they are asked.
+            distill = self._config.distill.at(batch.step)
             # The one thread waits for them in this order, which is the order of the steps.
             pending = tuple(
-                self._mixer.submit(self._mix, each.positions, self._teachers.submit(examples))
+                self._mixer.submit(self._mix, each.positions, self._ask(examples, distill), distill)
                 for examples, each in zip(batch.parts, inputs, strict=True)
             )
         if self._pins_memory:
             inputs = tuple(replace(each, model=each.model.pin_memory()) for each in inputs)
         return SubmittedStep(step=batch.step, inputs=inputs, pending=pending)
 
-    def _mix(self, positions: Positions, received: Future[Targets]) -> PreparedTargets:
+    def _ask(self, examples: Sequence[Example], distill: DistillConfig) -> Future[Targets]:
+        """Targets of a micro-batch; none are asked for where they have no weight."""
+        assert self._teachers is not None
+        if distill.gamma > 0.0:
+            return self._teachers.submit(examples, distill.temperature)
+        nothing: Future[Targets] = Future()
+        nothing.set_result({})
+        return nothing
+
+    def _mix(
+        self, positions: Positions, received: Future[Targets], distill: DistillConfig
+    ) -> PreparedTargets:
         """Wait for targets and make them ready for their step, on the mixer's thread."""
         assert self._teachers is not None
-        distill, kinds = self._config.distill, self._teachers.kinds
+        kinds = self._teachers.kinds
         prepared = prepare_targets(positions, received.result(), distill, self._items, kinds)
         if self._pins_memory:
             prepared = replace(prepared, soft=prepared.soft.pin_memory())

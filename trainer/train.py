@@ -165,6 +165,7 @@ def _run_steps(
         )
         step_s = time.perf_counter() - started
         progress.add(sums, step_s)
+        distill = config.distill.at(submitted.step)
         if log is not None:
             log.step(
                 total.metrics(
@@ -175,6 +176,8 @@ def _run_steps(
                     grad_norm=engine.grad_norm,
                     loss_scale=engine.loss_scale,
                     was_skipped=engine.was_skipped,
+                    gamma=distill.gamma,
+                    temperature=distill.temperature,
                 )
             )
         done = submitted.step + 1

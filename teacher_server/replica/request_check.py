@@ -25,6 +25,7 @@ from protos.limits import (
     MAX_ROWS,
 )
 from protos.teacher_pb2 import Compression
+from protos.temperatures import temperature_range
 from protos.value_formats import BY_NUMBER, FORMATS
 from teacher_server.scoring.description import num_token_ids, support_size
 from teacher_server.scoring.score_work import Columns, Ragged, Ranges, ScoreWork
@@ -72,6 +73,7 @@ class RequestCheck:
         self._entities = Column("entity", teacher.max_entities, teacher.num_entities)
         self._words = Column("word", teacher.max_words, teacher.num_words)
         self._takes_ranges = RANGES in teacher.capabilities
+        self._temperatures = temperature_range(teacher)
 
     def __call__(self, request: teacher_pb2.ScoreRequest) -> ScoreWork:
         """The work of a request.
@@ -99,6 +101,7 @@ class RequestCheck:
             names = ", ".join(FORMATS).upper()
             raise ValueError(f"compression.values must be one of {names}, got {asked.values}.")
         compression = _checked(asked.top_k, asked.top_p, asked.samples, asked.seed)
+        temperature = self._read_temperature(request)
         num_rows = sum(ranges.lengths_R)
         num_entries = num_rows * max_entries(compression, self._support_size)
         if num_rows * compression.samples > MAX_DRAWS:
@@ -110,7 +113,18 @@ class RequestCheck:
         reply_bytes = self._reply_bytes(num_rows, num_entries, value_bytes)
         # Draws are entries on the device, even if they hit few ids.
         on_device = max(num_entries, num_rows * compression.samples)
-        return ScoreWork(columns, compression, on_device, num_bytes, reply_bytes)
+        return ScoreWork(columns, compression, on_device, num_bytes, reply_bytes, temperature)
+
+    def _read_temperature(self, request: teacher_pb2.ScoreRequest) -> float:
+        temperature = request.temperature or 1.0
+        low, high = self._temperatures
+        # Written so that NaN fails too.
+        if not low <= temperature <= high:
+            raise ValueError(
+                f"temperature must be in [{low:g}, {high:g}] for this {self._kind} teacher, got "
+                f"{temperature:g}."
+            )
+        return temperature
 
     def _read_ranges(self, request: teacher_pb2.ScoreRequest) -> Ranges:
         """The ranges of a request; those of a sequence may lie anywhere yet."""

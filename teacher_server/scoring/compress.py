@@ -36,10 +36,12 @@ def compress(
     *,
     support: Support,
     temperature: float = 1.0,
+    asked_T: np.ndarray | None = None,
     uniforms_TN: np.ndarray | None = None,
 ) -> TargetRows:
     """The rows of softmax(scores / temperature) cut down, with the mass of what was dropped.
 
+    With `asked_T` those of softmax(scores / (temperature * asked)); masses stay the teacher's own.
     The distribution itself is never stored: kept entries are scores less their row's logsumexp.
 
     Args:
@@ -47,20 +49,27 @@ def compress(
             Scratch: kept entries are overwritten and put back.
         compression: what to keep; entries of -inf are never kept.
         support: the ids of the columns.
-        temperature: divides the scores before anything is cut.
+        temperature: the teacher's own; divides the scores before anything else.
+        asked_T: float [T], what each row's request asks for on top; None: 1 throughout.
         uniforms_TN: float64 [T, N] in [0, 1), one per draw; for compression.samples = N alone.
 
     Returns:
         TargetRows of T rows, ids ascending. `tail` is summed over the dropped entries, so it is
         never negative and exactly 0 where all possible entries were kept; `item_mass` is summed
-        over ALL items before the cut. Drawn rows have no tail: their weights sum to 1, and their
-        mean over draws is the whole row (Sparse Logit Sampling, ACL 2025).
+        over ALL items before the cut, at the teacher's own temperature. Drawn rows have no tail:
+        their weights sum to 1, and their mean over draws is the whole row (Sparse Logit Sampling,
+        ACL 2025).
     """
     scores_TS = scores_TS.float()
     if temperature != 1.0:
         scores_TS = scores_TS / temperature
     total_T1 = scores_TS.logsumexp(-1, keepdim=True)
     item_mass_R = _numpy(_item_mass(scores_TS, total_T1, support), np.float32)
+    if asked_T is not None and bool(np.any(asked_T != 1.0)):
+        # Row by row, so that requests of any temperature may share a batch: x / 1 is x.
+        asked_T1 = torch.from_numpy(asked_T.astype(np.float32))[:, None].to(scores_TS.device)
+        scores_TS = scores_TS / asked_T1
+        total_T1 = scores_TS.logsumexp(-1, keepdim=True)
     if compression.samples:
         assert uniforms_TN is not None, "samples need their draws"
         return _drawn(scores_TS, total_T1, uniforms_TN, item_mass_R, support)

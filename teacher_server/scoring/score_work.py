@@ -86,6 +86,8 @@ class ScoreWork:
     """Of the request."""
     max_reply_bytes: int
     """Of the reply block before zstd, with every row as long as its Compression allows."""
+    temperature: float = 1.0
+    """Of the rows wanted; works of any temperature may share a batch."""
 
     @functools.cached_property
     def inputs(self) -> tuple[SequenceInput, ...]:
@@ -93,7 +95,13 @@ class ScoreWork:
         columns = self.columns
         number = len(columns.ranges.counts_B)
         return tuple(
-            SequenceInput(ranges=ranges, tokens=tokens, entities=entities, words=words)
+            SequenceInput(
+                ranges=ranges,
+                tokens=tokens,
+                entities=entities,
+                words=words,
+                temperature=self.temperature,
+            )
             for ranges, tokens, entities, words in zip(
                 columns.ranges.rows(),
                 columns.tokens.rows(number),

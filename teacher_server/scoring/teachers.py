@@ -18,6 +18,7 @@ from torch import Tensor
 
 from protos.codec import TargetRows, concat_rows
 from protos.teacher_pb2 import Compression, Description
+from protos.temperatures import take_any_temperature
 from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import describe
@@ -80,6 +81,7 @@ class DialogueTeacher:
         description = describe(card, vocabulary, dtype)
         if model.limits.takes_ranges:
             description.capabilities.append(RANGES)
+        take_any_temperature(description)
         of_card = (InputLimits.of(description), (card.num_entities, card.num_words))
         of_model = (model.limits, model.knowledge_size)
         if of_card != of_model:
@@ -97,6 +99,7 @@ class DialogueTeacher:
         """
         hidden_TD = self._model.response_states(collate(inputs, pad_id=0).to(self._device))
         uniforms_TN = draw_uniforms(inputs, compression)
+        asked_T = asked_temperatures(inputs)
         parts = []
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
@@ -108,6 +111,7 @@ class DialogueTeacher:
                         compression,
                         support=self._support,
                         temperature=self.description.temperature,
+                        asked_T=asked_T[chunk],
                         uniforms_TN=uniforms_TN[chunk],
                     )
                 )
@@ -153,6 +157,7 @@ class RecommendationTeacher:
         """The frozen folder's teacher; raises as load_recommender does."""
         recommender, card = load_recommender(folder)
         description = describe(card, Vocabulary.load(folder))
+        take_any_temperature(description)
         return cls(recommender, description, device, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
@@ -168,6 +173,7 @@ class RecommendationTeacher:
                 compression,
                 support=self._support,
                 temperature=self.description.temperature,
+                asked_T=asked_temperatures(inputs),
                 uniforms_TN=uniforms_BN,
             )
 
@@ -189,11 +195,17 @@ def _counted(counters: ReplicaCounters, device: torch.device) -> Iterator[None]:
     counters.compress_s += begin.elapsed_time(end) / 1e3
 
 
+def asked_temperatures(inputs: Sequence[SequenceInput]) -> np.ndarray:
+    """The temperature of each wanted row, float64 [T]."""
+    return np.repeat([each.temperature for each in inputs], [each.num_rows for each in inputs])
+
+
 def draw_uniforms(inputs: Sequence[SequenceInput], compression: Compression) -> np.ndarray:
     """The draws of a Compression by samples, float64 [T, N] in [0, 1); N is 0 for any other.
 
-    A function of the seed and of each response's own input alone: a response gives the same rows
-    whenever, wherever and beside whatever it is scored, in one sequence with others too.
+    A function of the seed, of each response's own input and of its temperature alone: a response
+    gives the same rows whenever, wherever and beside whatever it is scored, in one sequence with
+    others too.
     """
     if not compression.samples:
         return np.empty((sum(each.num_rows for each in inputs), 0))
@@ -207,5 +219,7 @@ def _draws_of(each: SequenceInput, compression: Compression) -> np.ndarray:
     content = [np.array([len(ids) for ids in columns]), *columns]
     digest = hashlib.blake2b(digest_size=16, key=compression.seed.to_bytes(8, "little"))
     digest.update(b"".join(ids.astype("<i4").tobytes() for ids in content))
+    if each.temperature != 1.0:
+        digest.update(np.array([each.temperature], "<f4").tobytes())
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest.digest(), "<u8")))
     return generator.random((each.num_rows, compression.samples))

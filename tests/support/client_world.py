@@ -61,6 +61,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     kept_mass: float = 1.0
     item_masses: tuple[float, ...] = (1.0,)
     """Of a request's rows, again from the first after the last; .9 to 1 fits the entries."""
+    temperatures: tuple[float, float] = (0.0, 0.0)
+    """The range that its Description gives."""
     capabilities: tuple[str, ...] = ()
     failures: int = 0
     """So many requests from now on fail inside."""
@@ -88,6 +90,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             graph_digest=self.graph_digest if self.kind == "recommendation" else "",
             weights_digest=self.weights_digest or f"weights-{self.kind}",
             temperature=self.temperature,
+            min_temperature=self.temperatures[0],
+            max_temperature=self.temperatures[1],
             capabilities=self.capabilities,
             dtype=self.dtype,
         )

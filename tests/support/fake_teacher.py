@@ -11,6 +11,7 @@ from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression, Description
 from protos.version import WIRE_VERSION
 from teacher_server.scoring.compress import Support, compress
+from teacher_server.scoring.teachers import asked_temperatures
 from trainer.data.model_input import RANGES, SequenceInput
 
 VOCAB = 12
@@ -68,7 +69,10 @@ class FakeTeacher:
         ]
         scores = rows_after(torch.cat(ids))
         return compress(
-            scores * torch.nan if self.gives_nan else scores, compression, support=SUPPORT
+            scores * torch.nan if self.gives_nan else scores,
+            compression,
+            support=SUPPORT,
+            asked_T=asked_temperatures(inputs),
         )
 
 

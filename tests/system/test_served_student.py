@@ -54,6 +54,37 @@ def test_served_student_has_the_loss_curve_of_in_process_teachers(
 
 
 @pytest.mark.everything
+def test_served_student_with_schedules_has_the_loss_curve_of_in_process_teachers(
+    service: Service, prepared_dir: Path, tmp_path: Path
+) -> None:
+    steps = SERVED_STEPS // 2
+    settings = (
+        *(*SERVED, "distill.temperature=4"),
+        *_schedule("gamma", "linear", to=0, steps=steps),
+        *_schedule("temperature", "cosine", to=1, steps=steps - 2),
+    )
+    directory = f"teachers.directory={service.directory}"
+    results = [
+        run_student(prepared_dir, tmp_path / "served", *settings, directory),
+        run_in_process(service.teachers, prepared_dir, tmp_path / "run", *settings),
+    ]
+    assert [it.returncode for it in results] == [0, 0], [it.stderr for it in results]
+    curve = loss_curve(tmp_path / "served")
+    assert len(curve) == SERVED_STEPS
+    assert curve == pytest.approx(loss_curve(tmp_path / "run"), rel=1e-5)
+    lines = step_lines(tmp_path / "served")
+    assert (lines[0]["temperature"], lines[steps - 2]["temperature"]) == (4.0, 1.0)
+    assert [it["gamma"] == 0.0 for it in lines] == [step >= steps for step in range(SERVED_STEPS)]
+    # What is asked for is counted when it is asked, before the step that it is for.
+    assert sum(it["teacher_requests"] for it in lines) == 2 * 2 * steps
+
+
+def _schedule(name: str, form: str, *, to: float, steps: int) -> tuple[str, ...]:
+    values = {"form": form, "to": to, "steps": steps}
+    return tuple(f"distill.{name}_schedule.{key}={value}" for key, value in values.items())
+
+
+@pytest.mark.everything
 def test_served_student_loss_curve_is_the_same_at_stage_3(
     service: Service, served_run: Path, prepared_dir: Path, tmp_path: Path
 ) -> None:
@@ -112,15 +143,17 @@ def test_student_starts_with_the_recommendation_teachers_geometry(
     assert_same_geometry(rows.detach(), recommender.items_ID)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("gate", ["hard", "soft"])
 def test_served_loss_and_gradient_are_those_of_dense_teachers(
-    gate: str, service: Service, prepared_dir: Path
+    gate: str, temperature: float, service: Service, prepared_dir: Path
 ) -> None:
     data = load_prepared(prepared_dir)
     examples = tuple(data.examples("train")[:6])
     config = DistillConfig(
         gate="hard" if gate == "hard" else "soft",
         gamma=0.6,
+        temperature=temperature,
         eta=0.1,
         top_k=0,
         recommendation_top_p=1.0,
@@ -134,7 +167,7 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
         graph_digest=data.graphs_digest,
     )
     try:
-        received = client.submit(examples).result()
+        received = client.submit(examples, temperature).result()
     finally:
         client.close()
     torch.manual_seed(0)
@@ -166,7 +199,10 @@ def dense_loss(
     data: PreparedData,
     config: DistillConfig,
 ) -> Tensor:
-    """Eqs. 5-11 as printed, one example at a time, from whole distributions in this process."""
+    """Eqs. 5-11 as printed, one example at a time, from whole distributions in this process.
+
+    Of docs/loss.md the teachers and what they teach at the temperature, times its square.
+    """
     teacher = load_causal_lm(teachers.dialogue, data.vocabulary).module.double()
     recommender, _ = load_recommender(teachers.recommendation)
     first, size = data.vocabulary.first_item_id, data.vocabulary.size
@@ -176,21 +212,25 @@ def dense_loss(
         length = len(example.response_ids)
         ids = torch.from_numpy(dialogue_input(example, InputLimits()).tokens.astype(np.int64))[None]
         with torch.no_grad():
-            phi_TV = teacher(ids).logits[0, -length:].softmax(-1)
+            scores_TV = teacher(ids).logits[0, -length:]
+            phi_TV = scores_TV.softmax(-1)
+            soft_phi_TV = (scores_TV / config.temperature).softmax(-1)
             bags = Bags.of([example.context_entities]), Bags.of([example.context_words])
             psi_V = torch.zeros(size, dtype=torch.float64)
-            psi_V[first:last] = recommender(*bags)[0].double().exp()
+            log_psi_I = recommender(*bags)[0].double()
+            psi_V[first:last] = (log_psi_I / config.temperature).softmax(-1)
         end = len(example.context_ids) + 1 + length - 1
-        log_q_TV = (
-            student.language_model(inputs.model.input_ids_BL[row : row + 1, :end])
-            .logits[0, -length:]
-            .log_softmax(-1)
-        )
+        student_TV = student.language_model(inputs.model.input_ids_BL[row : row + 1, :end]).logits[
+            0, -length:
+        ]
+        log_q_TV = student_TV.log_softmax(-1)
+        soft_log_q_TV = (student_TV / config.temperature).log_softmax(-1)
         mass_T = phi_TV[:, first:last].sum(-1)
         gate_T = (mass_T >= config.eta).double() if config.gate == "hard" else mass_T
         nll_T = -log_q_TV[range(length), example.response_ids.astype(np.int64)]
-        dial_T = (1 - config.gamma) * nll_T - config.gamma * (phi_TV * log_q_TV).sum(-1)
-        rec_T = (1 - config.gamma) * nll_T - config.gamma * (psi_V * log_q_TV).sum(-1)
+        gold_T, weight = (1 - config.gamma) * nll_T, config.gamma * config.temperature**2
+        dial_T = gold_T - weight * (soft_phi_TV * soft_log_q_TV).sum(-1)
+        rec_T = gold_T - weight * (psi_V * soft_log_q_TV).sum(-1)
         total = total + ((1 - gate_T) * dial_T + gate_T * rec_T).mean()
     return total
 

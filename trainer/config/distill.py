@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from protos.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
 from protos.value_formats import FORMATS
 from trainer.common.errors import InputError
+from trainer.config.schedule import Schedule
 
 MAX_TOP_K = 1 << 16
 
@@ -18,6 +20,13 @@ class DistillConfig:
 
     gamma: float = 0.4
     """Weight of the teachers against the gold token (Eq. 10); 0 trains without any teacher."""
+    gamma_schedule: Schedule = field(default_factory=Schedule)
+    """How gamma changes during the run; at steps where it has come to 0 nothing is asked."""
+    temperature: float = 1.0
+    """Of the teachers' rows and of the student that learns from them; gate and gold token stay at
+    1 (docs/loss.md)."""
+    temperature_schedule: Schedule = field(default_factory=Schedule)
+    """How the temperature changes during the run."""
     gate: Literal["hard", "soft", "fixed"] = "hard"
     """Eq. 6, Eq. 7, or `fixed_lambda` at every step (the ablations of the paper's section 4.7)."""
     fixed_lambda: float | None = None
@@ -41,12 +50,24 @@ class DistillConfig:
     """Precision of log-probs on the wire: a name of protos/value_formats.py."""
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("gamma", self.gamma),
-            ("eta", self.eta),
+        self.gamma_schedule.check("distill.gamma_schedule")
+        self.temperature_schedule.check("distill.temperature_schedule")
+        temperatures = (MIN_TEMPERATURE, MAX_TEMPERATURE)
+        for name, value, (low, high) in (
+            ("gamma", self.gamma, (0.0, 1.0)),
+            ("gamma_schedule.to", self.gamma_schedule.to, (0.0, 1.0)),
+            ("eta", self.eta, (0.0, 1.0)),
+            ("temperature", self.temperature, temperatures),
+            ("temperature_schedule.to", self.temperature_schedule.to, temperatures),
         ):
-            if not 0.0 <= value <= 1.0:
-                raise InputError(f"distill.{name} must be in [0, 1], got {value}.")
+            if value is not None and not low <= value <= high:
+                raise InputError(f"distill.{name} must be in [{low:g}, {high:g}], got {value}.")
+        if self.gamma == 0.0 and not self.gamma_schedule.is_constant:
+            # A gamma of 0 stands for a student without teachers, in comparisons and on cards too.
+            raise InputError(
+                f"distill.gamma must be above 0 with distill.gamma_schedule, got {self.gamma}: "
+                "without any teacher. Start at a small number, or leave the schedule out."
+            )
         if self.values not in FORMATS:
             raise InputError(
                 f"distill.values must be one of {', '.join(FORMATS)}, got {self.values}."
@@ -79,6 +100,23 @@ class DistillConfig:
                 f"sampled, which draws so many entries, got {self.top_k} and "
                 f"{self.recommendation_top_k}."
             )
+
+    def at(self, step: int) -> DistillConfig:
+        """The settings of one step, counted from 0, which have no schedules any more."""
+        if self.gamma_schedule.is_constant and self.temperature_schedule.is_constant:
+            return self
+        return replace(
+            self,
+            gamma=self.gamma_schedule.value(self.gamma, step),
+            gamma_schedule=Schedule(),
+            temperature=self.temperature_schedule.value(self.temperature, step),
+            temperature_schedule=Schedule(),
+        )
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """The lowest and the highest temperature of any step."""
+        return self.temperature_schedule.ends(self.temperature)
 
     @property
     def value_format(self) -> int:

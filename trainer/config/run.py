@@ -168,6 +168,12 @@ class RunConfig:
                 "zero_stage must be at least 1 with train.precision fp16, got 0. Raise it: on one "
                 "rank stage 1 costs no traffic."
             )
+        if self.teachers.cache and not self.distill.temperature_schedule.is_constant:
+            raise InputError(
+                "distill.temperature_schedule.form must be constant beside teachers.cache, got "
+                f"{self.distill.temperature_schedule.form}: targets at the temperature of one step "
+                "are never asked for again. Leave out one of the two."
+            )
         if self.offload != "none" and self.deepspeed is not None:
             raise InputError(
                 f"offload must be none beside deepspeed, got {self.offload} and {self.deepspeed}. "

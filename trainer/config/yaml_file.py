@@ -194,6 +194,8 @@ def _hint(cls: type[Any], key: str) -> str:
     group, _, last = key.rpartition(".")
     siblings = [name for name in names if name.rpartition(".")[0] == group]
     elsewhere = [name for name in names if name.rpartition(".")[2] == last]
+    # The outermost first: of train.steps and a schedule's steps, train.steps.
+    elsewhere.sort(key=lambda name: name.count("."))
     leaves = {name.rpartition(".")[2]: name for name in siblings}
     close = [leaves[leaf] for leaf in difflib.get_close_matches(last, leaves, n=1)] or elsewhere
     return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(siblings)}."

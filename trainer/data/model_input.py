@@ -90,12 +90,14 @@ class SequenceInput:
         tokens: int32 [L], context, action token if any, and response but for its last token.
         entities: int32, entities of the context.
         words: int32, words of the context.
+        temperature: what a teacher's own distribution is softened by, in the rows wanted.
     """
 
     ranges: tuple[RowRange, ...]
     tokens: np.ndarray = field(default_factory=_none)
     entities: np.ndarray = field(default_factory=_none)
     words: np.ndarray = field(default_factory=_none)
+    temperature: float = 1.0
 
     @classmethod
     def at_end(
@@ -149,6 +151,7 @@ def _continues(later: SequenceInput, earlier: SequenceInput) -> bool:
     length = len(earlier.tokens)
     return (
         not any(map(len, (earlier.entities, earlier.words, later.entities, later.words)))
+        and later.temperature == earlier.temperature
         and 0 < length <= later.ranges[0].start
         and np.array_equal(later.tokens[:length], earlier.tokens)
     )

@@ -139,7 +139,8 @@ def _what_was_run(report: dict[str, Any]) -> str:
                  f"{report['student']['num_responses']} responses"),
         ("vocabulary digest", f"`{report['data']['vocabulary_digest']}`"),
         ("graph digest", f"`{report['data']['graph_digest']}`"),
-        ("loss", f"gamma {distill['gamma']}, {_gate_text(distill)}, "
+        ("loss", f"gamma {_scheduled(distill, 'gamma')}, temperature "
+                 f"{_scheduled(distill, 'temperature')}, {_gate_text(distill)}, "
                  f"top {distill['top_k']} entries, tail {distill['tail']}"),
         ("item rows", _item_rows(report)),
         ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),
@@ -149,6 +150,13 @@ def _what_was_run(report: dict[str, Any]) -> str:
         ("evaluation", f"{report['seconds']['total']:.0f} s"),
     ]  # fmt: skip
     return _table(["what", "which"], [[name, value] for name, value in rows], numbers=False)
+
+
+def _scheduled(distill: dict[str, Any], name: str) -> str:
+    schedule = distill[f"{name}_schedule"]
+    if schedule["form"] == "constant":
+        return str(distill[name])
+    return f"{distill[name]} to {schedule['to']} in {schedule['steps']} steps ({schedule['form']})"
 
 
 def _gate_text(distill: dict[str, Any]) -> str:

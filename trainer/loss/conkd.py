@@ -11,6 +11,9 @@ teachers take their shares s_k (`distill.shares`) of gamma, and the two divide t
     w = (1 - gamma) * onehot(y)
         + gamma * ((1 - sum_k s_k) * ((1 - lambda) * P_phi + lambda * P_psi) + sum_k s_k * P_k)
 
+At a temperature T the teachers' rows come at T, the student learns from them at T, and their
+weights have the factor T^2 (docs/loss.md). Gate and gold token stay at 1.
+
 B examples, P response positions of all examples, E kept entries, V vocabulary.
 """
 
@@ -22,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from protos.target_rows import TargetRows, Targets, check_item_mass
+from protos.item_mass import check_item_mass
+from protos.target_rows import TargetRows, Targets
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
 from trainer.kinds.names import DIALOGUE
@@ -50,9 +54,9 @@ def mix_targets(
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
-        targets: the rows of every kind that is asked: P of them, or B; those of examples at which
-            they have no weight may be absent.
-        config: gamma, gate, shares and the treatment of dropped mass.
+        targets: the rows of every kind that is asked: P of them, or B, at the config's temperature;
+            those of examples at which they have no weight may be absent.
+        config: gamma, temperature, gate, shares and the treatment of dropped mass.
         items: the vocabulary ids of all items.
         kinds: the table of kinds, or those of it that are asked.
 
@@ -66,9 +70,10 @@ def mix_targets(
     if DIALOGUE in asked and config.tail != "sampled":
         # Rows of a cache or an import were not checked on arrival; a wrong mass moves the gate.
         # A few draws may miss the items or hit them all; their mass is of the whole row.
-        check_item_mass(targets[DIALOGUE], items)
+        check_item_mass(targets[DIALOGUE], items, config.temperature)
     gate_P = gate_of_rows(positions, targets, config)
-    weight_P = config.gamma * positions.weight_P
+    # Gradients of tempered distributions are smaller by about T^2 (Hinton et al. 2015, section 2).
+    weight_P = config.gamma * config.temperature**2 * positions.weight_P
 
     def term(name: str, kind: TeacherKind) -> TeacherTerm:
         rows, row_P = targets[name], kind.row_P(positions)
@@ -86,6 +91,7 @@ def mix_targets(
         labels_P=positions.labels_P,
         gold_P=(1.0 - config.gamma) * positions.weight_P,
         terms=tuple(term(name, kind) for name, kind in asked.items()),
+        temperature=config.temperature,
     )
 
 

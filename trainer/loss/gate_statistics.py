@@ -57,6 +57,9 @@ def gate_statistics(
     )
     is_item_P = positions.is_item_P.numpy()
     gate_P = gate_of_rows(positions, targets, config).numpy()
+    if not targets:
+        # A step at which gamma has come to 0: nobody teaches.
+        gate_P = np.zeros_like(gate_P)
     mass_R = dialogue.item_mass_R
     is_there_R = ~recommendation.is_absent_R
     # There is a row per position, or none.

@@ -50,8 +50,13 @@ def multiply(hidden_CD: Tensor, weight_VD: Tensor, scores_CV: Tensor) -> None:
         torch.mm(hidden_CD, weight_TD.to(scores_CT.dtype).T, out=scores_CT)
 
 
-def add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
-    """total += grad^T @ hidden, without a second [V, D] buffer; the gain of grad is taken out."""
+def add_outer_(
+    total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor, *, largest: float = 1.0
+) -> None:
+    """total += grad^T @ hidden, without a second [V, D] buffer; the gain of grad is taken out.
+
+    `largest`: at least 1, what an element of grad may be before its gain.
+    """
     if grad_CV.dtype == total_VD.dtype:
         total_VD.addmm_(grad_CV.T, hidden_CD)
         return
@@ -59,7 +64,9 @@ def add_outer_(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
     # two, which cost no digit, each dimension by its own.
     largest_D = hidden_CD.abs().amax(0).float().clamp(1.0, FLOAT16_HIDDEN).log2().ceil().exp2()
     unit_CD = hidden_CD / largest_D.to(hidden_CD.dtype)
-    num_rows = FLOAT16_ROWS if grad_CV.dtype == torch.float16 else len(grad_CV)
+    num_rows = len(grad_CV)
+    if grad_CV.dtype == torch.float16:
+        num_rows = max(1, int(FLOAT16_ROWS / largest))
     for grad_RV, unit_RD in zip(grad_CV.split(num_rows), unit_CD.split(num_rows), strict=True):
         for total_TD, grad_RT in zip(
             total_VD.split(HALF_TILE_SIZE), grad_RV.split(HALF_TILE_SIZE, dim=1), strict=True

@@ -83,11 +83,27 @@ class SoftTargets:
         labels_P: int64 [P], gold tokens.
         gold_P: float [P], weight of the gold token.
         terms: the teachers' parts; empty for plain cross entropy.
+        temperature: T of the teachers' rows, and of the student where it learns from them; the gold
+            token's part is at 1. The factor T^2 is in the terms' weights.
     """
 
     labels_P: Tensor
     gold_P: Tensor
     terms: tuple[TeacherTerm, ...] = ()
+    temperature: float = 1.0
+
+    @property
+    def is_tempered(self) -> bool:
+        """Whether the two parts read two distributions of the student."""
+        return bool(self.terms) and self.temperature != 1.0
+
+    def of_gold(self) -> SoftTargets:
+        """The gold tokens' part alone, at temperature 1."""
+        return SoftTargets(labels_P=self.labels_P, gold_P=self.gold_P)
+
+    def of_teachers(self) -> SoftTargets:
+        """The teachers' part alone: the gold tokens weigh nothing."""
+        return replace(self, gold_P=torch.zeros_like(self.gold_P))
 
     def to(self, device: torch.device) -> SoftTargets:
         """The same on a device; from pinned memory the copies run beside what comes next."""
@@ -99,7 +115,8 @@ class SoftTargets:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SoftTargets:
         terms = tuple(term.map(change) for term in self.terms)
-        return SoftTargets(labels_P=change(self.labels_P), gold_P=change(self.gold_P), terms=terms)
+        labels_P, gold_P = change(self.labels_P), change(self.gold_P)
+        return replace(self, labels_P=labels_P, gold_P=gold_P, terms=terms)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,10 @@ For a position with student distribution q, gold token y and teachers t, each wi
 The last line is the tail bucket: the dropped mass is one class whose student probability is the
 student's own mass outside the kept set (docs/loss.md). A tail of 0 leaves the plain sparse form.
 
+With a temperature T the teachers' sum is over q^T = softmax(z / T), and its gradient, which is one
+of z / T, is divided by T. The gold token's part stays one of softmax(z), so the two are computed
+one after the other from the same scores; at T = 1 they are one.
+
 P positions, C positions of one chunk, V vocabulary, D hidden, E entries of a chunk.
 """
 
@@ -147,6 +151,7 @@ def _compute(
     # Buffers for all chunks: fresh ones each time cost more page faults than arithmetic.
     shape = (min(chunk_size, num_positions), vocab_size)
     scores_buffer_CV = hidden_PD.new_empty(shape, dtype=accumulate)
+    tempered_buffer_CV = torch.empty_like(scores_buffer_CV) if targets.is_tempered else None
     is_half = hidden_PD.dtype != accumulate
     rounded_CV = hidden_PD.new_empty(shape) if needs_grad and is_half else scores_buffer_CV
     for start in range(0, num_positions, chunk_size):
@@ -154,14 +159,17 @@ def _compute(
         hidden_CD = hidden_PD[chunk]
         scores_CV = scores_buffer_CV[: len(hidden_CD)]
         multiply(hidden_CD, weight_VD, scores_CV)
-        chunk_loss, nll_P[chunk], is_thin_TP[:, chunk] = _loss_and_gradient_(
-            scores_CV, targets, chunk, needs_grad
-        )
+        if tempered_buffer_CV is None:
+            computed = _loss_and_gradient_(scores_CV, targets, chunk, needs_grad)
+        else:
+            tempered_CV = tempered_buffer_CV[: len(hidden_CD)]
+            computed = _at_two_temperatures_(scores_CV, tempered_CV, targets, chunk, needs_grad)
+        chunk_loss, nll_P[chunk], is_thin_TP[:, chunk] = computed
         loss += chunk_loss
         if needs_grad:
             grad_CV = rounded_(scores_CV, rounded_CV[: len(hidden_CD)])
             torch.mm(grad_CV, weight_VD, out=grad_hidden_PD[chunk])
-            add_outer_(grad_weight_VD, grad_CV, hidden_CD)
+            add_outer_(grad_weight_VD, grad_CV, hidden_CD, largest=max(1.0, targets.temperature))
     gradients = None
     if needs_grad:
         gain = gain_of(grad_hidden_PD.dtype)
@@ -172,6 +180,23 @@ def _compute(
             hidden_PD, weight_VD, targets, rows_R, is_thin_TP[:, rows_R], gradients
         )
     return _Computed(loss, nll_P, gradients)
+
+
+def _at_two_temperatures_(
+    scores_CV: Tensor, tempered_CV: Tensor, targets: SoftTargets, chunk: slice, needs_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_loss_and_gradient_`, where the teachers' part is at another temperature than 1.
+
+    tempered_CV is scratch.
+    """
+    torch.div(scores_CV, targets.temperature, out=tempered_CV)
+    loss, nll_C, _ = _loss_and_gradient_(scores_CV, targets.of_gold(), chunk, needs_grad)
+    taught, _, is_thin_TC = _loss_and_gradient_(
+        tempered_CV, targets.of_teachers(), chunk, needs_grad
+    )
+    if needs_grad:
+        scores_CV.add_(tempered_CV, alpha=1.0 / targets.temperature)
+    return loss + taught, nll_C, is_thin_TC
 
 
 def _loss_and_gradient_(

@@ -38,6 +38,8 @@ def add_thin_buckets_(
     dtype = torch.promote_types(hidden_PD.dtype, torch.float32)
     scores_RV = hidden_RD.new_empty((len(rows_R), len(weight_VD)), dtype=dtype)
     multiply(hidden_RD, weight_VD, scores_RV)
+    # By 1 where there is none, which changes no bit.
+    scores_RV /= targets.temperature
     entries, tails = cut(targets, rows_R, scores_RV)
     at_E = entries.row_E * scores_RV.shape[1] + entries.id_E
     top_R = scores_RV.amax(-1)
@@ -56,8 +58,10 @@ def add_thin_buckets_(
         loss += weight_R.dot(top_R + math.log(tiny) - log_rest_R)
         share_RV = (scores_RV - log_rest_R[:, None]).masked_fill(outside_RV, -torch.inf).exp_()
         grad_RV -= share_RV.mul_(weight_R[:, None])
+    grad_RV /= targets.temperature
     if gradients is not None:
-        _add_scores_gradient_(gradients, grad_RV, hidden_RD, weight_VD, rows_R)
+        largest = max(1.0, targets.temperature)
+        _add_scores_gradient_(gradients, grad_RV, hidden_RD, weight_VD, rows_R, largest)
     return loss
 
 
@@ -67,6 +71,7 @@ def _add_scores_gradient_(
     hidden_RD: Tensor,
     weight_VD: Tensor,
     rows_R: Tensor,
+    largest: float,
 ) -> None:
     """Take a gradient of some positions' scores on to the hidden states and the weight."""
     grad_hidden_PD, grad_weight_VD = gradients
@@ -74,4 +79,4 @@ def _add_scores_gradient_(
     rounded_RV = (grad_RV * gain).to(hidden_RD.dtype)
     product_RD = torch.mm(rounded_RV, weight_VD).to(grad_hidden_PD.dtype).div_(gain)
     grad_hidden_PD.index_add_(0, rows_R.to(grad_hidden_PD.device), product_RD)
-    add_outer_(grad_weight_VD, rounded_RV, hidden_RD)
+    add_outer_(grad_weight_VD, rounded_RV, hidden_RD, largest=largest)

@@ -17,13 +17,15 @@ from trainer.target_cache.store import TargetCache
 
 @dataclass(kw_only=True)
 class GroupSummary:
-    """The targets of one teacher with one cut."""
+    """The targets of one teacher with one cut at one temperature."""
 
     kind: str
     weights_digest: str
     dtype: str
     temperature: float
+    """The teacher's own."""
     cut: str
+    """And the temperature asked for, if it is not 1."""
     num_entries: int = 0
     """Targets, one per example."""
     num_rows: int = 0
@@ -138,11 +140,12 @@ def _summary(group: Group) -> GroupSummary:
     asked = group.compression
     values = teacher_pb2.ValueFormat.Name(asked.values).lower()
     kept = f"top_k={asked.top_k} top_p={asked.top_p:g}"
+    tempered = "" if group.temperature == 1.0 else f" at temperature {group.temperature:g}"
     drawn = f"samples={asked.samples} seed={asked.seed}"
     return GroupSummary(
         kind=group.description.kind,
         weights_digest=group.description.weights_digest,
         dtype=group.description.dtype,
         temperature=group.description.temperature,
-        cut=f"{drawn if asked.samples else kept} {values}",
+        cut=f"{drawn if asked.samples else kept} {values}{tempered}",
     )

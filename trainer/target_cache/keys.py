@@ -1,7 +1,8 @@
 """Keys of cached answers: one per request to a teacher about one example.
 
-A key is a digest of everything that the answer depends on: the wire's version, the teacher, the cut
-and the example's own columns as they are sent. Per example, because batches are shuffled anew.
+A key is a digest of everything that the answer depends on: the wire's version, the teacher, the
+temperature, the cut and the example's own columns as they are sent. Per example, because batches
+are shuffled anew.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from google.protobuf import json_format
@@ -36,6 +38,8 @@ class Group:
 
     description: teacher_pb2.Description
     compression: teacher_pb2.Compression
+    temperature: float = 1.0
+    """That was asked for, as float32 has it; the teacher's own is in the Description."""
 
     @property
     def digest(self) -> str:
@@ -53,12 +57,12 @@ class Group:
                 described.graph_digest,
                 described.weights_digest,
                 described.dtype,
-                # The number, not its text: the field is a float32.
-                np.float32(described.temperature).tobytes().hex(),
+                _float_hex(described.temperature),
                 # A student without teachers asks within the limits that the record gives.
                 *(str(it) for it in (described.max_tokens, described.max_entities)),
                 str(described.max_words),
                 field_bytes(self.compression).hex(),
+                *([] if self.temperature == 1.0 else [_float_hex(self.temperature)]),
             ]
         )
 
@@ -73,7 +77,13 @@ class Group:
         return InputLimits.of(self.description)
 
     @classmethod
-    def of(cls, described: teacher_pb2.Description, compression: teacher_pb2.Compression) -> Group:
+    def of(
+        cls,
+        described: teacher_pb2.Description,
+        compression: teacher_pb2.Compression,
+        *,
+        temperature: float = 1.0,
+    ) -> Group:
         """The group of a replica's Description; all replicas of one teacher have the same."""
         description = teacher_pb2.Description()
         description.CopyFrom(described)
@@ -81,12 +91,20 @@ class Group:
         # Blocks are stored as this release writes them, whatever version their stream had.
         description.wire_version = version.WIRE_VERSION
         description.oldest_wire_version = 0
-        return cls(description=description, compression=compression)
+        return cls(
+            description=description,
+            compression=compression,
+            temperature=float(np.float32(temperature)),
+        )
 
     def to_json(self) -> str:
         """The group as its stored record."""
         messages = {"description": self.description, "compression": self.compression}
-        record = {name: json_format.MessageToDict(message) for name, message in messages.items()}
+        record: dict[str, Any] = {
+            name: json_format.MessageToDict(message) for name, message in messages.items()
+        }
+        if self.temperature != 1.0:
+            record["temperature"] = self.temperature
         return json.dumps(record, sort_keys=True)
 
     @classmethod
@@ -102,6 +120,7 @@ class Group:
             group = cls(
                 description=json_format.ParseDict(description, teacher_pb2.Description()),
                 compression=json_format.ParseDict(compression, teacher_pb2.Compression()),
+                temperature=float(np.float32(record.get("temperature", 1.0))),
             )
         except (ValueError, json_format.ParseError, KeyError, TypeError) as error:
             raise InputError(
@@ -114,6 +133,11 @@ class Group:
                 "Delete the cache's folder, or make the archive again."
             )
         return group
+
+
+def _float_hex(value: float) -> str:
+    """The number, not its text: on the wire it is a float32."""
+    return np.float32(value).tobytes().hex()
 
 
 def field_bytes(message: Message) -> bytes:

@@ -6,9 +6,9 @@ writers in several processes, whole transactions, and a store that outlives a ki
 checks no content, so every value carries a checksum (block.py).
 
     targets   group id, key of a request -> value of block.py
-    groups    group id -> JSON: the teacher's Description and the compression asked for
+    groups    group id -> JSON: the teacher's Description; compression and temperature asked for
 
-A group is one teacher, the limits of its input, and one way of cutting its rows.
+A group is one teacher, the limits of its input, and one way of softening and cutting its rows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
+import numpy as np
 
 from protos import teacher_pb2, version
 from trainer.common.errors import MachineError, MissingError
@@ -155,7 +156,13 @@ class TargetCache:
             raise MachineError(f"{self.folder} must be a whole cache, got: {error}.") from error
 
     def known(
-        self, kind: str, asked: teacher_pb2.Compression, *, vocabulary: str, graph: str
+        self,
+        kind: str,
+        asked: teacher_pb2.Compression,
+        *,
+        vocabulary: str,
+        graph: str,
+        temperature: float = 1.0,
     ) -> list[Group]:
         """The groups of a kind that fit a student of this data."""
         found = []
@@ -181,6 +188,7 @@ class TargetCache:
                 and described.vocabulary_digest == vocabulary
                 and described.graph_digest in ("", graph)
                 and group.compression == asked
+                and group.temperature == np.float32(temperature)
             ):
                 found.append(group)
         return found

@@ -75,7 +75,7 @@ def _ask_all(
     ahead: Ahead = collections.deque()
     for start in range(0, len(examples), size):
         batch = examples[start : start + size]
-        ahead.append((len(batch), client.submit(batch)))
+        ahead.append((len(batch), client.submit(batch, config.distill.temperature)))
         if len(ahead) > config.teachers.in_flight:
             _take(ahead, progress, task)
     while ahead:

@@ -56,7 +56,7 @@ class Answers:
         self._ids = itertools.count(1)
 
     async def rows(self, kind: str, inputs: Sequence[SequenceInput]) -> TargetRows:
-        """The rows of all inputs, one example after another."""
+        """The rows of all inputs, of one temperature, one example after another."""
         if self._spans is None:
             return await self._look_up(kind, inputs)
         span = self._spans.start("targets", kind=kind, examples=len(inputs))
@@ -76,7 +76,9 @@ class Answers:
         limits = InputLimits.of(described)
         if self._cached is None:
             return await self._score(kind, inputs, limits, traceparent)
-        keys = RequestKeys(Group.of(described, self._compressions[kind]))
+        keys = RequestKeys(
+            Group.of(described, self._compressions[kind], temperature=inputs[0].temperature)
+        )
         return await self._cached.answer(
             keys, inputs, lambda missing: self._score(kind, missing, limits, traceparent)
         )
@@ -88,6 +90,8 @@ class Answers:
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
             compression=self._compressions[kind],
+            # Of all of them; 1 is not sent.
+            temperature=inputs[0].temperature if inputs[0].temperature != 1.0 else 0.0,
             traceparent=traceparent.encode("ascii"),
             **fields_of(sequences, limits),
         )

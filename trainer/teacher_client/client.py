@@ -88,8 +88,13 @@ class TeacherClient:
             for name, kind in self.kinds.items()
         }
         compressions = {name: expected.compression for name, expected in self._expected.items()}
-        settled = settled or {}
-        self._met = MetTeachers(self.kinds, vocabulary, graph_digest, held=settled)
+        self._met = MetTeachers(
+            self.kinds,
+            vocabulary,
+            graph_digest,
+            held=settled or {},
+            temperatures=distill.temperatures,
+        )
         self._dispatcher = Dispatcher(
             config, self.counters, tuple(self.kinds), positions_of=DIALOGUE
         )
@@ -103,7 +108,14 @@ class TeacherClient:
             if config.cache:
                 cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
                 self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
-                known = _teachers_of(cache, compressions, vocabulary.digest, graph_digest, settled)
+                known = _teachers_of(
+                    cache,
+                    compressions,
+                    distill.temperature,
+                    vocabulary.digest,
+                    graph_digest,
+                    settled or {},
+                )
             answers = Answers(
                 self._dispatcher,
                 self._met.described,
@@ -135,8 +147,8 @@ class TeacherClient:
         """Kind -> what its teacher takes of an example."""
         return {kind: InputLimits.of(it) for kind, it in self._met.in_order().items()}
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
-        """Request the targets of a micro-batch; returns at once.
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
+        """Request the targets of a micro-batch at a temperature; returns at once.
 
         Recommendation rows to which the gate gives no weight anywhere in their response are absent.
 
@@ -146,7 +158,7 @@ class TeacherClient:
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request as malformed.
         """
-        return self._loop.start(self._targets(self._questions.inputs(examples)))
+        return self._loop.start(self._targets(self._questions.inputs(examples, temperature)))
 
     def close(self) -> None:
         """End all streams and the client's thread; what is not answered yet fails."""
@@ -207,6 +219,7 @@ class TeacherClient:
 def _teachers_of(
     cache: TargetCache,
     compressions: Mapping[str, teacher_pb2.Compression],
+    temperature: float,
     vocabulary: str,
     graph: str,
     settled: Mapping[str, str],
@@ -216,7 +229,9 @@ def _teachers_of(
     for kind, compression in compressions.items():
         groups = [
             group
-            for group in cache.known(kind, compression, vocabulary=vocabulary, graph=graph)
+            for group in cache.known(
+                kind, compression, temperature=temperature, vocabulary=vocabulary, graph=graph
+            )
             if settled.get(kind) in (None, name_of(group.description))
         ]
         if len(groups) == 1:

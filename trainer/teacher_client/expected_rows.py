@@ -13,7 +13,8 @@ import numpy as np
 from protos import codec, teacher_pb2
 from protos.codec import BlockLimits, TargetRows, WireError
 from protos.compression import max_entries
-from protos.target_rows import ITEM_MASS, MASS_TOLERANCE, check_item_mass
+from protos.item_mass import check_item_mass
+from protos.target_rows import ITEM_MASS, MASS_TOLERANCE
 from trainer.config.distill import DistillConfig
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
@@ -49,8 +50,8 @@ class ExpectedRows:
         """Entries of one row at most."""
         return max_entries(self.compression, len(self.support))
 
-    def decode(self, block: bytes, num_rows: int) -> TargetRows:
-        """The rows of a reply block.
+    def decode(self, block: bytes, num_rows: int, temperature: float = 1.0) -> TargetRows:
+        """The rows of a reply block to a request at a temperature.
 
         Raises:
             WireError: if the block is broken, or is not what was asked for.
@@ -68,7 +69,7 @@ class ExpectedRows:
         # The one mass that is used: rows of teachers that send others, too, are put together.
         rows = dataclasses.replace(rows, masses={ITEM_MASS: rows.need_mass(ITEM_MASS)})
         if not self.compression.samples:
-            check_item_mass(rows, self.items)
+            check_item_mass(rows, self.items, temperature)
         return rows
 
     def _check_ids(self, rows: TargetRows) -> None:

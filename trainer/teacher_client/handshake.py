@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from protos import teacher_pb2, version
+from protos.temperatures import temperature_range
 from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.teacher_kind import TeacherKind
@@ -24,9 +27,19 @@ class MetTeachers:
         graph_digest: str,
         *,
         held: Mapping[str, str],
+        temperatures: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        """`held`: kind -> name of the one teacher that fits; of others the first that is met."""
+        """What fits.
+
+        Args:
+            kinds: that are asked.
+            vocabulary: the student's.
+            graph_digest: the student's.
+            held: kind -> name of the one teacher that fits; of others the first that is met.
+            temperatures: the lowest and the highest that will be asked for.
+        """
         self._kinds = kinds
+        self._temperatures = temperatures
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
         self._held = dict(held)
@@ -49,6 +62,7 @@ class MetTeachers:
             graph_digest=self._graph_digest,
             known=known,
             held=self._held.get(kind, ""),
+            temperatures=self._temperatures,
         )
         fitting = self._fitting[kind]
         fitting.pop(described.replica_id, None)
@@ -79,6 +93,7 @@ def check_description(
     graph_digest: str,
     known: teacher_pb2.Description | None,
     held: str = "",
+    temperatures: tuple[float, float] = (1.0, 1.0),
 ) -> None:
     """Refuse a teacher from whose rows a student of this data must not learn.
 
@@ -90,6 +105,7 @@ def check_description(
         graph_digest: the student's, for teachers that take entities.
         known: the teacher of this kind that was met first, which must be the same one.
         held: the name of the only one to take, by `name_of`; empty: any.
+        temperatures: the lowest and the highest that will be asked for.
 
     Raises:
         Misfit: naming what differs, and the remedy.
@@ -97,6 +113,7 @@ def check_description(
     _check_version(described, where)
     _check_vocabulary(described, where, vocabulary)
     _check_inputs(described, where, kind, graph_digest)
+    _check_temperatures(described, where, temperatures)
     _check_same_teacher(described, where, known, held)
 
 
@@ -176,6 +193,19 @@ def _check_inputs(
             f"the {described.kind} teacher {where} must have the student's graph "
             f"{graph_digest}, got {described.graph_digest}. Serve a teacher fitted on "
             "the same prepared data."
+        )
+
+
+def _check_temperatures(
+    described: teacher_pb2.Description, where: str, asked: tuple[float, float]
+) -> None:
+    low, high = temperature_range(described)
+    # As they are sent: in float32.
+    if not (low <= np.float32(asked[0]) and np.float32(asked[1]) <= high):
+        wanted = f"{asked[0]:g}" if asked[0] == asked[1] else f"{asked[0]:g} to {asked[1]:g}"
+        raise Misfit(
+            f"distill.temperature must be in [{low:g}, {high:g}] for the {described.kind} teacher "
+            f"{where}, got {wanted}. Set it within, or serve a teacher that takes more."
         )
 
 

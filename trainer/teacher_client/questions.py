@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 
 from protos import teacher_pb2
 from protos.target_rows import TargetRows, Targets, concat_rows, no_rows
@@ -63,11 +64,14 @@ class Questions:
             if not asks_all and DIALOGUE in kinds and waits_for_dialogue(kind, distill)
         }
 
-    def inputs(self, examples: Sequence[Example]) -> Inputs:
+    def inputs(self, examples: Sequence[Example], temperature: float = 1.0) -> Inputs:
         """What every kind is sent of the examples; for the caller's own thread."""
         limits = {kind: InputLimits.of(self._described[kind]) for kind in self._kinds}
         return {
-            name: [kind.to_input(example, limits[name]) for example in examples]
+            name: [
+                replace(kind.to_input(example, limits[name]), temperature=temperature)
+                for example in examples
+            ]
             for name, kind in self._kinds.items()
         }
 

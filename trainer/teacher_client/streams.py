@@ -263,7 +263,10 @@ class TeacherStreams:
         else:
             try:
                 rows = await asyncio.to_thread(
-                    self._expected[request.kind].decode, reply.block, request.num_rows
+                    self._expected[request.kind].decode,
+                    reply.block,
+                    request.num_rows,
+                    request.message.temperature or 1.0,
                 )
             except codec.WireError as wire_error:
                 self._dispatcher.on_bad_answer(replica, request, wire_error)

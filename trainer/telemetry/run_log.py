@@ -22,7 +22,7 @@ METRICS_NAME = "metrics.jsonl"
 PLAIN_EVERY_STEPS = 20
 GROUPS = {
     "optimiser": ("learning_rate", "grad_norm", "skipped_steps", "loss_scale"),
-    "loss": ("loss", "nll", "valid_nll"),
+    "loss": ("loss", "nll", "valid_nll", "gamma", "temperature"),
     "speed": ("step_s", "tokens_per_", "responses_per_s", "padding", "positions"),
     "gate": ("gate_", "lambda_", "recommended_share", "num_"),
     "cache": ("cache_",),

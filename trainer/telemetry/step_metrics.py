@@ -136,6 +136,8 @@ STEP_METRICS = (
 
 TEACHER_METRICS = (
     *_of_client(),
+    metric("gamma", "weight of the teachers' targets at this step", _as_it_is, "gamma"),
+    metric("temperature", "of the teachers' targets at this step", _as_it_is, "temperature"),
     metric(
         "teacher_tokens_per_position",
         "tokens that the dialogue teacher read for each row; null if all came from the cache",

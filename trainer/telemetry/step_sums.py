@@ -124,6 +124,8 @@ class GlobalSums:
         grad_norm: float | None,
         loss_scale: float | None,
         was_skipped: bool,
+        gamma: float,
+        temperature: float,
     ) -> dict[str, Any]:
         """The step's object in metrics.jsonl; step_metrics.py declares its keys."""
         sums = {
@@ -135,6 +137,8 @@ class GlobalSums:
             "grad_norm": grad_norm,
             "loss_scale": loss_scale,
             "was_skipped": was_skipped,
+            "gamma": gamma,
+            "temperature": temperature,
             "ranks_with_teachers": self.world_size if self.has_teachers else 0,
         }
         metrics = (*STEP_METRICS, *TEACHER_METRICS) if self.has_teachers else STEP_METRICS

@@ -56,12 +56,13 @@ class Witness:
         """The client's."""
         return self._client.limits
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
         """Note what is requested, and request it."""
         batch, self._submitted = self._submitted, self._submitted + 1
         self.note({"submitted": batch, "examples": [example.example_id for example in examples]})
         lengths = [len(example.response_ids) for example in examples]
-        return self._worker.submit(self._take, batch, lengths, self._client.submit(examples))
+        received = self._client.submit(examples, temperature)
+        return self._worker.submit(self._take, batch, lengths, received)
 
     def close(self) -> None:
         """Note the client's own counts, and close it."""

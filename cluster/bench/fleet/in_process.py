@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,22 +44,26 @@ class InProcessTeachers:
         """Kind -> what its teacher takes of an example."""
         return {kind: InputLimits.of(it.description) for kind, it in self._teachers.items()}
 
-    def submit(self, examples: Sequence[Example]) -> Future[Targets]:
+    def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
         """Score at once, on the training thread: nothing overlaps in one process."""
         answer: Future[Targets] = Future()
-        answer.set_result({kind: self._score(kind, examples) for kind in self._teachers})
+        answer.set_result(
+            {kind: self._score(kind, examples, temperature) for kind in self._teachers}
+        )
         return answer
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _score(self, kind: str, examples: Sequence[Example]) -> TargetRows:
+    def _score(self, kind: str, examples: Sequence[Example], temperature: float) -> TargetRows:
         """A teacher's rows, cut as the config says."""
         teacher, of_kind = self._teachers[kind], self.kinds[kind]
+        limits = InputLimits.of(teacher.description)
         inputs = [
-            of_kind.to_input(example, InputLimits.of(teacher.description)) for example in examples
+            replace(of_kind.to_input(example, limits), temperature=temperature)
+            for example in examples
         ]
-        if InputLimits.of(teacher.description).takes_ranges:
+        if limits.takes_ranges:
             inputs = merge_sequences(inputs)
         rows = teacher.score(inputs, of_kind.compression(self._distill, seed=0))
         self.counters.requests += 1

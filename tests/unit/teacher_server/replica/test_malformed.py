@@ -31,6 +31,8 @@ ALL_COLUMNS = described(
     max_words=MAX_WORDS,
     num_entities=50,
     num_words=5,
+    min_temperature=0.5,
+    max_temperature=4.0,
 )
 NUM_IDS = {"token": num_token_ids(DESCRIPTION), "entity": 50, "word": 5}
 METADATA = handshake_metadata(DESCRIPTION)
@@ -186,10 +188,15 @@ def samples_beside_a_cut(rng: np.random.Generator, request: Request) -> None:
     request.compression.top_k = int(rng.integers(1, 1 << 32))
 
 
+def impossible_temperature(rng: np.random.Generator, request: Request) -> None:
+    values = [math.nan, math.inf, -math.inf, -1.0, 1e-30, 0.49, 4.01, float(rng.uniform(5, 1e9))]
+    request.temperature = float(rng.choice(values))
+
+
 MALFORMATIONS: tuple[Malform, ...] = (
     *(torn_column, foreign_id, wrong_length, wrong_range, example_too_many, example_too_few),
     *(ids_without_length, missing_column, nothing_at_all, noise, too_many_examples),
-    *(unknown_values, impossible_top_p, samples_beside_a_cut),
+    *(unknown_values, impossible_top_p, samples_beside_a_cut, impossible_temperature),
 )
 
 

@@ -133,7 +133,7 @@ def test_write_report_with_a_piece_missing_names_it(
     ("before", "after", "key"),
     [
         ("item_vectors: null", "item_vectors: elsewhere", "item_vectors"),
-        ("steps: null", "steps: 999", "train.steps"),
+        ("train:\n  steps: null", "train:\n  steps: 999", "train.steps"),
         ("gamma: 0.0", "gamma: 0.5", "distill.gamma"),
         ("hidden_size: 256", "hidden_size: 128", "student.hidden_size"),
         ("seed: 0", "seed: 1", "seed"),

@@ -52,6 +52,8 @@ def line(total: GlobalSums) -> dict[str, object]:
         grad_norm=None,
         loss_scale=None,
         was_skipped=False,
+        gamma=0.4,
+        temperature=2.0,
     )
 
 
@@ -65,6 +67,7 @@ def test_every_metric_is_formed_of_sums_over_micro_batches_and_ranks() -> None:
         **{"step": 7, "loss": 4.5, "nll": 2.0, "positions": 12, "tokens_per_s": 15.0},
         **{"padding": 1.0 - 30 / 36, "teacher_wait_s": 1.5, "skipped_steps": 0, "grad_norm": None},
         **{"teacher_requests": 10, "teacher_answer_s": 1.0, "cache_hits": 0, "kept_mass": 0.0},
+        **{"gamma": 0.4, "temperature": 2.0},
         **{"num_item_steps": 6, "lambda_item_steps": 1.0, "lambda_word_steps": 0.0},
         **{"gate_item_steps": 0.75 / HISTOGRAM.sum(), "gate_word_steps": None},
         "gate_histogram_item_steps": (6 * HISTOGRAM).tolist(),
