@@ -122,6 +122,7 @@ class TeacherReplica:
             address=address_of(host, port),
             replica_id=self._replica_id,
             pid=os.getpid(),
+            weights_digest=self._server.description.weights_digest,
         )
         self._renewal = asyncio.create_task(self._renew(dataclasses.asdict(lease)))
 
