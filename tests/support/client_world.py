@@ -50,6 +50,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     dtype: str = "float32"
     kept_mass: float = 1.0
     capabilities: tuple[str, ...] = ()
+    masses: tuple[str, ...] = (ITEM_MASS,)
     failures: int = 0
     """So many requests from now on fail inside."""
     streams: int = 0
@@ -71,6 +72,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             weights_digest=self.weights_digest or f"weights-{self.kind}",
             temperature=1.0,
             capabilities=self.capabilities,
+            masses=self.masses,
             dtype=self.dtype,
         )
 
