@@ -1,5 +1,10 @@
 """Limits of one message: servers refuse larger ones, and clients split their requests."""
 
+import re
+
+KIND_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
+"""What a kind of teacher may be called: it becomes a part of options and of metrics."""
+
 MAX_MESSAGE_BYTES = 64 << 20
 """In either direction, without gRPC's framing."""
 MAX_REQUEST_BYTES = 4 << 20

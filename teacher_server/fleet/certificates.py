@@ -21,10 +21,11 @@ from trainer.security.credentials import CA_NAME, SERVER_NAME
 # Tolerated difference between the clocks of the nodes.
 SKEW = datetime.timedelta(hours=1)
 CLIENT_NAME = "students.conkd.internal"
-# A client must not be able to pass for a server, nor the other way round.
+# A client must not be able to pass for a server. A server dials, too: a teacher without Ray
+# registers with the Directory, which lets servers alone do so.
 USAGES = {
-    "server": (SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH),
-    "client": (CLIENT_NAME, ExtendedKeyUsageOID.CLIENT_AUTH),
+    "server": (SERVER_NAME, (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)),
+    "client": (CLIENT_NAME, (ExtendedKeyUsageOID.CLIENT_AUTH,)),
 }
 
 
@@ -82,13 +83,13 @@ def _certificate(
     ca_key: ec.EllipticCurvePrivateKey,
     period: tuple[datetime.datetime, datetime.datetime],
 ) -> x509.Certificate:
-    name, usage = USAGES[role]
+    name, usages = USAGES[role]
     builder = _builder(_name(name), ca.subject, key=key.public_key(), period=period)
     builder = builder.add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=True)
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
     builder = builder.add_extension(names, critical=False)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())

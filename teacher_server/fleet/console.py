@@ -6,14 +6,14 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from protos.teacher_pb2 import ReplicaStats
+from protos.teacher_pb2 import Endpoint, ReplicaStats
 from teacher_server.fleet.deploy import PROBE_S
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
@@ -95,8 +95,10 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
         addresses = {it.replica_id: it.address for it in endpoints}
         directory_state = "RUNNING"
     except OSError:
-        addresses, directory_state = {}, "UNREACHABLE"
+        endpoints, addresses, directory_state = [], {}, "UNREACHABLE"
     stats = fetch_all_stats(addresses, PROBE_S, state.security)
+    kinds = kinds_status()
+    of_serve = {replica_id for status in kinds.values() for replica_id in status.replicas}
     content: dict[str, Any] = {
         "directory": state.directory,
         "directory_state": directory_state,
@@ -121,10 +123,30 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
                     for replica_id, (replica_state, pid) in sorted(status.replicas.items())
                 ],
             }
-            for kind, status in kinds_status().items()
+            for kind, status in kinds.items()
         },
+        "outside": outside_teachers(endpoints, of_serve),
     }
     return content, stats
+
+
+def outside_teachers(
+    endpoints: Iterable[Endpoint], of_serve: Container[str]
+) -> list[dict[str, Any]]:
+    """What is listed and not Serve's: teachers of other makes (or of a replica that just died)."""
+    return [
+        {
+            "kind": it.kind,
+            "replica_id": it.replica_id,
+            "address": it.address,
+            "weights_digest": it.weights_digest,
+            "model": it.model,
+            "zone": it.zone,
+            "capacity": it.capacity,
+        }
+        for it in endpoints
+        if it.replica_id not in of_serve
+    ]
 
 
 def status_page(
@@ -153,6 +175,9 @@ def status_page(
                     *_cells(now.get(replica_id), before.get(replica_id)),
                 )
             )
+    for each in content["outside"]:
+        cells = ("", "outside", each["replica_id"], "", each["address"])
+        rows.append((each["kind"], *cells, *_cells(None, None)))
     since = "between the last two looks" if before else "since the start of each replica"
     lines = [
         fitted(rows, COLUMNS, right=RATES, width=width),

@@ -124,7 +124,7 @@ def wait_until_ready(
         if line != said:
             progress(line)
             said = line
-        if is_settled and _num_answering(state) == +Counter(targets):
+        if is_settled and _num_answering(state, statuses) == +Counter(targets):
             return
         if time.monotonic() > deadline_s:
             why = [status.message for status in statuses.values() if status.message]
@@ -218,13 +218,21 @@ def _num_running(status: KindStatus | None) -> int:
     return sum(state == "RUNNING" for state, _ in status.replicas.values()) if status else 0
 
 
-def _num_answering(state: FleetState) -> Counter[str]:
-    """Replicas of each kind that the Directory announces and that are in service."""
+def _num_answering(state: FleetState, statuses: Mapping[str, KindStatus]) -> Counter[str]:
+    """Replicas of each kind that the Directory announces and that are in service.
+
+    Those of Serve alone: teachers of other makes come and go as they like.
+    """
     try:
         endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
     except OSError:
         return Counter()  # It is still starting.
-    return Counter(it.kind for it in endpoints if is_serving(it.address, PROBE_S, state.security))
+    ours = {replica_id for status in statuses.values() for replica_id in status.replicas}
+    return Counter(
+        it.kind
+        for it in endpoints
+        if it.replica_id in ours and is_serving(it.address, PROBE_S, state.security)
+    )
 
 
 def _run(applications: Mapping[str, serve.Application]) -> None:

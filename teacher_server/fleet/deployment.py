@@ -122,6 +122,7 @@ class TeacherReplica:
             address=address_of(host, port),
             replica_id=self._replica_id,
             pid=os.getpid(),
+            weights_digest=self._server.description.weights_digest,
         )
         # Listed before it counts as running: then Serve may stop the one that it replaces.
         await self._renew_once(dataclasses.asdict(lease))

@@ -1,7 +1,8 @@
 """The Directory behind gRPC: streams the list of teacher replicas to its watchers.
 
 A replica keeps its lease by renewing it; the lease of a dead one expires after lease_s. Students
-call Watch, which sends the whole fleet at once and after every change, and Want.
+call Watch, which sends the whole fleet at once and after every change, and Want. Teachers of other
+makes call Register and Renew.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ import grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
 
 from protos import teacher_pb2, teacher_pb2_grpc
-from teacher_server.fleet.leases import LEASE_S, RENEW_S, Lease, Leases
+from teacher_server.fleet.leases import (
+    LEASE_S,
+    RENEW_S,
+    Lease,
+    Leases,
+    LeasesFull,
+    LeaseTaken,
+)
+from teacher_server.fleet.registration import lease_of
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.security import ServerSecurity
-from trainer.common.errors import MachineError
+from trainer.common.errors import InputError, MachineError
 from trainer.security.addresses import address_of
 from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
@@ -31,6 +40,20 @@ SETTLE_S = 1.5 * RENEW_S
 BIND_S = 8.0
 
 
+NOT_A_SERVER = (
+    "Register must come with a server's certificate, got a client's. Dial with server.pem and "
+    "server.key (docs/operations.md)."
+)
+NO_LEASE = (
+    "a lease must be held to be renewed, got one that ended, or another lease_id. Register again."
+)
+REFUSALS = {
+    InputError: grpc.StatusCode.INVALID_ARGUMENT,
+    LeaseTaken: grpc.StatusCode.ALREADY_EXISTS,
+    LeasesFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
 class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
     """Watch over a set of leases, which replicas change through renew() and release()."""
 
@@ -40,9 +63,11 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
         *,
         settle_s: float,
         wake: Callable[[str], None] = lambda kind: None,
+        security: ServerSecurity | None = None,
     ) -> None:
         """`wake` is called with each kind that a student wants and no replica serves."""
         self._leases = leases
+        self._security = security or ServerSecurity(NO_SECURITY)
         self._settle_s = settle_s
         self._wake = wake
         self._settled = asyncio.Event()
@@ -57,12 +82,7 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
         while True:
             seen = self._version
             yield teacher_pb2.Fleet(
-                endpoints=[
-                    teacher_pb2.Endpoint(
-                        kind=lease.kind, address=lease.address, replica_id=lease.replica_id
-                    )
-                    for lease in self._leases.fleet()
-                ]
+                endpoints=[endpoint_of(lease) for lease in self._leases.fleet()]
             )
             async with self._changed:
                 while self._version == seen:
@@ -77,8 +97,37 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
             self._wake(kind)
         return teacher_pb2.WantReply()
 
+    async def Register(
+        self, request: teacher_pb2.RegisterRequest, context: grpc.aio.ServicerContext
+    ) -> teacher_pb2.LeaseTerms:
+        """List a teacher of another make, until its lease ends."""
+        if not self._security.is_server(context):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, NOT_A_SERVER)
+        try:
+            await self.renew(lease_of(request, self._security.files))
+        except (InputError, LeaseTaken, LeasesFull) as refused:
+            await context.abort(REFUSALS[type(refused)], str(refused))
+        return self._terms()
+
+    async def Renew(
+        self, request: teacher_pb2.RenewRequest, context: grpc.aio.ServicerContext
+    ) -> teacher_pb2.LeaseTerms:
+        """Renew the lease of an outside teacher, or end it."""
+        lease = self._leases.find(request.replica_id, request.lease_id)
+        if lease is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, NO_LEASE)
+        elif request.leave:
+            await self.release(lease.replica_id)
+        else:
+            await self.renew(lease)
+        return self._terms()
+
+    def _terms(self) -> teacher_pb2.LeaseTerms:
+        lease_s = self._leases.lease_s
+        return teacher_pb2.LeaseTerms(lease_s=lease_s, renew_every_s=min(RENEW_S, lease_s / 3))
+
     async def renew(self, lease: Lease) -> None:
-        """Register a replica or renew its lease."""
+        """Register a replica or renew its lease; raises as `Leases.renew`."""
         await self._announce(self._leases.renew(lease))
 
     async def release(self, replica_id: str) -> None:
@@ -100,6 +149,19 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
                 self._changed.notify_all()
 
 
+def endpoint_of(lease: Lease) -> teacher_pb2.Endpoint:
+    """What students hear of a lease."""
+    return teacher_pb2.Endpoint(
+        kind=lease.kind,
+        address=lease.address,
+        replica_id=lease.replica_id,
+        weights_digest=lease.weights_digest,
+        model=lease.model,
+        zone=lease.zone,
+        capacity=lease.capacity,
+    )
+
+
 class DirectoryServer:
     """The Directory behind a grpc.aio server of its own, with health and reflection."""
 
@@ -111,9 +173,11 @@ class DirectoryServer:
         security: SecurityFiles = NO_SECURITY,
         wake: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self.service = DirectoryService(Leases(lease_s), settle_s=settle_s, wake=wake)
         self._health = grpc_health.HealthServicer()
         self._security = ServerSecurity(security)
+        self.service = DirectoryService(
+            Leases(lease_s), settle_s=settle_s, wake=wake, security=self._security
+        )
         self._server = new_server(self._security)
         self._tasks: list[asyncio.Task[object]] = []
 

@@ -12,7 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 
 from trainer.security.addresses import host_of
-from trainer.security.credentials import SecurityFiles, check_host, read_credentials
+from trainer.security.credentials import (
+    SERVER_NAME,
+    SecurityFiles,
+    check_host,
+    read_credentials,
+)
 
 SERVER_REMEDY = (
     "Give --tls and --token-file (docs/operations.md), or --insecure on a network that you trust."
@@ -58,7 +63,7 @@ class ServerSecurity:
 
     def __init__(self, files: SecurityFiles) -> None:
         credentials = read_credentials(files, "server")
-        self._files = files
+        self.files = files
         token = credentials.token
         self.interceptors = [] if token is None else [TokenCheck(token)]
         self._tls = None
@@ -69,6 +74,14 @@ class ServerSecurity:
                 require_client_auth=True,
             )
 
+    def is_server(self, context: grpc.aio.ServicerContext) -> bool:
+        """Whether the caller may pass for a server of this fleet.
+
+        With TLS its certificate must have the servers' name; without, the token is all there is.
+        """
+        names = context.auth_context().get("x509_subject_alternative_name", ())
+        return self._tls is None or SERVER_NAME.encode() in names
+
     def bind(self, server: grpc.aio.Server, address: str) -> int:
         """Let a server listen on host:port; returns the port.
 
@@ -76,7 +89,7 @@ class ServerSecurity:
             ValueError: if the address is beyond this machine and nothing protects what comes there.
             RuntimeError: if the address cannot be bound.
         """
-        check_host("a server's host", host_of(address), self._files, remedy=SERVER_REMEDY)
+        check_host("a server's host", host_of(address), self.files, remedy=SERVER_REMEDY)
         if self._tls is None:
             return server.add_insecure_port(address)
         return server.add_secure_port(address, self._tls)

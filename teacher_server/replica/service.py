@@ -177,6 +177,11 @@ class TeacherServer:
         self._ended: asyncio.Task[bool] | None = None
 
     @property
+    def description(self) -> teacher_pb2.Description:
+        """What Describe answers."""
+        return self._service.description
+
+    @property
     def problem(self) -> str:
         """Why the replica cannot answer; empty if it can."""
         if self._ended is None or self._ended.done():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from protos.codec import TargetRows
+from protos.target_rows import ITEM_MASS
 from protos.teacher_pb2 import Compression, Description
 from trainer.common.errors import InputError
 from trainer.data.model_input import SequenceInput
@@ -44,6 +45,8 @@ def describe(card: Description, vocabulary: Vocabulary, dtype: str = FLOAT32) ->
     description.catalogue_digest = vocabulary.catalogue_digest
     description.text_digest = vocabulary.text_digest
     description.dtype = dtype
+    # All rows that `compress` cuts have it.
+    description.masses[:] = [ITEM_MASS]
     return description
 
 

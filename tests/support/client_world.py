@@ -64,6 +64,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
     temperatures: tuple[float, float] = (0.0, 0.0)
     """The range that its Description gives."""
     capabilities: tuple[str, ...] = ()
+    masses: tuple[str, ...] = (ITEM_MASS,)
     failures: int = 0
     """So many requests from now on fail inside."""
     versions: list[str] = field(default_factory=list)
@@ -93,6 +94,7 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServicer):
             min_temperature=self.temperatures[0],
             max_temperature=self.temperatures[1],
             capabilities=self.capabilities,
+            masses=self.masses,
             dtype=self.dtype,
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from protos.codec import TargetRows
+from protos.target_rows import ITEM_MASS
 from protos.teacher_pb2 import Compression, Description
 from protos.version import WIRE_VERSION
 from teacher_server.scoring.compress import Support, compress
@@ -26,6 +27,7 @@ DESCRIPTION = Description(
     weights_digest="weights-a",
     temperature=1.0,
     capabilities=[RANGES],
+    masses=[ITEM_MASS],
     dtype="float32",
 )
 

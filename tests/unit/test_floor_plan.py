@@ -20,7 +20,7 @@ MAX_LINES = 400
 FLOORS = (
     ("trainer/common",),
     ("protos", "trainer/security"),
-    ("trainer/config",),
+    ("trainer/config", "protos/conformance"),
     ("trainer/data", "trainer/checkpoints"),
     ("trainer/kinds",),
     ("trainer/data/corpora", "trainer/models", "trainer/loss"),
@@ -53,6 +53,9 @@ DOORS = {
         "trainer/teacher_client/streams.py",
         "teacher_server/replica/",
         "teacher_server/fleet/directory_server.py",
+        # What a teacher of another make needs, and is checked by.
+        "protos/lease_client.py",
+        "protos/conformance/",
         "cluster/bench/service/load.py",  # sends as fast as it is answered, without our client
     ),
 }

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster import demo
 from cluster.bench import __main__ as bench
 from cluster.grafana import __main__ as grafana
+from protos.conformance import __main__ as conformance
 from teacher_server import main as teacher_server
 from teacher_server.fleet.local_cluster import FleetState, write_state
 from tests.support import evaluation_fakes as fakes
@@ -289,6 +290,20 @@ COMMANDS = {
         main=teacher_server.main,
         right=("certificates", "--output", "ROOT/certificates"),
         wrong={"--output": UNWRITABLE, "--days": whole(1, 3650)},
+    ),
+    "protos.conformance": Command(
+        main=conformance.main,
+        # Nobody listens there.
+        right=("127.0.0.1:1", "--timeout", "0.5"),
+        wrong={
+            "ADDRESS": st.sampled_from(["", "x", "127.0.0.1", ":1", "::1:5", "203.0.113.7:1"]),
+            "--json": NO_FLAG,
+            "--tls": FOLDERS,
+            "--token-file": FOLDERS,
+            "--insecure": NO_FLAG,
+            "--timeout": number(0.1, 3600),
+        },
+        positional={"ADDRESS": 0},
     ),
     "cluster.demo": Command(
         main=demo.main,

@@ -10,6 +10,7 @@ from trainer.security.addresses import host_of
 from trainer.security.credentials import (
     SERVER_NAME,
     STUDENT_REMEDY,
+    Role,
     SecurityFiles,
     check_host,
     read_credentials,
@@ -41,8 +42,9 @@ class ChannelFactory:
         ValueError: as `read_credentials`.
     """
 
-    def __init__(self, files: SecurityFiles) -> None:
-        credentials = read_credentials(files, "client")
+    def __init__(self, files: SecurityFiles, role: Role = "client") -> None:
+        """`role`: whose certificate is shown; a teacher that registers shows a server's."""
+        credentials = read_credentials(files, role)
         self._files = files
         self._tls = None
         if credentials.identity is not None:
@@ -67,9 +69,9 @@ class ChannelFactory:
             return grpc.aio.insecure_channel(address, options=options)
         return grpc.aio.secure_channel(address, self._tls, options=options)
 
-    def blocking(self, address: str) -> grpc.Channel:
+    def blocking(self, address: str, options: Options = ()) -> grpc.Channel:
         """A channel to host:port whose calls block; raises as `aio`."""
-        options = self._options(address)
+        options = [*options, *self._options(address)]
         if self._tls is None:
             return grpc.insecure_channel(address, options=options)
         return grpc.secure_channel(address, self._tls, options=options)

@@ -21,6 +21,7 @@ from trainer.security.channels import ChannelFactory, keepalive
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers, Misfit
+from trainer.teacher_client.masses import check_masses
 from trainer.teacher_client.replica import Replica
 
 logger = logging.getLogger(__name__)
@@ -222,6 +223,7 @@ class TeacherStreams:
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )
             return None
+        check_masses(described, f"at {endpoint.address}")
         self._met.admit(described, f"at {endpoint.address}")
         return described
 

@@ -75,6 +75,7 @@ async def serve(
         address=listed_at or address,
         replica_id=replica_id,
         pid=os.getpid(),
+        weights_digest=teacher.description.weights_digest,
     )
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protos.teacher_pb2 import ReplicaStats
-from teacher_server.fleet.console import status_page
+from protos.teacher_pb2 import Endpoint, ReplicaStats
+from teacher_server.fleet.console import outside_teachers, status_page
 from teacher_server.fleet.options import parse
 from teacher_server.fleet.replica_rates import (
     Rates,
@@ -87,13 +87,22 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
             | {"state": "DEPLOYING", "target": 1, "max": 4, "autoscaling": PACE}
             | {"problem": "InputError: no weights"},
         },
+        "outside": outside_teachers(
+            [
+                Endpoint(kind="dialogue", replica_id="a", address="127.0.0.1:5"),
+                Endpoint(kind="bigram", replica_id="go", address="127.0.0.1:6", model="Go"),
+            ],
+            {"a"},
+        ),
     }
+    assert [(it["replica_id"], it["model"]) for it in content["outside"]] == [("go", "Go")]
     page = status_page(content, {"a": NOW}, {"a": BEFORE})
     lines = {line.split()[0]: line.split() for line in page.splitlines()}
     assert lines["dialogue"] == [
         *("dialogue", "2", "RUNNING", "a", "7", "127.0.0.1:5", "3.0", "15", "300.0", "ms", "3")
     ]
     assert "DEPLOYING" in lines["recommendation"]
+    assert lines["bigram"] == ["bigram", "outside", "go", "127.0.0.1:6"]
     assert "Rates      between the last two looks" in page
     assert "recommendation: autoscaled between 2 and 4, to wait 50 ms" in page
     assert "recommendation: a replica does not start: InputError: no weights" in page

@@ -160,7 +160,7 @@ def test_make_certificates_writes_five_files_and_keys_for_us_alone(tmp_path: Pat
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == (0 if path.suffix == ".key" else 0o44)
 
 
-def test_make_certificates_signs_each_role_for_itself_alone(folder: Path) -> None:
+def test_make_certificates_signs_no_client_as_a_server(folder: Path) -> None:
     ca, server, client = (
         x509.load_pem_x509_certificate((folder / name).read_bytes())
         for name in ("ca.pem", "server.pem", "client.pem")
@@ -176,7 +176,9 @@ def test_make_certificates_signs_each_role_for_itself_alone(folder: Path) -> Non
         list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
         for leaf in (server, client)
     ]
-    assert usages == [[ExtendedKeyUsageOID.SERVER_AUTH], [ExtendedKeyUsageOID.CLIENT_AUTH]]
+    server_auth, client_auth = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+    # A server registers with the Directory as a client; no client can pass for a server.
+    assert usages == [[server_auth, client_auth], [client_auth]]
 
 
 def test_make_certificates_over_one_that_is_there_writes_nothing(tmp_path: Path) -> None:
