@@ -250,8 +250,8 @@ def same_again(caller: Caller, questions: Questions) -> str:
 def in_company(caller: Caller, questions: Questions) -> str:
     """The same sequences, beside others in a request."""
     sequences, others = questions.batch(), questions.batch()
-    alone, together = ask(caller, sequences), ask(caller, [*others, *sequences])
-    mine = together.split([num_rows(others), num_rows(sequences)])[1]
+    alone, together = ask(caller, sequences), ask(caller, [*others, *sequences, *others])
+    mine = together.split([num_rows(each) for each in (others, sequences, others)])[1]
     off = need_same(alone, mine, tolerance(caller), "a sequence alone and in company")
     return f"within {off:.1g}"
 

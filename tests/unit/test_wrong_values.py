@@ -267,9 +267,7 @@ COMMANDS = {
         wrong={
             **FLEET,
             **dict.fromkeys(("--dialogue", "--recommendation"), FOLDERS),
-            "--teacher": st.sampled_from(
-                ["", "moon", "moon=ROOT/dialogue", "=", "dialogue=absent"]
-            ),
+            "--teacher": st.sampled_from(["", "moon", "moon=ROOT/dialogue", "="]),
             "--json": NO_FLAG,
             "--timeout": number(1, 86_400),
         },

@@ -272,7 +272,18 @@ class SeedIgnored(BigramTeacher):
         return super()._row(before, asked, np.random.default_rng())
 
 
-class LooksAhead(BigramTeacher):
+class Misplaces(BigramTeacher):
+    """Takes the later ranges of a sequence one token too early."""
+
+    def _rows(self, request: Any) -> TargetRows:
+        starts = np.frombuffer(request.range_starts, "<i4").copy()
+        if len(starts) == 3 and np.frombuffer(request.range_counts, "<i4").tolist() == [3]:
+            starts[1:] -= 1
+            request.range_starts = starts.tobytes()
+        return super()._rows(request)
+
+
+class LooksAround(BigramTeacher):
     """Each row depends on the last token of the whole request."""
 
     def _rows(self, request: Any) -> TargetRows:
@@ -310,7 +321,8 @@ ABOUT = other_make.describe(MANIFEST)
         (NoTail, "cuts rows by top_k"),
         (Noisy, "answers the same request the same way"),
         (SeedIgnored, "draws the same rows from the same seed"),
-        (LooksAhead, "answers ranges as if each was alone"),
+        (Misplaces, "answers ranges as if each was alone"),
+        (LooksAround, "answers a sequence the same way in company"),
         (AnyRange, "refuses ranges out of order"),
     ],
 )
