@@ -25,9 +25,10 @@ def description(caller: Caller, questions: Questions) -> str:
     need(bool(KIND_NAME.fullmatch(about.kind)), f"kind must be a name, got {about.kind!r}.")
     for name in ("replica_id", "vocabulary_digest", "weights_digest", "dtype"):
         need(bool(getattr(about, name)), f"{name} must be told, got nothing.")
+    versions = about.oldest_wire_version, about.wire_version
     need(
-        about.wire_version == version.WIRE_VERSION,
-        f"wire_version must be {version.WIRE_VERSION}, got {about.wire_version}.",
+        bool(version.common_version(*versions)),
+        f"wire_version must be {version.WIRE_VERSION}, got {version.versions_text(*versions)}.",
     )
     temperature = about.temperature
     is_temperature = math.isfinite(temperature) and temperature > 0

@@ -13,7 +13,8 @@ from protos.codec import TargetRows, concat_rows
 from protos.conformance.caller import Caller
 from protos.conformance.outcomes import Check, Failed, NotApplicable, need
 from protos.conformance.questions import Question, Questions, num_rows, to_request
-from protos.target_rows import ITEM_MASS, WireError, check_item_mass, row_sums
+from protos.item_mass import check_item_mass
+from protos.target_rows import ITEM_MASS, WireError, row_sums
 from protos.teacher_pb2 import FLOAT32, Compression
 from protos.value_formats import FORMATS
 

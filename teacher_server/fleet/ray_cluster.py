@@ -92,7 +92,7 @@ def cluster_room() -> Room:
 
 def free_resources() -> dict[str, float]:
     """What nothing on the connected cluster has taken, by Ray's names: CPU, GPU."""
-    return ray.available_resources()
+    return {name: float(number) for name, number in ray.available_resources().items()}
 
 
 def head_address() -> str:

@@ -58,6 +58,7 @@ def request(
     return teacher_pb2.ScoreRequest(
         request_id=request_id,
         compression=teacher_pb2.Compression(top_k=top_k, values=values),  # type: ignore[arg-type]
+        temperature=1.0,
         **content,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypedDict, cast
 
 import numpy as np
 
@@ -107,8 +107,22 @@ class Answers:
         return await self._score(kind, inputs, now, traceparent)
 
 
-def fields_of(sequences: Sequence[SequenceInput], limits: InputLimits) -> dict[str, bytes]:
+class SequenceFields(TypedDict, total=False):
     """The fields of a ScoreRequest that hold its sequences and the rows wanted of them."""
+
+    token_ids: bytes
+    token_lengths: bytes
+    entity_ids: bytes
+    entity_lengths: bytes
+    word_ids: bytes
+    word_lengths: bytes
+    range_counts: bytes
+    range_starts: bytes
+    range_lengths: bytes
+
+
+def fields_of(sequences: Sequence[SequenceInput], limits: InputLimits) -> SequenceFields:
+    """What a request says of sequences, in the columns that the teacher takes."""
     columns: dict[str, list[np.ndarray]] = {}
     for each in sequences:
         for name, ids in sent_columns(each, limits):
@@ -121,7 +135,7 @@ def fields_of(sequences: Sequence[SequenceInput], limits: InputLimits) -> dict[s
     fields["range_counts"] = _int32([len(each.ranges) for each in sequences])
     fields["range_starts"] = _int32([wanted.start for wanted in ranges])
     fields["range_lengths"] = _int32([wanted.length for wanted in ranges])
-    return fields
+    return cast(SequenceFields, fields)
 
 
 def _int32(values: Sequence[int]) -> bytes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -24,6 +25,9 @@ LIMIT_S = 60.0
 
 class Directories:
     """Directories one after another on one port, on a loop beside the test."""
+
+    _server: DirectoryServer
+    _renew: Callable[[Lease], Coroutine[Any, Any, None]]
 
     def __init__(self) -> None:
         self._loop = Loop("directory")

@@ -257,6 +257,7 @@ def test_replica_counts_the_rows_of_a_plugins_kind_by_its_own_support(
         compression=teacher_pb2.Compression(values=codec.UINT8),  # type: ignore[arg-type]
         token_ids=np.arange(10, dtype="<i4").tobytes(),
         token_lengths=np.array([10], "<i4").tobytes(),
+        temperature=1.0,
         **one_range((0, 10)),
     )
     card.max_tokens = 16

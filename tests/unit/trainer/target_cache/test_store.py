@@ -180,8 +180,10 @@ def test_cache_that_is_full_keeps_what_it_has_and_says_so_once(
 
 
 def test_cache_knows_the_teachers_that_a_student_could_ask(cache: TargetCache) -> None:
-    digests = {"vocabulary": "vocabulary-a", "graph": "graph-a"}
-    assert cache.known("dialogue", compression(), **digests) == []
+    def known(kind: str) -> list[Group]:
+        return cache.known(kind, compression(), vocabulary="vocabulary-a", graph="graph-a")
+
+    assert known("dialogue") == []
     cache.put(GROUP, {b"a": b"1"}, {})
     others = (
         Group.of(described(weights_digest="weights-b"), compression(top_k=9)),
@@ -190,11 +192,11 @@ def test_cache_knows_the_teachers_that_a_student_could_ask(cache: TargetCache) -
     )
     for number, group in enumerate(others):
         cache.put(group, {bytes([number]): b"1"}, {})
-    (found,) = cache.known("dialogue", compression(), **digests)
+    (found,) = known("dialogue")
     assert found.digest == GROUP.digest
-    assert cache.known("recommendation", compression(), **digests) == []
+    assert known("recommendation") == []
     cache.put(Group.of(described(weights_digest="weights-c"), compression()), {b"c": b"1"}, {})
-    assert len(cache.known("dialogue", compression(), **digests)) == 2
+    assert len(known("dialogue")) == 2
 
 
 def test_cache_keeps_the_record_of_a_group_beside_one_of_other_limits(cache: TargetCache) -> None:

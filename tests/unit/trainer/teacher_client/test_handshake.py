@@ -209,6 +209,7 @@ def score_request(request_id: int) -> teacher_pb2.ScoreRequest:
         request_id=request_id,
         token_ids=np.array([1, 2], "<i4").tobytes(),
         token_lengths=np.array([2], "<i4").tobytes(),
+        temperature=1.0,
         **one_range((1, 1)),
         compression=teacher_pb2.Compression(top_k=4, values=teacher_pb2.FLOAT32),
     )
