@@ -16,7 +16,9 @@ GOOD, BAD = 1, 2
 LONG_ROWS = 64
 
 
-def _refusing(what: str, malformed: Malformed) -> Check:
+def refusing(what: str, malformed: Malformed) -> Check:
+    """A request that must be refused alone, beside a good one on the same stream."""
+
     def run(caller: Caller, questions: Questions) -> str:
         bad, good = malformed(questions), questions.small(GOOD)
         bad.request_id = BAD
@@ -162,7 +164,7 @@ def too_many_rows(questions: Questions) -> ScoreRequest:
 
 
 ERROR_CHECKS = tuple(
-    _refusing(what, malformed)
+    refusing(what, malformed)
     for what, malformed in (
         ("a range past the end of its sequence", _range(lambda length: [(length - 1, 2)])),
         ("a range before its sequence", _range(lambda length: [(-1, 2)])),

@@ -15,12 +15,19 @@ from protos.conformance.outcomes import Check, Failed, NotApplicable, Result
 from protos.conformance.questions import Questions
 from protos.conformance.row_checks import ROW_CHECKS
 from protos.conformance.stream_checks import STREAM_CHECKS
+from protos.conformance.temperature_checks import TEMPERATURE_CHECKS
 from protos.target_rows import WireError
 from protos.teacher_pb2 import Description
 from trainer.common.errors import MachineError
 from trainer.security.channels import ChannelFactory
 
-CHECKS = (*CALLER_CHECKS, *ROW_CHECKS, *STREAM_CHECKS, *ERROR_CHECKS)
+CHECKS = (
+    *CALLER_CHECKS,
+    *ROW_CHECKS,
+    *TEMPERATURE_CHECKS,
+    *STREAM_CHECKS,
+    *ERROR_CHECKS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
