@@ -14,13 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from teacher_server.fleet.deploy import (
-    POLL_S,
-    PROBE_S,
-    replace,
-    replace_directory,
-    wait_until_ready,
-)
+from teacher_server.fleet.deploy import POLL_S, replace, replace_directory, wait_until_ready
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState, write_state
 from teacher_server.fleet.replacing import Replacing
@@ -30,6 +24,8 @@ from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_l
 from trainer.common.errors import InputError, MachineError
 
 DIRECTORY = "directory"
+# For the Directory to answer: one that is asked once, on a machine that is busy with students.
+ANSWER_S = 20.0
 
 
 class Roll:
@@ -73,7 +69,7 @@ class Roll:
         Else new servers and running students, who read theirs before, would not, either.
         """
         try:
-            fetch_fleet(self.state.directory, PROBE_S, self.state.security)
+            fetch_fleet(self.state.directory, ANSWER_S, self.state.security)
         except MachineError as error:
             raise InputError(
                 "the Directory must answer to the certificates and the token of now, got: "
