@@ -46,7 +46,8 @@ def write_recommendation_teacher(folder: Path, vocabulary: Vocabulary) -> None:
     recommender = FrozenRecommender(
         entities_ND=torch.randn(NUM_ENTITIES, 16, generator=generator),
         attention_N=torch.randn(NUM_ENTITIES, generator=generator),
-        items_I=torch.arange(vocabulary.num_items),
+        # Films may share an entity here: real dialogues have more films than that.
+        items_I=torch.arange(vocabulary.num_items) % NUM_ENTITIES,
         item_bias_I=torch.randn(vocabulary.num_items, generator=generator),
         words_WD=torch.randn(NUM_WORDS, 16, generator=generator),
         word_attention_W=torch.randn(NUM_WORDS, generator=generator),

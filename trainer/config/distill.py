@@ -39,7 +39,7 @@ class DistillConfig:
     """Threshold of the hard gate on the dialogue teacher's item mass."""
     top_k: int = 64
     """Entries kept per position of the dialogue teacher; 0 keeps all."""
-    recommendation_top_p: float = 0.8
+    recommendation_top_p: float = 0.95
     """The recommendation row is cut where its kept mass reaches this; 1 keeps all items."""
     recommendation_top_k: int = 2048
     """Cap on the entries of a recommendation row; 0 means no cap."""
