@@ -58,5 +58,5 @@ def test_every_number_has_a_group_in_tensorboard() -> None:
     groups = {tag.partition("/")[0] for tag in tags.values()}
     assert groups == {"loss", "optimiser", "speed", "gate", "cache", "teachers"}
     assert {key for key, tag in tags.items() if tag.startswith("loss/")} == {
-        *("loss", "nll", "valid_nll")
+        *("loss", "nll", "valid_nll", "gamma", "temperature")
     }
