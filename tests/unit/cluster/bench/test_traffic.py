@@ -91,8 +91,8 @@ def test_bytes_per_position_is_the_sum_of_its_parts() -> None:
         "bytes_per_position_headers": 8.4,
     }
     by_kind = traffic_rows(exchanges, positions=10)
-    sums = [sum(float(v) for k, v in row.items() if k.endswith("n")) for row in by_kind]
-    assert sums == [37.6, 33.8]
+    sums = [sum(float(v) for k, v in row.items() if k.endswith("_position")) for row in by_kind]
+    assert sums == pytest.approx([37.6, 33.8])
 
 
 def test_headers_are_grpcs_prefix_and_a_header_for_each_http2_frame() -> None:
