@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 
 import ray
 
@@ -90,7 +91,7 @@ def cluster_room() -> Room:
     return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
-def free_resources() -> dict[str, float]:
+def free_resources() -> Mapping[str, float]:
     """What nothing on the connected cluster has taken, by Ray's names: CPU, GPU."""
     return {name: float(number) for name, number in ray.available_resources().items()}
 
