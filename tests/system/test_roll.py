@@ -41,9 +41,9 @@ from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import SERVER_NAME, SecurityFiles
 
 STUDENTS = 4
-# Twice as long as a roll takes: its starts and the students share the cores.
-STEPS = 150
-RUN = (*EXACT, f"train.steps={STEPS}", "seed=7")
+# Longer than a roll takes, which shares the cores with them.
+STEPS = 600
+RUN = (*EXACT, f"train.steps={STEPS}", "train.batch_size=4", "seed=7")
 # What the next version of a dialogue teacher can do, too.
 THIS_VERSION = "description.capabilities.append(RANGES)"
 NEXT_VERSION = 'description.capabilities.extend([RANGES, "next"])'
