@@ -104,18 +104,28 @@ def _hold(
     ended: threading.Event,
 ) -> None:
     """Renew until `ended`, on a new channel after each error: an old one would wait to connect."""
-    is_lost = False
+    told: grpc.StatusCode | None = None
     while not ended.is_set():
         try:
             with open_channel() as channel:
                 directory = DirectoryStub(channel)
                 while not ended.wait(renew_every_s):
                     _renew_or_register(lease, directory)
-                    is_lost = False
+                    told = None
         except grpc.RpcError as error:
-            if not is_lost:
-                logger.warning("the Directory did not renew our lease, trying again: %s", error)
-            is_lost = True
+            code = error.code()  # type: ignore[attr-defined]
+            if code is not told:
+                _tell(lease.endpoint.replica_id, code, error.details())  # type: ignore[attr-defined]
+            told = code
+
+
+def _tell(replica_id: str, code: grpc.StatusCode, details: str) -> None:
+    level = logging.ERROR if code in REFUSED else logging.WARNING
+    logger.log(
+        level,
+        "the Directory must renew the lease of %s, got %s: %s. Trying again.",
+        *(replica_id, code.name, details),
+    )
 
 
 def _renew_or_register(lease: _Lease, directory: DirectoryStub) -> None:

@@ -21,16 +21,12 @@ BEYOND = 2.0
 """How many times the highest temperature is refused."""
 
 
-def _highest(questions: Questions) -> float:
+def softened(caller: Caller, questions: Questions) -> str:
+    """P^(1/T), scaled to 1, of the rows that come without a temperature; their masses stay."""
     low, high = temperature_range(questions.about)
     if low == high:
         raise NotApplicable("its requests have no temperature of their own")
-    return high
-
-
-def softened(caller: Caller, questions: Questions) -> str:
-    """P^(1/T), scaled to 1, of the rows that come without a temperature; their masses stay."""
-    asked = min(ASKED, _highest(questions))
+    asked = min(ASKED, high)
     sequences = questions.batch()
     plain = ask(caller, sequences)
     rows = _at(caller, sequences, asked)
@@ -53,7 +49,8 @@ def _at(caller: Caller, sequences: list[Question], temperature: float) -> Target
 
 def _beyond(questions: Questions) -> ScoreRequest:
     request = questions.small()
-    request.temperature = BEYOND * _highest(questions)
+    _, high = temperature_range(questions.about)
+    request.temperature = BEYOND * high
     return request
 
 

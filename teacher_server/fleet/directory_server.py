@@ -91,8 +91,11 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
     async def Want(
         self, request: teacher_pb2.WantRequest, context: grpc.aio.ServicerContext
     ) -> teacher_pb2.WantReply:
-        """Wake the kinds of the request that have no replica; fixed ones stay as they are."""
-        listed = {lease.kind for lease in self._leases.fleet()}
+        """Wake the kinds of the request that have no replica; fixed ones stay as they are.
+
+        An outside teacher keeps none asleep: it may not fit the student that asks.
+        """
+        listed = {lease.kind for lease in self._leases.fleet() if not lease.is_outside}
         for kind in set(request.kinds) - listed:
             self._wake(kind)
         return teacher_pb2.WantReply()

@@ -72,13 +72,14 @@ class Leases:
         """Register or renew; True if this changed the fleet.
 
         Raises:
-            LeaseTaken: if another holder has this replica id; its lease stays as it is.
+            LeaseTaken: if another holder has this replica id; its lease stays as it is. Only a
+                replica of Serve takes its own id from an outside teacher that came first.
             LeasesFull: if it is a new outside lease, and there are as many as there may be.
         """
         known = self._held.get(lease.replica_id)
         if known is None:
             self._check_room(lease)
-        elif not _is_same(known[0].lease_id, lease.lease_id):
+        elif lease.is_outside and not _is_same(known[0].lease_id, lease.lease_id):
             raise LeaseTaken(
                 f"replica_id must be one that no other teacher holds, got {lease.replica_id} of a "
                 f"teacher at {known[0].address}. Draw a new one for every process."

@@ -100,6 +100,7 @@ def read_state(path: Path) -> FleetState:
         )
     try:
         content = json.loads(path.read_text())
+        content["versions"]  # the record of a release before has none
         return FleetState(**content | {"security": SecurityFiles(**content["security"])})
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -49,9 +49,13 @@ class Roll:
             MachineError: if new replicas of a kind do not start: its old ones are back then.
             InputError: if running students could not go on with certificates or token of now.
         """
-        self._check_files()
-        for kind, of_kind in options.items():
-            self._replaced[kind] = self._roll_kind(kind, of_kind)
+        if _status_of(DIRECTORY).state == FAILED:
+            # A roll before ended with it: the teachers are of now, and nobody answers the check.
+            self._progress("the Directory did not start: it alone is started anew")
+        else:
+            self._check_files()
+            for kind, of_kind in options.items():
+                self._replaced[kind] = self._roll_kind(kind, of_kind)
         try:
             self._replaced[DIRECTORY] = self._roll_directory()
             ranges = {kind: _status_of(kind).replica_range for kind in options}
@@ -64,9 +68,10 @@ class Roll:
         return self._replaced
 
     def _check_files(self) -> None:
-        """Who bears the files of now must get on with the servers of before.
+        """A student that bears the files of now must get on with the servers of before.
 
-        Else new servers and running students, who read theirs before, would not, either.
+        Most mistakes show there. That students which read theirs before will trust the new
+        servers' certificates cannot be seen from here.
         """
         try:
             fetch_fleet(self.state.directory, ANSWER_S, self.state.security)

@@ -14,6 +14,7 @@ from protos.teacher_pb2 import Description, ScoreRequest
 def wanted_ranges(request: ScoreRequest, about: Description) -> Iterator[tuple[list[int], int]]:
     """The tokens up to the end of each range, and its number of rows; ValueError if malformed."""
     need(request.ByteSize() <= limits.MAX_REQUEST_BYTES, "a request must have at most 4 MB.")
+    need(request.temperature in (0.0, 1.0), "temperature must be 1: this teacher takes no other.")
     columns = ("token_ids", "token_lengths", "range_counts", "range_starts", "range_lengths")
     tokens, lengths, counts, starts, sizes = (
         np.frombuffer(getattr(request, name), "<i4").tolist() for name in columns

@@ -94,11 +94,11 @@ def test_teacher_joins_a_directory_that_restarts(
 ) -> None:
     with leased(directories.open_channel, ENDPOINT):
         directories.stop()
-        eventually(lambda: "did not renew our lease" in caplog.text)
+        eventually(lambda: "must renew the lease of" in caplog.text)
         directories.start()
         eventually(lambda: directories.listed() == [ENDPOINT])
     assert directories.listed() == []
-    assert caplog.text.count("did not renew our lease") == 1
+    assert caplog.text.count("must renew the lease of") == 1
 
 
 def test_teacher_leaves_without_a_directory(directories: Directories) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from types import SimpleNamespace
 
 import grpc
@@ -130,6 +131,8 @@ def test_want_wakes_the_kinds_that_nobody_serves() -> None:
             kinds = ["dialogue", "recommendation", "recommendation"]
             await stub.Want(teacher_pb2.WantRequest(kinds=kinds))
             await server.service.release("a")
+            # One that may not fit the student that asks.
+            await server.service.renew(dataclasses.replace(lease, replica_id="b", lease_id="c"))
             await stub.Want(teacher_pb2.WantRequest(kinds=["dialogue"]))
         await server.stop(0.1)
         return woken

@@ -114,6 +114,16 @@ def test_name_of_another_holder_is_refused_and_the_holder_keeps_it() -> None:
     assert leases.renew(outside("go-1", THEIRS))
 
 
+def test_replica_of_serve_takes_its_id_from_an_outside_teacher_that_came_first() -> None:
+    leases = Leases(5.0, clock=lambda: 0.0)
+    assert leases.renew(outside("serve"))
+    served = Lease(kind="dialogue", address="127.0.0.1:1", replica_id="serve", pid=1)
+    assert leases.renew(served)
+    assert leases.fleet() == [served]
+    with pytest.raises(LeaseTaken):
+        leases.renew(outside("serve"))
+
+
 def test_outside_leases_are_bounded_and_leave_room_for_those_of_serve() -> None:
     leases = Leases(5.0, clock=lambda: 0.0, max_outside=2)
     assert leases.renew(outside("a")) and leases.renew(outside("b"))

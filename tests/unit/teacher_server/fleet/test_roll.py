@@ -156,6 +156,32 @@ def test_failure_of_the_second_kind_names_the_first_which_stays_replaced(
     assert state.version_of("recommendation") == "1" != state.version_of("dialogue")
 
 
+class WithoutDirectory(FakeServe):
+    """A fleet whose Directory failed in the roll before."""
+
+    def replace_directory(self, state: FleetState) -> None:
+        super().replace_directory(state)
+        self.of["x2"] = "anew"
+        self.running["directory"] = ["x2"]
+
+    def _look(self, kind: str) -> KindStatus:
+        status = super()._look(kind)
+        if kind == "directory" and self.versions[kind] != "anew":
+            return dataclasses.replace(status, state="DEPLOY_FAILED", replicas={}, target=1)
+        return status
+
+
+def test_roll_of_a_fleet_whose_directory_failed_starts_it_alone(
+    rolled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = WithoutDirectory()
+    one, said = rolled(serve, 0.5)
+    monkeypatch.setattr(roll, "fetch_fleet", lambda *_: pytest.fail("nobody answers there"))
+    assert one.run(OPTIONS) == {"directory": []}
+    assert said == ["the Directory did not start: it alone is started anew"]
+    assert serve.running["directory"] == ["x2"] and serve.surges == []
+
+
 def test_interrupted_roll_leaves_the_file_as_serve_was_told(rolled: Any, tmp_path: Path) -> None:
     serve = FakeServe(interrupt=True)
     one, said = rolled(serve, 0.5)
