@@ -100,7 +100,8 @@ def read_state(path: Path) -> FleetState:
         )
     try:
         content = json.loads(path.read_text())
-        content["versions"]  # the record of a release before has none
+        if "versions" not in content:
+            raise KeyError("versions")
         return FleetState(**content | {"security": SecurityFiles(**content["security"])})
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
