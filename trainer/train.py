@@ -24,7 +24,7 @@ from trainer.checkpoints.provenance import (
     write_provenance,
 )
 from trainer.common.atomic import write_text
-from trainer.common.errors import InputError, UserError
+from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.data.examples import Example
@@ -250,7 +250,7 @@ def _wait_for_targets(
     problem = None
     try:
         prepared = [pending.result() for pending in submitted.pending]
-    except (UserError, ValueError) as error:
+    except Exception as error:  # whatever it is: the other ranks wait
         problem = error
     (num_failed,) = engine.sum_over_ranks([problem is not None])
     if num_failed:

@@ -118,7 +118,10 @@ class Group:
             record = json.loads(text)
             description, compression = record["description"], record["compression"]
             group = cls(
-                description=json_format.ParseDict(description, teacher_pb2.Description()),
+                # A later release of the same wire version may add fields; the id tells the rest.
+                description=json_format.ParseDict(
+                    description, teacher_pb2.Description(), ignore_unknown_fields=True
+                ),
                 compression=json_format.ParseDict(compression, teacher_pb2.Compression()),
                 temperature=float(np.float32(record.get("temperature", 1.0))),
             )

@@ -44,6 +44,7 @@ class MetTeachers:
         self._graph_digest = graph_digest
         self._held = dict(held)
         self._fitting: dict[str, dict[str, teacher_pb2.Description]] = {kind: {} for kind in kinds}
+        self._answered: set[str] = set()
         self.described: dict[str, teacher_pb2.Description] = {}
         """Latest Description per kind, from a replica or from the cache."""
 
@@ -75,9 +76,13 @@ class MetTeachers:
         if fitting.pop(replica_id, None) is not None and fitting:
             self.described[kind] = _shared(fitting)
 
+    def note_answer(self, kind: str) -> None:
+        """Rows of this kind came: that no teacher fits any more is no mistake of a command."""
+        self._answered.add(kind)
+
     def has_met(self, kind: str) -> bool:
-        """Whether a teacher of this kind fitted, on a replica or in the cache."""
-        return bool(self._fitting[kind])
+        """Whether a teacher of this kind fits, on a replica or in the cache, or has given rows."""
+        return bool(self._fitting[kind]) or kind in self._answered
 
     def in_order(self) -> dict[str, teacher_pb2.Description]:
         """The same in the order of the table of kinds, once all of them were met."""

@@ -200,7 +200,12 @@ class TeacherStreams:
 
     async def _connect(self, endpoint: teacher_pb2.Endpoint) -> None:
         """Shake hands, then serve one stream until it ends."""
-        async with self._channel(endpoint.address) as channel:
+        try:
+            opened = self._channel(endpoint.address)
+        except InputError as error:
+            # Nothing protects the way there: of this replica alone.
+            raise Misfit(str(error)) from error
+        async with opened as channel:
             stub = teacher_pb2_grpc.TeacherStub(channel)
             described = await self._shake_hands(stub, endpoint)
             if described is None:
@@ -273,6 +278,7 @@ class TeacherStreams:
             except codec.WireError as wire_error:
                 self._dispatcher.on_bad_answer(replica, request, wire_error)
             else:
+                self._met.note_answer(request.kind)
                 self._dispatcher.on_rows(request, rows, reply)
 
     def _channel(self, address: str) -> grpc.aio.Channel:

@@ -77,7 +77,7 @@ class MeteredFleet:
                 header_bytes=header_bytes(message) + header_bytes(reply),
             )
         )
-        return self._expected[kind].decode(reply.block, num_rows)
+        return self._expected[kind].decode(reply.block, num_rows, message.temperature or 1.0)
 
 
 def reply_of(block: bytes) -> teacher_pb2.ScoreReply:
@@ -112,6 +112,7 @@ def ask_metered(
     )
 
     async def ask() -> list[Targets]:
-        return [await questions.targets(questions.inputs(each)) for each in micro_batches]
+        inputs = (questions.inputs(each, distill.temperature) for each in micro_batches)
+        return [await questions.targets(each) for each in inputs]
 
     return asyncio.run(ask()), fleet.exchanges

@@ -64,6 +64,13 @@ def test_requests_use_again_what_only_a_replica_that_refused_could_not_do() -> N
     teachers.drop("dialogue", "never met")
 
 
+def test_teacher_that_gave_rows_was_met_whatever_it_refuses_later() -> None:
+    teachers = met((RANGES,))
+    teachers.note_answer("dialogue")
+    teachers.drop("dialogue", "0")
+    assert teachers.has_met("dialogue")
+
+
 TOKENS = r"the base vocabulary \(0 tokens here, 6 there\)"
 
 
