@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,12 +130,23 @@ def test_group_comes_back_from_its_record() -> None:
     assert again.description.replica_id == ""
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"description": {"who": 1}, "compression": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"description": {"kind": 1}, "compression": {}}']
+)
 def test_group_of_a_broken_record_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be a Description and a Compression"):
         Group.from_json(text, GROUP.group_id)
     with pytest.raises(ValueError, match="its own record"):
         Group.from_json(GROUP.to_json(), b"another!")
+
+
+def test_group_of_a_later_release_is_known_by_its_id() -> None:
+    record = json.loads(GROUP.to_json())
+    record["description"]["fieldOfALaterRelease"] = 1
+    assert Group.from_json(json.dumps(record), GROUP.group_id).digest == GROUP.digest
+    record["description"]["weightsDigest"] = "others"
+    with pytest.raises(ValueError, match="its own record"):
+        Group.from_json(json.dumps(record), GROUP.group_id)
 
 
 def test_cache_keeps_what_was_written_first(cache: TargetCache) -> None:
