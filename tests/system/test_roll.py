@@ -237,7 +237,7 @@ def test_roll_whose_replicas_do_not_start_leaves_the_fleet_as_it_was(fleet: Flee
     fleet.file.write_text(content)
     assert rolled.returncode == 2
     (error,) = [line for line in rolled.stderr.splitlines() if line.startswith("error: ")]
-    assert "a new dialogue replica must start, got: TypeError" in error
+    assert "a new dialogue replica must start, got: RuntimeError: set_num_threads" in error
     assert "The dialogue replicas are those of before" in error
     assert versions == json.loads(content)["versions"]
     assert fleet.ids() == before
