@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from protos.teacher_pb2 import Description
+from trainer.data.examples import Example
 from trainer.data.tokenizer import train_tokenizer
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.models.causal_lm import LanguageModelConfig, build_causal_lm, max_input_length
@@ -23,7 +26,38 @@ def tiny_vocabulary(num_films: int = len(TITLES)) -> Vocabulary:
     return build_vocabulary(train_tokenizer([], ["have you seen it, hello there"] * 3), titles)
 
 
+def random_examples(
+    vocabulary: Vocabulary, response_lengths: Sequence[int], *, seed: int
+) -> list[Example]:
+    """Examples that both teachers take; each with another id."""
+    rng = np.random.default_rng(seed)
+
+    def ids(high: int, size: int) -> np.ndarray:
+        return rng.integers(0, high, size).astype(np.int32)
+
+    num_ids = vocabulary.first_item_id + vocabulary.num_items
+    return [
+        Example(
+            example_id=str(number),
+            context_ids=ids(num_ids, 5),
+            response_ids=ids(num_ids, length),
+            context_entities=ids(NUM_ENTITIES, 3),
+            context_words=ids(NUM_WORDS, 2),
+            gold_items=np.empty(0, np.int32),
+        )
+        for number, length in enumerate(response_lengths)
+    ]
+
+
 SHAPE = LanguageModelConfig(num_layers=2, hidden_size=32, num_heads=2, max_positions=64)
+
+
+def write_teachers(root: Path, vocabulary: Vocabulary) -> dict[str, Path]:
+    """One of each kind: kind -> folder."""
+    folders = {kind: root / kind for kind in ("dialogue", "recommendation")}
+    write_dialogue_teacher(folders["dialogue"], vocabulary)
+    write_recommendation_teacher(folders["recommendation"], vocabulary)
+    return folders
 
 
 def write_dialogue_teacher(

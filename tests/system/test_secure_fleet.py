@@ -41,10 +41,7 @@ from trainer.teacher_client.client import TeacherClient
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("fleet")
-    vocabulary = tiny_teachers.tiny_vocabulary()
-    tiny_teachers.write_dialogue_teacher(root / "dialogue", vocabulary)
-    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
-    return {name: root / name for name in ("dialogue", "recommendation")}
+    return tiny_teachers.write_teachers(root, tiny_teachers.tiny_vocabulary())
 
 
 @pytest.fixture(scope="module")

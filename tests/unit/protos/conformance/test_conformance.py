@@ -231,7 +231,7 @@ class Changed(BigramTeacher):
         return self.change(super()._rows(request), request.compression)
 
     def change(self, rows: TargetRows, asked: Compression) -> TargetRows:
-        raise NotImplementedError
+        return rows
 
 
 def with_columns(rows: TargetRows, **columns: Any) -> TargetRows:

@@ -46,13 +46,11 @@ def test_parse_ranges_reads_numbers_and_ranges() -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("fleet")
-    vocabulary = tiny_teachers.tiny_vocabulary()
-    tiny_teachers.write_dialogue_teacher(root / "dialogue", vocabulary)
-    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
+    folders = tiny_teachers.write_teachers(root, tiny_teachers.tiny_vocabulary())
     tiny_teachers.write_recommendation_teacher(
         root / "other", tiny_teachers.tiny_vocabulary(num_films=20)
     )
-    return {name: root / name for name in ("dialogue", "recommendation", "other")}
+    return folders | {"other": root / "other"}
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,7 @@ WHOLE = Compression()
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("teachers")
-    vocabulary = tiny_teachers.tiny_vocabulary()
-    tiny_teachers.write_dialogue_teacher(root / "dialogue", vocabulary)
-    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
-    return {kind: root / kind for kind in ("dialogue", "recommendation")}
+    return tiny_teachers.write_teachers(root, tiny_teachers.tiny_vocabulary())
 
 
 def random_inputs(num_ids: int, lengths: list[int], targets: list[int]) -> list[SequenceInput]:

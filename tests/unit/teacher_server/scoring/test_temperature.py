@@ -35,11 +35,9 @@ CUTS = (Compression(top_k=5), Compression(top_p=0.8), Compression(), Compression
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Teacher]:
     root = tmp_path_factory.mktemp("teachers")
-    vocabulary = tiny_teachers.tiny_vocabulary()
-    tiny_teachers.write_dialogue_teacher(root / "dialogue", vocabulary)
-    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
-    kinds = ("dialogue", "recommendation")
-    return {kind: load_teacher(kind, root / kind, torch.device("cpu")) for kind in kinds}
+    folders = tiny_teachers.write_teachers(root, tiny_teachers.tiny_vocabulary())
+    cpu = torch.device("cpu")
+    return {kind: load_teacher(kind, folder, cpu) for kind, folder in folders.items()}
 
 
 def logits(num_rows: int) -> torch.Tensor:

@@ -81,23 +81,8 @@ def test_spread_rows_are_absent_elsewhere_and_the_same_where_they_are() -> None:
 
 
 def some_dialogues(vocabulary: Vocabulary) -> list[Example]:
-    rng = np.random.default_rng(1)
-
-    def ids(high: int, size: int) -> np.ndarray:
-        return rng.integers(0, high, size).astype(np.int32)
-
-    num_ids = vocabulary.first_item_id + vocabulary.num_items
-    return [
-        Example(
-            example_id=str(number),
-            context_ids=ids(num_ids, 5),
-            response_ids=ids(num_ids, 1 + number % 6),
-            context_entities=ids(tiny_teachers.NUM_ENTITIES, 3),
-            context_words=ids(tiny_teachers.NUM_WORDS, 2),
-            gold_items=np.empty(0, np.int32),
-        )
-        for number in range(12)
-    ]
+    lengths = [1 + number % 6 for number in range(12)]
+    return tiny_teachers.random_examples(vocabulary, lengths, seed=1)
 
 
 class Twins:
@@ -106,8 +91,7 @@ class Twins:
     def __init__(
         self, examples: list[Example], vocabulary: Vocabulary, folder: Path, tail: Tail
     ) -> None:
-        tiny_teachers.write_dialogue_teacher(folder / "dialogue", vocabulary)
-        tiny_teachers.write_recommendation_teacher(folder / "recommendation", vocabulary)
+        tiny_teachers.write_teachers(folder, vocabulary)
         self.folders = {kind: folder / kind for kind in TEACHER_KINDS}
         self.examples, self.vocabulary = examples, vocabulary
         self.distill = DistillConfig(
