@@ -156,10 +156,10 @@ def measure(
 
 
 def arms_of_turn(turn: int, names: list[str]) -> list[str]:
-    """Each arm comes first in its time; the one in process, in few turns alone, comes last."""
+    """Each arm comes first in its time; one in process, in few turns alone, comes last."""
     others = [name for name in names if name != IN_PROCESS]
     first = turn % len(others)
-    last = [IN_PROCESS] if turn % IN_PROCESS_EVERY == 1 else []
+    last = [IN_PROCESS] if IN_PROCESS in names and turn % IN_PROCESS_EVERY == 1 else []
     return others[first:] + others[:first] + last
 
 

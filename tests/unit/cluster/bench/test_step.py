@@ -84,6 +84,11 @@ def test_step_arms_come_first_in_turn_and_the_one_in_process_comes_seldom() -> N
     assert all(set(order) >= {NO_TEACHER, SERVED, CACHED} for order in turns)
 
 
+def test_step_arms_of_which_none_is_in_process_take_plain_turns() -> None:
+    turns = [arms_of_turn(turn, [SINGLE, GROUPED]) for turn in range(1, 5)]
+    assert turns == [[GROUPED, SINGLE], [SINGLE, GROUPED]] * 2
+
+
 @pytest.mark.parametrize("num_steps", [3, 16])
 def test_widest_step_has_the_longest_example_of_all_ranks_in_so_many_steps(num_steps: int) -> None:
     nothing = np.empty(0, np.int32)
