@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.budgets import Clock
+from tests.support.made_once import made_once
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 SHARED = Path(os.environ.get("CONKD_SHARED", BESIDE))
@@ -60,31 +61,24 @@ def dialogpt_tokenizer_dir() -> Path:
 @pytest.fixture(scope="session")
 def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic corpus, prepared by the command's own code."""
-    # Not above: the process that hands out the tests to xdist's workers needs no torch.
-    from trainer.data.__main__ import main
-
-    folder = tmp_path_factory.mktemp("prepared")
-    arguments = ["prepare", "--source", "synthetic", "--dialogues", "60"]
-    main([*arguments, "--output", str(folder)])
-    return folder
+    return made_once(
+        tmp_path_factory, "prepared", partial(prepare, "synthetic", "--dialogues", "60")
+    )
 
 
 @pytest.fixture(scope="session")
 def redial_prepared(
     redial_dir: Path, dialogpt_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The real dialogues, prepared by the command's own code, once for all workers."""
+    """The real dialogues, prepared by the command's own code."""
+    source = ("redial", "--input", str(redial_dir), "--tokenizer", str(dialogpt_tokenizer_dir))
+    return made_once(tmp_path_factory, "redial-prepared", partial(prepare, *source))
+
+
+def prepare(source: str, *options: str | Path) -> None:
+    """Prepare a corpus; the last of the options is the folder to write."""
+    # Not above: the process that hands out the tests to xdist's workers needs no torch.
     from trainer.data.__main__ import main
 
-    # xdist's workers have a folder each, in one of the run's: who comes first prepares for both.
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "redial-prepared"
-    arguments = ["prepare", "--source", "redial", "--input", str(redial_dir)]
-    arguments += ["--tokenizer", str(dialogpt_tokenizer_dir)]
-    with (shared / "redial-prepared.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "manifest.json").exists():
-            main([*arguments, "--output", str(folder)])
-    return folder
+    *others, folder = map(str, options)
+    main(["prepare", "--source", source, *others, "--output", folder])

@@ -1,13 +1,13 @@
-"""A rank that trains twice on the same batches: one forward per dialogue, and one per response.
+"""A rank that trains with one forward per dialogue and per response, at each ZeRO stage.
 
 deepspeed --num_accelerators 2 tests/support/one_pass_rank.py RESULT main's arguments
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def steps(config: RunConfig, data: PreparedData, *, merges: bool) -> list[dict[s
         engine,
         vocabulary=data.vocabulary,
         examples=data.examples("train"),
-        limits=dataclasses.replace(model.limits, takes_ranges=merges),
+        limits=replace(model.limits, takes_ranges=merges),
         teachers=None,
         first_step=0,
     ):
@@ -51,18 +51,21 @@ def steps(config: RunConfig, data: PreparedData, *, merges: bool) -> list[dict[s
 
 
 def main(argv: list[str]) -> None:
-    """Write what both forms computed."""
+    """Write what both forms computed, by stage."""
     arguments = [each for each in argv if not each.startswith("--local_rank")]
     result, *rest = arguments
     config, data = checked_input(parse(rest))
     start_distributed()
     try:
-        forms = {
-            name: steps(config, data, merges=merges)
-            for name, merges in (("dialogue", True), ("response", False))
+        stages = {
+            stage: {
+                name: steps(replace(config, zero_stage=stage), data, merges=merges)
+                for name, merges in (("dialogue", True), ("response", False))
+            }
+            for stage in range(4)
         }
         if os.environ["RANK"] == "0":
-            write_json(Path(result), forms)
+            write_json(Path(result), stages)
     finally:
         stop_distributed()
 

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import collections
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.support.budgets import budget_of
+from tests.support.made_once import made_once
 from tests.support.served_teachers import FittedTeachers, Service, fit, serving
 from tests.support.student_runs import PLAIN, SERVED, TINY, run_student
 
+ON_RAY = "fleet on Ray"
 
+
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Ray takes a part of a core as long as it is up: tests of the fleet come last.
-    items.sort(key=lambda item: "service" in getattr(item, "fixturenames", ()))
+    """A group is a file, or all tests of the fleet on Ray: one worker runs it.
+
+    Long groups come first, so that two workers end together. In one process the fleet comes last:
+    Ray takes a part of a core as long as it is up.
+    """
+    length_s: dict[str, float] = collections.defaultdict(float)
+    for file in {_file(item) for item in items}:
+        length_s[file] = budget_of(file, everything=True)
+    for file in {_file(item) for item in items if _on_ray(item)}:
+        length_s[ON_RAY] += length_s[file]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: (-length_s[_group(item)], _group(item)))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        items.sort(key=_on_ray)
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _on_ray(item: pytest.Item) -> bool:
+    return "service" in getattr(item, "fixturenames", ())
+
+
+def _group(item: pytest.Item) -> str:
+    return ON_RAY if _on_ray(item) else _file(item)
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +58,13 @@ def plain_run(
 
     It is shared: copy it before you change it.
     """
-    runs: dict[int, Path] = {}
 
     def run_of(stage: int) -> Path:
-        if stage not in runs:
-            output = tmp_path_factory.mktemp(f"stage{stage}") / "run"
+        def run(output: Path) -> None:
             result = run_student(prepared_dir, output, *PLAIN, f"zero_stage={stage}")
             assert result.returncode == 0, result.stderr
-            runs[stage] = output
-        return runs[stage]
+
+        return made_once(tmp_path_factory, f"stage{stage}", run)
 
     return run_of
 
@@ -41,15 +72,20 @@ def plain_run(
 @pytest.fixture(scope="session")
 def teachers(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> FittedTeachers:
     """One teacher of each kind."""
-    folder = tmp_path_factory.mktemp("teachers")
     settings = {"dialogue": (*TINY, "train.steps=30"), "recommendation": ("epochs=2",)}
-    # Side by side: most of the time they import torch.
-    with ThreadPoolExecutor() as pool:
-        fits = {
-            kind: pool.submit(fit, kind, prepared_dir, folder / kind, *overrides)
-            for kind, overrides in settings.items()
-        }
-    return FittedTeachers(**{kind: it.result() for kind, it in fits.items()})
+
+    def fit_all(folder: Path) -> None:
+        # Side by side: most of the time they import torch.
+        with ThreadPoolExecutor() as pool:
+            fits = [
+                pool.submit(fit, kind, prepared_dir, folder / kind, *overrides)
+                for kind, overrides in settings.items()
+            ]
+        for each in fits:
+            each.result()
+
+    folder = made_once(tmp_path_factory, "teachers", fit_all)
+    return FittedTeachers(**{kind: folder / kind for kind in settings})
 
 
 @pytest.fixture(scope="session")
