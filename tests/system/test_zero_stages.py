@@ -24,6 +24,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.models.causal_lm import load_causal_lm
 
 PlainRun = Callable[[int], Path]
+CHECKPOINTED = "student.activation_checkpointing=true"
 
 
 def later(*values: object) -> object:
@@ -44,8 +45,7 @@ def test_loss_curve_of_a_stage_is_that_of_stage_1(stage: int, plain_run: PlainRu
     [
         (1, ("zero_stage=1", "train.micro_batch_size=8")),
         (2, ("zero_stage=2", "offload=optimizer")),
-        (2, ("zero_stage=3", "student.activation_checkpointing=true")),
-        (2, ("zero_stage=3", "offload=all", "train.micro_batch_size=4")),
+        (2, ("zero_stage=3", "offload=all", "train.micro_batch_size=4", CHECKPOINTED)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else f"{value} ranks",
 )
@@ -119,9 +119,8 @@ def test_untied_llama_learns_and_is_exported_at_stage_3(prepared_dir: Path, tmp_
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llama")
     settings = (f"student.pretrained={tmp_path / 'llama'}", "zero_stage=3", "train.steps=12")
-    lean = ("student.activation_checkpointing=true",)
     output = tmp_path / "run"
-    result = run_student(prepared_dir, output, "distill.gamma=0", *settings, *lean)
+    result = run_student(prepared_dir, output, "distill.gamma=0", *settings, CHECKPOINTED)
     assert result.returncode == 0, result.stderr
     curve = loss_curve(output)
     assert curve[-1] < 0.98 * curve[0]
