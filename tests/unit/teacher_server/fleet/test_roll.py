@@ -94,7 +94,7 @@ def rolled(
             monkeypatch.setattr(roll, name, getattr(serve, name))
         monkeypatch.setattr(roll, "fetch_fleet", lambda *_: [])
         monkeypatch.setattr(roll, "wait_until_ready", lambda *_, **__: None)
-        monkeypatch.setattr(roll_plan, "free_resources", lambda: {"CPU": free_cpus})
+        monkeypatch.setattr(roll_plan, "free_resources", lambda: [{"CPU": free_cpus}])
         monkeypatch.setattr(roll_plan, "cluster_room", lambda: Room(num_cpus=4, num_gpus=0))
         monkeypatch.setattr(roll, "POLL_S", 0.0)
         write_state(tmp_path / "fleet.json", STATE)
