@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
 from teacher_server.fleet.deploy import POLL_S, replace, replace_directory, wait_until_ready
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState, write_state
@@ -26,6 +29,8 @@ from trainer.common.errors import InputError, MachineError
 DIRECTORY = "directory"
 # For the Directory to answer: one that is asked once, on a machine that is busy with students.
 ANSWER_S = 20.0
+# Of a replica that does not start, and of Serve itself.
+FAILURES = (MachineError, RayError, RayServeException)
 
 
 class Roll:
@@ -94,45 +99,47 @@ class Roll:
         has_surge = has_room(self.state, kind, fleet_status())
         if not has_surge and len(status.replicas) == 1:
             self._progress(f"{kind}: no room for a second replica, so students wait for a start")
-        self._deploy(_changed(before, kind, options), status, kind, has_surge=has_surge)
         try:
+            # First the file: whoever reads it after us finds what Serve was told.
+            self._record(_changed(before, kind, options))
+            replace(self.state, kind, status.replica_range, self._scaling, has_surge=has_surge)
             self._wait(replacing)
         except KeyboardInterrupt:
             self._progress(f"{kind}: Serve goes on with it; `status` shows how far it is")
             raise
-        except MachineError as error:
+        except FAILURES as error:
             self._take_back(kind, before, status, error, has_surge=has_surge)
         return replacing.pairs
 
-    def _deploy(self, state: FleetState, status: KindStatus, kind: str, *, has_surge: bool) -> None:
-        # First the file: whoever reads it after us finds what Serve was told.
+    def _record(self, state: FleetState) -> None:
         write_state(self._path, state)
         self.state = state
-        replace(state, kind, status.replica_range, self._scaling, has_surge=has_surge)
 
     def _take_back(
         self,
         kind: str,
         before: FleetState,
         status: KindStatus,
-        error: MachineError,
+        error: Exception,
         *,
         has_surge: bool,
     ) -> None:
         """Have the replicas of before again; always raises."""
-        self._progress(f"{kind}: {error} Taking it back.")
-        new = [it for it in _status_of(kind).replicas if it not in status.replicas]
-        self._deploy(before, status, kind, has_surge=has_surge)
+        why = _sentence(error)
+        self._progress(f"{kind}: {why} Taking it back.")
         try:
+            self._record(before)
+            new = [it for it in _status_of(kind).replicas if it not in status.replicas]
+            replace(before, kind, status.replica_range, self._scaling, has_surge=has_surge)
             self._wait(Replacing(kind, new))
-        except MachineError as second:
+        except FAILURES as second:
             raise MachineError(
-                f"{error} The replicas of before are not all back, either: {second} Look at: "
-                "python -m teacher_server status"
+                f"{why} The replicas of before are not all back, either: {_sentence(second)} Look "
+                "at: python -m teacher_server status"
             ) from second
         replaced = ", ".join(self._replaced) or "none"
         raise MachineError(
-            f"{error} The {kind} replicas are those of before, and so is the Directory; kinds that "
+            f"{why} The {kind} replicas are those of before, and so is the Directory; kinds that "
             f"were replaced already: {replaced}."
         ) from error
 
@@ -175,6 +182,13 @@ def _status_of(kind: str) -> KindStatus:
             "Take the fleet down and up."
         )
     return known[kind]
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong; Ray's own errors are tracebacks."""
+    if isinstance(error, MachineError):
+        return str(error)
+    return f"Ray Serve must replace the replicas, got: {last_line(str(error))}."
 
 
 def _states(status: KindStatus) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import RayError
 
 from teacher_server.fleet import roll, roll_plan
 from teacher_server.fleet.local_cluster import FleetState, read_state, write_state
@@ -141,6 +142,38 @@ def test_roll_whose_replicas_do_not_start_is_taken_back(rolled: Any, tmp_path: P
     assert [serve.of[it] for it in serve.running["dialogue"]] == ["1", "1"]
     assert serve.running["recommendation"] == ["r1"]
     assert serve.running["directory"] == ["x1"]
+
+
+class Stuck(FakeServe):
+    """A Serve that does not take new replicas in; what it runs it keeps."""
+
+    def __init__(self, num_refusals: int) -> None:
+        super().__init__()
+        self._num_refusals = num_refusals
+
+    def replace(self, *args: Any, **options: Any) -> None:
+        if self._num_refusals:
+            self._num_refusals -= 1
+            raise RayError("Traceback:\nthe controller is gone")
+        super().replace(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("num_refusals", "told"),
+    [
+        (1, r"replicas, got: the controller is gone\. The dialogue replicas are those of before"),
+        (2, r"gone\. The replicas of before are not all back, either: .*controller is gone\. Look"),
+    ],
+)
+def test_roll_that_serve_does_not_take_in_leaves_the_record_of_before(
+    num_refusals: int, told: str, rolled: Any, tmp_path: Path
+) -> None:
+    serve = Stuck(num_refusals)
+    one, _ = rolled(serve, 0.5)
+    with pytest.raises(MachineError, match=told):
+        one.run(OPTIONS)
+    assert one.state == read_state(tmp_path / "fleet.json") == STATE
+    assert serve.running["dialogue"] == ["d1", "d2"]
 
 
 def test_failure_of_the_second_kind_names_the_first_which_stays_replaced(
