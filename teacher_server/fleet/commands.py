@@ -23,6 +23,7 @@ from teacher_server.fleet.console import (
 )
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
 from teacher_server.fleet.deployment import ReplicaOptions
+from teacher_server.fleet.fleet_lock import changing
 from teacher_server.fleet.local_cluster import (
     FleetState,
     clear_folder,
@@ -42,6 +43,8 @@ from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
 from trainer.common.machine import memory_bytes
 
+Command = Callable[[argparse.Namespace], None]
+
 
 def run(args: argparse.Namespace) -> None:
     """Run the command that was parsed; raises UserError for what its user can put right."""
@@ -56,8 +59,7 @@ def run(args: argparse.Namespace) -> None:
         ray.shutdown()
 
 
-def _scale(args: argparse.Namespace) -> None:
-    state = read_state(args.fleet)
+def _scale(args: argparse.Namespace, state: FleetState) -> None:
     asked = parse_ranges(args.replicas, state.options)
     with _connected(state):
         known = fleet_status()
@@ -75,8 +77,7 @@ def _scale(args: argparse.Namespace) -> None:
         print_status(state, as_json=False)
 
 
-def _roll(args: argparse.Namespace) -> None:
-    state = read_state(args.fleet)
+def _roll(args: argparse.Namespace, state: FleetState) -> None:
     options = options_anew(args, state)
     with _connected(state):
         replacing = Roll(args.fleet, state, timeout_s=args.timeout, progress=say)
@@ -107,8 +108,7 @@ def _status(args: argparse.Namespace) -> None:
             watch_status(state, args.watch)
 
 
-def _down(args: argparse.Namespace) -> None:
-    state = read_state(args.fleet)
+def _down(args: argparse.Namespace, state: FleetState) -> None:
     try:
         with _connected(state):
             remove(state)
@@ -130,6 +130,17 @@ def _certificates(args: argparse.Namespace) -> None:
         say(f"wrote {path}")
 
 
+def _alone(command: Callable[[argparse.Namespace, FleetState], None]) -> Command:
+    """A command on the fleet that is up, which no other one changes meanwhile."""
+
+    def run_alone(args: argparse.Namespace) -> None:
+        read_state(args.fleet)  # Where no fleet is up, nothing is made.
+        with changing(args.fleet, args.command):
+            command(args, read_state(args.fleet))
+
+    return run_alone
+
+
 @contextlib.contextmanager
 def _connected(state: FleetState) -> Iterator[None]:
     if not is_alive(state):
@@ -144,11 +155,11 @@ def _connected(state: FleetState) -> Iterator[None]:
         ray.shutdown()
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+COMMANDS: dict[str, Command] = {
     "up": up,
-    "scale": _scale,
-    "roll": _roll,
+    "scale": _alone(_scale),
+    "roll": _alone(_roll),
     "status": _status,
-    "down": _down,
+    "down": _alone(_down),
     "certificates": _certificates,
 }

@@ -13,6 +13,7 @@ from protos.teacher_pb2 import Description
 from teacher_server.fleet.console import print_status, say
 from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
 from teacher_server.fleet.deployment import ReplicaOptions
+from teacher_server.fleet.fleet_lock import changing
 from teacher_server.fleet.local_cluster import (
     FleetState,
     Keeper,
@@ -76,6 +77,20 @@ def up(args: argparse.Namespace) -> None:
     security = _security(args)
     check_endpoint("--spans", args.spans)
     check_output("the folder of --fleet", args.fleet.parent)
+    with changing(args.fleet, args.command):
+        state = _started(args, cards, folders, dtypes, ranges, security)
+    print_status(state, as_json=False)
+
+
+def _started(
+    args: argparse.Namespace,
+    cards: Mapping[str, Description],
+    folders: Mapping[str, Path],
+    dtypes: Mapping[str, str],
+    ranges: Mapping[str, ReplicaRange],
+    security: SecurityFiles,
+) -> FleetState:
+    """Start the fleet and wait until it serves, or take all of it down again."""
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
@@ -100,7 +115,7 @@ def up(args: argparse.Namespace) -> None:
         if keeper is not None:
             keeper.keep()
         undo.pop_all()
-    print_status(state, as_json=False)
+    return state
 
 
 def _checked_share(
