@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -72,6 +72,8 @@ class FleetState:
     """Targets of autoscaled kinds: fields of ScalingTarget."""
     security: SecurityFiles = NO_SECURITY
     """Files that protect the fleet's gRPC servers, and with which the commands call them."""
+    authorities: Sequence[str] = field(default_factory=list)
+    """Fingerprints of the CAs in `ca.pem` when the fleet was started or last rolled."""
 
     def version_of(self, kind: str) -> str:
         """Replicas of a kind that were started under another version are replaced by Serve."""

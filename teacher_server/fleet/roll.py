@@ -24,6 +24,7 @@ from teacher_server.fleet.replacing import Replacing
 from teacher_server.fleet.roll_plan import has_room
 from teacher_server.fleet.scaling import ScalingTarget
 from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_line
+from teacher_server.fleet.trust import authorities, distrust
 from trainer.common.errors import InputError, MachineError
 
 DIRECTORY = "directory"
@@ -59,6 +60,8 @@ class Roll:
             self._progress("the Directory did not start: it alone is started anew")
         else:
             self._check_files()
+            if why := distrust(self.state.security, self.state.authorities):
+                self._progress(f"warning: {why}")
             for kind, of_kind in options.items():
                 self._replaced[kind] = self._roll_kind(kind, of_kind)
         try:
@@ -70,13 +73,14 @@ class Roll:
                 f"{error} All teachers are replaced, and go on with the students that they have. "
                 "For the Directory, roll again."
             ) from error
+        now = authorities(self.state.security)
+        self._record(dataclasses.replace(self.state, authorities=now))
         return self._replaced
 
     def _check_files(self) -> None:
         """A student that bears the files of now must get on with the servers of before.
 
-        Most mistakes show there. That students which read theirs before will trust the new
-        servers' certificates cannot be seen from here.
+        Most mistakes show there.
         """
         try:
             fetch_fleet(self.state.directory, ANSWER_S, self.state.security)

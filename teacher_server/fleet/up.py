@@ -49,6 +49,7 @@ from teacher_server.fleet.room import (
     weights_in,
 )
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
+from teacher_server.fleet.trust import authorities
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
@@ -175,6 +176,7 @@ def _state(
         batch_limits=asked_batch_limits(args),
         scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
         security=security,
+        authorities=authorities(security),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from ray.exceptions import RayError
 
 from teacher_server.fleet import roll, roll_plan
+from teacher_server.fleet.certificates import make_certificates
 from teacher_server.fleet.local_cluster import FleetState, read_state, write_state
 from teacher_server.fleet.options import parse
 from teacher_server.fleet.pins import pin_of
@@ -20,9 +21,11 @@ from teacher_server.fleet.roll_plan import options_anew
 from teacher_server.fleet.room import Room
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.status import KindStatus
+from teacher_server.fleet.trust import authorities
 from tests.support import tiny_teachers
 from trainer.common.errors import InputError, MachineError
 from trainer.models.frozen import read_card
+from trainer.security.credentials import SecurityFiles
 
 KINDS = ("dialogue", "recommendation")
 OPTIONS = {kind: {"folder": "f", "num_cpus": 0.5, "num_gpus": 0.0} for kind in KINDS}
@@ -277,3 +280,17 @@ def test_roll_with_certificates_of_no_use_is_refused_before_anything_is_replaced
     )
     with pytest.raises(InputError, match=r"ca\.pem must be a file that we may read"):
         options_anew(parse(["roll"]), state)
+
+
+def test_roll_warns_of_certificates_that_running_students_may_not_trust(
+    rolled: Any, tmp_path: Path
+) -> None:
+    make_certificates(tmp_path / "tls", days=1)
+    serve = FakeServe()
+    one, said = rolled(serve, 0.5)
+    security = SecurityFiles(tls=str(tmp_path / "tls"))
+    one.state = dataclasses.replace(STATE, security=security, authorities=["another CA"])
+    one.run(OPTIONS)
+    assert said[0].startswith("warning: ") and "start the students again" in said[0]
+    after = read_state(tmp_path / "fleet.json").authorities
+    assert after == authorities(security) != []
