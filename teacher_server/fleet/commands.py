@@ -22,7 +22,7 @@ from teacher_server.fleet.console import (
     watch_status,
 )
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
-from teacher_server.fleet.deployment import ReplicaOptions
+from teacher_server.fleet.fleet_change import FleetChange
 from teacher_server.fleet.fleet_lock import changing
 from teacher_server.fleet.local_cluster import (
     FleetState,
@@ -34,11 +34,12 @@ from teacher_server.fleet.local_cluster import (
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
-from teacher_server.fleet.roll import Roll
-from teacher_server.fleet.roll_plan import options_anew
+from teacher_server.fleet.roll import roll_fleet
+from teacher_server.fleet.roll_plan import plan_roll
 from teacher_server.fleet.room import check_memory, check_room, weights_in
 from teacher_server.fleet.scaling import ScalingTarget
 from teacher_server.fleet.status import fleet_status, last_line
+from teacher_server.fleet.succession import live_groups
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
 from trainer.common.machine import memory_bytes
@@ -60,16 +61,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _scale(args: argparse.Namespace, state: FleetState) -> None:
-    asked = parse_ranges(args.replicas, state.options)
+    of_kinds = parse_ranges(args.replicas, state.current)
+    asked = {state.current[kind]: wanted for kind, wanted in of_kinds.items()}
     with _connected(state):
         known = fleet_status()
-        ranges = {kind: known[kind].replica_range for kind in state.options} | asked
+        ranges = {it: known[it].replica_range for it in live_groups(state, known)} | asked
         if state.keeper_pid:
             check_room(cluster_room(), state.needs, ranges)
-            dtypes = {
-                kind: ReplicaOptions(**options).dtype for kind, options in state.options.items()
-            }
-            check_memory(weights_in(_folders_on_cpu(state), dtypes), ranges, memory_bytes())
+            on_cpu = {it: state.options[it] for it in ranges if not state.needs[it].num_gpus}
+            folders = {group: Path(options["folder"]) for group, options in on_cpu.items()}
+            dtypes = {group: options["dtype"] for group, options in on_cpu.items()}
+            check_memory(weights_in(folders, dtypes), ranges, memory_bytes())
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
@@ -78,22 +80,14 @@ def _scale(args: argparse.Namespace, state: FleetState) -> None:
 
 
 def _roll(args: argparse.Namespace, state: FleetState) -> None:
-    options = options_anew(args, state)
+    plan = plan_roll(args, state)
     with _connected(state):
-        replacing = Roll(args.fleet, state, timeout_s=args.timeout, progress=say)
-        replaced = replacing.run(options)
+        fleet = FleetChange(args.fleet, state, timeout_s=args.timeout, progress=say)
+        replaced = roll_fleet(fleet, plan)
         if args.json:
             print_replaced(replaced)
         else:
-            print_status(replacing.state, as_json=False)
-
-
-def _folders_on_cpu(state: FleetState) -> dict[str, Path]:
-    return {
-        kind: Path(options["folder"])
-        for kind, options in state.options.items()
-        if not options["num_gpus"]
-    }
+            print_status(fleet.state, as_json=False)
 
 
 def _status(args: argparse.Namespace) -> None:
