@@ -46,7 +46,7 @@ from trainer.security.credentials import SERVER_NAME, SecurityFiles
 
 STUDENTS = 4
 # Steps of a student after the roll. None ends by itself before: a roll takes as long as it takes.
-STEPS_AFTER = 20
+STEPS_AFTER = 10
 ENDLESS = 100_000
 # At a constant rate a loss does not depend on the number of steps.
 RUN = (*EXACT, "train.batch_size=4", "optimiser.schedule=constant", "seed=7")
