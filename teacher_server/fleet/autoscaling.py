@@ -11,7 +11,7 @@ import math
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
-from teacher_server.replica.load import IDLE_S, QUEUE_S
+from teacher_server.replica.load import IDLE_S, QUEUE_S, UNUSED_S
 
 # A delay between this share of the target and the target changes nothing.
 CALM = 0.5
@@ -60,6 +60,22 @@ class QueuePolicy:
         return replicas_wanted(running, queue_s, self._target_s), {}
 
 
+class RetiringPolicy:
+    """Keeps the number of replicas for as long as students use them; then there are none."""
+
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
+
+    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, float]]:
+        """As `QueuePolicy`; a replica that has not said since when it is unused may be used."""
+        running = context.current_num_replicas
+        series = (context.raw_metrics or {}).get(UNUSED_S, {}).values()
+        unused_s = [points[-1].value for points in series if points]
+        if running and len(unused_s) == running and min(unused_s) >= self._drain_s:
+            return 0, {}
+        return context.target_num_replicas, {}
+
+
 def autoscaling_config(
     replicas: ReplicaRange, scaling: ScalingTarget, first: int | None
 ) -> AutoscalingConfig | None:
@@ -73,6 +89,27 @@ def autoscaling_config(
     """
     if replicas.max == 0:
         return None
+    policy = AutoscalingPolicy(
+        policy_function=QueuePolicy,
+        policy_kwargs={"target_queue_s": scaling.target_queue_s, "idle_s": scaling.idle_s},
+    )
+    return _config(replicas, policy, first, downscale_s=min(DOWNSCALE_DELAY_S, scaling.idle_s))
+
+
+def retiring_config(most: int, drain_s: float) -> AutoscalingConfig:
+    """Serve's configuration of replicas that end when no student uses them.
+
+    Args:
+        most: replicas that there may be.
+        drain_s: for how long no student has used any of them when they end.
+    """
+    policy = AutoscalingPolicy(policy_function=RetiringPolicy, policy_kwargs={"drain_s": drain_s})
+    return _config(ReplicaRange(min=0, max=most), policy, None, downscale_s=0.0)
+
+
+def _config(
+    replicas: ReplicaRange, policy: AutoscalingPolicy, first: int | None, *, downscale_s: float
+) -> AutoscalingConfig:
     return AutoscalingConfig(
         min_replicas=replicas.min,
         max_replicas=replicas.max,
@@ -82,11 +119,8 @@ def autoscaling_config(
         metrics_interval_s=REPORT_S,
         look_back_period_s=LOOK_BACK_S,
         upscale_delay_s=UPSCALE_DELAY_S,
-        downscale_delay_s=min(DOWNSCALE_DELAY_S, scaling.idle_s),
+        downscale_delay_s=downscale_s,
         # The policy has waited already, by the replicas' own clocks.
         downscale_to_zero_delay_s=0.0,
-        policy=AutoscalingPolicy(
-            policy_function=QueuePolicy,
-            policy_kwargs={"target_queue_s": scaling.target_queue_s, "idle_s": scaling.idle_s},
-        ),
+        policy=policy,
     )

@@ -22,7 +22,8 @@ from teacher_server.fleet.console import (
     watch_status,
 )
 from teacher_server.fleet.deploy import remove, scale, wait_until_ready
-from teacher_server.fleet.deployment import ReplicaOptions
+from teacher_server.fleet.fleet_change import FleetChange
+from teacher_server.fleet.fleet_lock import changing
 from teacher_server.fleet.local_cluster import (
     FleetState,
     clear_folder,
@@ -33,14 +34,17 @@ from teacher_server.fleet.local_cluster import (
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
-from teacher_server.fleet.roll import Roll
-from teacher_server.fleet.roll_plan import options_anew
+from teacher_server.fleet.roll import roll_fleet
+from teacher_server.fleet.roll_plan import plan_roll
 from teacher_server.fleet.room import check_memory, check_room, weights_in
 from teacher_server.fleet.scaling import ScalingTarget
 from teacher_server.fleet.status import fleet_status, last_line
+from teacher_server.fleet.succession import live_groups
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
 from trainer.common.machine import memory_bytes
+
+Command = Callable[[argparse.Namespace], None]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -56,18 +60,18 @@ def run(args: argparse.Namespace) -> None:
         ray.shutdown()
 
 
-def _scale(args: argparse.Namespace) -> None:
-    state = read_state(args.fleet)
-    asked = parse_ranges(args.replicas, state.options)
+def _scale(args: argparse.Namespace, state: FleetState) -> None:
+    of_kinds = parse_ranges(args.replicas, state.current)
+    asked = {state.current[kind]: wanted for kind, wanted in of_kinds.items()}
     with _connected(state):
         known = fleet_status()
-        ranges = {kind: known[kind].replica_range for kind in state.options} | asked
+        ranges = {it: known[it].replica_range for it in live_groups(state, known)} | asked
         if state.keeper_pid:
             check_room(cluster_room(), state.needs, ranges)
-            dtypes = {
-                kind: ReplicaOptions(**options).dtype for kind, options in state.options.items()
-            }
-            check_memory(weights_in(_folders_on_cpu(state), dtypes), ranges, memory_bytes())
+            on_cpu = {it: state.options[it] for it in ranges if not state.needs[it].num_gpus}
+            folders = {group: Path(options["folder"]) for group, options in on_cpu.items()}
+            dtypes = {group: options["dtype"] for group, options in on_cpu.items()}
+            check_memory(weights_in(folders, dtypes), ranges, memory_bytes())
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
@@ -75,24 +79,15 @@ def _scale(args: argparse.Namespace) -> None:
         print_status(state, as_json=False)
 
 
-def _roll(args: argparse.Namespace) -> None:
-    state = read_state(args.fleet)
-    options = options_anew(args, state)
+def _roll(args: argparse.Namespace, state: FleetState) -> None:
+    plan = plan_roll(args, state)
     with _connected(state):
-        replacing = Roll(args.fleet, state, timeout_s=args.timeout, progress=say)
-        replaced = replacing.run(options)
+        fleet = FleetChange(args.fleet, state, timeout_s=args.timeout, progress=say)
+        replaced = roll_fleet(fleet, plan)
         if args.json:
             print_replaced(replaced)
         else:
-            print_status(replacing.state, as_json=False)
-
-
-def _folders_on_cpu(state: FleetState) -> dict[str, Path]:
-    return {
-        kind: Path(options["folder"])
-        for kind, options in state.options.items()
-        if not options["num_gpus"]
-    }
+            print_status(fleet.state, as_json=False)
 
 
 def _status(args: argparse.Namespace) -> None:
@@ -107,8 +102,7 @@ def _status(args: argparse.Namespace) -> None:
             watch_status(state, args.watch)
 
 
-def _down(args: argparse.Namespace) -> None:
-    state = read_state(args.fleet)
+def _down(args: argparse.Namespace, state: FleetState) -> None:
     try:
         with _connected(state):
             remove(state)
@@ -130,6 +124,17 @@ def _certificates(args: argparse.Namespace) -> None:
         say(f"wrote {path}")
 
 
+def _alone(command: Callable[[argparse.Namespace, FleetState], None]) -> Command:
+    """A command on the fleet that is up, which no other one changes meanwhile."""
+
+    def run_alone(args: argparse.Namespace) -> None:
+        read_state(args.fleet)  # Where no fleet is up, nothing is made.
+        with changing(args.fleet, args.command):
+            command(args, read_state(args.fleet))
+
+    return run_alone
+
+
 @contextlib.contextmanager
 def _connected(state: FleetState) -> Iterator[None]:
     if not is_alive(state):
@@ -144,11 +149,11 @@ def _connected(state: FleetState) -> Iterator[None]:
         ray.shutdown()
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+COMMANDS: dict[str, Command] = {
     "up": up,
-    "scale": _scale,
-    "roll": _roll,
+    "scale": _alone(_scale),
+    "roll": _alone(_roll),
     "status": _status,
-    "down": _down,
+    "down": _alone(_down),
     "certificates": _certificates,
 }

@@ -16,10 +16,11 @@ from rich.text import Text
 from protos.teacher_pb2 import Endpoint, ReplicaStats
 from teacher_server.fleet.deploy import PROBE_S
 from teacher_server.fleet.directory_server import fetch_fleet
+from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
-from teacher_server.fleet.status import kinds_status, problem_of
+from teacher_server.fleet.status import KindStatus, kinds_status, problem_of
 from trainer.common.errors import InputError
 from trainer.common.tables import fitted, terminal_width
 
@@ -97,33 +98,43 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
     except OSError:
         endpoints, addresses, directory_state = [], {}, "UNREACHABLE"
     stats = fetch_all_stats(addresses, PROBE_S, state.security)
-    kinds = kinds_status()
-    of_serve = {replica_id for status in kinds.values() for replica_id in status.replicas}
+    groups = kinds_status()
+    of_serve = {replica_id for status in groups.values() for replica_id in status.replicas}
+
+    def shown(status: KindStatus) -> dict[str, Any]:
+        return {
+            "state": status.state,
+            "target": status.target,
+            "min": status.replica_range.min,
+            "max": status.replica_range.max,
+            "autoscaling": dataclasses.asdict(status.scaling) if status.scaling else None,
+            "problem": problem_of(status),
+            "replicas": [
+                {
+                    "replica_id": replica_id,
+                    "state": replica_state,
+                    "pid": pid,
+                    "address": addresses.get(replica_id),
+                    "stats": as_fields(stats[replica_id]) if replica_id in stats else None,
+                }
+                for replica_id, (replica_state, pid) in sorted(status.replicas.items())
+            ],
+        }
+
     content: dict[str, Any] = {
         "directory": state.directory,
         "directory_state": directory_state,
         "ray_address": state.ray_address,
         "keeper_pid": state.keeper_pid,
         "kinds": {
-            kind: {
-                "state": status.state,
-                "target": status.target,
-                "min": status.replica_range.min,
-                "max": status.replica_range.max,
-                "autoscaling": dataclasses.asdict(status.scaling) if status.scaling else None,
-                "problem": problem_of(status),
-                "replicas": [
-                    {
-                        "replica_id": replica_id,
-                        "state": replica_state,
-                        "pid": pid,
-                        "address": addresses.get(replica_id),
-                        "stats": as_fields(stats[replica_id]) if replica_id in stats else None,
-                    }
-                    for replica_id, (replica_state, pid) in sorted(status.replicas.items())
-                ],
-            }
-            for kind, status in kinds.items()
+            kind_of(group): shown(status)
+            for group, status in groups.items()
+            if group not in state.retiring
+        },
+        "retiring": {
+            group: shown(status)
+            for group, status in groups.items()
+            if group in state.retiring and not status.has_ended
         },
         "outside": outside_teachers(endpoints, of_serve),
     }
@@ -158,16 +169,16 @@ def status_page(
 ) -> str:
     """A table of all replicas, and a line for each of the addresses; whole at any width."""
     rows = []
-    for kind, status in content["kinds"].items():
-        replica_range = ReplicaRange(min=status["min"], max=status["max"])
-        wanted = f"{status['target']} of {replica_range}"
+    shown = [(kind, _wanted(it), it) for kind, it in content["kinds"].items()]
+    shown += [(kind_of(group), "retiring", it) for group, it in content["retiring"].items()]
+    for kind, wanted, status in shown:
         none = [{"state": "", "replica_id": "", "pid": "", "address": ""}]
         for replica in status["replicas"] or none:
             replica_id = replica["replica_id"]
             rows.append(
                 (
                     kind,
-                    wanted if status["autoscaling"] else str(replica_range),
+                    wanted,
                     replica["state"] or status["state"],
                     replica_id,
                     str(replica["pid"]),
@@ -183,11 +194,17 @@ def status_page(
         fitted(rows, COLUMNS, right=RATES, width=width),
         *_autoscaled(content["kinds"]),
         *_problems(content["kinds"]),
+        *_problems(content["retiring"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
         f"Ray        {content['ray_address']}",
         f"Rates      {since}",
     ]
     return "\n".join(lines)
+
+
+def _wanted(status: Mapping[str, Any]) -> str:
+    replica_range = ReplicaRange(min=status["min"], max=status["max"])
+    return f"{status['target']} of {replica_range}" if status["autoscaling"] else str(replica_range)
 
 
 def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:

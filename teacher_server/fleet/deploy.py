@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from teacher_server.fleet.autoscaling import autoscaling_config
+from teacher_server.fleet.autoscaling import autoscaling_config, retiring_config
 from teacher_server.fleet.deployment import (
     ReplicaOptions,
     app_name,
@@ -36,38 +36,61 @@ def scale(state: FleetState, ranges: Mapping[str, ReplicaRange], scaling: Scalin
 
     Args:
         state: the fleet that is up.
-        ranges: of each kind that changes.
+        ranges: of each group that changes.
         scaling: the targets of autoscaled kinds.
     """
     _run(
         {
-            app_name(kind): _teacher_app(
-                state, kind, autoscaling_config(wanted, scaling, first=None)
-            )
-            for kind, wanted in ranges.items()
+            app_name(group): _teacher_app(state, group, _autoscaling(state, group, wanted, scaling))
+            for group, wanted in ranges.items()
         }
     )
     _turn_off(ranges)
 
 
 def replace(
-    state: FleetState, kind: str, wanted: ReplicaRange, scaling: ScalingTarget, *, has_surge: bool
+    state: FleetState, group: str, wanted: ReplicaRange, scaling: ScalingTarget, *, has_surge: bool
 ) -> None:
-    """Have Serve replace the replicas of a kind one by one, if their version is not the state's.
+    """Have Serve replace the replicas of a group one by one, if their version is not the state's.
 
-    Returns before any is replaced. A kind that is off has none: the next `scale` starts its own.
+    Returns before any is replaced. A group that is off has none: the next `scale` starts its own.
 
     Args:
         state: the fleet as it shall be.
-        kind: whose replicas.
-        wanted: the kind's range, which stays.
+        group: whose replicas.
+        wanted: the group's range.
         scaling: the targets of autoscaled kinds, which stay.
         has_surge: start a new one before an old one stops, which needs room for one more.
     """
-    autoscaling = autoscaling_config(wanted, scaling, first=None)
+    autoscaling = _autoscaling(state, group, wanted, scaling)
     if autoscaling is not None:
-        app = _teacher_app(state, kind, autoscaling, has_surge=has_surge)
-        _run({app_name(kind): app})
+        app = _teacher_app(state, group, autoscaling, has_surge=has_surge)
+        _run({app_name(group): app})
+
+
+def start_beside(
+    state: FleetState, group: str, wanted: ReplicaRange, scaling: ScalingTarget, *, first: int
+) -> None:
+    """Start a further group of replicas, or have more of one; returns before they are ready.
+
+    Args:
+        state: the fleet as it shall be.
+        group: of the state.
+        wanted: the group's range, of one at least.
+        scaling: the targets of autoscaled kinds.
+        first: replicas that a new group starts with.
+    """
+    autoscaling = autoscaling_config(wanted, scaling, first=first)
+    _run({app_name(group): _teacher_app(state, group, autoscaling)})
+    # The controller applies a deployment on its next turn.
+    while group not in fleet_status():
+        time.sleep(POLL_S)
+
+
+def remove_group(group: str) -> None:
+    """Stop the replicas of a group, if Serve has it, and wait for their end."""
+    if app_name(group) in serve.status().applications:
+        serve.delete(app_name(group))
 
 
 def replace_directory(state: FleetState) -> None:
@@ -124,7 +147,8 @@ def wait_until_ready(
         if line != said:
             progress(line)
             said = line
-        if is_settled and _num_answering(state, statuses) == +Counter(targets):
+        waited_for = {group: it for group, it in statuses.items() if group in targets}
+        if is_settled and _num_answering(state, waited_for) == +Counter(targets):
             return
         if time.monotonic() > deadline_s:
             why = [status.message for status in statuses.values() if status.message]
@@ -168,27 +192,39 @@ def remove(state: FleetState) -> None:
         serve.shutdown()
 
 
+def _autoscaling(
+    state: FleetState, group: str, wanted: ReplicaRange, scaling: ScalingTarget
+) -> AutoscalingConfig | None:
+    """Serve's configuration of a group that runs; None: it is to be off."""
+    if group in state.retiring:
+        return retiring_config(wanted.max, state.retiring[group])
+    return autoscaling_config(wanted, scaling, first=None)
+
+
 def _teacher_app(
     state: FleetState,
-    kind: str,
+    group: str,
     autoscaling: AutoscalingConfig | None,
     *,
     has_surge: bool = False,
 ) -> serve.Application:
     return teacher_app(
-        ReplicaOptions(**state.options[kind]),
+        ReplicaOptions(**state.options[group]),
+        group=group,
         autoscaling=autoscaling,
         batch_limits=dict(state.batch_limits),
         security=state.security,
-        version=state.version_of(kind),
+        version=state.version_of(group),
         has_surge=has_surge,
     )
 
 
 def _directory_app(state: FleetState, port: int) -> serve.Application:
-    teachers = {kind: (deployment_name(kind), app_name(kind)) for kind in state.options}
+    teachers = {
+        kind: (deployment_name(group), app_name(group)) for kind, group in state.current.items()
+    }
     host = ReplicaOptions(**next(iter(state.options.values()))).host
-    return directory_app(host, port, state.security, teachers)
+    return directory_app(host, port, state.security, teachers, state.retiring_weights)
 
 
 def _check_none_failed(statuses: Mapping[str, KindStatus]) -> None:
@@ -219,7 +255,7 @@ def _num_running(status: KindStatus | None) -> int:
 
 
 def _num_answering(state: FleetState, statuses: Mapping[str, KindStatus]) -> Counter[str]:
-    """Replicas of each kind that the Directory announces and that are in service.
+    """Replicas of each group that the Directory announces and that are in service.
 
     Those of Serve alone: teachers of other makes come and go as they like.
     """
@@ -227,9 +263,9 @@ def _num_answering(state: FleetState, statuses: Mapping[str, KindStatus]) -> Cou
         endpoints = fetch_fleet(state.directory, PROBE_S, state.security)
     except OSError:
         return Counter()  # It is still starting.
-    ours = {replica_id for status in statuses.values() for replica_id in status.replicas}
+    ours = {replica_id: group for group, it in statuses.items() for replica_id in it.replicas}
     return Counter(
-        it.kind
+        ours[it.replica_id]
         for it in endpoints
         if it.replica_id in ours and is_serving(it.address, PROBE_S, state.security)
     )

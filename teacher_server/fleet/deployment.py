@@ -27,9 +27,11 @@ from teacher_server.fleet.directory import (
     DIRECTORY_DEPLOYMENT,
     new_deployment,
 )
+from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.fleet.pins import check_pin, pin_of
 from teacher_server.fleet.ray_private import with_version
+from teacher_server.replica.load import UNUSED_S
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.kinds import SERVED_KINDS, load_teacher
 from trainer.common.errors import InputError
@@ -75,14 +77,14 @@ class ReplicaOptions:
     """The teacher that the fleet was started with: fields of pins.Pin; empty: any."""
 
 
-def app_name(kind: str) -> str:
-    """The Serve application of a teacher kind."""
-    return f"{APP_PREFIX}{kind}"
+def app_name(group: str) -> str:
+    """The Serve application of a group of replicas."""
+    return f"{APP_PREFIX}{group}"
 
 
-def deployment_name(kind: str) -> str:
+def deployment_name(group: str) -> str:
     """The deployment in it, e.g. DialogueTeacher."""
-    return "".join(part.capitalize() for part in kind.split("-")) + "Teacher"
+    return "".join(part.capitalize() for part in kind_of(group).split("-")) + "Teacher"
 
 
 def local_host(host: str) -> str:
@@ -132,8 +134,8 @@ class TeacherReplica:
         """No-op. Calling it is enough to make Serve start a replica."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Serve's hook for metrics of our own, the input of `autoscaling.QueuePolicy`."""
-        return self._server.batcher.report_load()
+        """Serve's hook for metrics of our own, the input of the policies in autoscaling.py."""
+        return {**self._server.batcher.report_load(), UNUSED_S: self._server.unused_s}
 
     async def check_health(self) -> None:
         """Raises if the gRPC server, the device or the renewal stopped; Serve then restarts us."""
@@ -170,19 +172,20 @@ class TeacherReplica:
 def teacher_app(
     options: ReplicaOptions,
     *,
+    group: str,
     autoscaling: AutoscalingConfig | None,
     batch_limits: dict[str, Any],
     security: SecurityFiles,
     version: str,
     has_surge: bool = False,
 ) -> serve.Application:
-    """The application of one kind of teachers; without autoscaling, of a kind to turn off.
+    """The application of one group of replicas; without autoscaling, of one to turn off.
 
     Serve replaces the replicas of another version, with `has_surge` each once a new one runs.
     """
     deployment = new_deployment(
         TeacherReplica,
-        name=deployment_name(options.kind),
+        name=deployment_name(group),
         num_replicas=None,
         autoscaling=autoscaling,
         actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},

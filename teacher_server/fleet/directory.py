@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -40,12 +40,18 @@ class DirectoryReplica:
         port: int,
         security: dict[str, Any],
         teachers: Mapping[str, tuple[str, str]],
+        retiring: Mapping[str, Sequence[str]],
     ) -> None:
-        """teachers: the deployment and the application of each kind."""
+        """A Directory that does not listen yet.
+
+        `teachers`: the deployment and the application of each kind.
+        `retiring`: kind -> digests of the weights whose replicas retire.
+        """
         self._host = host
         self._port = port
         self._security = SecurityFiles(**security)
         self._teachers = teachers
+        self._retiring = retiring
         self._waking: dict[str, asyncio.Task[None]] = {}
         self._server: DirectoryServer | None = None
 
@@ -53,7 +59,12 @@ class DirectoryReplica:
         """Serve's asynchronous hook, run before the replica counts as healthy; starts listening."""
         if self._server is None:
             self._server = await start_after_another(
-                lambda: DirectoryServer(**settings, security=self._security, wake=self._wake),
+                lambda: DirectoryServer(
+                    **settings,
+                    security=self._security,
+                    wake=self._wake,
+                    retiring=self._retiring,
+                ),
                 self._host,
                 self._port,
             )
@@ -146,6 +157,7 @@ def directory_app(
     port: int,
     security: SecurityFiles,
     teachers: Mapping[str, tuple[str, str]],
+    retiring: Mapping[str, Sequence[str]],
 ) -> serve.Application:
     """The Directory: one replica, on the head node where the cluster marks one.
 
@@ -154,6 +166,7 @@ def directory_app(
         port: where it listens.
         security: the files that protect it.
         teachers: the deployment and the application of each kind, to wake them.
+        retiring: kind -> digests of the weights that new students are to leave alone.
     """
     head = {HEAD_RESOURCE: 0.001} if HEAD_RESOURCE in ray.cluster_resources() else {}
     deployment = new_deployment(
@@ -164,4 +177,4 @@ def directory_app(
         user_config={},
         max_ongoing_requests=256,
     )
-    return deployment.bind(host, port, dataclasses.asdict(security), dict(teachers))
+    return deployment.bind(host, port, dataclasses.asdict(security), dict(teachers), dict(retiring))

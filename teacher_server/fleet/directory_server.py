@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from types import MappingProxyType
 
 import grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
@@ -47,6 +48,7 @@ NOT_A_SERVER = (
 NO_LEASE = (
     "a lease must be held to be renewed, got one that ended, or another lease_id. Register again."
 )
+NONE_RETIRES: Mapping[str, Collection[str]] = MappingProxyType({})
 REFUSALS = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
     LeaseTaken: grpc.StatusCode.ALREADY_EXISTS,
@@ -64,12 +66,18 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
         settle_s: float,
         wake: Callable[[str], None] = lambda kind: None,
         security: ServerSecurity | None = None,
+        retiring: Mapping[str, Collection[str]] = NONE_RETIRES,
     ) -> None:
-        """`wake` is called with each kind that a student wants and no replica serves."""
+        """A service without leases yet.
+
+        `wake` is called with each kind that a student wants and no replica serves.
+        `retiring`: kind -> digests of the weights whose replicas of Serve retire.
+        """
         self._leases = leases
         self._security = security or ServerSecurity(NO_SECURITY)
         self._settle_s = settle_s
         self._wake = wake
+        self._retiring = retiring
         self._settled = asyncio.Event()
         self._changed = asyncio.Condition()
         self._version = 0
@@ -82,7 +90,10 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
         while True:
             seen = self._version
             yield teacher_pb2.Fleet(
-                endpoints=[endpoint_of(lease) for lease in self._leases.fleet()]
+                endpoints=[
+                    endpoint_of(lease, retiring=self._is_retiring(lease))
+                    for lease in self._leases.fleet()
+                ]
             )
             async with self._changed:
                 while self._version == seen:
@@ -93,9 +104,14 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
     ) -> teacher_pb2.WantReply:
         """Wake the kinds of the request that have no replica; fixed ones stay as they are.
 
-        An outside teacher keeps none asleep: it may not fit the student that asks.
+        An outside teacher keeps none asleep, nor does one that retires: it may not be for the
+        student that asks.
         """
-        listed = {lease.kind for lease in self._leases.fleet() if not lease.is_outside}
+        listed = {
+            lease.kind
+            for lease in self._leases.fleet()
+            if not lease.is_outside and not self._is_retiring(lease)
+        }
         for kind in set(request.kinds) - listed:
             self._wake(kind)
         return teacher_pb2.WantReply()
@@ -145,6 +161,10 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
             await self._announce(self._leases.expire())
             await asyncio.sleep(EXPIRY_CHECK_S)
 
+    def _is_retiring(self, lease: Lease) -> bool:
+        weights = self._retiring.get(lease.kind, ())
+        return not lease.is_outside and lease.weights_digest in weights
+
     async def _announce(self, changed: bool) -> None:
         if changed:
             async with self._changed:
@@ -152,7 +172,7 @@ class DirectoryService(teacher_pb2_grpc.DirectoryServicer):
                 self._changed.notify_all()
 
 
-def endpoint_of(lease: Lease) -> teacher_pb2.Endpoint:
+def endpoint_of(lease: Lease, *, retiring: bool = False) -> teacher_pb2.Endpoint:
     """What students hear of a lease."""
     return teacher_pb2.Endpoint(
         kind=lease.kind,
@@ -162,6 +182,7 @@ def endpoint_of(lease: Lease) -> teacher_pb2.Endpoint:
         model=lease.model,
         zone=lease.zone,
         capacity=lease.capacity,
+        retiring=retiring,
     )
 
 
@@ -175,11 +196,16 @@ class DirectoryServer:
         settle_s: float = SETTLE_S,
         security: SecurityFiles = NO_SECURITY,
         wake: Callable[[str], None] = lambda kind: None,
+        retiring: Mapping[str, Collection[str]] = NONE_RETIRES,
     ) -> None:
         self._health = grpc_health.HealthServicer()
         self._security = ServerSecurity(security)
         self.service = DirectoryService(
-            Leases(lease_s), settle_s=settle_s, wake=wake, security=self._security
+            Leases(lease_s),
+            settle_s=settle_s,
+            wake=wake,
+            security=self._security,
+            retiring=retiring,
         )
         self._server = new_server(self._security)
         self._tasks: list[asyncio.Task[object]] = []

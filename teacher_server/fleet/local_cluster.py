@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.options import KEEP
 from teacher_server.fleet.ray_private import ON_LOOPBACK
 from teacher_server.fleet.room import ReplicaNeed
@@ -64,25 +65,46 @@ class FleetState:
     """The local cluster's own token; empty on an existing cluster, whose token Ray's environment
     variables give."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Options of the replicas of each kind: fields of ReplicaOptions."""
+    """Options of the replicas of each group (groups.py): fields of ReplicaOptions."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the Serve deployment of each kind whose replicas were replaced: `version_of`."""
+    """Of the Serve deployment of each group whose replicas were replaced: `version_of`."""
+    retiring: Mapping[str, float] = field(default_factory=dict)
+    """Groups that another one of their kind has followed, and the seconds without a stream of a
+    student after which their replicas end."""
     batch_limits: Mapping[str, Any] = field(default_factory=dict)
     scaling: Mapping[str, float] = field(default_factory=dict)
     """Targets of autoscaled kinds: fields of ScalingTarget."""
     security: SecurityFiles = NO_SECURITY
     """Files that protect the fleet's gRPC servers, and with which the commands call them."""
+    authorities: Sequence[str] = field(default_factory=list)
+    """Fingerprints of the CAs in `ca.pem` when the fleet was started or last rolled."""
 
-    def version_of(self, kind: str) -> str:
-        """Replicas of a kind that were started under another version are replaced by Serve."""
-        return self.versions.get(kind, FIRST_VERSION)
+    def version_of(self, group: str) -> str:
+        """Replicas of a group that were started under another version are replaced by Serve."""
+        return self.versions.get(group, FIRST_VERSION)
+
+    @property
+    def current(self) -> dict[str, str]:
+        """Kind -> the group that new students take."""
+        return {kind_of(group): group for group in self.options if group not in self.retiring}
+
+    @property
+    def retiring_weights(self) -> dict[str, list[str]]:
+        """Kind -> digests of the weights that new students should not take."""
+        found: dict[str, list[str]] = {}
+        for group in self.retiring:
+            digest = self.options[group]["pin"]["weights_digest"]
+            current = self.options[self.current[kind_of(group)]]["pin"]["weights_digest"]
+            if digest != current:
+                found.setdefault(kind_of(group), []).append(digest)
+        return found
 
     @property
     def needs(self) -> dict[str, ReplicaNeed]:
-        """What Ray sets aside for a replica of each kind."""
+        """What Ray sets aside for a replica of each group."""
         return {
-            kind: ReplicaNeed(num_cpus=it["num_cpus"], num_gpus=it["num_gpus"])
-            for kind, it in self.options.items()
+            group: ReplicaNeed(num_cpus=it["num_cpus"], num_gpus=it["num_gpus"])
+            for group, it in self.options.items()
         }
 
 

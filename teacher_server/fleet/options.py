@@ -45,6 +45,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     scale_to.add_argument("replicas", metavar=REPLICAS, help="a number, or autoscaling between two")
     roll = commands.add_parser("roll", help="replace all replicas under running students")
     _add_folder_options(roll)
+    roll.add_argument(
+        "--drain-s",
+        type=number(1, 2_592_000),
+        default=600.0,
+        help="seconds without a student after which replicas of a teacher that was followed end",
+    )
     roll.add_argument("--json", action="store_true", help="what replaced what, as JSON on stdout")
     _add_timeout(roll)
     status = commands.add_parser("status", help="kinds, replicas, endpoints and their state")

@@ -60,9 +60,9 @@ def check_pin(kind: str, folder: str | Path, pinned: Mapping[str, str | float], 
     if differences:
         raise InputError(
             f"the {kind} teacher in {folder} must be the one that the fleet was started with, got "
-            f"{differences}. Put that one back, or have it loaded from another folder: python -m "
-            f"teacher_server roll --teacher {kind}=DIR. Another teacher is another fleet: up with "
-            "another --fleet and --port beside this one, or down and up."
+            f"{differences}. Put that one back, or name the folder that has it: python -m "
+            f"teacher_server roll --teacher {kind}=DIR. A folder of its own with other weights "
+            "makes that teacher follow, for students to come."
         )
 
 

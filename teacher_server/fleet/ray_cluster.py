@@ -12,6 +12,7 @@ import ray
 from teacher_server.fleet.local_cluster import check_reachable, token_environment
 from teacher_server.fleet.ray_private import (
     HEAD_RESOURCE,
+    free_by_node,
     read_settings_again,
     serve_is_running,
     stay_on_loopback,
@@ -91,9 +92,9 @@ def cluster_room() -> Room:
     return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
-def free_resources() -> Mapping[str, float]:
-    """What nothing on the connected cluster has taken, by Ray's names: CPU, GPU."""
-    return {name: float(number) for name, number in ray.available_resources().items()}
+def free_resources() -> list[Mapping[str, float]]:
+    """What nothing has taken on each node of the connected cluster, by Ray's names: CPU, GPU."""
+    return [dict(free) for free in free_by_node().values()]
 
 
 def head_address() -> str:

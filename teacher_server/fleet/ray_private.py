@@ -6,12 +6,14 @@ it passes there, pyproject.toml keeps that version out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 from ray._private import ray_constants
+from ray._private.state import available_resources_per_node
 from ray._raylet import Config  # pyright: ignore
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
@@ -47,6 +49,11 @@ def start_local(folder: Path, *, num_cpus: int, object_store_bytes: int) -> str:
         _temp_dir=str(folder),
     )
     return ray.get_runtime_context().gcs_address
+
+
+def free_by_node() -> Mapping[str, Mapping[str, float]]:
+    """Node id -> what is free there; `ray.available_resources` adds the nodes up."""
+    return available_resources_per_node()
 
 
 def serve_is_running() -> bool:

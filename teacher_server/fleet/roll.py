@@ -2,25 +2,31 @@
 
 A new replica is a new process: it reads certificates and token anew and imports the software that
 is installed now. Serve replaces the replicas of another version of their deployment; here that
-version is changed, and what Serve does is watched.
+version is changed, and what Serve does is watched. Another teacher is a deployment of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import secrets
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-from teacher_server.fleet.deploy import POLL_S, replace, replace_directory, wait_until_ready
+from teacher_server.fleet.deploy import remove_group, replace_directory, wait_until_ready
 from teacher_server.fleet.directory_server import fetch_fleet
-from teacher_server.fleet.local_cluster import FleetState, write_state
+from teacher_server.fleet.fleet_change import FleetChange, Pairs, status_of
+from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.replacing import Replacing
-from teacher_server.fleet.roll_plan import has_room
-from teacher_server.fleet.scaling import ScalingTarget
-from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_line
+from teacher_server.fleet.roll_other import roll_to_other
+from teacher_server.fleet.roll_plan import RollPlan, check_folder_of
+from teacher_server.fleet.roll_room import check_room_beside
+from teacher_server.fleet.roll_same import roll_to_same
+from teacher_server.fleet.status import FAILED, fleet_status
+from teacher_server.fleet.succession import (
+    ended_groups,
+    further_replicas,
+    live_groups,
+    succeeded,
+    without_groups,
+)
+from teacher_server.fleet.trust import authorities, distrust
 from trainer.common.errors import InputError, MachineError
 
 DIRECTORY = "directory"
@@ -28,154 +34,82 @@ DIRECTORY = "directory"
 ANSWER_S = 20.0
 
 
-class Roll:
-    """One roll of a fleet on the connected cluster; the fleet's file always says what shall run."""
+def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
+    """Replace all replicas and the Directory; old and new ids of each kind.
 
-    def __init__(
-        self, path: Path, state: FleetState, *, timeout_s: float, progress: Callable[[str], None]
-    ) -> None:
-        """`path` is the fleet's file; `timeout_s` is for each replica."""
-        self.state = state
-        self._path = path
-        self._timeout_s = timeout_s
-        self._progress = progress
-        self._scaling = ScalingTarget(**state.scaling)
-        self._replaced: dict[str, list[tuple[str, str]]] = {}
-
-    def run(self, options: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:
-        """Replace all replicas and the Directory; old and new ids of each kind.
-
-        Raises:
-            MachineError: if new replicas of a kind do not start: its old ones are back then.
-            InputError: if running students could not go on with certificates or token of now.
-        """
-        if _status_of(DIRECTORY).state == FAILED:
-            # A roll before ended with it: the teachers are of now, and nobody answers the check.
-            self._progress("the Directory did not start: it alone is started anew")
-        else:
-            self._check_files()
-            for kind, of_kind in options.items():
-                self._replaced[kind] = self._roll_kind(kind, of_kind)
-        try:
-            self._replaced[DIRECTORY] = self._roll_directory()
-            ranges = {kind: _status_of(kind).replica_range for kind in options}
-            wait_until_ready(ranges, self.state, timeout_s=self._timeout_s, progress=self._progress)
-        except MachineError as error:
-            raise MachineError(
-                f"{error} All teachers are replaced, and go on with the students that they have. "
-                "For the Directory, roll again."
-            ) from error
-        return self._replaced
-
-    def _check_files(self) -> None:
-        """A student that bears the files of now must get on with the servers of before.
-
-        Most mistakes show there. That students which read theirs before will trust the new
-        servers' certificates cannot be seen from here.
-        """
-        try:
-            fetch_fleet(self.state.directory, ANSWER_S, self.state.security)
-        except MachineError as error:
-            raise InputError(
-                "the Directory must answer to the certificates and the token of now, got: "
-                f"{error} For another token, or a CA that it does not know, take the fleet down "
-                "and up."
-            ) from error
-
-    def _roll_directory(self) -> list[tuple[str, str]]:
-        replacing = Replacing(DIRECTORY, list(_status_of(DIRECTORY).replicas))
-        replace_directory(self.state)
-        self._wait(replacing)
-        return replacing.pairs
-
-    def _roll_kind(self, kind: str, options: Mapping[str, Any]) -> list[tuple[str, str]]:
-        before, status = self.state, _status_of(kind)
-        replacing = Replacing(kind, list(status.replicas))
-        has_surge = has_room(self.state, kind, fleet_status())
-        if not has_surge and len(status.replicas) == 1:
-            self._progress(f"{kind}: no room for a second replica, so students wait for a start")
-        self._deploy(_changed(before, kind, options), status, kind, has_surge=has_surge)
-        try:
-            self._wait(replacing)
-        except KeyboardInterrupt:
-            self._progress(f"{kind}: Serve goes on with it; `status` shows how far it is")
-            raise
-        except MachineError as error:
-            self._take_back(kind, before, status, error, has_surge=has_surge)
-        return replacing.pairs
-
-    def _deploy(self, state: FleetState, status: KindStatus, kind: str, *, has_surge: bool) -> None:
-        # First the file: whoever reads it after us finds what Serve was told.
-        write_state(self._path, state)
-        self.state = state
-        replace(state, kind, status.replica_range, self._scaling, has_surge=has_surge)
-
-    def _take_back(
-        self,
-        kind: str,
-        before: FleetState,
-        status: KindStatus,
-        error: MachineError,
-        *,
-        has_surge: bool,
-    ) -> None:
-        """Have the replicas of before again; always raises."""
-        self._progress(f"{kind}: {error} Taking it back.")
-        new = [it for it in _status_of(kind).replicas if it not in status.replicas]
-        self._deploy(before, status, kind, has_surge=has_surge)
-        try:
-            self._wait(Replacing(kind, new))
-        except MachineError as second:
-            raise MachineError(
-                f"{error} The replicas of before are not all back, either: {second} Look at: "
-                "python -m teacher_server status"
-            ) from second
-        replaced = ", ".join(self._replaced) or "none"
+    Raises:
+        MachineError: if new replicas of a kind do not start: its old ones are back then.
+        InputError: if running students could not go on with certificates or token of now, or the
+            cluster has no room for another teacher beside the one that serves.
+    """
+    replaced: dict[str, Pairs] = {}
+    if status_of(DIRECTORY).state == FAILED:
+        # A roll before ended with it: the teachers are of now, and nobody answers the check.
+        fleet.progress("the Directory did not start: it alone is started anew")
+    else:
+        _check(fleet, plan)
+        _roll_teachers(fleet, plan, replaced)
+    try:
+        replaced[DIRECTORY] = _roll_directory(fleet)
+        known = fleet_status()
+        ranges = {it: known[it].replica_range for it in live_groups(fleet.state, known)}
+        wait_until_ready(ranges, fleet.state, timeout_s=fleet.timeout_s, progress=fleet.progress)
+    except MachineError as error:
         raise MachineError(
-            f"{error} The {kind} replicas are those of before, and so is the Directory; kinds that "
-            f"were replaced already: {replaced}."
+            f"{error} All teachers are replaced, and go on with the students that they have. "
+            "For the Directory, roll again."
+        ) from error
+    now = authorities(fleet.state.security)
+    fleet.record(dataclasses.replace(fleet.state, authorities=now))
+    return replaced
+
+
+def _check(fleet: FleetChange, plan: RollPlan) -> None:
+    """All that can be known before anything is replaced."""
+    _check_files(fleet)
+    known = fleet_status()
+    before = after = without_groups(fleet.state, ended_groups(fleet.state, known))
+    for group in before.retiring:
+        check_folder_of(before, group)
+    for kind, options in plan.others.items():
+        after = succeeded(after, kind, options, plan.drain_s)
+    check_room_beside(after, further_replicas(before, after, known), known)
+    if why := distrust(fleet.state.security, fleet.state.authorities):
+        fleet.progress(f"warning: {why}")
+
+
+def _check_files(fleet: FleetChange) -> None:
+    """A student that bears the files of now must get on with the servers of before.
+
+    Most mistakes show there.
+    """
+    try:
+        fetch_fleet(fleet.state.directory, ANSWER_S, fleet.state.security)
+    except MachineError as error:
+        raise InputError(
+            "the Directory must answer to the certificates and the token of now, got: "
+            f"{error} For another token, or a CA that it does not know, take the fleet down "
+            "and up."
         ) from error
 
-    def _wait(self, replacing: Replacing) -> None:
-        """Watch Serve until all are replaced; each replica may take the whole time."""
-        deadline_s = time.monotonic() + self._timeout_s
-        while True:
-            status = _status_of(replacing.kind)
-            if status.state == FAILED:
-                why = last_line(status.message)
-                raise MachineError(f"a new {replacing.kind} replica must start, got: {why}.")
-            lines = replacing.look(_states(status))
-            for line in lines:
-                self._progress(line)
-                deadline_s = time.monotonic() + self._timeout_s
-            if replacing.is_done(_states(status), status.target):
-                return
-            if time.monotonic() > deadline_s:
-                raise MachineError(
-                    f"a new {replacing.kind} replica must be ready within {self._timeout_s:g} s, "
-                    f"got {_states(status)}."
-                )
-            time.sleep(POLL_S)
+
+def _roll_teachers(fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs]) -> None:
+    gone = ended_groups(fleet.state, fleet_status())
+    for group in gone:
+        remove_group(group)
+    if gone:
+        fleet.record(without_groups(fleet.state, gone))
+    retiring = {group: fleet.state.options[group] for group in fleet.state.retiring}
+    for group, options in {**retiring, **plan.same}.items():
+        pairs = roll_to_same(fleet, group, options, [*replaced])
+        replaced.setdefault(kind_of(group), []).extend(pairs)
+    for kind, options in plan.others.items():
+        pairs = roll_to_other(fleet, kind, options, plan.drain_s, [*replaced])
+        replaced.setdefault(kind, []).extend(pairs)
 
 
-def _changed(state: FleetState, kind: str, options: Mapping[str, Any]) -> FleetState:
-    """The fleet with other options of a kind, and with a version that it never had."""
-    return dataclasses.replace(
-        state,
-        options={**state.options, kind: options},
-        versions={**state.versions, kind: secrets.token_hex(4)},
-    )
-
-
-def _status_of(kind: str) -> KindStatus:
-    known = fleet_status()
-    if kind not in known:
-        raise MachineError(
-            f"Ray Serve must know the {kind} of the fleet, got {', '.join(known) or 'nothing'}. "
-            "Take the fleet down and up."
-        )
-    return known[kind]
-
-
-def _states(status: KindStatus) -> dict[str, str]:
-    return {replica_id: state for replica_id, (state, _) in status.replicas.items()}
+def _roll_directory(fleet: FleetChange) -> Pairs:
+    replacing = Replacing(DIRECTORY, list(status_of(DIRECTORY).replicas))
+    replace_directory(fleet.state)
+    fleet.wait(replacing)
+    return replacing.pairs

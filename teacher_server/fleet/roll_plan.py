@@ -1,56 +1,84 @@
-"""What `roll` looks at before it replaces anything: folders, certificates, and room."""
+"""What a roll is to do, checked before it replaces anything: folders, certificates and token."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.options import folders_anew
 from teacher_server.fleet.pins import check_pin, pin_of
-from teacher_server.fleet.ray_cluster import cluster_room, free_resources
-from teacher_server.fleet.room import fits_one_more, weights_fit, weights_in
-from teacher_server.fleet.status import KindStatus
-from trainer.common.machine import memory_bytes
+from trainer.common.errors import InputError
 from trainer.models.frozen import read_card
 from trainer.security.credentials import read_credentials
 
 
-def options_anew(args: argparse.Namespace, state: FleetState) -> dict[str, dict[str, Any]]:
-    """The options of the new replicas of each kind, checked with what they will read.
+@dataclass(frozen=True, kw_only=True)
+class RollPlan:
+    """What a roll is to do."""
+
+    same: Mapping[str, Mapping[str, Any]]
+    """Group that serves new students -> options of its new replicas, of the same teacher."""
+    others: Mapping[str, Mapping[str, Any]]
+    """Kind -> options of the replicas of another teacher, whose group is a new one."""
+    drain_s: float
+    """Replicas that retire end when no student has used them for so long."""
+
+
+def plan_roll(args: argparse.Namespace, state: FleetState) -> RollPlan:
+    """The plan of a roll, checked with what the new replicas will read.
 
     Raises:
-        UserError: if a folder holds another teacher than the fleet's, or certificates or token are
-            of no use.
+        UserError: if a folder cannot be had or holds what the fleet cannot serve, or certificates
+            or token are of no use.
     """
-    folders = folders_anew(args, state.options)
-    options = {
-        kind: _with_folder(kind, of_kind, folders.get(kind))
-        for kind, of_kind in state.options.items()
-    }
+    folders = folders_anew(args, state.current)
+    same, others = {}, {}
+    for kind, group in state.current.items():
+        options, asked = state.options[group], folders.get(kind)
+        folder = asked or Path(options["folder"])
+        found = pin_of(read_card(folder, kind), folder, options.get("dtype", ""))
+        if asked is not None and found.weights_digest != options["pin"]["weights_digest"]:
+            _check_apart(kind, folder, options)
+            pin = dataclasses.asdict(found)
+            others[kind] = {**options, "folder": str(folder.resolve()), "pin": pin}
+        else:
+            check_pin(kind, folder, options["pin"], found)
+            same[group] = {**options, "folder": str(folder.resolve())}
+    if others:
+        _check_one_vocabulary({kind_of(group): it for group, it in same.items()} | others)
     read_credentials(state.security, "server")
     read_credentials(state.security, "client")
-    return options
+    return RollPlan(same=same, others=others, drain_s=args.drain_s)
 
 
-def _with_folder(kind: str, options: Mapping[str, Any], asked: Path | None) -> dict[str, Any]:
-    folder = asked or Path(options["folder"])
-    found = pin_of(read_card(folder, kind), folder, options.get("dtype", ""))
-    check_pin(kind, folder, options["pin"], found)
-    return {**options, "folder": str(folder.resolve())}
+def check_folder_of(state: FleetState, group: str) -> None:
+    """Raise UserError unless a group's folder still holds its teacher."""
+    options = state.options[group]
+    folder = Path(options["folder"])
+    found = pin_of(read_card(folder, kind_of(group)), folder, options.get("dtype", ""))
+    check_pin(kind_of(group), folder, options["pin"], found)
 
 
-def has_room(state: FleetState, kind: str, statuses: Mapping[str, KindStatus]) -> bool:
-    """Whether one more replica of a kind can run beside those that do, on the connected cluster."""
-    counts = {it: len(statuses[it].replicas) for it in state.options if it in statuses}
-    more = {**counts, kind: counts[kind] + 1}
-    needs = {it: state.needs[it] for it in counts}
-    if not fits_one_more(needs[kind], free_resources(), cluster_room(), needs, more):
-        return False
-    if not state.keeper_pid or needs[kind].num_gpus:
-        return True
-    folders = {it: Path(state.options[it]["folder"]) for it in counts}
-    dtypes = {it: state.options[it]["dtype"] for it in counts}
-    return weights_fit(weights_in(folders, dtypes), more, memory_bytes())
+def _check_apart(kind: str, folder: Path, options: Mapping[str, Any]) -> None:
+    if folder.resolve() == Path(options["folder"]):
+        raise InputError(
+            f"another {kind} teacher must lie in a folder of its own, got {folder}, from which "
+            "the replicas that serve were loaded: one that is started again could not load theirs. "
+            "Put that teacher back there, and export the other one elsewhere."
+        )
+
+
+def _check_one_vocabulary(options: Mapping[str, Mapping[str, Any]]) -> None:
+    digests = {kind: it["pin"]["vocabulary_digest"] for kind, it in options.items()}
+    if len(set(digests.values())) > 1:
+        raise InputError(
+            "the teachers must share one vocabulary after the roll, got digests "
+            + " and ".join(f"{digest} ({kind})" for kind, digest in digests.items())
+            + ". Fit them on the same prepared data, and roll to all of them together."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def weights_fit(weights: Mapping[str, int], counts: Mapping[str, int], memory: i
 
 def fits_one_more(
     need: ReplicaNeed,
-    free: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]],
     room: Room,
     needs: Mapping[str, ReplicaNeed],
     counts: Mapping[str, int],
@@ -101,16 +101,38 @@ def fits_one_more(
 
     Args:
         need: of the further one.
-        free: what Ray has left, as `ray.available_resources` says it.
+        nodes: what Ray has left on each node, by its names: CPU, GPU.
         room: what the cluster has.
         needs: of a replica of each kind.
         counts: replicas of each kind, the further one among them: parts of a GPU that are left on
             several devices do not make a whole one.
     """
-    if need.num_cpus > free.get("CPU", 0.0) or need.num_gpus > free.get("GPU", 0.0):
+    if without_place([need], nodes):
         return False
     shares = {kind: needs[kind].num_gpus for kind in counts}
     return not need.num_gpus or num_devices(shares, counts) <= room.num_gpus
+
+
+def without_place(
+    needed: Iterable[ReplicaNeed], nodes: Sequence[Mapping[str, float]]
+) -> list[ReplicaNeed]:
+    """Which further replicas find no place, by first fit: a replica lies whole on one node.
+
+    Args:
+        needed: the further ones; the largest is placed first.
+        nodes: what Ray has left on each node, by its names: CPU, GPU.
+    """
+    free = [(_in_parts(it.get("CPU", 0.0)), _in_parts(it.get("GPU", 0.0))) for it in nodes]
+    left_out: list[ReplicaNeed] = []
+    for need in sorted(needed, key=lambda it: (it.num_gpus, it.num_cpus), reverse=True):
+        cpus, gpus = _in_parts(need.num_cpus), _in_parts(need.num_gpus)
+        fitting = (at for at, has in enumerate(free) if has[0] >= cpus and has[1] >= gpus)
+        node = next(fitting, None)
+        if node is None:
+            left_out.append(need)
+        else:
+            free[node] = (free[node][0] - cpus, free[node][1] - gpus)
+    return left_out
 
 
 def weights_in(folders: Mapping[str, Path], dtypes: Mapping[str, str]) -> dict[str, int]:
@@ -138,6 +160,11 @@ def num_devices(shares: Mapping[str, float], counts: Mapping[str, int]) -> int:
         for share, count in total.items()
         if share
     )
+
+
+def _in_parts(amount: float) -> int:
+    """As Ray counts: sums of .1 are exact."""
+    return round(amount * RAY_PARTS)
 
 
 def _parts(share: float) -> int:

@@ -18,7 +18,7 @@ STARTUP_FAILED = "failed to start"
 
 @dataclass(frozen=True, kw_only=True)
 class KindStatus:
-    """Serve's view of one kind of teachers."""
+    """Serve's view of one group of replicas."""
 
     state: str
     """Serve's state of the application, e.g. RUNNING, DEPLOYING, UNHEALTHY, DEPLOY_FAILED."""
@@ -33,16 +33,21 @@ class KindStatus:
     replicas: dict[str, tuple[str, int]]
     """Replica id -> its state and process id (0 before it has one)."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no replica, and none is to be."""
+        return not self.target and not self.replicas
+
 
 def fleet_status() -> dict[str, KindStatus]:
-    """Serve's view of the Directory ("directory") and of each kind that is deployed."""
+    """Serve's view of the Directory ("directory") and of each group that is deployed."""
     found: dict[str, KindStatus] = {}
     for name, app in serve_details()["applications"].items():
-        kind = name.removeprefix(APP_PREFIX)
+        group = name.removeprefix(APP_PREFIX)
         for deployed, deployment in app["deployments"].items():
             if _is_ours(name, deployed):
                 replica_range, scaling = _autoscaling_of(deployment)
-                found[kind] = KindStatus(
+                found[group] = KindStatus(
                     state=app["status"],
                     message=deployment["message"] or app["message"],
                     target=deployment["target_num_replicas"],
@@ -59,14 +64,14 @@ def fleet_status() -> dict[str, KindStatus]:
 
 def _is_ours(app: str, deployment: str) -> bool:
     """On a shared cluster an application of others may begin with our prefix too."""
-    kind = app.removeprefix(APP_PREFIX)
-    return app == DIRECTORY_APP or (app != kind and deployment == deployment_name(kind))
+    group = app.removeprefix(APP_PREFIX)
+    return app == DIRECTORY_APP or (app != group and deployment == deployment_name(group))
 
 
 def kinds_status() -> dict[str, KindStatus]:
-    """The same of the kinds alone."""
+    """The same of the groups of teachers alone."""
     statuses = fleet_status()
-    return {kind: it for kind, it in statuses.items() if app_name(kind) != DIRECTORY_APP}
+    return {group: it for group, it in statuses.items() if app_name(group) != DIRECTORY_APP}
 
 
 def problem_of(status: KindStatus) -> str:
@@ -88,4 +93,6 @@ def _autoscaling_of(deployment: Mapping[str, Any]) -> tuple[ReplicaRange, Scalin
     replica_range = ReplicaRange(min=scaled["min_replicas"], max=scaled["max_replicas"])
     if replica_range.is_fixed:
         return replica_range, None
-    return replica_range, ScalingTarget(**scaled["policy"]["policy_kwargs"])
+    targets = scaled["policy"]["policy_kwargs"]
+    # Of replicas that retire none moves the number.
+    return replica_range, ScalingTarget(**targets) if "idle_s" in targets else None

@@ -13,6 +13,7 @@ from protos.teacher_pb2 import Description
 from teacher_server.fleet.console import print_status, say
 from teacher_server.fleet.deploy import deploy, remove, wait_until_ready
 from teacher_server.fleet.deployment import ReplicaOptions
+from teacher_server.fleet.fleet_lock import changing
 from teacher_server.fleet.local_cluster import (
     FleetState,
     Keeper,
@@ -48,6 +49,7 @@ from teacher_server.fleet.room import (
     weights_in,
 )
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
+from teacher_server.fleet.trust import authorities
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
@@ -76,6 +78,20 @@ def up(args: argparse.Namespace) -> None:
     security = _security(args)
     check_endpoint("--spans", args.spans)
     check_output("the folder of --fleet", args.fleet.parent)
+    with changing(args.fleet, args.command):
+        state = _started(args, cards, folders, dtypes, ranges, security)
+    print_status(state, as_json=False)
+
+
+def _started(
+    args: argparse.Namespace,
+    cards: Mapping[str, Description],
+    folders: Mapping[str, Path],
+    dtypes: Mapping[str, str],
+    ranges: Mapping[str, ReplicaRange],
+    security: SecurityFiles,
+) -> FleetState:
+    """Start the fleet and wait until it serves, or take all of it down again."""
     _check_none_up(args.fleet)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
@@ -100,7 +116,7 @@ def up(args: argparse.Namespace) -> None:
         if keeper is not None:
             keeper.keep()
         undo.pop_all()
-    print_status(state, as_json=False)
+    return state
 
 
 def _checked_share(
@@ -160,6 +176,7 @@ def _state(
         batch_limits=asked_batch_limits(args),
         scaling=dataclasses.asdict(asked_scaling(args, ScalingTarget())),
         security=security,
+        authorities=authorities(security),
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 QUEUE_S = "queue_s"
 IDLE_S = "idle_s"
+# Since the last stream of a student ended, 0 while there is one.
+UNUSED_S = "unused_s"
 
 
 class LoadMeter:

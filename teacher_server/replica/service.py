@@ -74,6 +74,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
         self.description = _of_replica(description, replica_id)
         self.metrics_address = ""
         self._started_s = time.monotonic()
+        self._unused_since_s = self._started_s
         self.pipeline = Pipeline(
             check=Stage(
                 RequestCheck(description, limits),
@@ -89,6 +90,12 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             kind=description.kind,
         )
         self._replica_id = replica_id
+
+    @property
+    def unused_s(self) -> float:
+        """Time since the last stream of a student ended, 0 while there is one."""
+        is_used = self.pipeline.counters.streams > 0
+        return 0.0 if is_used else time.monotonic() - self._unused_since_s
 
     def close(self) -> None:
         """End the threads once they are idle."""
@@ -130,6 +137,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             await ScoreStream(self.pipeline, request_iterator, context.write).serve()
         finally:
             counters.streams -= 1
+            self._unused_since_s = time.monotonic()
         if self.pipeline.draining.is_set():
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."
@@ -180,6 +188,11 @@ class TeacherServer:
     def description(self) -> teacher_pb2.Description:
         """What Describe answers."""
         return self._service.description
+
+    @property
+    def unused_s(self) -> float:
+        """Time since the last stream of a student ended, 0 while there is one."""
+        return self._service.unused_s
 
     @property
     def problem(self) -> str:

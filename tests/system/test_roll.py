@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cluster.launch.ports import free_port
 from protos import teacher_pb2, teacher_pb2_grpc
+from protos.fingerprint import digest_file
+from protos.handshake import handshake_metadata
 from teacher_server.fleet.directory_server import fetch_fleet
 from tests.support.fleet_commands import command, environment, run
 from tests.support.served_teachers import FittedTeachers
@@ -36,12 +40,13 @@ from tests.support.student_runs import (
     student_command,
 )
 from trainer.data.model_input import RANGES
+from trainer.models.frozen import WEIGHTS_NAME
 from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import SERVER_NAME, SecurityFiles
 
 STUDENTS = 4
 # Steps of a student after the roll. None ends by itself before: a roll takes as long as it takes.
-STEPS_AFTER = 20
+STEPS_AFTER = 10
 ENDLESS = 100_000
 # At a constant rate a loss does not depend on the number of steps.
 RUN = (*EXACT, "train.batch_size=4", "optimiser.schedule=constant", "seed=7")
@@ -79,13 +84,46 @@ class Fleet:
     def ids(self) -> list[str]:
         return [it.replica_id for it in fetch_fleet(self.directory, 10, self.security)]
 
-    def dialogue_status(self) -> dict[str, Any]:
-        shown = run("status", "--json", *self.at, software=self.software)
-        return json.loads(shown)["kinds"]["dialogue"]
+    def status(self) -> dict[str, Any]:
+        return json.loads(run("status", "--json", *self.at, software=self.software))
 
-    def roll(self) -> subprocess.CompletedProcess[str]:
+    def dialogue_status(self) -> dict[str, Any]:
+        return self.status()["kinds"]["dialogue"]
+
+    def listed(self) -> dict[str, tuple[str, bool]]:
+        """Replica id of each dialogue replica -> its weights, and whether it retires."""
+        endpoints = fetch_fleet(self.directory, 10, self.security)
+        return {
+            it.replica_id: (it.weights_digest, it.retiring)
+            for it in endpoints
+            if it.kind == "dialogue"
+        }
+
+    @contextlib.contextmanager
+    def stream_to(self, replica_id: str) -> Iterator[None]:
+        """A stream to a replica, as a student that learns from it has one."""
+        channels, ended = ChannelFactory(self.security), threading.Event()
+
+        def nothing() -> Iterator[teacher_pb2.ScoreRequest]:
+            ended.wait()
+            yield from ()
+
+        endpoints = fetch_fleet(self.directory, 10, self.security)
+        (address,) = [it.address for it in endpoints if it.replica_id == replica_id]
+        with channels.blocking(address) as channel:
+            stub, metadata = teacher_pb2_grpc.TeacherStub(channel), channels.metadata
+            described = stub.Describe(teacher_pb2.DescribeRequest(), timeout=10, metadata=metadata)
+            call = stub.Score(nothing(), metadata=(*metadata, *handshake_metadata(described)))
+            try:
+                yield
+                assert call.is_active()
+            finally:
+                ended.set()
+                call.cancel()
+
+    def roll(self, *options: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command("roll", "--json", *self.at),
+            command("roll", "--json", *options, *self.at),
             cwd=self.software,
             env=environment(self.software),
             capture_output=True,
@@ -259,3 +297,38 @@ def test_folder_that_was_exported_anew_is_refused_by_roll_and_by_new_replicas(
     card.write_text(content)
     wait_until(lambda: len(fleet.ids()) == 3, REPLICA_S, "three replicas")
     wait_until(lambda: not fleet.dialogue_status()["problem"], REPLICA_S, "no problem")
+
+
+def another_teacher(folder: Path, to: Path) -> str:
+    """A copy of a frozen teacher whose weights are a little larger; their digest."""
+    shutil.copytree(folder, to)
+    weights = {name: tensor * 1.01 for name, tensor in load_file(folder / WEIGHTS_NAME).items()}
+    save_file(weights, to / WEIGHTS_NAME, {"format": "pt"})
+    digest = digest_file(to / WEIGHTS_NAME)
+    card = json.loads((to / "teacher.json").read_text())
+    (to / "teacher.json").write_text(json.dumps(card | {"weights_digest": digest}))
+    return digest
+
+
+@pytest.mark.everything
+@pytest.mark.timeout(600)
+def test_other_teacher_serves_beside_the_old_one_until_nobody_uses_that(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    before = fleet.listed()
+    ((old, retiring),) = set(before.values())
+    assert not retiring
+    new = another_teacher(fleet.dialogue, tmp_path / "next")
+    with fleet.stream_to(min(before)):
+        rolled = fleet.roll("--dialogue", tmp_path / "next", "--drain-s", "1")
+        assert rolled.returncode == 0, rolled.stderr
+        listed = fleet.listed()
+        assert {it: listed[it] for it in before} == dict.fromkeys(before, (old, True))
+        came = {it: listed[it] for it in listed.keys() - before.keys()}
+        assert [*came.values()] == [(new, False)] * 2
+        shown = fleet.status()
+        assert {it["replica_id"] for it in shown["retiring"]["dialogue"]["replicas"]} == {*before}
+        assert {it["replica_id"] for it in shown["kinds"]["dialogue"]["replicas"]} == {*came}
+    # The one whose stream ended last keeps the other one.
+    wait_until(lambda: fleet.listed() == came, REPLICA_S, "the end of the old ones")
+    wait_until(lambda: fleet.status()["retiring"] == {}, REPLICA_S, "none that retires")

@@ -84,6 +84,20 @@ class MetTeachers:
         """Whether a teacher of this kind fits, on a replica or in the cache, or has given rows."""
         return bool(self._fitting[kind]) or kind in self._answered
 
+    def may_learn_from(self, endpoint: teacher_pb2.Endpoint) -> bool:
+        """Whether a listed replica is for this run.
+
+        One that retires is for the runs that have its teacher already: held from a run before or
+        from another rank, or met.
+        """
+        if not endpoint.retiring:
+            return True
+        known = self.described.get(endpoint.kind)
+        name = self._held.get(endpoint.kind, "") or (name_of(known) if known else "")
+        return bool(name) and (
+            not endpoint.weights_digest or name.startswith(f"{endpoint.weights_digest} in ")
+        )
+
     def in_order(self) -> dict[str, teacher_pb2.Description]:
         """The same in the order of the table of kinds, once all of them were met."""
         return {kind: self.described[kind] for kind in self._kinds}

@@ -37,6 +37,7 @@ OTHER_CONTRACT = (
 )
 MISFITS = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
 """What a replica answers that will not serve this student as long as it lives."""
+RETIRES = "it retires, for the runs that learn from it already"
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
 WANT_S = 5.0
@@ -66,6 +67,7 @@ class TeacherStreams:
         self._expected = expected
         self._channels = ChannelFactory(config)
         self._listed: dict[str, teacher_pb2.Endpoint] = {}
+        self._passed_over: set[str] = set()
         self._replicas: dict[str, Replica] = {}
         self._followed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,7 +144,12 @@ class TeacherStreams:
                 logger.debug("the Directory did not hear what is missing: %s", error.details())
 
     def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
-        listed = {e.replica_id: e for e in fleet.endpoints if e.kind in self._expected}
+        asked = [it for it in fleet.endpoints if it.kind in self._expected]
+        listed = {it.replica_id: it for it in asked if self._met.may_learn_from(it)}
+        self._passed_over = {it.replica_id for it in asked} - listed.keys()
+        for endpoint in asked:
+            if endpoint.replica_id in self._passed_over:
+                self._dispatcher.note_failure(endpoint.kind, f"{endpoint.address}: {RETIRES}")
         # One that still has a stream may drain; `remove_replica` judges it.
         for replica_id in self._listed.keys() - listed.keys() - self._replicas.keys():
             self._dispatcher.on_gone(replica_id)
@@ -227,6 +234,9 @@ class TeacherStreams:
             self._dispatcher.note_failure(
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )
+            return None
+        if endpoint.replica_id in self._passed_over:
+            # It began to retire during the handshake.
             return None
         check_masses(described, f"at {endpoint.address}")
         self._met.admit(described, f"at {endpoint.address}")

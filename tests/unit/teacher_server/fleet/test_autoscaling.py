@@ -9,11 +9,16 @@ import pytest
 from ray.serve.config import AutoscalingContext
 
 from protos import teacher_pb2, teacher_pb2_grpc
-from teacher_server.fleet.autoscaling import QueuePolicy, autoscaling_config, replicas_wanted
+from teacher_server.fleet.autoscaling import (
+    QueuePolicy,
+    autoscaling_config,
+    replicas_wanted,
+    retiring_config,
+)
 from teacher_server.fleet.directory_server import DirectoryServer
 from teacher_server.fleet.leases import Lease
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
-from teacher_server.replica.load import IDLE_S, QUEUE_S, LoadMeter
+from teacher_server.replica.load import IDLE_S, QUEUE_S, UNUSED_S, LoadMeter
 
 
 def test_load_meter_reports_the_longest_wait_and_how_long_nobody_asked() -> None:
@@ -61,7 +66,7 @@ def test_replicas_wanted_share_out_the_wait(running: int, queue_s: float, wanted
 
 
 def context(
-    running: int, target: int, queue_s: list[float], idle_s: list[float]
+    running: int, target: int, queue_s: list[float], idle_s: list[float], name: str = IDLE_S
 ) -> AutoscalingContext:
     """As Serve's controller makes it; of each replica that has reported its last two points."""
     return AutoscalingContext(
@@ -75,7 +80,7 @@ def context(
         total_queued_requests=0,
         aggregated_metrics={QUEUE_S: dict(enumerate(queue_s))},  # type: ignore[arg-type]
         raw_metrics={
-            IDLE_S: {  # type: ignore[dict-item]
+            name: {  # type: ignore[dict-item]
                 index: [SimpleNamespace(value=0.0), SimpleNamespace(value=value)]
                 for index, value in enumerate(idle_s)
             }
@@ -105,6 +110,25 @@ def test_queue_policy_without_a_running_replica_stands_by_what_was_decided() -> 
     assert policy(context(0, 0, [], [])) == (0, {})
 
 
+def test_replicas_that_retire_stay_as_many_until_none_was_used_for_long_enough() -> None:
+    config = retiring_config(4, drain_s=60.0)
+    assert (config.min_replicas, config.max_replicas) == (0, 4)
+    assert (config.initial_replicas, config.downscale_delay_s) == (None, 0.0)
+    # As the controller has it: from the pickled class and the arguments.
+    policy = config.policy.get_policy()(**config.policy.policy_kwargs)
+
+    def wanted(running: int, target: int, unused_s: list[float]) -> int:
+        return policy(context(running, target, [9.0], unused_s, UNUSED_S))[0]
+
+    assert wanted(2, 2, [61.0, 0.0]) == 2
+    assert wanted(2, 2, [61.0, 60.0]) == 0
+    # One that has not reported yet, or is of a release that does not, may be used.
+    assert wanted(2, 2, [61.0]) == 2
+    # One that died is started again; those that ended are not.
+    assert wanted(0, 1, []) == 1
+    assert wanted(0, 0, []) == 0
+
+
 def test_autoscaling_config_of_numbers_and_ranges() -> None:
     scaling = ScalingTarget(target_queue_s=0.2, idle_s=20.0)
     config = autoscaling_config(ReplicaRange(min=0, max=4), scaling, first=1)
@@ -122,10 +146,15 @@ def test_autoscaling_config_of_numbers_and_ranges() -> None:
 def test_want_wakes_the_kinds_that_nobody_serves() -> None:
     async def scenario() -> list[str]:
         woken: list[str] = []
-        server = DirectoryServer(settle_s=0.0, wake=woken.append)
+        retiring = {"recommendation": ["old"]}
+        server = DirectoryServer(settle_s=0.0, wake=woken.append, retiring=retiring)
         port = await server.start("127.0.0.1", 0)
         lease = Lease(kind="dialogue", address="127.0.0.1:1", replica_id="a", pid=1)
         await server.service.renew(lease)
+        # One that is for the runs alone that have it already.
+        await server.service.renew(
+            dataclasses.replace(lease, kind="recommendation", replica_id="r", weights_digest="old")
+        )
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = teacher_pb2_grpc.DirectoryStub(channel)
             kinds = ["dialogue", "recommendation", "recommendation"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import grpc
 import pytest
@@ -65,6 +66,27 @@ def test_watch_sends_the_fleet_at_once_and_after_each_change() -> None:
         return seen
 
     assert asyncio.run(asyncio.wait_for(scenario(), 20)) == [["a"], ["a", "b"], ["b"]]
+
+
+def test_replicas_of_serve_with_weights_that_were_followed_are_listed_as_retiring() -> None:
+    async def scenario() -> dict[str, bool]:
+        retiring = {"dialogue": ["old"]}
+        service = DirectoryService(Leases(5.0), settle_s=0.0, retiring=retiring)
+        watch = service.Watch(teacher_pb2.WatchRequest(), None)  # type: ignore[arg-type]
+        keep = asyncio.create_task(service.keep())
+        for replica_id, weights in (("a", "old"), ("b", "new")):
+            await service.renew(dataclasses.replace(lease(replica_id), weights_digest=weights))
+        # What joined by itself leaves by itself; another kind has weights of its own.
+        outside = dataclasses.replace(lease("c"), weights_digest="old", lease_id="l")
+        other = dataclasses.replace(lease("d", "recommendation"), weights_digest="old")
+        await service.renew(outside)
+        await service.renew(other)
+        fleet = await anext(watch)
+        keep.cancel()
+        return {it.replica_id: it.retiring for it in fleet.endpoints}
+
+    found = asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert found == {"a": True, "b": False, "c": False, "d": False}
 
 
 def test_watch_of_a_directory_that_just_started_waits_for_the_replicas_to_renew() -> None:

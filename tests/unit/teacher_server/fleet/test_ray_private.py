@@ -35,6 +35,7 @@ MODULE = Path("teacher_server/fleet/ray_private.py")
         "ray.serve._private.client:ServeControllerClient.get_serve_details",
         "ray.serve._private.controller:ServeController.update_deployment_replicas",
         "ray.serve.context:_get_global_client",
+        "ray._private.state:available_resources_per_node",
     ],
 )
 def test_symbol_that_we_use_is_there(name: str) -> None:

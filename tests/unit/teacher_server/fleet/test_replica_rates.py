@@ -87,6 +87,7 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
             | {"state": "DEPLOYING", "target": 1, "max": 4, "autoscaling": PACE}
             | {"problem": "InputError: no weights"},
         },
+        "retiring": {"dialogue.2": KIND | {"replicas": [row | {"replica_id": "o"}]}},
         "outside": outside_teachers(
             [
                 Endpoint(kind="dialogue", replica_id="a", address="127.0.0.1:5"),
@@ -97,7 +98,10 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
     }
     assert [(it["replica_id"], it["model"]) for it in content["outside"]] == [("go", "Go")]
     page = status_page(content, {"a": NOW}, {"a": BEFORE})
-    lines = {line.split()[0]: line.split() for line in page.splitlines()}
+    retiring = [line.split() for line in page.splitlines() if "retiring" in line]
+    assert retiring == [["dialogue", "retiring", "RUNNING", "o", "7", "127.0.0.1:5"]]
+    shown = [line.split() for line in page.splitlines() if "retiring" not in line]
+    lines = {words[0]: words for words in shown}
     assert lines["dialogue"] == [
         *("dialogue", "2", "RUNNING", "a", "7", "127.0.0.1:5", "3.0", "15", "300.0", "ms", "3")
     ]

@@ -19,6 +19,7 @@ from teacher_server.fleet.room import (
     gpu_share,
     num_devices,
     weights_in,
+    without_place,
 )
 from teacher_server.fleet.scaling import ReplicaRange
 from teacher_server.main import main
@@ -75,7 +76,35 @@ def test_one_more_replica_fits_what_is_left(
     names = dict(enumerate(counts))
     more = {str(kind): count for kind, count in names.items()}
     room = Room(num_cpus=8, num_gpus=2)
-    assert fits_one_more(needs, free, room, dict.fromkeys(more, needs), more) == fits
+    assert fits_one_more(needs, [free], room, dict.fromkeys(more, needs), more) == fits
+
+
+HALF_FREE = {"CPU": 0.5, "GPU": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("needed", "nodes", "left_out"),
+    [
+        ([(0, 1)], [HALF_FREE] * 4, [(0, 1)]),
+        ([(0, 0.5)] * 4, [HALF_FREE] * 4, []),
+        ([(1, 0)], [{"CPU": 0.5}, {}, {"CPU": 1.0, "memory": 7.0}], []),
+        # Each node has enough of one thing.
+        ([(1, 1)], [{"CPU": 1.0}, {"GPU": 1.0}], [(1, 1)]),
+        # The large one takes the first node, wherever it stands.
+        ([(1, 0), (3, 0), (1, 0)], [{"CPU": 3.0}, {"CPU": 1.0}], [(1, 0)]),
+        # .1 + .1 + .1 is more than .3 in floating point.
+        ([(0.1, 0)] * 3, [{"CPU": 0.3}], []),
+        ([(0.5, 0)], [], [(0.5, 0)]),
+    ],
+)
+def test_replica_lies_whole_on_one_node(
+    needed: list[tuple[float, float]],
+    nodes: list[dict[str, float]],
+    left_out: list[tuple[float, float]],
+) -> None:
+    needs = [ReplicaNeed(num_cpus=cpus, num_gpus=gpus) for cpus, gpus in needed]
+    found = without_place(needs, nodes)
+    assert [(it.num_cpus, it.num_gpus) for it in found] == left_out
 
 
 def test_weights_of_the_most_replicas_must_fit_the_memory() -> None:

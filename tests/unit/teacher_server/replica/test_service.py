@@ -281,8 +281,10 @@ def test_score_joins_the_requests_of_several_streams() -> None:
             await asyncio.to_thread(teacher.started.wait, 10)
             others = [asyncio.create_task(score(stub, [request(i)])) for i in (1, 2, 3)]
             await poll(lambda: server.batcher.num_waiting == 3)
+            assert server.unused_s == 0.0
             teacher.gate.set()
             await asyncio.gather(first, *others)
+            await poll(lambda: server.unused_s > 0.0)
             assert teacher.batches == [[3, 2], [3, 3, 3, 2, 2, 2]]
 
     run(scenario)

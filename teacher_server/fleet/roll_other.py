@@ -1,0 +1,114 @@
+"""Replicas of another teacher start beside those that serve, which then retire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from teacher_server.fleet.deploy import (
+    remove_group,
+    replace,
+    scale,
+    start_beside,
+    wait_until_ready,
+)
+from teacher_server.fleet.fleet_change import (
+    FAILURES,
+    FleetChange,
+    Pairs,
+    sentence,
+    status_of,
+    told,
+)
+from teacher_server.fleet.local_cluster import FleetState
+from teacher_server.fleet.replacing import Replacing
+from teacher_server.fleet.roll_same import roll_to_same
+from teacher_server.fleet.scaling import ReplicaRange
+from teacher_server.fleet.status import KindStatus
+from teacher_server.fleet.succession import first_replicas, succeeded
+from trainer.common.errors import MachineError
+
+
+def roll_to_other(
+    fleet: FleetChange,
+    kind: str,
+    options: Mapping[str, Any],
+    drain_s: float,
+    replaced: Sequence[str],
+) -> Pairs:
+    """Have another teacher of a kind follow; ids of old replicas and of new ones.
+
+    Args:
+        fleet: that is changed.
+        kind: of both teachers.
+        options: of the new replicas.
+        drain_s: for how long no student has used the old ones when they end.
+        replaced: kinds that were replaced already, for an error.
+
+    Raises:
+        MachineError: if the new replicas do not start: the old ones serve as before then.
+    """
+    before, old = fleet.state, fleet.state.current[kind]
+    status = status_of(old)
+    if not status.replica_range.max:
+        # Nobody learns from a kind that is off.
+        return roll_to_same(fleet, old, options, replaced)
+    after = succeeded(before, kind, options, drain_s)
+    new = after.current[kind]
+    try:
+        _start(fleet, before, after, old, new, status)
+    except KeyboardInterrupt:
+        fleet.progress(f"{new}: Serve goes on with it; roll again, to have {old} retire")
+        raise
+    except FAILURES as error:
+        why = sentence(error)
+        fleet.progress(f"{new}: {why} Taking it back.")
+        _take_back(fleet, before, old, new, status.replica_range, why)
+        raise MachineError(
+            f"{why} {old} serves as before, and so does the Directory; kinds that were replaced "
+            f"already: {told(replaced)}."
+        ) from error
+    fleet.progress(
+        f"{old}: retires: it serves the students that learn from it, and ends when none has used "
+        f"it for {drain_s:g} s"
+    )
+    return list(zip(status.replicas, status_of(new).replicas, strict=False))
+
+
+def _start(
+    fleet: FleetChange,
+    before: FleetState,
+    after: FleetState,
+    old: str,
+    new: str,
+    status: KindStatus,
+) -> None:
+    wanted = status.replica_range
+    fleet.record(after)
+    if not wanted.min:
+        # For students that have nothing to ask now, and will again.
+        one = {old: ReplicaRange(min=1, max=wanted.max)}
+        scale(before, one, fleet.scaling)
+        wait_until_ready(one, before, timeout_s=fleet.timeout_s, progress=fleet.progress)
+    fleet.progress(f"{new}: another teacher is started beside {old}")
+    start_beside(after, new, wanted, fleet.scaling, first=first_replicas(status))
+    fleet.wait(Replacing(new, []))
+    replace(after, old, wanted, fleet.scaling, has_surge=False)
+
+
+def _take_back(
+    fleet: FleetChange, before: FleetState, old: str, new: str, wanted: ReplicaRange, why: str
+) -> None:
+    """Have the teacher of before alone again."""
+    try:
+        fleet.record(before)
+        if new in before.options:
+            replace(before, new, wanted, fleet.scaling, has_surge=False)
+        else:
+            remove_group(new)
+        replace(before, old, wanted, fleet.scaling, has_surge=False)
+    except FAILURES as second:
+        raise MachineError(
+            f"{why} It could not be taken back, either: {sentence(second)} Look at: python -m "
+            "teacher_server status"
+        ) from second

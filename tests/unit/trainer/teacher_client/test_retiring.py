@@ -1,0 +1,96 @@
+"""Teachers that retire serve the runs that have them, and no new ones: over real gRPC."""
+
+from __future__ import annotations
+
+import pytest
+
+from protos.teacher_pb2 import Endpoint
+from tests.support.client_world import FakeTeacher, World, ask, wait_for
+from trainer.common.errors import TeacherUnavailable
+
+OLD = {"dialogue": "old in float32 at temperature 1"}
+
+
+def add(world: World, name: str, weights: str, *, retiring: bool = False) -> FakeTeacher:
+    teacher = world.add(name, FakeTeacher("dialogue", weights_digest=weights))
+    if retiring:
+        retire(world, name, weights)
+    return teacher
+
+
+def retire(world: World, name: str, weights: str) -> None:
+    endpoint = Endpoint(weights_digest=weights, retiring=True)
+    endpoint.MergeFrom(world.directory.fleet[name])
+    world.list_(name, endpoint)
+
+
+@pytest.fixture
+def served(world: World) -> World:
+    world.add("r", FakeTeacher("recommendation"))
+    return world
+
+
+def test_new_run_takes_the_teacher_that_does_not_retire(served: World) -> None:
+    old = add(served, "a", "old", retiring=True)
+    add(served, "b", "new")
+    client = served.client()
+    try:
+        assert client.identity["dialogue"].startswith("new in ")
+        assert ask(client, 2)["dialogue"].num_rows == 2
+        # Nor does a run that has its teacher dial it, when it is told of the fleet again.
+        served.list_("c", Endpoint(kind="dialogue", address="127.0.0.1:1", replica_id="c"))
+        assert (old.describes, client.counters.quarantined) == (0, 0)
+    finally:
+        client.close()
+
+
+def test_new_run_wakes_and_waits_for_one_that_does_not_retire(
+    served: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.streams.RETRY_S", 0.02)
+    old = add(served, "a", "old", retiring=True)
+    add(served, "b", "new")
+    served.directory.asleep["dialogue"] = served.directory.fleet["b"]
+    served.list_("b", None)
+    client = served.client()
+    client.close()
+    assert client.identity["dialogue"].startswith("new in ")
+    assert old.describes == 0
+
+
+def test_run_that_waits_in_vain_is_told_that_what_is_there_retires(served: World) -> None:
+    add(served, "a", "old", retiring=True)
+    with pytest.raises(TeacherUnavailable, match="it retires, for the runs that learn from it"):
+        served.client(patience_s=0.1)
+
+
+@pytest.mark.parametrize("digest", ["old", ""])
+def test_run_goes_on_with_its_teacher_that_retires_and_with_replicas_that_come(
+    digest: str, served: World
+) -> None:
+    first = add(served, "a", "old")
+    client = served.client()
+    try:
+        retire(served, "a", digest)
+        new = add(served, "b", "new")
+        wait_for(lambda: client.counters.quarantined == 1)
+        assert ask(client, 2)["dialogue"].num_rows == 2
+        second = add(served, "c", "old", retiring=True)
+        wait_for(lambda: second.streams == 1)
+        served.list_("a", None)
+        assert ask(client, 2)["dialogue"].num_rows == 2
+        assert (first.requests, second.requests, new.requests) == (1, 1, 0)
+    finally:
+        client.close()
+
+
+def test_run_that_is_gone_on_with_takes_its_teacher_though_it_retires(served: World) -> None:
+    old = add(served, "a", "old", retiring=True)
+    add(served, "b", "new")
+    client = served.client(settled=OLD)
+    try:
+        assert client.identity["dialogue"] == OLD["dialogue"]
+        assert ask(client, 2)["dialogue"].num_rows == 2
+        assert old.requests == 1
+    finally:
+        client.close()
