@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import codec
 from protos.codec import TargetRows
+from protos.conformance.bare_stream import BareStream
 from protos.handshake import handshake_metadata
 from protos.limits import MAX_MESSAGE_BYTES
 from protos.teacher_pb2 import DescribeRequest, Description, ScoreReply, ScoreRequest
@@ -37,9 +39,10 @@ class Caller:
 
     def __init__(self, address: str, channels: ChannelFactory, timeout_s: float) -> None:
         self.timeout_s = timeout_s
+        self.metadata = channels.metadata
+        self._connect = functools.partial(channels.connect, address, timeout_s)
         self._channel = channels.blocking(address, OPTIONS)
         self._stub = TeacherStub(self._channel)
-        self._metadata = channels.metadata
         self._streams: list[OpenStream] = []
         try:
             self.about = self.describe()
@@ -56,23 +59,45 @@ class Caller:
     def describe(self) -> Description:
         """The teacher's Description."""
         return self._stub.Describe(
-            DescribeRequest(), timeout=self.timeout_s, metadata=self._metadata
+            DescribeRequest(), timeout=self.timeout_s, metadata=self.metadata
         )
+
+    def describe_code(self, metadata: Metadata) -> grpc.StatusCode:
+        """How a Describe with other metadata ends."""
+        try:
+            self._stub.Describe(DescribeRequest(), timeout=self.timeout_s, metadata=tuple(metadata))
+        except grpc.RpcError as error:
+            return error.code()  # type: ignore[attr-defined]
+        return grpc.StatusCode.OK
 
     def health(self) -> int:
         """The status that the whole server has in gRPC's health service."""
         stub = health_pb2_grpc.HealthStub(self._channel)
         request = health_pb2.HealthCheckRequest()
         return stub.Check(  # pyright: ignore
-            request, timeout=self.timeout_s, metadata=self._metadata
+            request, timeout=self.timeout_s, metadata=self.metadata
         ).status
 
     def open(self, handshake: Metadata | None = None) -> OpenStream:
         """A stream with the right handshake, or with another one."""
         sent = handshake_metadata(self.about) if handshake is None else handshake
-        stream = OpenStream(self._stub, (*self._metadata, *sent), self.timeout_s)
+        stream = OpenStream(self._stub, (*self.metadata, *sent), self.timeout_s)
         self._streams.append(stream)
         return stream
+
+    def open_bare(self) -> BareStream:
+        """The same over a connection of its own; OSError if there is none."""
+        sent = handshake_metadata(self.about)
+        return BareStream(self._connect(), (*self.metadata, *sent))
+
+    def score_code(self, metadata: Metadata, request: ScoreRequest) -> grpc.StatusCode:
+        """How a stream with one request and other metadata ends."""
+        sent = (*metadata, *handshake_metadata(self.about))
+        stream = OpenStream(self._stub, sent, self.timeout_s)
+        self._streams.append(stream)
+        stream.send(request)
+        stream.end()
+        return stream.last_code()
 
     def ask(
         self, *requests: ScoreRequest, handshake: Metadata | None = None

@@ -125,7 +125,7 @@ def unknown_fields(caller: Caller, questions: Questions) -> str:
 
 WRONG = "of-no-teacher"
 DESCRIPTION_CHECKS = (Check("describes itself, twice the same", description),)
-CALLER_CHECKS = (
+HANDSHAKE_CHECKS = (
     Check("is healthy", health),
     _refusing(handshake.VOCABULARY_DIGEST, None),
     _refusing(handshake.WIRE_VERSION, None),
@@ -133,6 +133,7 @@ CALLER_CHECKS = (
     _refusing(handshake.WIRE_VERSION, "999"),
     _refusing(handshake.WEIGHTS_DIGEST, WRONG),
     _refusing(handshake.DTYPE, WRONG),
+    _refusing(handshake.TEMPERATURE, "999"),
     Check("ignores metadata that it does not know", unknown_metadata),
     Check("ignores fields that it does not know", unknown_fields),
 )

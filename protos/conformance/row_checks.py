@@ -24,6 +24,11 @@ OTHER_TOLERANCE = 2e-2
 # Rounding of float16, and of masses that are sums over a vocabulary.
 ROUNDING = 1e-3
 TOP_K, TOP_P, SAMPLES = 4, 0.5, 32
+NUM_BATCHES, MANY_SAMPLES = 4, 1024
+SEED = 7
+# The last is the largest that a request can have.
+OTHER_SEEDS = (8, (1 << 64) - 1)
+RARELY = 1e-6
 
 
 def tolerance(caller: Caller) -> float:
@@ -174,7 +179,7 @@ def masses(caller: Caller, questions: Questions) -> str:
 def samples(caller: Caller, questions: Questions) -> str:
     """Draws depend on the seed and the response's own input alone."""
     sequences = questions.batch()
-    drawn = _drawn(caller, sequences, seed=7)
+    drawn = _drawn(caller, sequences, seed=SEED)
     need(not drawn.tail_R.any(), "drawn rows must have no tail, got one.")
     weights_RV = dense(drawn)
     times_RV = weights_RV * SAMPLES
@@ -182,14 +187,34 @@ def samples(caller: Caller, questions: Questions) -> str:
     need(off <= ROUNDING, f"weights must be n / {SAMPLES}, got {off:.3g} off.")
     possible = dense(ask(caller, sequences)) > 0
     need(bool(possible[weights_RV > 0].all()), "ids must be possible ones, got others.")
-    _need_drawn(caller, drawn, _drawn(caller, sequences, seed=7), "the same seed")
-    alone = concat_rows([_drawn(caller, [each], seed=7) for each in sequences])
+    _need_drawn(caller, drawn, _drawn(caller, sequences, seed=SEED), "the same seed")
+    alone = concat_rows([_drawn(caller, [each], seed=SEED) for each in sequences])
     _need_drawn(caller, drawn, alone, "a response alone and in company")
     return ""
 
 
-def _drawn(caller: Caller, sequences: Sequence[Question], seed: int) -> TargetRows:
-    asked = Compression(samples=SAMPLES, seed=seed, values=FLOAT32)
+def other_seeds(caller: Caller, questions: Questions) -> str:
+    """Draws of other seeds differ, where they would hardly agree by chance."""
+    sequences = [each for _ in range(NUM_BATCHES) for each in questions.batch()]
+    likeliest_R = dense(ask(caller, sequences)).max(-1).clip(0.0, 1.0)
+    deviation_R = np.sqrt(MANY_SAMPLES * likeliest_R * (1.0 - likeliest_R))
+    # How often a row's likeliest id is drawn is binomial; no number of times is likelier than that.
+    chance = float((0.5 / deviation_R.clip(min=0.5)).prod())
+    if chance ** len(OTHER_SEEDS) > RARELY:
+        raise NotApplicable("its rows are so certain that other seeds may draw the same")
+    first, *others = (
+        dense(_drawn(caller, sequences, seed=seed, samples=MANY_SAMPLES))
+        for seed in (SEED, *OTHER_SEEDS)
+    )
+    differs = any(not np.array_equal(first, other) for other in others)
+    need(differs, f"other seeds must draw other entries, got the same for {OTHER_SEEDS}.")
+    return ""
+
+
+def _drawn(
+    caller: Caller, sequences: Sequence[Question], seed: int, samples: int = SAMPLES
+) -> TargetRows:
+    asked = Compression(samples=samples, seed=seed, values=FLOAT32)
     return ask(caller, sequences, asked)
 
 
@@ -266,6 +291,7 @@ ROW_CHECKS = (
     value_format("float16"),
     value_format("uint8"),
     Check("draws the same rows from the same seed", samples),
+    Check("draws other rows from another seed", other_seeds),
     Check("answers ranges as if each was alone", ranges),
     Check("answers merged sequences as if apart", merged_prefixes),
     Check("answers the same request the same way", same_again),

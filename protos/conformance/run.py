@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import grpc
 
 from protos.conformance.caller import Caller, NoAnswer, told
-from protos.conformance.description_checks import CALLER_CHECKS, DESCRIPTION_CHECKS
+from protos.conformance.caller_checks import CALLER_CHECKS
+from protos.conformance.description_checks import DESCRIPTION_CHECKS, HANDSHAKE_CHECKS
 from protos.conformance.error_checks import ERROR_CHECKS
 from protos.conformance.outcomes import Check, Failed, NotApplicable, Result
 from protos.conformance.questions import Questions
@@ -22,6 +23,7 @@ from trainer.common.errors import MachineError
 from trainer.security.channels import ChannelFactory
 
 CHECKS = (
+    *HANDSHAKE_CHECKS,
     *CALLER_CHECKS,
     *ROW_CHECKS,
     *TEMPERATURE_CHECKS,
@@ -45,8 +47,16 @@ class Report:
         return sum(each.outcome == "failed" for each in self.results)
 
 
-def check_teacher(address: str, channels: ChannelFactory, *, timeout_s: float) -> Report:
+def check_teacher(
+    address: str,
+    channels: ChannelFactory,
+    *,
+    timeout_s: float,
+    checks: Sequence[Check] = CHECKS,
+) -> Report:
     """Check the teacher at host:port; `timeout_s` is for each call.
+
+    Its Description is checked first, whatever the `checks`.
 
     Raises:
         MachineError: if no teacher describes itself there.
@@ -61,22 +71,22 @@ def check_teacher(address: str, channels: ChannelFactory, *, timeout_s: float) -
             "it serve conkd.v1.Teacher?"
         ) from error
     try:
-        results = _run_all(caller)
+        results = _run_all(caller, checks)
     finally:
         caller.close()
     seconds = time.monotonic() - started_s
     return Report(address=address, about=caller.about, results=results, seconds=seconds)
 
 
-def _run_all(caller: Caller) -> list[Result]:
+def _run_all(caller: Caller, checks: Sequence[Check]) -> list[Result]:
     questions = Questions(caller.about)
     results = [_run(check, caller, questions) for check in DESCRIPTION_CHECKS]
     if any(each.outcome == "failed" for each in results):
         # Questions are made of it.
         why = "its Description must be right first"
-        skipped = [Result(name=it.name, outcome="not applicable", detail=why) for it in CHECKS]
+        skipped = [Result(name=it.name, outcome="not applicable", detail=why) for it in checks]
         return [*results, *skipped]
-    return [*results, *(_run(check, caller, questions) for check in CHECKS)]
+    return [*results, *(_run(check, caller, questions) for check in checks)]
 
 
 def _run(check: Check, caller: Caller, questions: Questions) -> Result:

@@ -5,6 +5,9 @@ R rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from protos.conformance.caller import Caller
@@ -16,9 +19,9 @@ from protos.target_rows import ITEM_MASS, TargetRows
 from protos.teacher_pb2 import FLOAT32, Compression, ScoreRequest
 from protos.temperatures import temperature_range
 
-ASKED = 2.0
+SOFTER, SHARPER = 2.0, 0.5
 BEYOND = 2.0
-"""How many times the highest temperature is refused."""
+"""Times the highest temperature, or a part of the lowest: refused."""
 
 
 def softened(caller: Caller, questions: Questions) -> str:
@@ -26,10 +29,15 @@ def softened(caller: Caller, questions: Questions) -> str:
     low, high = temperature_range(questions.about)
     if low == high:
         raise NotApplicable("its requests have no temperature of their own")
-    asked = min(ASKED, high)
     sequences = questions.batch()
     plain = ask(caller, sequences)
-    rows = _at(caller, sequences, asked)
+    temperatures = sorted({max(SHARPER, low), min(SOFTER, high)} - {1.0})
+    for temperature in temperatures:
+        _need_softened(caller, plain, _at(caller, sequences, temperature), temperature)
+    return f"at {' and '.join(f'{it:g}' for it in temperatures)}"
+
+
+def _need_softened(caller: Caller, plain: TargetRows, rows: TargetRows, asked: float) -> None:
     expected_RV = dense(plain) ** (1.0 / asked)
     expected_RV /= expected_RV.sum(-1, keepdims=True)
     off, most = float(np.abs(dense(rows) - expected_RV).max()), tolerance(caller)
@@ -38,7 +46,6 @@ def softened(caller: Caller, questions: Questions) -> str:
         off = float(np.abs(rows.item_mass_R - plain.item_mass_R).max())
         most = max(ROUNDING, most)
         need(off <= most, f"item_mass must be that without a temperature, got {off:.3g} off.")
-    return f"at {asked:g}"
 
 
 def _at(caller: Caller, sequences: list[Question], temperature: float) -> TargetRows:
@@ -47,14 +54,21 @@ def _at(caller: Caller, sequences: list[Question], temperature: float) -> Target
     return caller.rows(request, num_rows(sequences))
 
 
-def _beyond(questions: Questions) -> ScoreRequest:
-    request = questions.small()
-    _, high = temperature_range(questions.about)
-    request.temperature = BEYOND * high
-    return request
+def _beyond(of: Callable[[float, float], float]) -> Callable[[Questions], ScoreRequest]:
+    """A request at a temperature that is made of the ends of the range."""
+
+    def malformed(questions: Questions) -> ScoreRequest:
+        request = questions.small()
+        request.temperature = of(*temperature_range(questions.about))
+        return request
+
+    return malformed
 
 
 TEMPERATURE_CHECKS = (
     Check("softens rows at a temperature", softened),
-    refusing("a temperature beyond its range", _beyond),
+    refusing("a temperature above its range", _beyond(lambda low, high: BEYOND * high)),
+    refusing("a temperature below its range", _beyond(lambda low, high: low / BEYOND)),
+    refusing("a negative temperature", _beyond(lambda low, high: -high)),
+    refusing("a temperature that is no number", _beyond(lambda low, high: math.nan)),
 )

@@ -22,6 +22,9 @@ MAX_STREAMS = 256
 MAX_CALLS = 4096
 # Of one call's headers, token and digests included; ours take less than 1 KB.
 MAX_METADATA_BYTES = 8 << 10
+# Callers ping every few seconds to notice a dead replica; by default a server allows one ping in
+# five minutes and then closes the connection.
+PING_MS = 2_000
 # A connection without a handshake is closed after this time.
 HANDSHAKE_MS = 20_000
 
@@ -41,9 +44,7 @@ def new_server(security: ServerSecurity) -> grpc.aio.Server:
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-            # Callers ping every few seconds to notice a dead replica; by default a server allows
-            # one ping in five minutes and then closes the connection.
-            ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", PING_MS),
             ("grpc.keepalive_permit_without_calls", 1),
             *keepalive(every_s=20.0, answer_s=10.0),
             # Two servers on one port would share its callers silently.

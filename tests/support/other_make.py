@@ -34,10 +34,10 @@ from tests.support.other_make_requests import wanted_ranges
 OPTIONS = [
     ("grpc.max_receive_message_length", 2 * limits.MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
-    # Students ping to notice a dead teacher; by default a server allows one in five minutes.
-    ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
+# Students ping to notice a dead teacher; by default a server allows one in five minutes.
+PING_MS = 2_000
 
 
 def describe(manifest: Mapping[str, Any]) -> Description:
@@ -125,9 +125,10 @@ def largest(probs_V: np.ndarray, asked: Compression) -> np.ndarray:
     return order
 
 
-def start(teacher: BigramTeacher) -> tuple[grpc.Server, str]:
+def start(teacher: BigramTeacher, ping_ms: int = PING_MS) -> tuple[grpc.Server, str]:
     """A server on a free port of this machine, and its address."""
-    server = grpc.server(futures.ThreadPoolExecutor(16), options=OPTIONS)
+    options = [*OPTIONS, ("grpc.http2.min_ping_interval_without_data_ms", ping_ms)]
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
     add_TeacherServicer_to_server(teacher, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

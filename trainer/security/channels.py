@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 
-from trainer.security.addresses import host_of
+from trainer.security.addresses import host_of, port_of
 from trainer.security.credentials import (
+    CA_NAME,
     SERVER_NAME,
     STUDENT_REMEDY,
     Role,
@@ -45,7 +49,7 @@ class ChannelFactory:
     def __init__(self, files: SecurityFiles, role: Role = "client") -> None:
         """`role`: whose certificate is shown; a teacher that registers shows a server's."""
         credentials = read_credentials(files, role)
-        self._files = files
+        self._files, self._role = files, role
         self._tls = None
         if credentials.identity is not None:
             self._tls = grpc.ssl_channel_credentials(
@@ -76,9 +80,32 @@ class ChannelFactory:
             return grpc.insecure_channel(address, options=options)
         return grpc.secure_channel(address, self._tls, options=options)
 
+    def connect(self, address: str, timeout_s: float) -> socket.socket:
+        """A bare connection to host:port for HTTP/2; `timeout_s` is for each of its calls.
+
+        Raises:
+            OSError: if there is none.
+            ValueError: as `aio`.
+        """
+        self._check(address)
+        plain = socket.create_connection((host_of(address), port_of(address)), timeout_s)
+        if self._files.tls is None:
+            return plain
+        folder = Path(self._files.tls)
+        tls = ssl.create_default_context(cafile=folder / CA_NAME)
+        tls.load_cert_chain(folder / f"{self._role}.pem", folder / f"{self._role}.key")
+        tls.set_alpn_protocols(["h2"])
+        try:
+            return tls.wrap_socket(plain, server_hostname=SERVER_NAME)
+        except OSError:
+            plain.close()
+            raise
+
+    def _check(self, address: str) -> None:
+        check_host("a teacher's host", host_of(address), self._files, remedy=STUDENT_REMEDY)
+
     def _options(self, address: str) -> Options:
-        host = host_of(address)
-        check_host("a teacher's host", host, self._files, remedy=STUDENT_REMEDY)
+        self._check(address)
         # A proxy of the environment (http_proxy) is for the web, and would route even calls to this
         # machine away from it.
         options: list[tuple[str, int | str]] = [("grpc.enable_http_proxy", 0)]

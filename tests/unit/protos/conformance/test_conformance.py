@@ -1,29 +1,36 @@
-"""Teachers that keep the contract pass; one that breaks it in one way fails where it does."""
+"""Teachers that keep the contract pass; what the command prints of it."""
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-import numpy as np
 import pytest
 import torch
 
-from protos.codec import TargetRows
+from protos.conformance import caller_checks
 from protos.conformance.__main__ import main
-from protos.conformance.run import CHECKS, Report, check_teacher
-from protos.target_rows import ITEM_MASS
-from protos.teacher_pb2 import Compression, Description, ScoreError, ScoreReply
-from teacher_server.replica.service import TeacherServer
-from teacher_server.scoring.kinds import load_teacher
+from protos.conformance.caller_checks import CALLER_CHECKS
+from protos.conformance.report import as_json, as_text
+from protos.conformance.run import CHECKS, Report
+from protos.teacher_pb2 import Description
+from teacher_server.replica import rpc
 from tests.support import other_make, other_make_requests, tiny_teachers
+from tests.support.checked_teachers import (
+    MANIFEST,
+    QUICK_PING_MS,
+    QUICK_PING_S,
+    checked,
+    failures,
+    of_another_make,
+    replica,
+    skipped,
+)
 from tests.support.other_make import BigramTeacher
+from tests.support.secure_fleet import TOKEN
 from trainer.config.language_model import LanguageModelConfig
 from trainer.models.frozen import write_card
 from trainer.models.frozen_recommender import load_recommender
@@ -32,21 +39,13 @@ from trainer.models.language_model import (
     load_language_model,
     write_language_model,
 )
-from trainer.security.channels import ChannelFactory
-from trainer.security.credentials import NO_SECURITY
-from trainer.teacher_client.loop import Loop
+from trainer.security.credentials import SecurityFiles
 
-MANIFEST = {
-    "vocab_size": 40,
-    "base_vocab_size": 25,
-    "num_items": 12,
-    "vocabulary_digest": "vocabulary-a",
-}
 KGSF = LanguageModelConfig(
     architecture="kgsf", num_layers=2, hidden_size=24, num_heads=2, max_positions=64
 )
-TIMEOUT_S = 60.0
-SOFTENS = "softens rows at a temperature"
+ABOUT = other_make.describe(MANIFEST)
+TOKENS = {"refuses a caller without the token", "refuses a caller with another token"}
 NO_RANGES = {
     "answers ranges as if each was alone",
     "answers merged sequences as if apart",
@@ -80,45 +79,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in ("gpt2", "kgsf", "recommendation")}
 
 
-@contextlib.contextmanager
-def replica(kind: str, folder: Path) -> Iterator[str]:
-    """A replica of ours on a loop beside the test; its address."""
-    loop = Loop("replica")
-    server = None
-
-    async def start() -> tuple[TeacherServer, int]:
-        teacher = load_teacher(kind, folder, torch.device("cpu"))
-        started = TeacherServer(teacher, replica_id="ours")
-        return started, await started.start("127.0.0.1")
-
-    try:
-        server, port = loop.run(start())
-        yield f"127.0.0.1:{port}"
-    finally:
-        if server is not None:
-            loop.run(server.drain(0.2))
-        loop.close()
-
-
-@contextlib.contextmanager
-def of_another_make(teacher: BigramTeacher) -> Iterator[str]:
-    server, address = other_make.start(teacher)
-    try:
-        yield address
-    finally:
-        server.stop(0.2).wait()
-
-
-def checked(address: str) -> Report:
-    return check_teacher(address, ChannelFactory(NO_SECURITY), timeout_s=TIMEOUT_S)
-
-
-def failures(report: Report) -> dict[str, str]:
-    return {each.name: each.detail for each in report.results if each.outcome == "failed"}
-
-
-def skipped(report: Report) -> set[str]:
-    return {each.name for each in report.results if each.outcome == "not applicable"}
+@pytest.fixture(autouse=True)
+def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of pings waits for no longer than a server here allows."""
+    assert max(rpc.PING_MS, other_make.PING_MS) < 1000 * caller_checks.EVERY_S
+    monkeypatch.setattr(rpc, "PING_MS", QUICK_PING_MS)
+    monkeypatch.setattr(caller_checks, "EVERY_S", QUICK_PING_S)
 
 
 def test_our_causal_teacher_passes(folders: dict[str, Path]) -> None:
@@ -126,6 +92,7 @@ def test_our_causal_teacher_passes(folders: dict[str, Path]) -> None:
         report = checked(address)
     assert failures(report) == {}
     assert skipped(report) == {
+        *TOKENS,
         "refuses two ranges without the capability",
         "refuses a range before the last tokens without the capability",
     }
@@ -136,7 +103,7 @@ def test_kgsf_teacher_passes(folders: dict[str, Path]) -> None:
     with replica("dialogue", folders["kgsf"]) as address:
         report = checked(address)
     assert failures(report) == {}
-    assert skipped(report) == {*NO_RANGES, "refuses a column that it does not take"}
+    assert skipped(report) == {*TOKENS, *NO_RANGES, "refuses a column that it does not take"}
 
 
 def test_recommendation_teacher_passes(folders: dict[str, Path]) -> None:
@@ -144,6 +111,7 @@ def test_recommendation_teacher_passes(folders: dict[str, Path]) -> None:
         report = checked(address)
     assert failures(report) == {}
     assert skipped(report) == {
+        *TOKENS,
         *NO_RANGES,
         "refuses two ranges without the capability",
         "refuses a range before the last tokens without the capability",
@@ -152,24 +120,33 @@ def test_recommendation_teacher_passes(folders: dict[str, Path]) -> None:
     }
 
 
-def test_teacher_of_another_make_passes() -> None:
-    with of_another_make(BigramTeacher(other_make.describe(MANIFEST))) as address:
-        report = checked(address)
-    assert failures(report) == {}
-    assert skipped(report) == {
+@pytest.fixture(scope="module")
+def other_report() -> Report:
+    """Of the teacher of another make."""
+    with pytest.MonkeyPatch.context() as patch, of_another_make(BigramTeacher(ABOUT)) as address:
+        patch.setattr(caller_checks, "EVERY_S", QUICK_PING_S)
+        return checked(address)
+
+
+def test_teacher_of_another_make_passes(other_report: Report) -> None:
+    assert failures(other_report) == {}
+    assert skipped(other_report) == {
+        *TOKENS,
         "is healthy",
-        SOFTENS,
+        "softens rows at a temperature",
         "refuses two ranges without the capability",
         "refuses a range before the last tokens without the capability",
     }
 
 
-def test_teacher_that_refuses_the_temperature_it_allows_fails() -> None:
-    about = other_make.describe(MANIFEST)
-    about.min_temperature, about.max_temperature = 0.5, 4.0
-    with of_another_make(BigramTeacher(about)) as address:
-        report = checked(address)
-    assert failures(report).keys() == {SOFTENS}
+def test_replica_with_a_token_passes(folders: dict[str, Path], tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text(TOKEN)
+    files = SecurityFiles(token_file=str(token))
+    with replica("recommendation", folders["recommendation"], files) as address:
+        report = checked(address, CALLER_CHECKS, files)
+    assert {it.outcome for it in report.results} == {"passed"}
 
 
 def test_teacher_of_another_make_needs_neither_ray_nor_torch() -> None:
@@ -183,178 +160,6 @@ def test_teacher_of_another_make_needs_neither_ray_nor_torch() -> None:
         foreign = {it for it in names if it.startswith(("ray", "torch", "trainer", "teacher"))}
         assert foreign == set()
         assert {"numpy", "protos"} <= {it.split(".")[0] for it in names}
-
-
-class NoHandshake(BigramTeacher):
-    def Score(self, requests: Iterator[Any], context: Any) -> Iterator[ScoreReply]:
-        yield from self._answers(requests)
-
-    def _answers(self, requests: Iterator[Any]) -> Iterator[ScoreReply]:
-        class Anybody:
-            def invocation_metadata(self) -> Any:
-                return ()
-
-            def abort(self, *_: Any) -> None: ...
-
-        yield from super().Score(requests, Anybody())
-
-
-class EndsTheStream(BigramTeacher):
-    """A malformed request takes its stream along."""
-
-    def Score(self, requests: Iterator[Any], context: Any) -> Iterator[ScoreReply]:
-        for reply in super().Score(requests, context):
-            if reply.HasField("error"):
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, reply.error.message)
-            yield reply
-
-
-class OtherCode(BigramTeacher):
-    def Score(self, requests: Iterator[Any], context: Any) -> Iterator[ScoreReply]:
-        for reply in super().Score(requests, context):
-            if reply.HasField("error"):
-                reply.error.code = ScoreError.INTERNAL
-            yield reply
-
-
-class LosesReplies(BigramTeacher):
-    def Score(self, requests: Iterator[Any], context: Any) -> Iterator[ScoreReply]:
-        for at, reply in enumerate(super().Score(requests, context)):
-            if at != 50:
-                yield reply
-
-
-class Changed(BigramTeacher):
-    """Right rows, changed after the fact."""
-
-    def _rows(self, request: Any) -> TargetRows:
-        return self.change(super()._rows(request), request.compression)
-
-    def change(self, rows: TargetRows, asked: Compression) -> TargetRows:
-        return rows
-
-
-def with_columns(rows: TargetRows, **columns: Any) -> TargetRows:
-    fields = {
-        **{name: getattr(rows, name) for name in ("counts_R", "ids_E", "log_probs_E", "tail_R")},
-        **{"masses": rows.masses, "vocab_size": rows.vocab_size},
-        **columns,
-    }
-    return TargetRows(**fields)
-
-
-class MassAfterTheCut(Changed):
-    def change(self, rows: TargetRows, asked: Compression) -> TargetRows:
-        first = self.about.first_item_id
-        is_item_E = (rows.ids_E >= first) & (rows.ids_E < first + self.about.num_items)
-        row_E = np.repeat(np.arange(rows.num_rows), rows.counts_R)
-        kept_R = np.bincount(row_E, np.exp(rows.log_probs_E) * is_item_E, rows.num_rows)
-        return with_columns(rows, masses={ITEM_MASS: kept_R.astype(np.float32)})
-
-
-class NoMass(Changed):
-    def change(self, rows: TargetRows, asked: Compression) -> TargetRows:
-        return with_columns(rows, masses={})
-
-
-class NoTail(Changed):
-    """Renormalises what is left."""
-
-    def change(self, rows: TargetRows, asked: Compression) -> TargetRows:
-        kept_R = np.repeat(np.log1p(-rows.tail_R), rows.counts_R).astype(np.float32)
-        return with_columns(
-            rows, log_probs_E=rows.log_probs_E - kept_R, tail_R=np.zeros_like(rows.tail_R)
-        )
-
-
-class Noisy(BigramTeacher):
-    """Answers otherwise each time."""
-
-    def _rows(self, request: Any) -> TargetRows:
-        self._next_DV = self._next_DV + 1e-3 * np.random.default_rng().normal(
-            size=self._next_DV.shape
-        )
-        return super()._rows(request)
-
-
-class SeedIgnored(BigramTeacher):
-    def _row(self, before: Any, asked: Any, generator: Any) -> Any:
-        return super()._row(before, asked, np.random.default_rng())
-
-
-class Misplaces(BigramTeacher):
-    """Takes the later ranges of a sequence one token too early."""
-
-    def _rows(self, request: Any) -> TargetRows:
-        starts = np.frombuffer(request.range_starts, "<i4").copy()
-        if len(starts) == 3 and np.frombuffer(request.range_counts, "<i4").tolist() == [3]:
-            starts[1:] -= 1
-            request.range_starts = starts.tobytes()
-        return super()._rows(request)
-
-
-class LooksAround(BigramTeacher):
-    """Each row depends on the last token of the whole request."""
-
-    def _rows(self, request: Any) -> TargetRows:
-        last = int(np.frombuffer(request.token_ids, "<i4")[-1:].sum())
-        before_VD = self._before_VD
-        try:
-            self._before_VD = before_VD + 0.05 * last
-            return super()._rows(request)
-        finally:
-            self._before_VD = before_VD
-
-
-class AnyRange(BigramTeacher):
-    """Asks for no order among ranges."""
-
-    def _rows(self, request: Any) -> TargetRows:
-        starts = np.frombuffer(request.range_starts, "<i4")
-        if len(starts) == 2 and starts[0] > starts[1]:
-            request.range_starts = starts[::-1].tobytes()
-        return super()._rows(request)
-
-
-ABOUT = other_make.describe(MANIFEST)
-
-
-@pytest.mark.parametrize(
-    ("defect", "broken"),
-    [
-        (NoHandshake, "refuses a stream "),
-        (EndsTheStream, "refuses a"),
-        (OtherCode, "refuses a"),
-        (LosesReplies, "answers many requests of a stream"),
-        (MassAfterTheCut, "sends the mass of all items"),
-        (NoMass, "sends kept mass and tail"),
-        (NoTail, "cuts rows by top_k"),
-        (Noisy, "answers the same request the same way"),
-        (SeedIgnored, "draws the same rows from the same seed"),
-        (Misplaces, "answers ranges as if each was alone"),
-        (LooksAround, "answers a sequence the same way in company"),
-        (AnyRange, "refuses ranges out of order"),
-    ],
-)
-def test_teacher_with_a_defect_fails_there(defect: type[BigramTeacher], broken: str) -> None:
-    with of_another_make(defect(ABOUT)) as address:
-        failed = failures(checked(address))
-    assert [name for name in failed if name.startswith(broken)], failed
-    assert all(failed.values())
-
-
-def test_defect_of_ranges_alone_fails_nothing_else() -> None:
-    with of_another_make(AnyRange(ABOUT)) as address:
-        assert set(failures(checked(address))) == {"refuses ranges out of order"}
-
-
-def test_teacher_without_a_mass_need_not_give_it() -> None:
-    about = other_make.describe(MANIFEST)
-    del about.masses[:]
-    with of_another_make(NoMass(about)) as address:
-        report = checked(address)
-    assert failures(report) == {}
-    assert "sends the mass of all items" in skipped(report)
 
 
 @pytest.mark.parametrize(
@@ -380,26 +185,32 @@ def test_wrong_description_fails_first_and_alone(field: str, value: Any, message
     assert len(skipped(report)) == len(CHECKS)
 
 
-def test_command_prints_a_line_for_each_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_has_a_line_for_each_check(other_report: Report) -> None:
+    lines = as_text(other_report).splitlines()
+    assert lines[0] == f"{ABOUT.replica_id} at {other_report.address}"
+    assert sum("  passed" in line for line in lines) == len(CHECKS) + 1 - 6
+    assert lines[-1].startswith(f"{len(CHECKS) - 5} passed, 0 failed, 6 not applicable, in ")
+    content = json.loads(as_json(other_report))
+    assert content["failed"] == 0 and len(content["checks"]) == len(CHECKS) + 1
+
+
+def test_command_prints_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     with of_another_make(BigramTeacher(ABOUT)) as address:
         main([address])
-        table = capsys.readouterr().out
-        main([address, "--json"])
-        content = json.loads(capsys.readouterr().out)
-    lines = table.splitlines()
-    assert lines[0] == f"{ABOUT.replica_id} at {address}"
-    assert sum("  passed" in line for line in lines) == len(CHECKS) + 1 - 4
-    assert lines[-1].startswith(f"{len(CHECKS) - 3} passed, 0 failed, 4 not applicable, in ")
-    assert content["failed"] == 0 and len(content["checks"]) == len(CHECKS) + 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{ABOUT.replica_id} at {address}")
+    assert ", 0 failed, " in printed
 
 
 def test_command_leaves_with_status_1_if_a_check_failed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with of_another_make(AnyRange(ABOUT)) as address, pytest.raises(SystemExit) as left:
-        main([address])
+    about = other_make.describe(MANIFEST)
+    about.temperature = 0.0
+    with of_another_make(BigramTeacher(about)) as address, pytest.raises(SystemExit) as left:
+        main([address, "--json"])
     assert left.value.code == 1
-    assert ", 1 failed, " in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["failed"] == 1
 
 
 def test_no_teacher_is_one_error() -> None:
