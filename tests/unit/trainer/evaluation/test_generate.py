@@ -69,16 +69,26 @@ def slow_greedy(
     return tokens, tops
 
 
+@pytest.fixture(scope="module")
+def slow_answers(
+    model: LanguageModel, vocabulary: Vocabulary
+) -> list[tuple[list[int], list[list[int]]]]:
+    return [slow_greedy(model, vocabulary, each) for each in prompts_of_all_lengths(vocabulary)]
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_generate_equals_a_loop_without_cache_or_padding(
-    model: LanguageModel, vocabulary: Vocabulary, batch_size: int
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    slow_answers: list[tuple[list[int], list[list[int]]]],
+    batch_size: int,
 ) -> None:
     prompts = prompts_of_all_lengths(vocabulary)
     config = GenerateConfig(max_new_tokens=MAX_NEW, batch_size=batch_size)
     responses = generate(model, vocabulary, prompts, config, title="test")
     ended, named = 0, 0
-    for prompt, response in zip(prompts, responses, strict=True):
-        tokens, tops = slow_greedy(model, vocabulary, prompt)
+    for prompt, response, slow in zip(prompts, responses, slow_answers, strict=True):
+        tokens, tops = slow
         assert response.example_id == prompt.example_id
         assert list(response.token_ids) == tokens
         assert [slot.top_items[:50].tolist() for slot in response.item_slots] == tops

