@@ -18,6 +18,7 @@ from teacher_server.fleet.deploy import PROBE_S
 from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
+from teacher_server.fleet.run_shares import run_tables, run_totals
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.status import kinds_status, problem_of
 from trainer.common.errors import InputError
@@ -112,6 +113,7 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
                 "max": status.replica_range.max,
                 "autoscaling": dataclasses.asdict(status.scaling) if status.scaling else None,
                 "problem": problem_of(status),
+                "runs": run_totals(stats[it] for it in status.replicas if it in stats),
                 "replicas": [
                     {
                         "replica_id": replica_id,
@@ -156,7 +158,7 @@ def status_page(
     *,
     width: int | None = None,
 ) -> str:
-    """A table of all replicas, and a line for each of the addresses; whole at any width."""
+    """Tables of replicas and of runs, and a line for each address; whole at any width."""
     rows = []
     for kind, status in content["kinds"].items():
         replica_range = ReplicaRange(min=status["min"], max=status["max"])
@@ -181,6 +183,7 @@ def status_page(
     since = "between the last two looks" if before else "since the start of each replica"
     lines = [
         fitted(rows, COLUMNS, right=RATES, width=width),
+        *run_tables(_replicas_of(content), now, before, width=width),
         *_autoscaled(content["kinds"]),
         *_problems(content["kinds"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
@@ -188,6 +191,17 @@ def status_page(
         f"Rates      {since}",
     ]
     return "\n".join(lines)
+
+
+def _replicas_of(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Kind -> ids of its replicas, those outside of Serve too."""
+    found = {
+        kind: [it["replica_id"] for it in status["replicas"]]
+        for kind, status in content["kinds"].items()
+    }
+    for each in content["outside"]:
+        found.setdefault(each["kind"], []).append(each["replica_id"])
+    return found
 
 
 def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:

@@ -306,6 +306,18 @@ class LooksAround(BigramTeacher):
             self._before_VD = before_VD
 
 
+class LowIsLess(BigramTeacher):
+    """Answers low requests with rows of its own."""
+
+    def _rows(self, request: Any) -> TargetRows:
+        before_VD = self._before_VD
+        try:
+            self._before_VD = before_VD + 0.05 * request.priority
+            return super()._rows(request)
+        finally:
+            self._before_VD = before_VD
+
+
 class AnyRange(BigramTeacher):
     """Asks for no order among ranges."""
 
@@ -334,6 +346,7 @@ ABOUT = other_make.describe(MANIFEST)
         (Misplaces, "answers ranges as if each was alone"),
         (LooksAround, "answers a sequence the same way in company"),
         (AnyRange, "refuses ranges out of order"),
+        (LowIsLess, "answers a low request of a run the same way"),
     ],
 )
 def test_teacher_with_a_defect_fails_there(defect: type[BigramTeacher], broken: str) -> None:
