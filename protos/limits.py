@@ -5,6 +5,9 @@ import re
 KIND_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
 """What a kind of teacher may be called: it becomes a part of options and of metrics."""
 
+RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+"""What a run may be called in its requests: it becomes a label of metrics."""
+
 MAX_MESSAGE_BYTES = 64 << 20
 """In either direction, without gRPC's framing."""
 MAX_REQUEST_BYTES = 4 << 20

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     from trainer.student_run import checked_input, connect, run_student
 
     config, data = checked_input(config)
-    run_student(config, data, lambda settled: connect(config, data, settled))
+    run_student(config, data, lambda settled, run_id: connect(config, data, settled, run_id))
 
 
 def parse(argv: list[str]) -> RunConfig:

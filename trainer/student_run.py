@@ -35,10 +35,12 @@ from trainer.models.language_model import check_model_fits
 from trainer.models.student_card import MODEL_FOLDER
 from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
+from trainer.teacher_client.run_id import new_run_id
 from trainer.telemetry.spans import Spans
 
-Connect = Callable[[Mapping[str, str]], Teachers | None]
-"""Kind -> the one teacher to learn from, by its `identity`, or none -> the teachers of a rank."""
+Connect = Callable[[Mapping[str, str], str], Teachers | None]
+"""Kind -> the one teacher to learn from, by its `identity`, or none; and the id of the run -> the
+teachers of a rank."""
 
 
 def run_student(config: RunConfig, data: PreparedData, connect: Connect) -> None:
@@ -64,17 +66,20 @@ def connect_all_ranks(config: RunConfig, connect: Connect) -> Teachers | None:
     """Collective: every rank's teachers, the same of each kind.
 
     They are those of the run that is gone on with, else those that the first rank met: where a
-    fleet has others too, ranks must not choose each for itself.
+    fleet has others too, ranks must not choose each for itself. All have the run id of the first
+    rank, and so one share of the fleet together.
     """
+    run_id = text_of_first_rank(new_run_id(config.output))
 
     def connect_first() -> Teachers | None:
-        output, resume = Path(config.output), config.train.resume
-        return connect(teachers_before(output, resume=resume)) if is_first_rank() else None
+        if not is_first_rank():
+            return None
+        return connect(teachers_before(Path(config.output), resume=config.train.resume), run_id)
 
     first = on_all_ranks(connect_first)
     settled = json.loads(text_of_first_rank(json.dumps(first.identity if first else {})))
     try:
-        others = on_all_ranks(lambda: None if is_first_rank() else connect(settled))
+        others = on_all_ranks(lambda: None if is_first_rank() else connect(settled, run_id))
     except BaseException:
         if first is not None:
             first.close()
@@ -99,7 +104,7 @@ def say_finished(config: RunConfig, folder: Path) -> None:
 
 
 def connect(
-    config: RunConfig, data: PreparedData, settled: Mapping[str, str]
+    config: RunConfig, data: PreparedData, settled: Mapping[str, str], run_id: str
 ) -> TeacherClient | None:
     """A client of the served teachers, of those that are settled; None if gamma is 0."""
     if config.distill.gamma == 0:
@@ -117,6 +122,7 @@ def connect(
         kinds=known_kinds(config),
         spans=spans,
         settled=settled,
+        run_id=run_id,
     )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from teacher_server.replica.metrics import PREFIX as TEACHER
+from teacher_server.replica.metrics import RUN_PREFIX as RUN
 from trainer.telemetry.rank_metrics import PREFIX as STUDENT
 
+BY_RUN = "{{kind}} {{run}}"
 BY_REPLICA = "kind, instance"
 EACH_RANK, EACH_PROCESS = "{{instance}} rank {{rank}}", "{{job}} {{instance}}"
 
@@ -38,6 +40,11 @@ def _rate(name: str, label: str) -> str:
 def _teachers(metric: str, by: str = "kind") -> str:
     """Growth per second of a replica's counter, summed over replicas."""
     return f"sum by ({by}) ({_rate(f'{TEACHER}_{metric}', 'kind')})"
+
+
+def _runs(metric: str) -> str:
+    """The same of a counter by run, of all its replicas."""
+    return f"sum by (kind, run) ({_rate(f'{RUN}_{metric}', 'kind')})"
 
 
 def _level(metric: str, of: str = "sum") -> dict[str, str]:
@@ -103,6 +110,12 @@ ROWS: Mapping[str, Sequence[Panel]] = {
         panel("Oldest request in the queue", "s", _level("queue_age_seconds", "max")),
         panel("Queue", "short", _level("queue_requests"), "Requests that wait for the device."),
         panel("Queued bytes", "bytes", _level("queue_bytes")),
+        panel(
+            "Held for replies",
+            "bytes",
+            _level("held_reply_bytes"),
+            "Bytes kept free for replies that are not written yet.",
+        ),
         panel("In flight", "short", _level("in_flight"), "Requests read and not answered."),
         panel("Streams", "short", _level("streams")),
         panel(
@@ -126,6 +139,24 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "percentunit",
             {"{{kind}} {{instance}}": _teachers("forward_seconds_sum", BY_REPLICA)},
             most=1,
+        ),
+    ),
+    "Runs": (
+        panel(
+            "Device by run",
+            "percentunit",
+            {BY_RUN: _runs("device_seconds_total")},
+            "Device time per second of all replicas: a run's share of the fleet.",
+        ),
+        panel("Requests by run", "reqps", {BY_RUN: _runs("requests_total")}),
+        panel("Rows by run", "short", {BY_RUN: _runs("positions_total")}),
+        panel(
+            "Bytes by run",
+            "Bps",
+            {
+                f"{BY_RUN} replies": _runs("reply_bytes_total"),
+                f"{BY_RUN} requests": _runs("request_bytes_total"),
+            },
         ),
     ),
     "Students": (

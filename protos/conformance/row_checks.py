@@ -15,7 +15,7 @@ from protos.conformance.outcomes import Check, Failed, NotApplicable, need
 from protos.conformance.questions import Question, Questions, num_rows, to_request
 from protos.item_mass import check_item_mass
 from protos.target_rows import ITEM_MASS, WireError, row_sums
-from protos.teacher_pb2 import FLOAT32, Compression
+from protos.teacher_pb2 import FLOAT32, LOW, Compression
 from protos.value_formats import FORMATS
 
 # Of a probability; between two batches of one teacher, whose sums are grouped otherwise.
@@ -282,6 +282,16 @@ def in_company(caller: Caller, questions: Questions) -> str:
     return f"within {off:.1g}"
 
 
+def of_a_run(caller: Caller, questions: Questions) -> str:
+    """Who asks, and how urgently, changes no row; a teacher may ignore both."""
+    sequences = questions.batch()
+    request = to_request(sequences)
+    request.run_id, request.priority = "conformance", LOW
+    named, plain = caller.rows(request, num_rows(sequences)), ask(caller, sequences)
+    off = need_same(named, plain, tolerance(caller), "requests with and without run and priority")
+    return f"within {off:.1g}"
+
+
 ROW_CHECKS = (
     Check("sends whole rows", whole_rows),
     Check("cuts rows by top_k", top_k),
@@ -296,4 +306,5 @@ ROW_CHECKS = (
     Check("answers merged sequences as if apart", merged_prefixes),
     Check("answers the same request the same way", same_again),
     Check("answers a sequence the same way in company", in_company),
+    Check("answers a low request of a run the same way", of_a_run),
 )

@@ -19,6 +19,7 @@ from teacher_server.fleet.directory_server import fetch_fleet
 from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replica_rates import as_fields, fetch_all_stats, rates, scrape_targets
+from teacher_server.fleet.run_shares import run_tables, run_totals
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.fleet.status import KindStatus, kinds_status, problem_of
 from trainer.common.errors import InputError
@@ -109,6 +110,7 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
             "max": status.replica_range.max,
             "autoscaling": dataclasses.asdict(status.scaling) if status.scaling else None,
             "problem": problem_of(status),
+            "runs": run_totals(stats[it] for it in status.replicas if it in stats),
             "replicas": [
                 {
                     "replica_id": replica_id,
@@ -167,7 +169,7 @@ def status_page(
     *,
     width: int | None = None,
 ) -> str:
-    """A table of all replicas, and a line for each of the addresses; whole at any width."""
+    """Tables of replicas and of runs, and a line for each address; whole at any width."""
     rows = []
     shown = [(kind, _wanted(it), it) for kind, it in content["kinds"].items()]
     shown += [(kind_of(group), "retiring", it) for group, it in content["retiring"].items()]
@@ -192,6 +194,7 @@ def status_page(
     since = "between the last two looks" if before else "since the start of each replica"
     lines = [
         fitted(rows, COLUMNS, right=RATES, width=width),
+        *run_tables(_replicas_of(content), now, before, width=width),
         *_autoscaled(content["kinds"]),
         *_problems(content["kinds"]),
         *_problems(content["retiring"]),
@@ -205,6 +208,19 @@ def status_page(
 def _wanted(status: Mapping[str, Any]) -> str:
     replica_range = ReplicaRange(min=status["min"], max=status["max"])
     return f"{status['target']} of {replica_range}" if status["autoscaling"] else str(replica_range)
+
+
+def _replicas_of(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Kind -> ids of its replicas, those outside of Serve too."""
+    found = {
+        kind: [it["replica_id"] for it in status["replicas"]]
+        for kind, status in content["kinds"].items()
+    }
+    for group, status in content["retiring"].items():
+        found.setdefault(kind_of(group), []).extend(it["replica_id"] for it in status["replicas"])
+    for each in content["outside"]:
+        found.setdefault(each["kind"], []).append(each["replica_id"])
+    return found
 
 
 def _autoscaled(kinds: Mapping[str, Any]) -> Iterator[str]:

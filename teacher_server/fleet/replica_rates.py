@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from protos.teacher_pb2 import ReplicaStats
+from teacher_server.fleet.run_shares import run_totals
 from teacher_server.replica.metrics import ReplicaLevels
 from teacher_server.replica.rpc import fetch_stats
 from teacher_server.scoring.counters import ReplicaCounters
@@ -71,6 +72,7 @@ def as_fields(stats: ReplicaStats) -> dict[str, Any]:
         "uptime_s": stats.uptime_s,
         **{name: forms.get(name, float)(value) for name, value in sorted(numbers.items())},
         "metrics_address": stats.metrics_address,
+        "runs": run_totals([stats]),
     }
 
 

@@ -1,6 +1,7 @@
 """Joins the requests of all streams into rounds of the device, run in one worker thread.
 
-A round takes the waiting requests, each stream in its turn, up to a budget of tokens.
+A round takes the waiting requests, each run in its turn, up to a budget of tokens; those of low
+priority in what room the others leave.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from protos.teacher_pb2 import Compression
 from teacher_server.replica.device_health import DeviceHealth
-from teacher_server.replica.fair_queue import FairQueue, Place
+from teacher_server.replica.fair_budget import FairBudget
+from teacher_server.replica.fair_queue import FairQueue, Verdict
 from teacher_server.replica.load import LoadMeter
+from teacher_server.replica.runs import Runs
 from teacher_server.replica.worker import Worker
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits
 from teacher_server.scoring.score_work import ScoreWork
-from trainer.common.byte_budget import ByteBudget
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class QueuedRequest(Generic[ResultT]):
     num_tokens: int
     since_s: float
     """When it was queued."""
+    caller: Hashable
+    """Its stream."""
 
 
 class Batcher(Generic[ResultT]):
@@ -68,12 +72,13 @@ class Batcher(Generic[ResultT]):
         device: DeviceHealth,
     ) -> None:
         """A batcher that is not started; `counters` gets its rounds, `device` those that failed."""
+        self.runs = Runs()
         self._counters = counters
         self._device = device
         self._score_round_of = score_round
         self._limits = limits
         self._queue: FairQueue[QueuedRequest[ResultT]] = FairQueue()
-        self._budget = ByteBudget(limits.max_queue_bytes)
+        self._budget = FairBudget(limits.max_queue_bytes)
         self._on_device: list[QueuedRequest[ResultT]] = []
         self._round_since_s = 0.0
         self._load = LoadMeter()
@@ -119,12 +124,17 @@ class Batcher(Generic[ResultT]):
     @property
     def queue_delay_s(self) -> float:
         """How long the oldest request in the queue has waited; 0 if there is none."""
-        since_s = self._waiting_since_s()
+        since_s = [queued.since_s for queued in self._waiting()]
         return time.monotonic() - min(since_s) if since_s else 0.0
 
     def report_load(self) -> dict[str, float]:
-        """The load since the last report, as `LoadMeter.report`."""
-        return self._load.report(self._waiting_since_s())
+        """The load since the last report, as `LoadMeter.report`.
+
+        Requests of low priority keep a replica from being idle, but ask for no other one: they are
+        to use what is left, and wait long.
+        """
+        waiting = self._waiting()
+        return self._load.report(_since_s(waiting), is_wanted=bool(waiting))
 
     def start(self) -> None:
         """Run rounds on the running event loop from now on."""
@@ -149,8 +159,8 @@ class Batcher(Generic[ResultT]):
         for queued in [*self._on_device, *self._queue]:
             queued.result.cancel()
 
-    def _waiting_since_s(self) -> list[float]:
-        return [queued.since_s for queued in self._queue if not queued.result.done()]
+    def _waiting(self) -> list[QueuedRequest[ResultT]]:
+        return [queued for queued in self._queue if not queued.result.done()]
 
     async def submit(
         self, work: ScoreWork, caller: Hashable = None
@@ -159,7 +169,8 @@ class Batcher(Generic[ResultT]):
 
         Args:
             work: what to score.
-            caller: identifies the stream; streams share the device evenly by tokens.
+            caller: identifies the stream. Runs share the device evenly by tokens, and so do the
+                streams of a run; one whose work names no run is a run of its own.
 
         Returns:
             A future; cancelling it takes the work out of the queue. It raises RuntimeError if the
@@ -170,21 +181,18 @@ class Batcher(Generic[ResultT]):
         """
         if self._task is not None and self._task.done():
             raise RuntimeError("rounds must be run for work to be queued, got an ended batcher.")
-        if not self._budget.try_take(work.num_bytes):
-            await self._budget.take(work.num_bytes)
+        run = work.run_id or caller
+        if not self._budget.try_take(run, caller, work.num_bytes, is_low=work.is_low):
+            await self._budget.take(run, caller, work.num_bytes, is_low=work.is_low)
         result: asyncio.Future[BatchResult[ResultT]] = asyncio.get_running_loop().create_future()
         num_tokens = work.num_tokens
-        queued = QueuedRequest(work, result, num_tokens, time.monotonic())
-        self._queue.push(caller, queued, num_tokens)
+        queued = QueuedRequest(work, result, num_tokens, time.monotonic(), caller)
+        self._queue.push(run, caller, queued, num_tokens, is_low=work.is_low)
         self._queued_tokens += num_tokens
         self._arrived.set()
         if self._queued_tokens >= self._limits.token_budget:
             self._full.set()
         return result
-
-    def forget(self, caller: Hashable) -> None:
-        """Drop the bookkeeping of a caller that submits nothing more."""
-        self._queue.forget(caller)
 
     async def _run(self) -> None:
         since_s = time.monotonic()
@@ -199,7 +207,7 @@ class Batcher(Generic[ResultT]):
             since_s = time.monotonic()
             joined = self._take_round()
             if joined:
-                self._load.round_starts(queued.since_s for queued in joined)
+                self._load.round_starts(_since_s(joined))
                 self._on_device = joined
                 await self._score_round(joined)
                 self._on_device = []
@@ -216,37 +224,14 @@ class Batcher(Generic[ResultT]):
 
     def _take_round(self) -> list[QueuedRequest[ResultT]]:
         """Requests of one compression in the order of their turns, up to the budget."""
-        joined: list[QueuedRequest[ResultT]] = []
-        kept: list[Place[QueuedRequest[ResultT]]] = []
-        tokens, entries = 0, 0
-        wanted: Compression | None = None
-        for place in self._queue.drain():
-            queued = place[-1]
-            work = queued.work
-            if queued.result.done():
-                self._leave(queued)
-                continue
-            tokens, entries = tokens + queued.num_tokens, entries + work.max_entries
-            is_over = tokens > self._limits.token_budget or entries > self._limits.max_round_entries
-            if joined and is_over:
-                kept.append(place)
-                break
-            # Requests of one run have the same object; to compare its fields takes far longer.
-            if joined and work.compression is not wanted and work.compression != wanted:
-                tokens, entries = tokens - queued.num_tokens, entries - work.max_entries
-                kept.append(place)
-                continue
-            self._queue.served(place)
+        joined = self._queue.take(_Round(self._limits, self._leave).judge)
+        for queued in joined:
             self._leave(queued)
-            joined.append(queued)
-            wanted = work.compression
-        for place in kept:
-            self._queue.put_back(place)
         return joined
 
     def _leave(self, queued: QueuedRequest[ResultT]) -> None:
         """Give back the room of a request that left the queue."""
-        self._budget.give(queued.work.num_bytes)
+        self._budget.give(queued.caller, queued.work.num_bytes)
         self._queued_tokens -= queued.num_tokens
 
     async def _score_round(self, joined: list[QueuedRequest[ResultT]]) -> None:
@@ -276,8 +261,47 @@ class Batcher(Generic[ResultT]):
         forward_s = time.monotonic() - started_s
         self._counters.rounds += 1
         self._counters.forward_s.observe(forward_s)
+        self._count_device(joined, forward_s)
         for queued, rows in zip(joined, results, strict=True):
             if not queued.result.done():
                 queue_s = started_s - queued.since_s
                 self._counters.queue_s.observe(queue_s)
                 queued.result.set_result(BatchResult(rows, queue_s, forward_s))
+
+    def _count_device(self, joined: Sequence[QueuedRequest[ResultT]], forward_s: float) -> None:
+        """Share the time of a round out among its requests, by tokens."""
+        per_token_s = forward_s / sum(queued.num_tokens for queued in joined)
+        for queued in joined:
+            self.runs.of(queued.work.run_id).device_s += per_token_s * queued.num_tokens
+
+
+class _Round:
+    """What has joined a round so far, and who may still join."""
+
+    def __init__(self, limits: BatchLimits, leave: Callable[[QueuedRequest[Any]], None]) -> None:
+        self._limits = limits
+        self._leave = leave
+        self._tokens = self._entries = 0
+        self._compression: Compression | None = None
+        """Of all that joined; None: nothing has."""
+
+    def judge(self, queued: QueuedRequest[Any]) -> Verdict:
+        """Whether a request joins: those that are cancelled do not, nor others of another cut."""
+        if queued.result.done():
+            self._leave(queued)
+            return Verdict.DROP
+        work, wanted = queued.work, self._compression
+        tokens, entries = self._tokens + queued.num_tokens, self._entries + work.max_entries
+        is_over = tokens > self._limits.token_budget or entries > self._limits.max_round_entries
+        # Requests of one run have the same object; to compare its fields takes far longer.
+        if wanted is not None and work.compression is not wanted and work.compression != wanted:
+            return Verdict.SKIP
+        if wanted is not None and is_over:
+            return Verdict.STOP
+        self._tokens, self._entries, self._compression = tokens, entries, work.compression
+        return Verdict.TAKE
+
+
+def _since_s(waiting: Sequence[QueuedRequest[Any]]) -> list[float]:
+    """Since when requests wait, without those that may wait for ever."""
+    return [queued.since_s for queued in waiting if not queued.work.is_low]

@@ -30,11 +30,14 @@ class LoadMeter:
         self._is_running = False
         self._idle_since_s = self._clock()
 
-    def report(self, waiting_since_s: Iterable[float]) -> dict[str, float]:
+    def report(
+        self, waiting_since_s: Iterable[float], *, is_wanted: bool = False
+    ) -> dict[str, float]:
         """The load since the last report.
 
         Args:
             waiting_since_s: arrival times of the requests that wait now.
+            is_wanted: others wait whose time does not count.
 
         Returns:
             QUEUE_S: the longest wait for the device, including requests that still wait; IDLE_S:
@@ -43,7 +46,7 @@ class LoadMeter:
         waiting_since_s = list(waiting_since_s)
         self._note(waiting_since_s)
         longest_s, self._longest_s = self._longest_s, 0.0
-        is_busy = self._is_running or bool(waiting_since_s)
+        is_busy = self._is_running or is_wanted or bool(waiting_since_s)
         return {
             QUEUE_S: longest_s,
             IDLE_S: 0.0 if is_busy else self._clock() - self._idle_since_s,

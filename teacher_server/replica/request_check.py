@@ -23,6 +23,7 @@ from protos.limits import (
     MAX_MESSAGE_BYTES,
     MAX_REQUEST_BYTES,
     MAX_ROWS,
+    RUN_ID,
 )
 from protos.teacher_pb2 import Compression
 from protos.temperatures import temperature_range
@@ -35,6 +36,7 @@ BLOCK_MARGIN_BYTES = 1 << 20
 MAX_SAMPLES = 1 << 16
 INT32 = np.dtype("<i4")
 UINT32 = np.dtype("<u4")
+PRIORITIES = frozenset(teacher_pb2.Priority.values())
 NOTHING = Ragged(np.empty(0, np.int32), [])
 
 
@@ -113,7 +115,17 @@ class RequestCheck:
         reply_bytes = self._reply_bytes(num_rows, num_entries, value_bytes)
         # Draws are entries on the device, even if they hit few ids.
         on_device = max(num_entries, num_rows * compression.samples)
-        return ScoreWork(columns, compression, on_device, num_bytes, reply_bytes, temperature)
+        is_low = _read_priority(request) == teacher_pb2.LOW
+        return ScoreWork(
+            columns,
+            compression,
+            on_device,
+            num_bytes,
+            reply_bytes,
+            temperature,
+            _read_run_id(request),
+            is_low,
+        )
 
     def _read_temperature(self, request: teacher_pb2.ScoreRequest) -> float:
         temperature = request.temperature or 1.0
@@ -217,6 +229,22 @@ class RequestCheck:
                 f"that may need {reply_bytes}. Split the request or lower top_k."
             )
         return reply_bytes
+
+
+def _read_run_id(request: teacher_pb2.ScoreRequest) -> str:
+    run_id = request.run_id
+    if run_id and not RUN_ID.fullmatch(run_id):
+        raise ValueError(
+            f"run_id must be 1 to 64 of [A-Za-z0-9._-], or empty, got {run_id[:80]!r}."
+        )
+    return run_id
+
+
+def _read_priority(request: teacher_pb2.ScoreRequest) -> int:
+    if request.priority not in PRIORITIES:
+        names = " or ".join(teacher_pb2.Priority.keys())
+        raise ValueError(f"priority must be {names}, got {request.priority}.")
+    return request.priority
 
 
 def _int32(name: str, of: str, content: bytes, max_length: int) -> np.ndarray:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from protos import teacher_pb2
 from teacher_server.replica.batching import Batcher, BatchResult
 from teacher_server.replica.device_health import DeviceHealth
+from teacher_server.replica.fair_budget import FairBudget
 from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import Outcome, ReplicaCounters
 from teacher_server.scoring.score_work import ScoreWork
@@ -25,6 +26,10 @@ from trainer.telemetry.spans import OpenSpan, Spans
 # not read stops only itself.
 MAX_IN_FLIGHT = 64
 MAX_STREAM_BYTES = 64 << 20
+# Of all streams together: the largest possible replies of what is read and not yet answered.
+MAX_REPLY_BYTES = 512 << 20
+# What is held of a request and its reply however small they are, so that their number is bounded.
+HELD_BYTES = 4 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class Pipeline:
     counters: ReplicaCounters
     device: DeviceHealth
     draining: asyncio.Event
+    replies: FairBudget = field(default_factory=lambda: FairBudget(MAX_REPLY_BYTES))
+    """Room for the replies of all streams."""
     spans: Spans | None = None
     """Gets one for each request."""
     kind: str = ""
@@ -58,8 +65,11 @@ class InFlightRequest:
     result: asyncio.Future[BatchResult[Any]] | None = None
     """None if it is malformed."""
     num_rows: int = 0
+    run_id: str = ""
     held: int = 0
     """Bytes of the stream's budget: those of the request and of the largest possible reply."""
+    reply_held: int = 0
+    """Bytes of the budget of all replies."""
     outcome: Outcome = "abandoned"
     """Outcome to count if the request ends at this point."""
 
@@ -108,7 +118,6 @@ class ScoreStream:
             # If the caller disconnected: its requests leave the queue.
             for request in list(self._in_flight):
                 self._end(request)
-            self._pipeline.batcher.forget(self)
 
     async def _read_all(self) -> None:
         spans = self._pipeline.spans
@@ -143,13 +152,26 @@ class ScoreStream:
             request.refusal = str(error)
             self._done.put_nowait(request)
             return
-        size = work.num_bytes + work.max_reply_bytes
-        if not self._budget.try_take(size):
-            await self._budget.take(size)
-        request.held, request.num_rows = size, work.num_rows
+        await self._make_room(request, work)
+        request.num_rows, request.run_id = work.num_rows, work.run_id
         request.result = await self._pipeline.batcher.submit(work, self)
         request.result.add_done_callback(lambda _: self._done.put_nowait(request))
         self._counters.request_bytes += work.num_bytes
+        of_run = self._pipeline.batcher.runs.of(work.run_id)
+        of_run.requests += 1
+        of_run.request_bytes += work.num_bytes
+
+    async def _make_room(self, request: InFlightRequest, work: ScoreWork) -> None:
+        """Wait until there is room for the request and its reply, of this stream and of all."""
+        size = work.num_bytes + work.max_reply_bytes
+        if not self._budget.try_take(size):
+            await self._budget.take(size)
+        request.held = size
+        run, replies = work.run_id or self, self._pipeline.replies
+        size = HELD_BYTES + work.max_reply_bytes
+        if not replies.try_take(run, self, size, is_low=work.is_low):
+            await replies.take(run, self, size, is_low=work.is_low)
+        request.reply_held = size
 
     async def _write_all(self) -> None:
         """Reply to what is done, until nothing is in flight and nothing more will be read."""
@@ -201,6 +223,9 @@ class ScoreStream:
         counters.positions += request.num_rows
         counters.reply_bytes += num_bytes
         counters.encode_s.observe(encode_s)
+        of_run = self._pipeline.batcher.runs.of(request.run_id)
+        of_run.positions += request.num_rows
+        of_run.reply_bytes += num_bytes
         if request.span is not None:
             _add_parts(request.span, result, encode_s)
 
@@ -211,6 +236,8 @@ class ScoreStream:
         self._in_flight.remove(request)
         self._freed.set()
         self._budget.give(request.held)
+        if request.reply_held:
+            self._pipeline.replies.give(self, request.reply_held)
         self._counters.end(request.outcome)
         if request.result is not None:
             request.result.cancel()

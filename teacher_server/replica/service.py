@@ -21,9 +21,10 @@ from protos.codec import TargetRows
 from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
 from teacher_server.replica.device_health import DeviceHealth
-from teacher_server.replica.metrics import PREFIX, ReplicaLevels
+from teacher_server.replica.metrics import PREFIX, RUN_PREFIX, ReplicaLevels
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
+from teacher_server.replica.runs import RunCounters
 from teacher_server.replica.score_stream import Pipeline, ScoreStream
 from teacher_server.replica.security import SERVER_REMEDY, ServerSecurity
 from teacher_server.replica.worker import Stage
@@ -33,7 +34,7 @@ from teacher_server.scoring.device_batches import BatchLimits, score_together
 from trainer.security.addresses import address_of
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 from trainer.telemetry.counters import snapshot
-from trainer.telemetry.exposition import registry_of
+from trainer.telemetry.exposition import add_groups, registry_of
 from trainer.telemetry.metrics_http import MetricsServer
 from trainer.telemetry.spans import Spans
 
@@ -117,8 +118,12 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             replica_id=self._replica_id,
             uptime_s=time.monotonic() - self._started_s,
             counters=snapshot(counters),
-            gauges=snapshot(ReplicaLevels.of(batcher, counters)),
+            gauges=snapshot(ReplicaLevels.of(batcher, counters, self.pipeline.replies)),
             metrics_address=self.metrics_address,
+            runs={
+                run_id: teacher_pb2.RunStats(counters=snapshot(of_run))
+                for run_id, of_run in batcher.runs.now().items()
+            },
         )
 
     async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -228,8 +233,13 @@ class TeacherServer:
             OSError: if the address cannot be bound.
             ValueError: if it is beyond this machine and nothing protects what is read there.
         """
+        labels = {"kind": self._service.description.kind}
+        registry = registry_of(PREFIX, labels, self._numbers)
+        add_groups(
+            registry, RUN_PREFIX, labels, RunCounters, by="run", groups=self.batcher.runs.now
+        )
         self._metrics = MetricsServer(
-            registry_of(PREFIX, {"kind": self._service.description.kind}, self._numbers),
+            registry,
             host=host,
             port=port,
             security=self._security_files,
@@ -239,7 +249,8 @@ class TeacherServer:
         return self._metrics.address
 
     def _numbers(self) -> tuple[ReplicaCounters, ReplicaLevels]:
-        return self.counters, ReplicaLevels.of(self.batcher, self.counters)
+        replies = self._service.pipeline.replies
+        return self.counters, ReplicaLevels.of(self.batcher, self.counters, replies)
 
     async def drain(self, grace_s: float) -> None:
         """Reply to accepted requests, end streams with UNAVAILABLE, then stop."""

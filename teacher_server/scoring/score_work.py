@@ -88,6 +88,10 @@ class ScoreWork:
     """Of the reply block before zstd, with every row as long as its Compression allows."""
     temperature: float = 1.0
     """Of the rows wanted; works of any temperature may share a batch."""
+    run_id: str = ""
+    """Whose it is; empty: of its stream."""
+    is_low: bool = False
+    """Whether it waits for all that are not."""
 
     @functools.cached_property
     def inputs(self) -> tuple[SequenceInput, ...]:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from teacher_server.replica.metrics import PREFIX as TEACHER
+from teacher_server.replica.metrics import RUN_PREFIX as RUN
 from teacher_server.replica.metrics import ReplicaLevels
+from teacher_server.replica.runs import RunCounters
 from teacher_server.scoring.counters import ReplicaCounters
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.counters import counters_table
@@ -25,6 +27,7 @@ TABLES = {
         "operations.md",
         counters_table(TEACHER, "kind", ReplicaCounters, ReplicaLevels),
     ),
+    "run": ("operations.md", counters_table(RUN, "run", RunCounters)),
     "rank": ("operations.md", counters_table(STUDENT, "rank", RankProgress, ClientCounters)),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from trainer.common.errors import InputError
 from trainer.security.addresses import check_address, host_of
@@ -32,6 +33,9 @@ class TeachersConfig(SecurityFiles):
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
     """How long a kind may have no live replica before the run stops; six hours at most."""
+    priority: Literal["normal", "low"] = "normal"
+    """low: teachers answer only while no request of another run waits, so the run may wait for as
+    long as others ask. Who answers nothing for `deadline_s` has then not stalled."""
     cache: str = ""
     """Folder on a local disk where targets are kept and looked for first, shared by the ranks of a
     node; empty: none."""

@@ -17,6 +17,7 @@ from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.teacher_client.client import TeacherClient
+from trainer.teacher_client.run_id import new_run_id
 from trainer.telemetry.client_counters import ClientCounters
 
 Ahead = collections.deque[tuple[int, Future[Targets]]]
@@ -53,6 +54,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         kinds=kinds,
         keeps_all=True,
         asks_all=True,
+        run_id=new_run_id(config.teachers.cache),
     )
     try:
         _ask_all(client, examples, config, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypedDict, cast
+from typing import Literal, Protocol, TypedDict, cast
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class Answers:
         *,
         cached: CachedAnswers | None,
         spans: Spans | None,
+        run_id: str = "",
+        priority: Literal["normal", "low"] = "normal",
     ) -> None:
         """Answers of a fleet.
 
@@ -47,12 +49,16 @@ class Answers:
             compressions: what is asked of each kind.
             cached: what was received before, and takes what is received now; None: no cache.
             spans: gets one per part of a micro-batch and kind; None: none are made.
+            run_id: whose share of the teachers is used; empty: one of this client alone.
+            priority: of all requests.
         """
         self._scorer = scorer
         self._described = described
         self._compressions = compressions
         self._cached = cached
         self._spans = spans
+        self._run_id = run_id
+        self._priority = teacher_pb2.LOW if priority == "low" else teacher_pb2.NORMAL
         self._ids = itertools.count(1)
 
     async def rows(self, kind: str, inputs: Sequence[SequenceInput]) -> TargetRows:
@@ -93,6 +99,8 @@ class Answers:
             # Of all of them; 1 is not sent.
             temperature=inputs[0].temperature if inputs[0].temperature != 1.0 else 0.0,
             traceparent=traceparent.encode("ascii"),
+            run_id=self._run_id,
+            priority=self._priority,
             **fields_of(sequences, limits),
         )
         num_rows = sum(each.num_rows for each in inputs)

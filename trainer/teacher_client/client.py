@@ -59,6 +59,7 @@ class TeacherClient:
         keeps_all: bool = False,
         settled: Mapping[str, str] | None = None,
         asks_all: bool = False,
+        run_id: str = "",
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
@@ -70,6 +71,8 @@ class TeacherClient:
         or of another rank. Of other kinds it is the first that fits. Replicas that do not fit are
         put aside as long as one fits or may still come.
         `asks_all`: also for rows that the gate gives no weight, so that a cache suits every gate.
+        `run_id`: of all its clients: they have one share of the teachers together. Empty: this
+        client has one of its own.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory all, may be the one teacher of that kind whose targets are in the cache.
 
@@ -122,6 +125,8 @@ class TeacherClient:
                 compressions,
                 cached=self._cached,
                 spans=spans,
+                run_id=run_id,
+                priority=config.priority,
             )
             self._questions = Questions(
                 answers,

@@ -344,6 +344,10 @@ class Dispatcher:
         """Move the request if its replica stalled; one that is busy with others has not."""
         deadline_s = self._config.deadline_s
         left_s = replica.last_answer_s + deadline_s - time.monotonic()
+        if self._config.priority == "low":
+            # Silence is what was asked for: others may ask all the time. One that is gone is missed
+            # by keepalive, by its lease, or by its own health.
+            left_s = deadline_s
         if left_s > 0 and not replica.has_skipped(request.message.request_id):
             self._start_deadline(replica, request, left_s)
             return

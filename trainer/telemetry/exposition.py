@@ -40,6 +40,56 @@ def registry_of(
     return registry
 
 
+def add_groups(
+    registry: CollectorRegistry,
+    prefix: str,
+    labels: Mapping[str, str],
+    declared: type,
+    *,
+    by: str,
+    groups: Callable[[], Mapping[str, object]],
+) -> None:
+    """Add metrics that are counted apart by the value of one more label.
+
+    Args:
+        registry: of the process.
+        prefix: before every name.
+        labels: of every sample.
+        declared: the dataclass whose declared fields, counters or gauges, are read.
+        by: the label.
+        groups: value of the label -> its instance of `declared`; called at each scrape.
+    """
+    registry.register(_GroupsCollector(prefix, labels, declared, by=by, groups=groups))
+
+
+class _GroupsCollector(Collector):
+    def __init__(
+        self,
+        prefix: str,
+        labels: Mapping[str, str],
+        declared: type,
+        *,
+        by: str,
+        groups: Callable[[], Mapping[str, object]],
+    ) -> None:
+        self._prefix = prefix
+        self._labels = labels
+        self._declared = declared
+        self._by = by
+        self._groups = groups
+
+    def collect(self) -> Iterator[Metric]:
+        """Every declared number of every group, as it is now."""
+        groups = self._groups()
+        for name, it in declarations(self._declared).items():
+            family = FAMILIES[it.kind](
+                f"{self._prefix}_{it.metric}", it.text, labels=[*self._labels, self._by]
+            )
+            for value, group in groups.items():
+                family.add_metric([*self._labels.values(), value], getattr(group, name))
+            yield family
+
+
 class _DeclaredCollector(Collector):
     def __init__(
         self, prefix: str, labels: Mapping[str, str], sources: Callable[[], Iterable[object]]

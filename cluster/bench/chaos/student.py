@@ -109,13 +109,14 @@ def main(argv: list[str]) -> None:
         run_student(
             config,
             data,
-            lambda settled: Witness(
+            lambda settled, run_id: Witness(
                 TeacherClient(
                     config.teachers,
                     config.distill,
                     vocabulary=data.vocabulary,
                     graph_digest=data.graphs_digest,
                     settled=settled,
+                    run_id=run_id,
                 ),
                 file,
             ),

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     arguments, rest = parser.parse_known_args(argv)
     config, data = checked_input(parse(rest))
     folders: dict[str, Path] = vars(arguments)
-    run_student(config, data, lambda _: InProcessTeachers(folders, config.distill))
+    run_student(config, data, lambda *_: InProcessTeachers(folders, config.distill))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.run import RunConfig, TrainConfig
 
+RUN_ID = "of-the-first-rank"
 FIRST = {"dialogue": "weights-a in float32 at temperature 1"}
 
 
@@ -35,6 +36,7 @@ class Rank:
 
     def __init__(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[dict[str, str]] = []
+        self.run_ids: list[str] = []
         self.said: list[str] = []
         self.met = Met(FIRST)
         monkeypatch.setattr(student_run, "is_first_rank", lambda: number == 0)
@@ -42,11 +44,14 @@ class Rank:
         monkeypatch.setattr(student_run, "text_of_first_rank", self._hear)
 
     def _hear(self, text: str) -> str:
+        if not text.startswith("{"):
+            return RUN_ID
         self.said.append(text)
         return json.dumps(FIRST)
 
-    def connect(self, settled: Mapping[str, str]) -> Any:
+    def connect(self, settled: Mapping[str, str], run_id: str) -> Any:
         self.asked.append(dict(settled))
+        self.run_ids.append(run_id)
         return self.met
 
 
@@ -108,5 +113,14 @@ def test_run_without_teachers_has_none_to_agree_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rank = Rank(0, monkeypatch)
-    assert student_run.connect_all_ranks(config_of(tmp_path), lambda _: None) is None
+    assert student_run.connect_all_ranks(config_of(tmp_path), lambda *_: None) is None
     assert rank.said == ["{}"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_all_ranks_have_the_run_id_of_the_first(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = Rank(number, monkeypatch)
+    student_run.connect_all_ranks(config_of(tmp_path), rank.connect)
+    assert rank.run_ids == [RUN_ID]

@@ -98,7 +98,7 @@ def test_finished_run_says_so_before_teachers_are_asked(
     monkeypatch.setattr(student_run, "on_first_rank", lambda action: action())
     data: Any = None
 
-    def connect(_: object) -> None:
+    def connect(*_: object) -> None:
         raise AssertionError("no teacher is needed")
 
     student_run.run_student(config, data, connect)

@@ -163,6 +163,18 @@ class LooksAround(BigramTeacher):
             self._before_VD = before_VD
 
 
+class LowIsLess(BigramTeacher):
+    """Answers low requests with rows of its own."""
+
+    def _rows(self, request: Any) -> TargetRows:
+        before_VD = self._before_VD
+        try:
+            self._before_VD = before_VD + 0.05 * request.priority
+            return super()._rows(request)
+        finally:
+            self._before_VD = before_VD
+
+
 class AnyRange(BigramTeacher):
     """Asks for no order among ranges."""
 
@@ -284,6 +296,7 @@ def names_of(checks: Sequence[Check], beginning: str = "") -> set[str]:
         (SeedIgnored, {"draws the same rows from the same seed", RANGES}),
         (SameDraws, {"draws other rows from another seed"}),
         (Misplaces, {RANGES}),
+        (LowIsLess, {"answers a low request of a run the same way"}),
     ],
 )
 def test_defect_of_rows_fails_there(defect: type[BigramTeacher], broken: set[str]) -> None:

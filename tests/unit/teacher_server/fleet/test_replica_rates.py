@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from protos.teacher_pb2 import Endpoint, ReplicaStats
+from protos.teacher_pb2 import Endpoint, ReplicaStats, RunStats
 from teacher_server.fleet.console import outside_teachers, status_page
 from teacher_server.fleet.options import parse
-from teacher_server.fleet.replica_rates import (
-    Rates,
-    rates,
-    scrape_targets,
-)
+from teacher_server.fleet.replica_rates import Rates, as_fields, rates, scrape_targets
+from teacher_server.fleet.run_shares import run_tables, run_totals
 from trainer.common.errors import InputError
 
 BEFORE = ReplicaStats(
@@ -121,3 +118,59 @@ def test_status_in_two_formats_at_once_is_refused() -> None:
         parse(["status", "--json", "--watch"])
     with pytest.raises(InputError, match=r"--watch must be a number in \[0.2, 3600\], got 0"):
         parse(["status", "--watch", "0"])
+
+
+def stats_of(replica_id: str, **device_s: float) -> ReplicaStats:
+    return ReplicaStats(
+        replica_id=replica_id,
+        uptime_s=5,
+        runs={
+            run_id.replace("_", "-"): RunStats(
+                counters={
+                    **{"requests": 1200, "positions": 34_567, "request_bytes": 999},
+                    **{"reply_bytes": 2_500_000, "device_s": seconds},
+                }
+            )
+            for run_id, seconds in device_s.items()
+        },
+    )
+
+
+def test_run_totals_are_summed_over_replicas_and_counts_are_integers() -> None:
+    totals = run_totals([stats_of("a", x=1.5, y=0.25), stats_of("b", x=2.0)])
+    assert totals["x"] == {
+        **{"requests": 2400, "positions": 69_134, "request_bytes": 1998},
+        **{"reply_bytes": 5_000_000, "device_s": 3.5},
+    }
+    assert totals["y"]["device_s"] == 0.25
+    assert isinstance(totals["y"]["requests"], int)
+    assert as_fields(stats_of("a", x=1.5))["runs"] == {
+        "x": {
+            **{"requests": 1200, "positions": 34_567, "request_bytes": 999},
+            **{"reply_bytes": 2_500_000, "device_s": 1.5},
+        }
+    }
+
+
+def test_run_tables_show_totals_and_shares_of_what_came_since_the_look_before() -> None:
+    now = {"a": stats_of("a", redial_mini=5.0, other=4.0), "b": stats_of("b", redial_mini=3.0)}
+    before = {"a": stats_of("a", redial_mini=4.0, other=1.0), "b": stats_of("b", redial_mini=3.0)}
+    replicas_of = {"dialogue": ["a", "b"], "recommendation": ["c"]}
+    (table,) = run_tables(replicas_of, now, before, width=80)
+    assert [line.split() for line in table.splitlines() if "---" not in line] == [
+        ["dialogue,", "by", "run"],
+        ["run", "requests", "rows", "asked", "sent", "device", "share"],
+        ["other", "1,200", "34,567", "999", "B", "2.5", "MB", "4.0", "s", "75%"],
+        ["redial-mini", "2,400", "69,134", "2.0", "kB", "5.0", "MB", "8.0", "s", "25%"],
+    ]
+    (since_start,) = run_tables(replicas_of, now, {}, width=80)
+    assert since_start.splitlines()[3].split()[0] == "redial-mini"
+    assert since_start.splitlines()[3].endswith("67%")
+
+
+def test_run_tables_fit_eighty_columns_and_name_how_many_are_left_out() -> None:
+    many = {f"{'r' * 32}_{number:08x}": 1e6 + number for number in range(14)}
+    (table,) = run_tables({"dialogue": ["a"]}, {"a": stats_of("a", **many)}, {}, width=80)
+    assert max(map(len, table.splitlines())) <= 80
+    assert "1000013.0 s" in table and "1000003.0 s" not in table
+    assert table.endswith("... and 4 more: --json has all")

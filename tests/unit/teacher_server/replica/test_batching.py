@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from protos.codec import TargetRows
 from protos.teacher_pb2 import Compression
 from teacher_server.replica.batching import Batcher, BatchResult
 from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
+from teacher_server.replica.load import IDLE_S, QUEUE_S
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, plan_batches, score_together
 from teacher_server.scoring.score_work import ScoreWork, columns_of
@@ -23,7 +25,14 @@ from trainer.data.model_input import SequenceInput
 CUT = Compression(top_k=4)
 
 
-def work(*lengths: int, cut: Compression = CUT, num_bytes: int = 100, first: int = 0) -> ScoreWork:
+def work(
+    *lengths: int,
+    cut: Compression = CUT,
+    num_bytes: int = 100,
+    first: int = 0,
+    run_id: str = "",
+    is_low: bool = False,
+) -> ScoreWork:
     inputs = tuple(
         SequenceInput.at_end(
             num_rows=min(2, length),
@@ -31,7 +40,15 @@ def work(*lengths: int, cut: Compression = CUT, num_bytes: int = 100, first: int
         )
         for i, length in enumerate(lengths)
     )
-    return ScoreWork(columns_of(inputs), cut, 8 * len(inputs), num_bytes, 1000)
+    return ScoreWork(
+        columns_of(inputs),
+        cut,
+        8 * len(inputs),
+        num_bytes,
+        1000,
+        run_id=run_id,
+        is_low=is_low,
+    )
 
 
 def batcher_of(
@@ -86,9 +103,9 @@ def test_batcher_joins_waiting_requests_of_one_cut_into_one_round() -> None:
         teacher = FakeTeacher()
         batcher = batcher_of(teacher, BatchLimits())
         answers = [
-            await batcher.submit(work(3)),
-            await batcher.submit(work(4, cut=Compression(top_k=2))),
-            await batcher.submit(work(5)),
+            await batcher.submit(work(3), "a"),
+            await batcher.submit(work(4, cut=Compression(top_k=2)), "b"),
+            await batcher.submit(work(5), "a"),
         ]
         batcher.start()
         scored = await asyncio.gather(*answers)
@@ -148,8 +165,8 @@ def test_batcher_keeps_a_round_within_the_budget() -> None:
 def test_batcher_with_a_full_queue_holds_the_next_request_back() -> None:
     async def scenario() -> None:
         batcher = batcher_of(FakeTeacher(), BatchLimits(max_queue_bytes=250))
-        answers = [await batcher.submit(work(2)) for _ in range(2)]
-        third = asyncio.create_task(batcher.submit(work(2)))
+        answers = [await batcher.submit(work(2), stream) for stream in "ab"]
+        third = asyncio.create_task(batcher.submit(work(2), "c"))
         await asyncio.wait([third], timeout=0.05)
         assert not third.done()
         batcher.start()
@@ -174,7 +191,7 @@ def test_batcher_drops_a_cancelled_request_without_scoring_it() -> None:
     async def scenario() -> list[list[int]]:
         teacher = FakeTeacher()
         batcher = batcher_of(teacher, BatchLimits(max_queue_bytes=200))
-        gone, kept = await batcher.submit(work(3)), await batcher.submit(work(4))
+        gone, kept = await batcher.submit(work(3), "a"), await batcher.submit(work(4), "b")
         gone.cancel()
         batcher.start()
         await kept
@@ -289,3 +306,131 @@ def test_batcher_reports_queue_and_forward_time() -> None:
     queue_s, forward_s = asyncio.run(scenario())
     assert queue_s >= 0.0
     assert forward_s > 0.0
+
+
+def test_batcher_shares_a_saturated_device_by_runs_whatever_their_number_of_streams() -> None:
+    streams = {"one": ["a"], "eight": list("bcdefghi"), "": ["j"]}
+    rounds: list[list[str]] = []
+
+    def score_round(works: Sequence[ScoreWork], limits: BatchLimits) -> list[None]:
+        rounds.append([each.run_id for each in works])
+        return [None] * len(works)
+
+    async def ask(batcher: Batcher[None], run_id: str, stream: str) -> None:
+        while len(rounds) < 150:
+            await (await batcher.submit(work(3, run_id=run_id), stream))
+
+    async def scenario() -> None:
+        batcher: Batcher[None] = Batcher(
+            score_round,
+            BatchLimits(token_budget=30, max_delay_s=0.0),
+            counters=ReplicaCounters(),
+            device=DeviceHealth(),
+        )
+        asking = [
+            asyncio.create_task(ask(batcher, run_id, stream))
+            for run_id, of_run in streams.items()
+            for stream in of_run
+            for _ in range(12)
+        ]
+        await asyncio.sleep(0)
+        batcher.start()
+        await asyncio.gather(*asking[:1])
+        for task in asking:
+            task.cancel()
+        await batcher.close()
+
+    asyncio.run(scenario())
+    served = Counter(run_id for of_round in rounds for run_id in of_round)
+    assert served.keys() == streams.keys()
+    assert max(served.values()) <= 1.1 * min(served.values())
+
+
+def test_batcher_fills_what_normal_requests_leave_of_a_round_with_low_ones() -> None:
+    async def scenario() -> list[list[int]]:
+        teacher = FakeTeacher()
+        batcher = batcher_of(teacher, BatchLimits(token_budget=8))
+        answers = [await batcher.submit(work(4, is_low=True), "low") for _ in range(4)]
+        answers += [await batcher.submit(work(3), "a") for _ in range(3)]
+        batcher.start()
+        await asyncio.gather(*answers)
+        await batcher.close()
+        return teacher.batches
+
+    assert asyncio.run(scenario()) == [[3, 3], [4, 3], [4, 4], [4]]
+
+
+def test_batcher_takes_no_low_request_while_a_normal_one_of_another_cut_waits() -> None:
+    async def scenario() -> list[list[int]]:
+        teacher = FakeTeacher()
+        batcher = batcher_of(teacher, BatchLimits())
+        answers = [
+            await batcher.submit(work(4, is_low=True), "low"),
+            await batcher.submit(work(3), "a"),
+            await batcher.submit(work(2, cut=Compression(top_k=2)), "b"),
+        ]
+        batcher.start()
+        await asyncio.gather(*answers)
+        await batcher.close()
+        return teacher.batches
+
+    assert asyncio.run(scenario()) == [[3], [2], [4]]
+
+
+def test_batcher_lets_low_requests_fill_half_of_the_queue_alone() -> None:
+    async def scenario() -> None:
+        batcher = batcher_of(FakeTeacher(), BatchLimits(max_queue_bytes=400))
+        asking = [
+            asyncio.create_task(batcher.submit(work(2, is_low=True), f"low{number}"))
+            for number in range(3)
+        ]
+        await asyncio.sleep(0.01)
+        assert [task.done() for task in asking] == [True, True, False]
+        for number in range(2):
+            await batcher.submit(work(2), f"normal{number}")
+        assert batcher.num_waiting == 4
+        batcher.start()
+        assert (await (await asking[2])).rows.num_rows == 2
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_batcher_asks_for_no_other_replica_because_low_requests_wait() -> None:
+    async def scenario() -> None:
+        batcher = batcher_of(FakeTeacher(), BatchLimits())
+        await batcher.submit(work(3, is_low=True))
+        await asyncio.sleep(0.001)
+        assert batcher.report_load() == {QUEUE_S: 0.0, IDLE_S: 0.0}
+        assert batcher.queue_delay_s > 0.0
+        await batcher.submit(work(3))
+        await asyncio.sleep(0.001)
+        assert batcher.report_load()[QUEUE_S] > 0.0
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
+def test_batcher_counts_device_time_of_a_run_by_its_tokens() -> None:
+    async def scenario() -> None:
+        counters = ReplicaCounters()
+        batcher: Batcher[None] = Batcher(
+            lambda works, _: [None] * len(works),
+            BatchLimits(),
+            counters=counters,
+            device=DeviceHealth(),
+        )
+        works = [work(3, run_id="a"), work(4, 5, run_id="b"), work(2)]
+        answers = [await batcher.submit(one) for one in works]
+        batcher.start()
+        await asyncio.gather(*answers)
+        await batcher.close()
+        device_s = {run_id: it.device_s for run_id, it in batcher.runs.now().items()}
+        whole_s = counters.forward_s.total
+        assert device_s == {
+            "a": pytest.approx(whole_s * 3 / 14),
+            "b": pytest.approx(whole_s * 9 / 14),
+        }
+        assert batcher.runs.of("").device_s == pytest.approx(whole_s * 2 / 14)
+
+    asyncio.run(scenario())

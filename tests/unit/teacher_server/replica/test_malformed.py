@@ -55,6 +55,8 @@ def valid_request(rng: np.random.Generator, request_id: int) -> Request:
     request = Request(
         request_id=request_id,
         compression=teacher_pb2.Compression(top_k=int(rng.integers(0, 13)), values="FLOAT32"),
+        run_id=str(rng.choice(["", "a", "Run_1.b-c", "r" * 64])),
+        priority=int(rng.integers(0, 2)),  # type: ignore[arg-type]
     )
     write_ranges(request, [some_ranges(rng, int(length)) for length in lengths["token"]])
     for column, length_B in lengths.items():
@@ -193,10 +195,21 @@ def impossible_temperature(rng: np.random.Generator, request: Request) -> None:
     request.temperature = float(rng.choice(values))
 
 
+def impossible_run_id(rng: np.random.Generator, request: Request) -> None:
+    names = ["a b", "run\n", "a/b", "(other)", "ü", "\x00", "a" * 65, "a" * 100_000]
+    # numpy's strings have no zero at their end.
+    request.run_id = names[rng.integers(len(names))]
+
+
+def unknown_priority(rng: np.random.Generator, request: Request) -> None:
+    request.priority = anything_but(rng, 0, 2)  # type: ignore[assignment]
+
+
 MALFORMATIONS: tuple[Malform, ...] = (
     *(torn_column, foreign_id, wrong_length, wrong_range, example_too_many, example_too_few),
     *(ids_without_length, missing_column, nothing_at_all, noise, too_many_examples),
     *(unknown_values, impossible_top_p, samples_beside_a_cut, impossible_temperature),
+    *(impossible_run_id, unknown_priority),
 )
 
 

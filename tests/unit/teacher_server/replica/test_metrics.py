@@ -10,6 +10,8 @@ import pytest
 
 from protos import teacher_pb2
 from teacher_server.replica.request_check import RequestLimits
+from teacher_server.replica.runs import UNNAMED
+from teacher_server.replica.score_stream import HELD_BYTES
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from tests.support.fake_teacher import DESCRIPTION, FakeTeacher
@@ -87,6 +89,8 @@ def test_stats_and_scrape_tell_what_waits_and_who_left() -> None:
             told = await stub.Stats(teacher_pb2.StatsRequest())
             levels = {"streams": 2, "in_flight": 3, "waiting": 2}
             levels["waiting_bytes"] = 2 * request(1).ByteSize()
+            # Each for three rows of at most twelve entries of fourteen bytes.
+            levels["held_reply_bytes"] = 3 * (HELD_BYTES + 3 * (12 * 14 + 12))
             assert told.gauges.pop("oldest_wait_s") > 0
             assert (dict(told.gauges), told.counters["blocks"]) == (levels, 0)
             leaver.cancel()
@@ -114,5 +118,47 @@ def test_a_replica_that_drained_is_scraped_no_more() -> None:
             address = server.serve_metrics("127.0.0.1")
         with pytest.raises(OSError, match="refused"):
             await asyncio.to_thread(scrape, address)
+
+    run(scenario)
+
+
+def test_scrape_and_stats_tell_what_each_run_was_served() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (server, stub):
+            address = server.serve_metrics("127.0.0.1")
+            mine, plain, bad = request(1), request(2), request(3)
+            mine.run_id, bad.run_id = "mine-1", "no run"
+            replies = await score(stub, [mine, plain, bad])
+            assert "run_id must be 1 to 64 of [A-Za-z0-9._-]" in replies[3].error.message
+            told = await stub.Stats(teacher_pb2.StatsRequest())
+            of_mine = dict(told.runs["mine-1"].counters)
+            device_s = of_mine.pop("device_s")
+            assert of_mine == {
+                "requests": 1,
+                "positions": 3,
+                "request_bytes": mine.ByteSize(),
+                "reply_bytes": len(replies[1].block),
+            }
+            assert set(told.runs) == {"mine-1", UNNAMED}
+            total_s = device_s + told.runs[UNNAMED].counters["device_s"]
+            assert total_s == pytest.approx(told.counters["forward_s"])
+            seen = await asyncio.to_thread(scrape, address)
+            labels = frozenset((KIND | {"run": "mine-1"}).items())
+            assert seen[("conkd_teacher_run_requests_total", labels)] == 1
+            assert seen[("conkd_teacher_run_positions_total", labels)] == 3
+            assert seen[("conkd_teacher_run_device_seconds_total", labels)] == device_s
+
+    run(scenario)
+
+
+def test_priority_that_there_is_not_is_refused_alone() -> None:
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (_, stub):
+            low, other = request(1), request(2)
+            low.priority = teacher_pb2.LOW
+            other.priority = 7  # type: ignore[assignment]
+            replies = await score(stub, [low, other])
+            assert replies[1].WhichOneof("outcome") == "block"
+            assert replies[2].error.message == "priority must be NORMAL or LOW, got 7."
 
     run(scenario)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import AsyncIterator
 
@@ -13,8 +14,9 @@ from teacher_server.replica import score_stream
 from teacher_server.replica.batching import Batcher
 from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
 from teacher_server.replica.request_check import RequestLimits
-from teacher_server.replica.score_stream import ScoreStream
+from teacher_server.replica.score_stream import HELD_BYTES, Pipeline, ScoreStream
 from teacher_server.replica.service import TeacherService
+from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.device_batches import BatchLimits, score_together
 from tests.support.fake_teacher import DESCRIPTION, FakeTeacher
@@ -40,6 +42,17 @@ class Line:
             self.batcher = after.batcher
         if batcher_runs and after is None:
             self.batcher.start()
+        self.pipeline = self._pipeline() if after is None else after.pipeline
+        self.requests: asyncio.Queue[teacher_pb2.ScoreRequest | None] = asyncio.Queue()
+        self.replies: list[teacher_pb2.ScoreReply] = []
+        self.breaks = False
+        self.leaves = False
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.stream = ScoreStream(self.pipeline, self._read(), self._write)
+        self.served = asyncio.create_task(self.stream.serve())
+
+    def _pipeline(self) -> Pipeline:
         service = TeacherService(
             DESCRIPTION,
             self.batcher,
@@ -48,13 +61,7 @@ class Line:
             replica_id="r",
             limits=RequestLimits(),
         )
-        self.pipeline = service.pipeline
-        self.requests: asyncio.Queue[teacher_pb2.ScoreRequest | None] = asyncio.Queue()
-        self.replies: list[teacher_pb2.ScoreReply] = []
-        self.breaks = False
-        self.leaves = False
-        self.stream = ScoreStream(self.pipeline, self._read(), self._write)
-        self.served = asyncio.create_task(self.stream.serve())
+        return service.pipeline
 
     def send(self, *requests: teacher_pb2.ScoreRequest | None) -> None:
         for each in requests:
@@ -66,6 +73,7 @@ class Line:
 
     async def _write(self, reply: teacher_pb2.ScoreReply) -> None:
         await asyncio.sleep(0)
+        await self.reads.wait()
         if self.breaks:
             raise ConnectionResetError("the caller is gone")
         self.replies.append(reply)
@@ -219,3 +227,77 @@ def test_stream_of_a_device_that_gives_no_numbers_is_told_and_makes_it_unhealthy
         assert not line.batcher.problem
 
     run(scenario)
+
+
+# Of `request()`: three rows of at most twelve entries of fourteen bytes.
+REPLY_BYTES = HELD_BYTES + 3 * (12 * 14 + 12)
+
+
+def test_stream_that_nobody_reads_holds_a_bounded_part_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(score_stream, "MAX_REPLY_BYTES", 8 * REPLY_BYTES)
+
+    async def scenario() -> None:
+        silent = Line()
+        silent.reads.clear()
+        replies = silent.pipeline.replies
+        silent.send(*(request(number) for number in range(50)), None)
+        while replies.held < 6 * REPLY_BYTES:
+            await asyncio.sleep(0.001)
+        other = Line(after=silent)
+        other.send(*(request(number) for number in range(20)), None)
+        await other.served
+        assert len(other.replies) == 20
+        assert replies.held == 6 * REPLY_BYTES
+        assert silent.counters.requests - len(other.replies) == 7
+        silent.reads.set()
+        await silent.served
+        assert sorted(reply.request_id for reply in silent.replies) == list(range(50))
+        assert replies.held == 0
+        assert silent.outcomes == (70, 0, 0, 0)
+
+    run(scenario)
+
+
+class Noted(Line):
+    """Notes each reply: whose it is, and what all streams hold and have in the queue then."""
+
+    def __init__(self, notes: list[tuple[Line, int, int]], after: Line | None = None) -> None:
+        super().__init__(after=after)
+        self.notes = notes
+
+    def _pipeline(self) -> Pipeline:
+        # What is in a block is no matter here, and takes most of the time.
+        encode = Stage(lambda _: b"block", "test", is_short=lambda _: True)
+        return dataclasses.replace(super()._pipeline(), encode=encode)
+
+    async def _write(self, reply: teacher_pb2.ScoreReply) -> None:
+        held, waiting = self.pipeline.replies.held, self.batcher.num_waiting_bytes
+        self.notes.append((self, held, waiting))
+        await super()._write(reply)
+
+
+def test_two_thousand_streams_are_answered_in_turn_within_the_bounds() -> None:
+    max_held, max_waiting = 500 * REPLY_BYTES, 600 * request(1).ByteSize()
+
+    async def scenario() -> list[tuple[Line, int, int]]:
+        notes: list[tuple[Line, int, int]] = []
+        first = Noted(notes)
+        first.batcher.limits = BatchLimits(max_queue_bytes=max_waiting)
+        first.pipeline.replies.limit = max_held
+        lines = [first, *(Noted(notes, first) for _ in range(1999))]
+        for line in lines:
+            line.send(request(1), request(2), None)
+        await asyncio.gather(*(line.served for line in lines))
+        assert all(len(line.replies) == 2 for line in lines)
+        assert first.outcomes == (4000, 0, 0, 0)
+        assert first.batcher.runs.of("").requests == 4000
+        return notes
+
+    notes = asyncio.run(asyncio.wait_for(scenario(), 240))
+    assert 0.7 * max_held < max(held for _, held, _ in notes) <= max_held
+    assert max(waiting for *_, waiting in notes) <= max_waiting
+    # Everybody has an answer before more have a second one than may be on their way at once.
+    answered = [line for line, *_ in notes]
+    assert len(set(answered[: 2000 + 500])) == 2000

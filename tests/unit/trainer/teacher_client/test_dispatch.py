@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -37,10 +38,14 @@ class Desk:
         deadline_s: float = 60.0,
         patience_s: float = 60,
         hedge_percent: float = 0.0,
+        priority: Literal["normal", "low"] = "normal",
     ) -> None:
         self.counters = ClientCounters()
         config = TeachersConfig(
-            deadline_s=deadline_s, patience_s=patience_s, hedge_percent=hedge_percent
+            deadline_s=deadline_s,
+            patience_s=patience_s,
+            hedge_percent=hedge_percent,
+            priority=priority,
         )
         self.dispatcher = Dispatcher(config, self.counters, KINDS, positions_of="dialogue")
         self.replicas = {name: self.add(name) for name in replica_ids}
@@ -123,6 +128,48 @@ def test_dispatch_after_a_deadline_takes_only_one_of_two_answers() -> None:
         desk.answer(first, 1)
         assert await task is ROWS
         assert desk.counters.positions == 1
+
+    run(story)
+
+
+async def deadlines_passed(replica: Replica, number: int) -> None:
+    """Wait until so many deadlines of what a replica has came, and were set anew."""
+    seen: set[float] = set()
+    while len(seen) <= number:
+        await asyncio.sleep(0.002)
+        seen.update(it.when() for it in replica.deadlines.values())
+
+
+def test_dispatch_of_low_priority_waits_beyond_deadline_and_patience() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.01, patience_s=0.01, priority="low")
+        tasks = [desk.ask(number) for number in (1, 2)]
+        await turn()
+        held = {name: desk.outstanding(name) for name in ("a", "b")}
+        for name in held:
+            await deadlines_passed(desk.replicas[name], 3)
+            desk.dispatcher._check_patience("dialogue", time.monotonic())
+        assert {name: desk.outstanding(name) for name in held} == held
+        assert (desk.dispatcher.fatal, desk.counters.resends) == (None, 0)
+        for name, (request_id,) in held.items():
+            desk.answer(name, request_id)
+        assert await asyncio.gather(*tasks) == [ROWS] * 2
+
+    run(story)
+
+
+def test_dispatch_of_low_priority_leaves_a_replica_that_answers_all_others() -> None:
+    async def story() -> None:
+        desk = Desk("a", "b", deadline_s=0.01, priority="low")
+        task = desk.ask(1)
+        await turn()
+        first, second = ("a", "b") if desk.outstanding("a") else ("b", "a")
+        desk.replicas[first].num_answers = MAX_OVERTAKING + 1
+        while not desk.outstanding(second):
+            await asyncio.sleep(0.01)
+        assert not desk.replicas[first].stalled
+        desk.answer(second, 1)
+        assert await task is ROWS
 
     run(story)
 
