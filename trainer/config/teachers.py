@@ -31,7 +31,7 @@ class TeachersConfig(SecurityFiles):
     connect_s: float = 10.0
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
-    """How long a kind may have no live replica before the run stops; six hours at most."""
+    """How long a teacher may have no live replica before the run stops; six hours at most."""
     cache: str = ""
     """Folder on a local disk where targets are kept and looked for first, shared by the ranks of a
     node; empty: none."""
