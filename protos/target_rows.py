@@ -148,8 +148,9 @@ class TargetRows:
 
 
 Targets = dict[str, TargetRows]
-"""Kind of teacher -> its rows for one micro-batch, examples end to end: one row per response
-position, or one per example; only kinds that were asked. Rows without any weight may be absent."""
+"""Name of a teacher (its kind's, if that has one teacher) -> its rows for one micro-batch, examples
+end to end: one row per response position, or one per example; only teachers that were asked. Rows
+without any weight may be absent."""
 
 
 def concat_rows(parts: Sequence[TargetRows]) -> TargetRows:

@@ -257,7 +257,7 @@ def _build(
     examples = data.examples("train")
     _check_length(config, language_model.limits.max_tokens, examples)
     if teachers is not None:
-        _check_teachers(teachers, examples)
+        _check_teachers(config, teachers, examples)
     return language_model, examples, valid_examples(config, data)
 
 
@@ -295,12 +295,12 @@ def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -
         )
 
 
-def _check_teachers(teachers: Teachers, examples: list[Example]) -> None:
+def _check_teachers(config: RunConfig, teachers: Teachers, examples: list[Example]) -> None:
     for name, limits in teachers.limits.items():
         # Of entities and words a teacher takes the last ones, of tokens all or nothing.
         if not limits.max_tokens:
             continue
-        to_input = teachers.kinds[name].to_input
+        to_input = teachers.kinds[config.distill.kind_of(name)].to_input
         longest = max(len(to_input(example, limits).tokens) for example in examples)
         if longest > limits.max_tokens:
             raise InputError(

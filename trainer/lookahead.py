@@ -40,17 +40,17 @@ class Teachers(Protocol):
 
     @property
     def kinds(self) -> Mapping[str, TeacherKind]:
-        """The kinds that are asked."""
+        """The kinds of the teachers that are asked."""
         ...
 
     @property
     def identity(self) -> dict[str, str]:
-        """Kind -> weights digest and temperature."""
+        """Name of a teacher -> weights digest and temperature."""
         ...
 
     @property
     def limits(self) -> Mapping[str, InputLimits]:
-        """Kind -> what its teacher takes of an example."""
+        """Name of a teacher -> what it takes of an example."""
         ...
 
     def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:

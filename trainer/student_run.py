@@ -32,6 +32,7 @@ from trainer.lookahead import Teachers
 from trainer.models.causal_reading import check_pretrained
 from trainer.models.frozen import check_frozen
 from trainer.models.language_model import check_model_fits
+from trainer.models.named_folders import with_weights_digests
 from trainer.models.student_card import MODEL_FOLDER
 from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
@@ -39,7 +40,7 @@ from trainer.teacher_client.run_id import new_run_id
 from trainer.telemetry.spans import Spans
 
 Connect = Callable[[Mapping[str, str], str], Teachers | None]
-"""Kind -> the one teacher to learn from, by its `identity`, or none; and the id of the run -> the
+"""Name -> the one teacher to learn from, by its `identity`, or none; and the id of the run -> the
 teachers of a rank."""
 
 
@@ -63,7 +64,7 @@ def run_student(config: RunConfig, data: PreparedData, connect: Connect) -> None
 
 
 def connect_all_ranks(config: RunConfig, connect: Connect) -> Teachers | None:
-    """Collective: every rank's teachers, the same of each kind.
+    """Collective: every rank's teachers, the same of each name.
 
     They are those of the run that is gone on with, else those that the first rank met: where a
     fleet has others too, ranks must not choose each for itself. All have the run id of the first
@@ -139,7 +140,7 @@ def _checked_input(config: RunConfig) -> tuple[RunConfig, PreparedData]:
         check_output("output", Path(config.output))
     data = load_prepared(Path(config.data))
     check_model_fits(config.student, data.vocabulary)
-    config = resolve_num_steps(config, data)
+    config = with_weights_digests(resolve_num_steps(config, data))
     _check_models(config, data.vocabulary.digest, check_weights=is_first)
     if config.distill.gamma:
         read_credentials(config.teachers, "client")

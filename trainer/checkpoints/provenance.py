@@ -37,7 +37,8 @@ class RunProvenance:
     deepspeed: str = ""
     """Digest of the user's own DeepSpeed config; empty: there is none."""
     teachers: dict[str, str] = field(default_factory=dict)
-    """Kind -> weights digest and temperature; empty without teachers."""
+    """Name of a teacher (its kind's, if it has no other) -> weights digest and temperature; empty
+    without teachers."""
 
 
 def check_same_run(output: Path, config: RunConfig) -> None:
@@ -46,16 +47,18 @@ def check_same_run(output: Path, config: RunConfig) -> None:
         return
     _read_origin(output)
     before = flat_settings(load_config(RunConfig, output / CONFIG_NAME, []))
-    for key, value in flat_settings(config).items():
-        if before.get(key) != value and not may_change(key):
+    after = flat_settings(config)
+    # Of both: a teacher may have lost its name since.
+    for key in {**after, **before}:
+        if before.get(key) != after.get(key) and not may_change(key):
             raise InputError(
-                f"{key} must be {before.get(key)} to go on with the run in {output}, got {value}. "
-                "Name another output, or start over with train.resume=false."
+                f"{key} must be {before.get(key)} to go on with the run in {output}, got "
+                f"{after.get(key)}. Name another output, or start over with train.resume=false."
             )
 
 
 def teachers_before(output: Path, *, resume: bool) -> dict[str, str]:
-    """Kind -> the teacher of the run that is gone on with; empty if none is.
+    """Name -> the teacher of the run that is gone on with; empty if none is.
 
     Raises as `check_same_provenance` does if the file beside the checkpoints is gone or broken.
     """
@@ -64,7 +67,7 @@ def teachers_before(output: Path, *, resume: bool) -> dict[str, str]:
     teachers = _read_origin(output).get("teachers")
     if not isinstance(teachers, dict):
         return {}  # Broken; `check_same_provenance` says so.
-    return {kind: str(name) for kind, name in teachers.items()}
+    return {name: str(identity) for name, identity in teachers.items()}
 
 
 def check_same_provenance(output: Path, provenance: RunProvenance) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 from protos.limits import MAX_TEMPERATURE, MIN_TEMPERATURE
 from protos.value_formats import FORMATS
 from trainer.common.errors import InputError
+from trainer.config.named_teachers import NamedTeacher, check_named_teachers, mixture_of
 from trainer.config.schedule import Schedule
 
 MAX_TOP_K = 1 << 16
@@ -35,6 +36,9 @@ class DistillConfig:
     shares: Mapping[str, float] = field(default_factory=dict)
     """Kind -> share of the teachers' weight at every position, of kinds that plugins add; the
     paper's two teachers divide the rest by lambda."""
+    teachers: Mapping[str, NamedTeacher] = field(default_factory=dict)
+    """Name -> teacher, of kinds that have several, or one that is chosen by its weights; of any
+    other kind it is the one that the fleet serves. A kind's teachers are mixed by `weight`."""
     eta: float = 0.6
     """Threshold of the hard gate on the dialogue teacher's item mass."""
     top_k: int = 64
@@ -100,6 +104,19 @@ class DistillConfig:
                 f"sampled, which draws so many entries, got {self.top_k} and "
                 f"{self.recommendation_top_k}."
             )
+
+        check_named_teachers(self.teachers, max_top_k=MAX_TOP_K, draws=self.tail == "sampled")
+
+    def mixture(self, kind: str) -> dict[str, float]:
+        """Name -> part of a kind's mixture, sorted by name; these parts sum to 1.
+
+        A kind without names has one teacher, of the kind's own name.
+        """
+        return mixture_of(self.teachers, kind)
+
+    def kind_of(self, name: str) -> str:
+        """The kind of the teacher of a name."""
+        return self.teachers[name].kind if name in self.teachers else name
 
     def at(self, step: int) -> DistillConfig:
         """The settings of one step, counted from 0, which have no schedules any more."""

@@ -32,7 +32,7 @@ class TeachersConfig(SecurityFiles):
     connect_s: float = 10.0
     """How long the first contact with the Directory may take."""
     patience_s: float = 120.0
-    """How long a kind may have no live replica before the run stops; six hours at most."""
+    """How long a teacher may have no live replica before the run stops; six hours at most."""
     priority: Literal["normal", "low"] = "normal"
     """low: teachers answer only while no request of another run waits, so the run may wait for as
     long as others ask. Who answers nothing for `deadline_s` has then not stalled."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -60,9 +60,8 @@ def _validated(
 ) -> ConfigT:
     _refuse_removed(cls, settings, source)
     try:
-        types = dict(setting_types(cls))
         for key, value in _dotted(settings):
-            _check_number(types.get(key, types.get(key.rpartition(".")[0])), key, value)
+            _check_number(_type_at(cls, key), key, value)
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
         key, problem = _problem(cls, error)
@@ -93,6 +92,19 @@ def setting_types(cls: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         yield f"{prefix}{name}", type_
         if dataclasses.is_dataclass(type_) and isinstance(type_, type):
             yield from setting_types(type_, f"{prefix}{name}.")
+
+
+def _type_at(cls: type[Any], key: str) -> Any:
+    """Type of a setting by its dotted key, within a mapping too; None where there is none."""
+    type_: Any = cls
+    for name in key.split(".") if key else ():
+        if dataclasses.is_dataclass(type_) and isinstance(type_, type):
+            type_ = get_type_hints(type_).get(name)
+        elif get_origin(type_) is Mapping:
+            type_ = get_args(type_)[1]
+        else:
+            return None
+    return type_
 
 
 def to_yaml(config: Any) -> str:
@@ -192,7 +204,9 @@ def _problem(cls: type[Any], error: ValidationError) -> tuple[str, str]:
 def _hint(cls: type[Any], key: str) -> str:
     names = setting_names(cls)
     group, _, last = key.rpartition(".")
-    siblings = [name for name in names if name.rpartition(".")[0] == group]
+    prefix, of_group = f"{group}." if group else "", _type_at(cls, group)
+    fields = dataclasses.fields(of_group) if dataclasses.is_dataclass(of_group) else ()
+    siblings = [f"{prefix}{it.name}" for it in fields]
     elsewhere = [name for name in names if name.rpartition(".")[2] == last]
     # The outermost first: of train.steps and a schedule's steps, train.steps.
     elsewhere.sort(key=lambda name: name.count("."))

@@ -141,7 +141,8 @@ def _what_was_run(report: dict[str, Any]) -> str:
         ("graph digest", f"`{report['data']['graph_digest']}`"),
         ("loss", f"gamma {_scheduled(distill, 'gamma')}, temperature "
                  f"{_scheduled(distill, 'temperature')}, {_gate_text(distill)}, "
-                 f"top {distill['top_k']} entries, tail {distill['tail']}"),
+                 f"top {distill['top_k']} entries, tail {distill['tail']}"
+                 f"{_named_teachers(distill)}"),
         ("item rows", _item_rows(report)),
         ("training", f"{report['steps']} steps, {_cell(report['tokens_per_s'])} tokens/s"),
         ("action token", report["student"]["actions"]["source"]),
@@ -157,6 +158,13 @@ def _scheduled(distill: dict[str, Any], name: str) -> str:
     if schedule["form"] == "constant":
         return str(distill[name])
     return f"{distill[name]} to {schedule['to']} in {schedule['steps']} steps ({schedule['form']})"
+
+
+def _named_teachers(distill: dict[str, Any]) -> str:
+    """The teachers that the run named, and their parts; empty: it took one of each kind."""
+    parts = {name: it["weight"] for name, it in distill["teachers"].items()}
+    told = [name if part is None else f"{part} {name}" for name, part in parts.items()]
+    return f"; teachers {', '.join(told)}" if told else ""
 
 
 def _gate_text(distill: dict[str, Any]) -> str:

@@ -38,8 +38,14 @@ TEACHER_KINDS: dict[str, TeacherKind] = {
 
 
 def known_kinds(config: RunConfig) -> dict[str, TeacherKind]:
-    """All kinds that a run knows: ours, and those of its plugins."""
-    return with_plugins(TEACHER_KINDS, config.plugins, "TEACHER_KINDS")
+    """All kinds that a run knows: ours, and those of its plugins.
+
+    Raises:
+        InputError: if `distill.teachers` has a teacher of none of them, or by the name of another.
+    """
+    kinds = with_plugins(TEACHER_KINDS, config.plugins, "TEACHER_KINDS")
+    _check_names(config.distill, kinds)
+    return kinds
 
 
 def asked_kinds(
@@ -61,6 +67,22 @@ def asked_kinds(
     if distill.gamma == 0.0:
         return {}
     return {name: kind for name, kind in kinds.items() if _has_weight(name, kind, distill)}
+
+
+def _check_names(distill: DistillConfig, kinds: Mapping[str, TeacherKind]) -> None:
+    """A name stands for one teacher: a kind without named ones has one of the kind's name."""
+    for name, teacher in distill.teachers.items():
+        key = f"distill.teachers.{name}"
+        if teacher.kind not in kinds:
+            raise InputError(
+                f"{key}.kind must be one of {', '.join(kinds)}, got {teacher.kind}. Add the module "
+                "of another kind to plugins."
+            )
+        if name in kinds and name != teacher.kind:
+            raise InputError(
+                f"{key} must not have the name of another kind, got one of {teacher.kind}. Name it "
+                "otherwise."
+            )
 
 
 def share_P(name: str, kind: TeacherKind, gate_P: Tensor, distill: DistillConfig) -> Tensor | float:

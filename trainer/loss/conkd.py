@@ -11,6 +11,10 @@ teachers take their shares s_k (`distill.shares`) of gamma, and the two divide t
     w = (1 - gamma) * onehot(y)
         + gamma * ((1 - sum_k s_k) * ((1 - lambda) * P_phi + lambda * P_psi) + sum_k s_k * P_k)
 
+Several teachers of a kind (`distill.teachers`) are a mixture with fixed weights. A cross entropy is
+linear in its target, so each has a term of its own, with its own rows and its own tail: its kind's
+weight times its part of the mixture.
+
 At a temperature T the teachers' rows come at T, the student learns from them at T, and their
 weights have the factor T^2 (docs/loss.md). Gate and gold token stay at 1.
 
@@ -29,8 +33,9 @@ from protos.item_mass import check_item_mass
 from protos.target_rows import TargetRows, Targets
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
+from trainer.kinds.asked import AskedTeacher, asked_teachers, names_of
 from trainer.kinds.names import DIALOGUE
-from trainer.kinds.table import TEACHER_KINDS, asked_kinds, share_P
+from trainer.kinds.table import TEACHER_KINDS, share_P
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.gate_statistics import GateStatistics, gate_statistics
 from trainer.loss.gates import gate_of_rows
@@ -54,9 +59,9 @@ def mix_targets(
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
-        targets: the rows of every kind that is asked: P of them, or B, at the config's temperature;
-            those of examples at which they have no weight may be absent.
-        config: gamma, temperature, gate, shares and the treatment of dropped mass.
+        targets: the rows of every teacher that is asked, by its name: P of them, or B, at the
+            config's temperature; those of examples at which they have no weight may be absent.
+        config: gamma, temperature, gate, shares, named teachers and the treatment of dropped mass.
         items: the vocabulary ids of all items.
         kinds: the table of kinds, or those of it that are asked.
 
@@ -64,20 +69,23 @@ def mix_targets(
         ValueError: if the rows do not match the positions, or one is absent that has weight.
         WireError: if the item mass of a dialogue row does not fit its entries.
     """
-    asked = asked_kinds(config, kinds)
-    for name, kind in asked.items():
-        _check_rows(name, kind, positions, targets, items)
-    if DIALOGUE in asked and config.tail != "sampled":
-        # Rows of a cache or an import were not checked on arrival; a wrong mass moves the gate.
-        # A few draws may miss the items or hit them all; their mass is of the whole row.
-        check_item_mass(targets[DIALOGUE], items, config.temperature)
+    asked = asked_teachers(config, kinds)
+    for name, teacher in asked.items():
+        _check_rows(name, teacher.kind, positions, targets, items)
+    if config.tail != "sampled":
+        for name in names_of(DIALOGUE, asked):
+            # Rows of a cache or an import were not checked on arrival; a wrong mass moves the gate.
+            # A few draws may miss the items or hit them all; their mass is of the whole row.
+            check_item_mass(targets[name], items, config.temperature)
     gate_P = gate_of_rows(positions, targets, config)
     # Gradients of tempered distributions are smaller by about T^2 (Hinton et al. 2015, section 2).
     weight_P = config.gamma * config.temperature**2 * positions.weight_P
 
-    def term(name: str, kind: TeacherKind) -> TeacherTerm:
-        rows, row_P = targets[name], kind.row_P(positions)
-        own_P = weight_P * share_P(name, kind, gate_P, config)
+    def term(name: str, teacher: AskedTeacher) -> TeacherTerm:
+        kind, rows = teacher.kind, targets[name]
+        row_P = kind.row_P(positions)
+        of_kind_P = share_P(teacher.kind_name, kind, gate_P, config)
+        own_P = weight_P * of_kind_P * teacher.weight
         check_needed(name, rows, row_P, own_P)
         support = kind.support(rows.vocab_size, items)
         return TeacherTerm.of(
@@ -90,7 +98,7 @@ def mix_targets(
     return SoftTargets(
         labels_P=positions.labels_P,
         gold_P=(1.0 - config.gamma) * positions.weight_P,
-        terms=tuple(term(name, kind) for name, kind in asked.items()),
+        terms=tuple(term(name, teacher) for name, teacher in asked.items()),
         temperature=config.temperature,
     )
 

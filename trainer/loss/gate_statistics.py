@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from protos.target_rows import TargetRows, Targets, no_rows
+from protos.target_rows import TargetRows, Targets
 from trainer.config.distill import DistillConfig
 from trainer.data.loader import Positions
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
-from trainer.loss.gates import gate_of_rows
+from trainer.loss.gates import gate_of_rows, mixed_item_mass
 
 HISTOGRAM_BINS = 20
 
@@ -19,14 +20,15 @@ HISTOGRAM_BINS = 20
 class GateStatistics:
     """Sums over one batch, by the names that trainer/telemetry/step_metrics.py forms metrics of.
 
-    They are 0 of a teacher that is not used. Item steps are positions whose gold token is an item.
+    They are 0 of a kind that is not used, and of one with several teachers the mean over these, by
+    their weights in the mixture. Item steps are positions whose gold token is an item.
 
     Attributes:
         gate_item, gate_word: sum of lambda_t at item steps and at word steps.
         num_recommended: positions at which lambda_t is 1.
         dialogue_entropy: sum over positions of the dialogue rows', in nats, the tail as one class:
-            a lower bound of the whole row's.
-        recommendation_rows: recommendation rows that were asked for.
+            a lower bound of the whole row's, and of a mixture's.
+        recommendation_rows: recommendation rows that were asked for, of each of these teachers.
         recommendation_entropy: sum over these rows, likewise.
         mass_item, mass_word: sum of the gate's input at item steps and at word steps.
         histogram_item, histogram_word: counts of that input over [0, 1], [HISTOGRAM_BINS].
@@ -52,16 +54,22 @@ def gate_statistics(
     positions: Positions, targets: Targets, config: DistillConfig
 ) -> GateStatistics:
     """Gate and item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
-    dialogue, recommendation = (
-        targets.get(kind, no_rows(0)) for kind in (DIALOGUE, RECOMMENDATION)
-    )
     is_item_P = positions.is_item_P.numpy()
     gate_P = gate_of_rows(positions, targets, config).numpy()
     if not targets:
         # A step at which gamma has come to 0: nobody teaches.
         gate_P = np.zeros_like(gate_P)
-    mass_R = dialogue.item_mass_R
-    is_there_R = ~recommendation.is_absent_R
+    mass_R = mixed_item_mass(targets, config)
+
+    def mean_of(kind: str, value: Callable[[TargetRows], np.ndarray]) -> float:
+        """Mean over a kind's teachers of the sum of a value over their rows."""
+        weights = config.mixture(kind)
+        return sum(
+            weight * float(value(targets[name]).sum())
+            for name, weight in weights.items()
+            if name in targets
+        )
+
     # There is a row per position, or none.
     item_mass, word_mass = (
         mass_R[mask] if len(mass_R) else mass_R for mask in (is_item_P, ~is_item_P)
@@ -70,17 +78,26 @@ def gate_statistics(
         gate_item=float(gate_P[is_item_P].sum()),
         gate_word=float(gate_P[~is_item_P].sum()),
         num_recommended=int((gate_P == 1.0).sum()),
-        dialogue_entropy=float(entropy(dialogue).sum()),
-        recommendation_rows=int(is_there_R.sum()),
-        # An absent row has no entropy; its tail of 0 must not pass for mass that was kept.
-        recommendation_entropy=float(entropy(recommendation).sum()),
+        dialogue_entropy=mean_of(DIALOGUE, entropy),
+        # All teachers of the kind have the same.
+        recommendation_rows=round(mean_of(RECOMMENDATION, _is_there)),
+        recommendation_entropy=mean_of(RECOMMENDATION, entropy),
         mass_item=float(item_mass.sum()),
         mass_word=float(word_mass.sum()),
         histogram_item=_histogram(item_mass),
         histogram_word=_histogram(word_mass),
-        kept_mass=float((1.0 - dialogue.tail_R).sum()),
-        recommendation_kept_mass=float((1.0 - recommendation.tail_R)[is_there_R].sum()),
+        kept_mass=mean_of(DIALOGUE, _kept_mass),
+        recommendation_kept_mass=mean_of(RECOMMENDATION, _kept_mass),
     )
+
+
+def _is_there(rows: TargetRows) -> np.ndarray:
+    return ~rows.is_absent_R
+
+
+def _kept_mass(rows: TargetRows) -> np.ndarray:
+    # An absent row's tail of 0 must not pass for mass that was kept.
+    return (1.0 - rows.tail_R)[_is_there(rows)]
 
 
 def _histogram(mass_R: np.ndarray) -> np.ndarray:

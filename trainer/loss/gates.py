@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,8 +58,21 @@ def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
     return GATES[config.gate].value(item_mass_P.detach(), config)
 
 
+def mixed_item_mass(targets: Targets, config: DistillConfig) -> np.ndarray:
+    """Item mass of the dialogue teachers' mixture, float32 [P]; [0] if none of them is there.
+
+    A mass is a sum of probabilities, so that of a mixture is the weighted mean of the teachers'.
+    """
+    weights = config.mixture(DIALOGUE)
+    if weights.keys().isdisjoint(targets):
+        return np.empty(0, np.float32)
+    masses = [weight * targets[it].item_mass_R.astype(float) for it, weight in weights.items()]
+    return np.sum(masses, axis=0).astype(np.float32)
+
+
 def gate_of_rows(positions: Positions, targets: Targets, config: DistillConfig) -> Tensor:
     """lambda_t at every position, float32 [P]; it needs no dialogue row if it is 1 throughout."""
-    if DIALOGUE not in targets:
+    mass_P = mixed_item_mass(targets, config)
+    if not len(mass_P):
         return torch.ones(len(positions.labels_P))
-    return gate(torch.from_numpy(targets[DIALOGUE].item_mass_R), config)
+    return gate(torch.from_numpy(mass_P), config)

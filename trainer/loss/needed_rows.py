@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from protos.target_rows import TargetRows
+from protos.target_rows import TargetRows, Targets
 from trainer.common.errors import InputError
 from trainer.config.distill import DistillConfig
 from trainer.kinds.teacher_kind import TeacherKind
-from trainer.loss.gates import GATES, gate
+from trainer.loss.gates import GATES, gate, mixed_item_mass
 
 
 def waits_for_dialogue(kind: TeacherKind, config: DistillConfig) -> bool:
@@ -30,18 +30,19 @@ def waits_for_dialogue(kind: TeacherKind, config: DistillConfig) -> bool:
 
 
 def needed_examples(
-    kind: TeacherKind, dialogue: TargetRows, lengths_B: Sequence[int], config: DistillConfig
+    kind: TeacherKind, targets: Targets, lengths_B: Sequence[int], config: DistillConfig
 ) -> np.ndarray:
     """Indices of the examples at some position of which a kind has weight, int64, ascending.
 
     Args:
         kind: one that waits for the dialogue rows.
-        dialogue: these, as the loss will have them: a row for every position.
+        targets: with these of all dialogue teachers, as the loss will have them: a row of each for
+            every position.
         lengths_B: positions of each example.
-        config: the gate.
+        config: the gate, and how the dialogue teachers are mixed.
     """
     assert kind.share is not None
-    gate_P = gate(torch.from_numpy(dialogue.item_mass_R), config)
+    gate_P = gate(torch.from_numpy(mixed_item_mass(targets, config)), config)
     has_weight_P = (kind.share(gate_P) > 0).numpy()
     return np.unique(np.repeat(np.arange(len(lengths_B)), lengths_B)[has_weight_P])
 

@@ -46,7 +46,7 @@ def _what(card: StudentCard, vocabulary: Vocabulary, facts: ModelFacts) -> str:
     teachers = (
         "on gold tokens alone, without any teacher"
         if card.gamma == 0
-        else f"from two frozen teachers, a dialogue model and a recommender (gamma {card.gamma})"
+        else f"from frozen teachers of dialogue and of recommendation (gamma {card.gamma})"
     )
     start = "random weights" if facts.pretrained is None else f"`{Path(facts.pretrained).name}`"
     return (

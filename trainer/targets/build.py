@@ -16,6 +16,7 @@ from trainer.data.chains import longest_first
 from trainer.data.examples import Example
 from trainer.data.prepared import load_prepared
 from trainer.kinds.table import asked_kinds, known_kinds
+from trainer.models.named_folders import with_weights_digests
 from trainer.teacher_client.client import TeacherClient
 from trainer.teacher_client.run_id import new_run_id
 from trainer.telemetry.client_counters import ClientCounters
@@ -27,7 +28,7 @@ Ahead = collections.deque[tuple[int, Future[Targets]]]
 def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> ClientCounters:
     """Request the targets of every example of `splits` and keep them in `teachers.cache`.
 
-    All rows of every kind: what is built for one gate serves every other.
+    All rows of every teacher: what is built for one gate serves every other.
 
     What is there already is not requested again, so a build that was stopped goes on.
 
@@ -41,6 +42,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
             f"distill.gamma must be above 0 to build a cache, got {config.distill.gamma}: no "
             "teacher is asked. Name the config of the runs that will read it."
         )
+    config = with_weights_digests(config)
     data = load_prepared(Path(config.data))
     examples = longest_first(
         [example for split in splits for example in data.examples(split)], in_chains=True

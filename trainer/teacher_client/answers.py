@@ -21,7 +21,7 @@ class Scorer(Protocol):
     """Sends requests: the dispatcher, or a stand-in that measures them."""
 
     async def score(
-        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+        self, teacher: str, message: teacher_pb2.ScoreRequest, num_rows: int
     ) -> TargetRows:
         """The rows of one request."""
         ...
@@ -45,10 +45,10 @@ class Answers:
 
         Args:
             scorer: sends requests to it.
-            described: the latest Description per kind; changes as replicas are met.
-            compressions: what is asked of each kind.
+            described: the latest Description per teacher; changes as replicas are met.
+            compressions: what is asked of each teacher.
             cached: what was received before, and takes what is received now; None: no cache.
-            spans: gets one per part of a micro-batch and kind; None: none are made.
+            spans: gets one per part of a micro-batch and teacher; None: none are made.
             run_id: whose share of the teachers is used; empty: one of this client alone.
             priority: of all requests.
         """
@@ -61,41 +61,42 @@ class Answers:
         self._priority = teacher_pb2.LOW if priority == "low" else teacher_pb2.NORMAL
         self._ids = itertools.count(1)
 
-    async def rows(self, kind: str, inputs: Sequence[SequenceInput]) -> TargetRows:
-        """The rows of all inputs, of one temperature, one example after another."""
+    async def rows(self, teacher: str, inputs: Sequence[SequenceInput]) -> TargetRows:
+        """A teacher's rows of all inputs, of one temperature, one example after another."""
         if self._spans is None:
-            return await self._look_up(kind, inputs)
+            return await self._look_up(teacher, inputs)
+        kind = self._described[teacher].kind
         span = self._spans.start("targets", kind=kind, examples=len(inputs))
         outcome = "failed"
         try:
-            rows = await self._look_up(kind, inputs, span.traceparent)
+            rows = await self._look_up(teacher, inputs, span.traceparent)
             outcome = "rows"
             return rows
         finally:
             span.end(outcome)
 
     async def _look_up(
-        self, kind: str, inputs: Sequence[SequenceInput], traceparent: str = ""
+        self, teacher: str, inputs: Sequence[SequenceInput], traceparent: str = ""
     ) -> TargetRows:
         # Looked up once: the key must be of the very columns that are sent.
-        described = self._described[kind]
+        described = self._described[teacher]
         limits = InputLimits.of(described)
         if self._cached is None:
-            return await self._score(kind, inputs, limits, traceparent)
+            return await self._score(teacher, inputs, limits, traceparent)
         keys = RequestKeys(
-            Group.of(described, self._compressions[kind], temperature=inputs[0].temperature)
+            Group.of(described, self._compressions[teacher], temperature=inputs[0].temperature)
         )
         return await self._cached.answer(
-            keys, inputs, lambda missing: self._score(kind, missing, limits, traceparent)
+            keys, inputs, lambda missing: self._score(teacher, missing, limits, traceparent)
         )
 
     async def _score(
-        self, kind: str, inputs: Sequence[SequenceInput], limits: InputLimits, traceparent: str
+        self, teacher: str, inputs: Sequence[SequenceInput], limits: InputLimits, traceparent: str
     ) -> TargetRows:
         sequences = merge_sequences(inputs) if limits.takes_ranges else inputs
         message = teacher_pb2.ScoreRequest(
             request_id=next(self._ids),
-            compression=self._compressions[kind],
+            compression=self._compressions[teacher],
             # Of all of them; 1 is not sent.
             temperature=inputs[0].temperature if inputs[0].temperature != 1.0 else 0.0,
             traceparent=traceparent.encode("ascii"),
@@ -105,14 +106,14 @@ class Answers:
         )
         num_rows = sum(each.num_rows for each in inputs)
         try:
-            return await self._scorer.score(kind, message, num_rows)
+            return await self._scorer.score(teacher, message, num_rows)
         except InputError:
-            now = InputLimits.of(self._described[kind])
+            now = InputLimits.of(self._described[teacher])
             if now.takes_ranges or not limits.takes_ranges:
                 raise
         # A replica without ranges came meanwhile, and got this request from before: the same rows
         # are asked for as it takes them.
-        return await self._score(kind, inputs, now, traceparent)
+        return await self._score(teacher, inputs, now, traceparent)
 
 
 class SequenceFields(TypedDict, total=False):

@@ -25,6 +25,7 @@ from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.asked import AskedTeacher, asked_teachers
 from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds
 from trainer.kinds.teacher_kind import TeacherKind
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherClient:
-    """submit(examples) -> a future of their targets, over all live replicas of every kind."""
+    """submit(examples) -> a future of their targets, over all live replicas of every teacher."""
 
     def __init__(
         self,
@@ -61,23 +62,24 @@ class TeacherClient:
         asks_all: bool = False,
         run_id: str = "",
     ) -> None:
-        """Connect and wait until each kind that is asked has a replica of the right data.
+        """Connect and wait until each teacher that is asked has a replica of the right data.
 
         `seed`: of the run; sampled rows are drawn by it.
-        `kinds`: the table of kinds; `distill` says which of them are asked.
-        `spans` gets one for each request to a kind, and is closed with the client.
+        `kinds`: the table of kinds; `distill` says which of them are asked, and of which teachers.
+        `spans` gets one for each request to a teacher, and is closed with the client.
         `keeps_all`: no answer may pass the cache unwritten while it has room; rather they wait.
-        `settled`: kind -> the `identity` of the one teacher to learn from: that of the run before,
-        or of another rank. Of other kinds it is the first that fits. Replicas that do not fit are
+        `settled`: name -> the `identity` of the one teacher to learn from: that of the run before,
+        or of another rank. Of other names it is the first that fits. Replicas that do not fit are
         put aside as long as one fits or may still come.
         `asks_all`: also for rows that the gate gives no weight, so that a cache suits every gate.
         `run_id`: of all its clients: they have one share of the teachers together. Empty: this
         client has one of its own.
-        With `teachers.cache`, a kind of which the Directory lists no replica, or without any
-        Directory all, may be the one teacher of that kind whose targets are in the cache.
+        With `teachers.cache`, a teacher of which the Directory lists no replica, or without any
+        Directory all, may be the one that fits whose targets are in the cache.
 
         Raises:
-            TeacherUnavailable: nothing answers at `teachers.directory`, or a kind has no replica.
+            TeacherUnavailable: nothing answers at `teachers.directory`, or a teacher has no
+                replica.
             ValueError: every replica that is listed has another vocabulary, graph, contract or
                 teacher than the run; nothing protects the way to one; the files of `teachers.tls`
                 or `token_file` are of no use.
@@ -86,20 +88,21 @@ class TeacherClient:
         self.counters = ClientCounters()
         self._config = config
         self._spans = spans
+        self._teachers = asked_teachers(distill, kinds)
         self._expected = {
-            name: ExpectedRows.of(kind, distill, vocabulary, seed)
-            for name, kind in self.kinds.items()
+            name: ExpectedRows.of(teacher.kind, distill, vocabulary, seed)
+            for name, teacher in self._teachers.items()
         }
         compressions = {name: expected.compression for name, expected in self._expected.items()}
         self._met = MetTeachers(
-            self.kinds,
+            self._teachers,
             vocabulary,
             graph_digest,
             held=settled or {},
             temperatures=distill.temperatures,
         )
         self._dispatcher = Dispatcher(
-            config, self.counters, tuple(self.kinds), positions_of=DIALOGUE
+            config, self.counters, self._met.kind_of, positions_of=DIALOGUE
         )
         # Before the thread: it may refuse what it is given, and a thread would be left behind.
         self._streams = TeacherStreams(config, self._dispatcher, self._met, self._expected)
@@ -113,6 +116,7 @@ class TeacherClient:
                 self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
                 known = _teachers_of(
                     cache,
+                    self._teachers,
                     compressions,
                     distill.temperature,
                     vocabulary.digest,
@@ -130,7 +134,7 @@ class TeacherClient:
             )
             self._questions = Questions(
                 answers,
-                self.kinds,
+                self._teachers,
                 self._met.described,
                 self._expected,
                 distill,
@@ -144,13 +148,13 @@ class TeacherClient:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Kind -> weights digest, dtype and temperature of its replicas."""
-        return {kind: name_of(described) for kind, described in self._met.in_order().items()}
+        """Name of a teacher -> weights digest, dtype and temperature of its replicas."""
+        return {name: name_of(described) for name, described in self._met.in_order().items()}
 
     @property
     def limits(self) -> dict[str, InputLimits]:
-        """Kind -> what its teacher takes of an example."""
-        return {kind: InputLimits.of(it) for kind, it in self._met.in_order().items()}
+        """Name of a teacher -> what it takes of an example."""
+        return {name: InputLimits.of(it) for name, it in self._met.in_order().items()}
 
     def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
         """Request the targets of a micro-batch at a temperature; returns at once.
@@ -158,8 +162,8 @@ class TeacherClient:
         Recommendation rows to which the gate gives no weight anywhere in their response are absent.
 
         The future raises:
-            TeacherUnavailable: a kind had no live replica for longer than `teachers.patience_s`, or
-                the client was closed.
+            TeacherUnavailable: a teacher had no live replica for longer than `teachers.patience_s`,
+                or the client was closed.
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request as malformed.
         """
@@ -184,7 +188,7 @@ class TeacherClient:
         return await self._questions.targets(inputs)
 
     async def _start(self, cached: Mapping[str, teacher_pb2.Description]) -> None:
-        """Return once every kind has a replica, or its one teacher in the cache."""
+        """Return once every teacher has a replica, or is the one that fits in the cache."""
         problem = await self._streams.start()
         if problem and self._expected.keys() - cached.keys():
             raise TeacherUnavailable(
@@ -193,8 +197,8 @@ class TeacherClient:
                 "teachers.token_file as theirs."
             )
         if problem:
-            for kind in self._expected:
-                self._dispatcher.note_failure(kind, problem)
+            for name in self._expected:
+                self._dispatcher.note_failure(name, problem)
         self._streams.spawn(self._dispatcher.guard_patience())
         self._rely_on(cached)
         while not self._dispatcher.is_complete():
@@ -203,17 +207,17 @@ class TeacherClient:
             self._dispatcher.changed.clear()
             await self._dispatcher.changed.wait()
             self._rely_on(cached)
-        # Met once, a kind may be scaled to zero until something is asked of it.
-        self._dispatcher.optional_kinds.update(self._expected)
+        # Met once, a teacher may be scaled to zero until something is asked of it.
+        self._dispatcher.optional.update(self._expected)
 
     def _rely_on(self, cached: Mapping[str, teacher_pb2.Description]) -> None:
-        """Take the cache's teachers of the kinds of which no replica is listed."""
-        for kind in cached.keys() - self._streams.listed_kinds - self._met.described.keys():
-            self._met.admit(cached[kind], "in the cache of targets")
-            self._dispatcher.optional_kinds.add(kind)
+        """Take the cache's teachers of which no replica is listed."""
+        for name in cached.keys() - self._streams.listed_names - self._met.described.keys():
+            self._met.admit(cached[name], "in the cache of targets")
+            self._dispatcher.optional.add(name)
             logger.warning(
                 "no %s teacher is listed at %s: cached targets of the weights %s are used",
-                *(kind, self._config.directory, cached[kind].weights_digest),
+                *(name, self._config.directory, cached[name].weights_digest),
             )
 
     async def _stop(self) -> None:
@@ -223,30 +227,33 @@ class TeacherClient:
 
 def _teachers_of(
     cache: TargetCache,
+    teachers: Mapping[str, AskedTeacher],
     compressions: Mapping[str, teacher_pb2.Compression],
     temperature: float,
     vocabulary: str,
     graph: str,
     settled: Mapping[str, str],
 ) -> dict[str, teacher_pb2.Description]:
-    """Of each kind the settled teacher, or the one whose targets a cache has; none of several."""
+    """Of each name the settled teacher, or the one whose targets a cache has; none of several."""
     found = {}
-    for kind, compression in compressions.items():
+    for name, compression in compressions.items():
+        kind = teachers[name].kind_name
         groups = [
             group
             for group in cache.known(
                 kind, compression, temperature=temperature, vocabulary=vocabulary, graph=graph
             )
-            if settled.get(kind) in (None, name_of(group.description))
+            if teachers[name].is_it(kind, group.description.weights_digest)
+            and settled.get(name) in (None, name_of(group.description))
         ]
         if len(groups) == 1:
-            found[kind] = groups[0].description
+            found[name] = groups[0].description
         elif groups:
             # Only a replica can say which of them is meant.
             names = ", ".join(sorted(name_of(group.description) for group in groups))
             logger.warning(
                 "%s has targets of %d %s teachers: %s. Start the one that is meant, or keep a "
                 "folder for each.",
-                *(cache.folder, len(groups), kind, names),
+                *(cache.folder, len(groups), name, names),
             )
     return found

@@ -1,8 +1,8 @@
 """Which replica gets which request, and what happens when it does not answer.
 
 The policy of the teacher client without any gRPC in it: least outstanding work, a deadline for a
-replica that answers nothing, sending again elsewhere, a limit on bad answers, patience when a kind
-has no replica left.
+replica that answers nothing, sending again elsewhere, a limit on bad answers, patience when a
+teacher has no replica left.
 Everything here runs on one event loop and needs no lock.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from protos import codec, teacher_pb2
 from trainer.common.errors import TeacherUnavailable
@@ -43,48 +43,57 @@ class Dispatcher:
         self,
         config: TeachersConfig,
         counters: ClientCounters,
-        kinds: Sequence[str],
+        kind_of: Mapping[str, str],
         *,
         positions_of: str = "",
     ) -> None:
-        """`positions_of`: the kind whose rows are counted as response positions; empty: none."""
+        """A dispatcher without replicas.
+
+        Args:
+            config: deadline, patience, hedging.
+            counters: counts what is sent.
+            kind_of: name of each teacher that is asked -> its kind.
+            positions_of: the kind whose rows are counted as response positions; empty: none.
+        """
         self.fatal: Exception | None = None
         """The error that ends the run: every caller gets it, now and later."""
         self.changed = asyncio.Event()
         """Set whenever a replica came or the run was ended."""
-        self.optional_kinds: set[str] = set()
-        """Kinds that need no replica while no request of theirs is open: a cache answers, or they
+        self.optional: set[str] = set()
+        """Teachers that need no replica while no request to them is open: a cache answers, or they
         were met before and may be scaled to zero meanwhile."""
         self.quarantine = Quarantine(counters)
         """Replicas that do not fit: they are never added."""
         self._config = config
         self._counters = counters
+        self._kind_of = kind_of
         self._positions_of = positions_of
-        self._live: dict[str, set[Replica]] = {kind: set() for kind in kinds}
-        self._waiting: dict[str, list[Request]] = {kind: [] for kind in kinds}
+        self._live: dict[str, set[Replica]] = {name: set() for name in kind_of}
+        self._waiting: dict[str, list[Request]] = {name: [] for name in kind_of}
         self._unanswered: dict[int, Request] = {}
         self._patience = Patience(config.patience_s)
         self._hedging = Hedging(config.hedge_percent)
-        self._last_reason: dict[str, str] = dict.fromkeys(kinds, "the Directory lists none")
+        self._last_reason: dict[str, str] = dict.fromkeys(kind_of, "the Directory lists none")
 
-    def note_failure(self, kind: str, reason: str) -> None:
+    def note_failure(self, name: str, reason: str) -> None:
         """Why the last try to reach a replica failed; part of the error once no other is left."""
-        self._last_reason[kind] = reason
+        self._last_reason[name] = reason
 
     def is_complete(self) -> bool:
-        """Whether every kind has a live replica or is optional."""
-        return all(self._open(kind) or kind in self.optional_kinds for kind in self._live)
+        """Whether every teacher has a live replica or is optional."""
+        return all(self._open(name) or name in self.optional for name in self._live)
 
     def missing(self) -> list[str]:
-        """Kinds that are needed now and have no replica."""
-        return [kind for kind in self._live if not self._open(kind) and not self._is_optional(kind)]
+        """Kinds of the teachers that are needed now and have no replica."""
+        names = [it for it in self._live if not self._open(it) and not self._is_optional(it)]
+        return list(dict.fromkeys(self._kind_of[name] for name in names))
 
     def add_replica(self, replica: Replica) -> None:
         """A stream opened: assign it work, first the requests that had to wait."""
-        self._live[replica.kind].add(replica)
+        self._live[replica.teacher].add(replica)
         for request in self._unanswered.values():
             request.losses.on_alive(replica.replica_id)
-        self._on_open(replica.kind)
+        self._on_open(replica.teacher)
 
     def set_draining(self, replica: Replica, draining: bool) -> None:
         """Mark the replica as draining (delisted) or available again.
@@ -97,7 +106,7 @@ class Dispatcher:
             later(DELISTED_S, self._hand_on, replica, time.monotonic())
         replica.draining = draining
         if not draining:
-            self._on_open(replica.kind)
+            self._on_open(replica.teacher)
 
     def _hand_on(self, replica: Replica, delisted_s: float) -> None:
         if not replica.draining or replica.last_answer_s > delisted_s:
@@ -108,7 +117,7 @@ class Dispatcher:
     def _share(self, replica: Replica) -> None:
         """Send what a silent, delisted replica holds to others too; the first answer counts."""
         for request in replica.outstanding.values():
-            others = [it for it in self._open(request.kind) if it not in request.assigned_to]
+            others = [it for it in self._open(request.teacher) if it not in request.assigned_to]
             if others and len(request.assigned_to) == 1 and not request.answer.done():
                 self._log_leaving(request, replica, "it is not listed and answers nothing")
                 self._counters.resends += 1
@@ -116,8 +125,8 @@ class Dispatcher:
 
     def remove_replica(self, replica: Replica, reason: str) -> None:
         """A stream ended: reassign what it did not answer."""
-        self._live[replica.kind].discard(replica)
-        self.note_failure(replica.kind, f"{replica.address}: {reason}")
+        self._live[replica.teacher].discard(replica)
+        self.note_failure(replica.teacher, f"{replica.address}: {reason}")
         for request_id in list(replica.outstanding):
             request = replica.take(request_id)
             assert request is not None
@@ -142,22 +151,22 @@ class Dispatcher:
             size, names = request.message.ByteSize(), ", ".join(sorted(request.losses.dead))
             request.answer.set_exception(
                 TeacherUnavailable(
-                    f"{len(request.losses.dead)} {request.kind} replicas ended while they had a "
+                    f"{len(request.losses.dead)} {request.teacher} replicas ended while they had a "
                     f"request of {request.num_rows} rows and {size} bytes: {names} (the last word: "
-                    f"{self._last_reason[request.kind]}). Look at their logs, and at "
+                    f"{self._last_reason[request.teacher]}). Look at their logs, and at "
                     "train.micro_batch_size if memory ran out."
                 )
             )
         return request.losses.is_deadly
 
     async def score(
-        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+        self, teacher: str, message: teacher_pb2.ScoreRequest, num_rows: int
     ) -> codec.TargetRows:
         """The rows of one request, from any replica."""
         if self.fatal is not None:
             raise self.fatal
         answer: asyncio.Future[codec.TargetRows] = asyncio.get_running_loop().create_future()
-        request = Request(kind=kind, message=message, num_rows=num_rows, answer=answer)
+        request = Request(teacher=teacher, message=message, num_rows=num_rows, answer=answer)
         self._counters.requests += 1
         self._unanswered[message.request_id] = request
         try:
@@ -190,11 +199,11 @@ class Dispatcher:
         if request.answer.done():
             return
         answer_s = time.monotonic() - request.asked_s
-        self._hedging.note(request.kind, answer_s)
+        self._hedging.note(request.teacher, answer_s)
         self._counters.answer_s += answer_s
         self._counters.queue_s += reply.queue_s
         self._counters.forward_s += reply.forward_s
-        if request.kind == self._positions_of:
+        if self._kind_of[request.teacher] == self._positions_of:
             self._counters.positions += rows.num_rows
             self._counters.teacher_tokens += len(request.message.token_ids) // INT32_BYTES
         request.answer.set_result(rows)
@@ -215,12 +224,12 @@ class Dispatcher:
 
         A device may recover or be restarted, so patience decides, as if the replica did not answer.
         """
-        self.note_failure(request.kind, f"{replica.address}: {reason}")
+        self.note_failure(request.teacher, f"{replica.address}: {reason}")
         self._avoid(replica, request)
         now_s = time.monotonic()
         request.failing_since_s = min(request.failing_since_s, now_s)
         patience_s = self._config.patience_s
-        if any(other.replica_id not in request.failed_at for other in self._open(request.kind)):
+        if any(other.replica_id not in request.failed_at for other in self._open(request.teacher)):
             self._resend(request, replica, reason)
         elif now_s - request.failing_since_s <= patience_s:
             later = asyncio.get_running_loop().call_later
@@ -228,9 +237,9 @@ class Dispatcher:
         elif not request.assigned_to and not request.answer.done():
             request.answer.set_exception(
                 TeacherUnavailable(
-                    f"no {request.kind} teacher could answer a request of {request.num_rows} rows "
-                    f"for {patience_s:g} s (the last: {replica.address}: {reason}). Look at its "
-                    "log; the same command goes on from the last checkpoint."
+                    f"no {request.teacher} teacher could answer a request of {request.num_rows} "
+                    f"rows for {patience_s:g} s (the last: {replica.address}: {reason}). Look at "
+                    "its log; the same command goes on from the last checkpoint."
                 )
             )
 
@@ -247,38 +256,36 @@ class Dispatcher:
                 request.answer.set_exception(self.fatal)
 
     async def guard_patience(self) -> None:
-        """Fail when a kind has had no live replica for longer than `teachers.patience_s`."""
+        """Fail when a teacher has had no live replica for longer than `teachers.patience_s`."""
         while self.fatal is None:
-            for kind in self._live:
-                self._check_patience(kind, time.monotonic())
+            for name in self._live:
+                self._check_patience(name, time.monotonic())
             await asyncio.sleep(CHECK_S)
 
-    def _check_patience(self, kind: str, now: float) -> None:
-        if self._is_optional(kind) or any(not replica.stalled for replica in self._open(kind)):
-            self._patience.on_served(kind)
+    def _check_patience(self, name: str, now: float) -> None:
+        if self._is_optional(name) or any(not replica.stalled for replica in self._open(name)):
+            self._patience.on_served(name)
             return
-        reason, aside = self._last_reason[kind], self.quarantine.reasons(kind)
-        error = self._patience.on_missing(kind, now, reason, aside)
+        reason, aside = self._last_reason[name], self.quarantine.reasons(self._kind_of[name])
+        error = self._patience.on_missing(name, now, reason, aside)
         if error is not None:
             self.fail(error)
 
-    def _is_optional(self, kind: str) -> bool:
-        return kind in self.optional_kinds and all(
-            r.kind != kind for r in self._unanswered.values()
-        )
+    def _is_optional(self, name: str) -> bool:
+        return name in self.optional and all(r.teacher != name for r in self._unanswered.values())
 
-    def _open(self, kind: str) -> list[Replica]:
-        return [replica for replica in self._live[kind] if not replica.draining]
+    def _open(self, name: str) -> list[Replica]:
+        return [replica for replica in self._live[name] if not replica.draining]
 
-    def _on_open(self, kind: str) -> None:
+    def _on_open(self, name: str) -> None:
         """A replica came: assign what waits, and what is overdue at a stalled one."""
         self.changed.set()
-        waiting, self._waiting[kind] = self._waiting[kind], []
+        waiting, self._waiting[name] = self._waiting[name], []
         for request in waiting:
             if not request.answer.done():
                 self._assign(request)
         overdue_s = time.monotonic() - self._config.deadline_s
-        for replica in [it for it in self._live[kind] if it.stalled]:
+        for replica in [it for it in self._live[name] if it.stalled]:
             if replica.draining:
                 self._share(replica)
             for request in list(replica.outstanding.values()):
@@ -287,9 +294,9 @@ class Dispatcher:
 
     def _assign(self, request: Request) -> None:
         """Assign a request to the least busy replica, or let it wait for one."""
-        candidates = self._open(request.kind)
+        candidates = self._open(request.teacher)
         if not candidates:
-            self._waiting[request.kind].append(request)
+            self._waiting[request.teacher].append(request)
             return
         now_s = time.monotonic()
         replica = min(
@@ -309,7 +316,7 @@ class Dispatcher:
         self._start_deadline(replica, request, self._config.deadline_s)
 
     def _plan_hedge(self, request: Request) -> None:
-        after_s = self._hedging.after_s(request.kind)
+        after_s = self._hedging.after_s(request.teacher)
         if after_s is not None:
             asyncio.get_running_loop().call_later(after_s, self._hedge, request)
 
@@ -320,7 +327,7 @@ class Dispatcher:
         now_s = time.monotonic()
         others = [
             replica
-            for replica in self._open(request.kind)
+            for replica in self._open(request.teacher)
             if not (
                 replica in request.assigned_to
                 or replica.stalled
@@ -353,8 +360,8 @@ class Dispatcher:
             return
         replica.stalled = left_s <= 0
         reason = f"no answer within {deadline_s:g} s"
-        self.note_failure(request.kind, f"{replica.address}: {reason}")
-        alone = all(other is replica for other in self._open(request.kind))
+        self.note_failure(request.teacher, f"{replica.address}: {reason}")
+        alone = all(other is replica for other in self._open(request.teacher))
         if alone and not request.answer.done():
             # The same replica would only do the work twice: wait for it, for another one, or for
             # the end of patience.
@@ -371,7 +378,11 @@ class Dispatcher:
 
     def _resend(self, request: Request, replica: Replica, reason: str) -> None:
         # Another replica has it as well (hedged), or it waits for one already.
-        if request.answer.done() or request.assigned_to or request in self._waiting[request.kind]:
+        if (
+            request.answer.done()
+            or request.assigned_to
+            or request in self._waiting[request.teacher]
+        ):
             return
         self._log_leaving(request, replica, reason)
         self._counters.resends += 1
@@ -380,5 +391,5 @@ class Dispatcher:
     def _log_leaving(self, request: Request, replica: Replica, reason: str) -> None:
         request_id = request.message.request_id
         logger.warning(
-            "%s request %d leaves %s: %s", request.kind, request_id, replica.address, reason
+            "%s request %d leaves %s: %s", request.teacher, request_id, replica.address, reason
         )

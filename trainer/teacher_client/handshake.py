@@ -1,4 +1,4 @@
-"""Whether a teacher fits a student: its contract, ids, graph and inputs; one teacher per kind."""
+"""Whether a teacher fits a student: its contract, ids, graph and inputs; one teacher per name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from protos import teacher_pb2, version
 from protos.temperatures import temperature_range
 from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
+from trainer.kinds.asked import AskedTeacher, names_of
 from trainer.kinds.teacher_kind import TeacherKind
 
 
@@ -18,11 +19,11 @@ class Misfit(InputError):
 
 
 class MetTeachers:
-    """The teachers that a client met: of each kind one, on however many replicas."""
+    """The teachers that a client met: of each name one, on however many replicas."""
 
     def __init__(
         self,
-        kinds: Mapping[str, TeacherKind],
+        teachers: Mapping[str, AskedTeacher],
         vocabulary: Vocabulary,
         graph_digest: str,
         *,
@@ -32,75 +33,110 @@ class MetTeachers:
         """What fits.
 
         Args:
-            kinds: that are asked.
+            teachers: that are asked, by name.
             vocabulary: the student's.
             graph_digest: the student's.
-            held: kind -> name of the one teacher that fits; of others the first that is met.
+            held: name -> the one teacher that fits, by `name_of`; of others the first that is met.
             temperatures: the lowest and the highest that will be asked for.
         """
-        self._kinds = kinds
+        self._teachers = teachers
         self._temperatures = temperatures
         self._vocabulary = vocabulary
         self._graph_digest = graph_digest
         self._held = dict(held)
-        self._fitting: dict[str, dict[str, teacher_pb2.Description]] = {kind: {} for kind in kinds}
+        self._fitting: dict[str, dict[str, teacher_pb2.Description]] = {it: {} for it in teachers}
         self._answered: set[str] = set()
         self.described: dict[str, teacher_pb2.Description] = {}
-        """Latest Description per kind, from a replica or from the cache."""
+        """Latest Description per name, from a replica or from the cache."""
 
-    def admit(self, described: teacher_pb2.Description, where: str) -> None:
-        """Take a teacher in; raises as `check_description` does.
+    @property
+    def kind_of(self) -> dict[str, str]:
+        """Name of each teacher that is asked -> its kind."""
+        return {name: teacher.kind_name for name, teacher in self._teachers.items()}
 
-        A request may go to any replica of its kind, so only what all that fit can do is used.
+    def admit(self, described: teacher_pb2.Description, where: str) -> str:
+        """Take a teacher in; its name. Raises as `check_description` does.
+
+        A request may go to any replica of its name, so only what all that fit can do is used.
         """
-        kind = described.kind
-        known = self.described.get(kind)
+        name = self._find(described, where)
+        known = self.described.get(name)
         check_description(
             described,
             where,
-            self._kinds[kind],
+            self._teachers[name].kind,
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
             known=known,
-            held=self._held.get(kind, ""),
+            held=self._held.get(name, ""),
             temperatures=self._temperatures,
         )
-        fitting = self._fitting[kind]
+        fitting = self._fitting[name]
         fitting.pop(described.replica_id, None)
         fitting[described.replica_id] = described
-        self.described[kind] = _shared(fitting)
+        self.described[name] = _shared(fitting)
+        return name
 
-    def drop(self, kind: str, replica_id: str) -> None:
+    def names(self, endpoint: teacher_pb2.Endpoint) -> list[str]:
+        """The teachers that a replica may be: the one that it is, once it was met or says so."""
+        of_kind = names_of(endpoint.kind, self._teachers)
+        met = [it for it in of_kind if endpoint.replica_id in self._fitting[it]]
+        digest = endpoint.weights_digest
+        told = [it for it in of_kind if digest and self._teachers[it].is_it(endpoint.kind, digest)]
+        return met or told or of_kind
+
+    def unmet(self, kind: str) -> list[str]:
+        """Those of a kind that were not met yet."""
+        return [name for name in names_of(kind, self._teachers) if not self.has_met(name)]
+
+    def drop(self, replica_id: str) -> None:
         """Forget a replica that fits by its own word and yet refused this student."""
-        fitting = self._fitting[kind]
-        if fitting.pop(replica_id, None) is not None and fitting:
-            self.described[kind] = _shared(fitting)
+        for name, fitting in self._fitting.items():
+            if fitting.pop(replica_id, None) is not None and fitting:
+                self.described[name] = _shared(fitting)
 
-    def note_answer(self, kind: str) -> None:
-        """Rows of this kind came: that no teacher fits any more is no mistake of a command."""
-        self._answered.add(kind)
+    def note_answer(self, name: str) -> None:
+        """Rows of this teacher came: that no replica fits any more is no mistake of a command."""
+        self._answered.add(name)
 
-    def has_met(self, kind: str) -> bool:
-        """Whether a teacher of this kind fits, on a replica or in the cache, or has given rows."""
-        return bool(self._fitting[kind]) or kind in self._answered
+    def has_met(self, name: str) -> bool:
+        """Whether this teacher was met, on a replica or in the cache, or has given rows."""
+        return bool(self._fitting[name]) or name in self._answered
 
     def may_learn_from(self, endpoint: teacher_pb2.Endpoint) -> bool:
         """Whether a listed replica is for this run.
 
-        One that retires is for the runs that have its teacher already: held from a run before or
-        from another rank, or met.
+        One that retires is for the runs that have its teacher already: named by its weights, held
+        from a run before or from another rank, or met.
         """
         if not endpoint.retiring:
             return True
-        known = self.described.get(endpoint.kind)
-        name = self._held.get(endpoint.kind, "") or (name_of(known) if known else "")
-        return bool(name) and (
-            not endpoint.weights_digest or name.startswith(f"{endpoint.weights_digest} in ")
-        )
+        return any(self._has(it, endpoint.weights_digest) for it in self.names(endpoint))
+
+    def _has(self, name: str, weights_digest: str) -> bool:
+        if weights_digest and self._teachers[name].weights_digest:
+            return True
+        known = self.described.get(name)
+        held = self._held.get(name, "") or (name_of(known) if known else "")
+        return bool(held) and (not weights_digest or held.startswith(f"{weights_digest} in "))
 
     def in_order(self) -> dict[str, teacher_pb2.Description]:
         """The same in the order of the table of kinds, once all of them were met."""
-        return {kind: self.described[kind] for kind in self._kinds}
+        return {name: self.described[name] for name in self._teachers}
+
+    def _find(self, described: teacher_pb2.Description, where: str) -> str:
+        kind, digest = described.kind, described.weights_digest
+        for name, teacher in self._teachers.items():
+            if teacher.is_it(kind, digest):
+                return name
+        wanted = [
+            f"{it} {self._teachers[it].weights_digest}" for it in names_of(kind, self._teachers)
+        ]
+        raise Misfit(
+            f"every {kind} replica of this run must have the weights of one of distill.teachers "
+            f"({', '.join(wanted)}), got {digest} {where}. Name it there, or leave it out of the "
+            "fleet."
+        )
 
 
 def check_description(
@@ -122,7 +158,7 @@ def check_description(
         kind: what a teacher of its kind must read.
         vocabulary: the student's.
         graph_digest: the student's, for teachers that take entities.
-        known: the teacher of this kind that was met first, which must be the same one.
+        known: the teacher of this name that was met first, which must be the same one.
         held: the name of the only one to take, by `name_of`; empty: any.
         temperatures: the lowest and the highest that will be asked for.
 
@@ -159,8 +195,8 @@ def _check_same_teacher(
         wanted = held if known is None else name_of(known)
         raise Misfit(
             f"every {described.kind} replica of this run must have the weights {wanted}, got "
-            f"{name} {where}. Serve one teacher at a time; for another one start over "
-            "(train.resume=false)."
+            f"{name} {where}. Serve one teacher at a time, or name those that are meant "
+            "(distill.teachers); for another one start over (train.resume=false)."
         )
 
 

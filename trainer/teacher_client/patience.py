@@ -1,4 +1,4 @@
-"""How long a kind of teacher may have no replica that answers."""
+"""How long a teacher may have no replica that answers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ WARN_AFTER_S = 2.0
 
 
 class Patience:
-    """Since when each kind is without, and the error once that lasted too long."""
+    """Since when each teacher is without, and the error once that lasted too long."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._unavailable_since: dict[str, float] = {}
         self._warned: set[str] = set()
 
-    def on_served(self, kind: str) -> None:
+    def on_served(self, name: str) -> None:
         """It is there, or not needed now."""
-        self._unavailable_since.pop(kind, None)
-        self._warned.discard(kind)
+        self._unavailable_since.pop(name, None)
+        self._warned.discard(name)
 
     def on_missing(
-        self, kind: str, now_s: float, reason: str, aside: str
+        self, name: str, now_s: float, reason: str, aside: str
     ) -> TeacherUnavailable | None:
         """It is not there; warns once.
 
         Args:
-            kind: a kind of teacher.
+            name: of the teacher.
             now_s: monotonic time.
             reason: why the last try to reach a replica failed.
             aside: why replicas were put aside; empty: none were.
@@ -39,16 +39,16 @@ class Patience:
         Returns:
             The error that ends the run; None as long as patience lasts.
         """
-        since_s = self._unavailable_since.setdefault(kind, now_s)
-        if kind not in self._warned and now_s - since_s >= WARN_AFTER_S:
-            self._warned.add(kind)
+        since_s = self._unavailable_since.setdefault(name, now_s)
+        if name not in self._warned and now_s - since_s >= WARN_AFTER_S:
+            self._warned.add(name)
             logger.warning(
-                "no %s teacher answers (%s); waiting up to %g s", kind, reason, self._patience_s
+                "no %s teacher answers (%s); waiting up to %g s", name, reason, self._patience_s
             )
         if now_s - since_s <= self._patience_s:
             return None
         return TeacherUnavailable(
-            f"no {kind} teacher answered for {self._patience_s:g} s (the last: {reason}). "
+            f"no {name} teacher answered for {self._patience_s:g} s (the last: {reason}). "
             f"{aside and f'Put aside: {aside} '}Look at python -m teacher_server status; the same "
             "command goes on from the last checkpoint."
         )

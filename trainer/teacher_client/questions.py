@@ -1,7 +1,8 @@
-"""What is asked about one micro-batch of every kind of teacher, in requests that a server takes.
+"""What is asked about one micro-batch of every teacher, in requests that a server takes.
 
-With a gate that closes, the dialogue rows are asked for first. They tell lambda, and as soon as
-they are there the recommendation rows of the responses at which it is above 0 are asked for.
+With a gate that closes, the dialogue rows are asked for first, of all dialogue teachers. They tell
+lambda, and as soon as they are there the recommendation rows of the responses at which it is above
+0 are asked for.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from protos.target_rows import TargetRows, Targets, concat_rows, no_rows
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits, SequenceInput
+from trainer.kinds.asked import AskedTeacher, names_of
 from trainer.kinds.names import DIALOGUE
-from trainer.kinds.teacher_kind import TeacherKind
 from trainer.loss.needed_rows import needed_examples, waits_for_dialogue
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.expected_rows import ExpectedRows
@@ -24,7 +25,7 @@ from trainer.teacher_client.request_parts import split_into_requests
 from trainer.telemetry.client_counters import ClientCounters
 
 Inputs = Mapping[str, Sequence[SequenceInput]]
-"""Kind of teacher -> what it is sent of each example."""
+"""Name of a teacher -> what it is sent of each example."""
 
 
 class Questions:
@@ -33,7 +34,7 @@ class Questions:
     def __init__(
         self,
         answers: Answers,
-        kinds: Mapping[str, TeacherKind],
+        teachers: Mapping[str, AskedTeacher],
         described: Mapping[str, teacher_pb2.Description],
         expected: Mapping[str, ExpectedRows],
         distill: DistillConfig,
@@ -45,34 +46,35 @@ class Questions:
 
         Args:
             answers: where rows come from.
-            kinds: the kinds that are asked.
-            described: the latest Description per kind; changes as replicas are met.
-            expected: what is asked of each kind.
-            distill: the gate.
+            teachers: that are asked, by name.
+            described: the latest Description per name; changes as replicas are met.
+            expected: what is asked of each of them.
+            distill: the gate, and how the dialogue teachers are mixed.
             counters: counts the rows that are not asked for.
             asks_all: ask for all rows at once, whatever the gate needs.
         """
         self._answers = answers
-        self._kinds = kinds
+        self._teachers = teachers
         self._described = described
         self._expected = expected
         self._distill = distill
         self._counters = counters
+        self._dialogue = names_of(DIALOGUE, teachers)
         self._waiting = {
             name
-            for name, kind in kinds.items()
-            if not asks_all and DIALOGUE in kinds and waits_for_dialogue(kind, distill)
+            for name, it in teachers.items()
+            if not asks_all and self._dialogue and waits_for_dialogue(it.kind, distill)
         }
 
     def inputs(self, examples: Sequence[Example], temperature: float = 1.0) -> Inputs:
-        """What every kind is sent of the examples; for the caller's own thread."""
-        limits = {kind: InputLimits.of(self._described[kind]) for kind in self._kinds}
+        """What every teacher is sent of the examples; for the caller's own thread."""
+        limits = {name: InputLimits.of(self._described[name]) for name in self._teachers}
         return {
             name: [
-                replace(kind.to_input(example, limits[name]), temperature=temperature)
+                replace(it.kind.to_input(example, limits[name]), temperature=temperature)
                 for example in examples
             ]
-            for name, kind in self._kinds.items()
+            for name, it in self._teachers.items()
         }
 
     async def targets(self, inputs: Inputs) -> Targets:
@@ -81,34 +83,37 @@ class Questions:
         Rows per example that the gate gives no weight are absent.
         """
         coming = {
-            kind: asyncio.ensure_future(self._rows(kind, of_kind))
-            for kind, of_kind in inputs.items()
-            if kind not in self._waiting
+            name: asyncio.ensure_future(self._rows(name, of_name))
+            for name, of_name in inputs.items()
+            if name not in self._waiting
         }
-        for kind in self._waiting:
-            later = self._needed_rows(kind, inputs, coming[DIALOGUE])
-            coming[kind] = asyncio.ensure_future(later)
-        received = await asyncio.gather(*(coming[kind] for kind in inputs))
+        dialogue = {name: coming[name] for name in self._dialogue}
+        for name in self._waiting:
+            later = self._needed_rows(name, inputs, dialogue)
+            coming[name] = asyncio.ensure_future(later)
+        received = await asyncio.gather(*(coming[name] for name in inputs))
         return dict(zip(inputs, received, strict=True))
 
     async def _needed_rows(
-        self, kind: str, inputs: Inputs, dialogue: Awaitable[TargetRows]
+        self, name: str, inputs: Inputs, dialogue: Mapping[str, Awaitable[TargetRows]]
     ) -> TargetRows:
         """The rows of the examples that need one; the others are absent."""
-        of_kind, lengths_B = inputs[kind], [each.num_rows for each in inputs[DIALOGUE]]
-        needed = needed_examples(self._kinds[kind], await dialogue, lengths_B, self._distill)
-        self._counters.spared_rows += len(of_kind) - len(needed)
+        of_name, lengths_B = inputs[name], [it.num_rows for it in inputs[self._dialogue[0]]]
+        received = await asyncio.gather(*dialogue.values())
+        rows_of = dict(zip(dialogue, received, strict=True))
+        needed = needed_examples(self._teachers[name].kind, rows_of, lengths_B, self._distill)
+        self._counters.spared_rows += len(of_name) - len(needed)
         if not len(needed):
-            return no_rows(self._expected[kind].vocab_size).spread(needed, len(of_kind))
-        rows = await self._rows(kind, [of_kind[index] for index in needed])
-        return rows.spread(needed, len(of_kind))
+            return no_rows(self._expected[name].vocab_size).spread(needed, len(of_name))
+        rows = await self._rows(name, [of_name[index] for index in needed])
+        return rows.spread(needed, len(of_name))
 
-    async def _rows(self, kind: str, inputs: Sequence[SequenceInput]) -> TargetRows:
-        expected = self._expected[kind]
+    async def _rows(self, name: str, inputs: Sequence[SequenceInput]) -> TargetRows:
+        expected = self._expected[name]
         parts = split_into_requests(
             inputs,
             max_row_entries=expected.max_entries,
             samples=expected.compression.samples,
         )
-        received = await asyncio.gather(*(self._answers.rows(kind, part) for part in parts))
+        received = await asyncio.gather(*(self._answers.rows(name, part) for part in parts))
         return received[0] if len(received) == 1 else concat_rows(received)

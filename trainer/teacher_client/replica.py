@@ -16,9 +16,10 @@ MAX_OVERTAKING = 256
 
 @dataclass(eq=False)
 class Request:
-    """One request to one kind of teacher, until it is answered."""
+    """One request to a teacher, until it is answered."""
 
-    kind: str
+    teacher: str
+    """Its name."""
     message: teacher_pb2.ScoreRequest
     num_rows: int
     answer: asyncio.Future[codec.TargetRows]
@@ -40,7 +41,8 @@ class Request:
 class Replica:
     """One live stream to a teacher; the stream's writer empties the outbox."""
 
-    kind: str
+    teacher: str
+    """Its name."""
     replica_id: str
     address: str
     outbox: asyncio.Queue[teacher_pb2.ScoreRequest] = field(default_factory=asyncio.Queue)

@@ -59,7 +59,7 @@ class TeacherStreams:
             config: where the Directory is, and what protects the way there.
             dispatcher: hears of every replica and its replies.
             met: takes in, or refuses, the teacher of every replica.
-            expected: what the rows of each kind that is asked must be.
+            expected: what the rows of each teacher that is asked must be.
         """
         self._config = config
         self._dispatcher = dispatcher
@@ -75,9 +75,9 @@ class TeacherStreams:
         self._directory_problem = "no answer"
 
     @property
-    def listed_kinds(self) -> set[str]:
-        """Kinds of which the Directory lists a replica now."""
-        return {endpoint.kind for endpoint in self._listed.values()}
+    def listed_names(self) -> set[str]:
+        """Teachers of which the Directory lists a replica now, or one that may be theirs."""
+        return {name for endpoint in self._listed.values() for name in self._met.names(endpoint)}
 
     async def start(self) -> str:
         """Follow the Directory from now on; empty, or why it did not answer within `connect_s`."""
@@ -144,12 +144,12 @@ class TeacherStreams:
                 logger.debug("the Directory did not hear what is missing: %s", error.details())
 
     def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
-        asked = [it for it in fleet.endpoints if it.kind in self._expected]
+        asked = [it for it in fleet.endpoints if self._met.names(it)]
         listed = {it.replica_id: it for it in asked if self._met.may_learn_from(it)}
         self._passed_over = {it.replica_id for it in asked} - listed.keys()
         for endpoint in asked:
             if endpoint.replica_id in self._passed_over:
-                self._dispatcher.note_failure(endpoint.kind, f"{endpoint.address}: {RETIRES}")
+                self._note_failure(endpoint, f"{endpoint.address}: {RETIRES}")
         # One that still has a stream may drain; `remove_replica` judges it.
         for replica_id in self._listed.keys() - listed.keys() - self._replicas.keys():
             self._dispatcher.on_gone(replica_id)
@@ -161,9 +161,7 @@ class TeacherStreams:
         for replica_id in listed.keys() - self._followed:
             self._followed.add(replica_id)
             endpoint = listed[replica_id]
-            self._dispatcher.note_failure(
-                endpoint.kind, f"{endpoint.address}: its stream is not open yet"
-            )
+            self._note_failure(endpoint, f"{endpoint.address}: its stream is not open yet")
             self.spawn(self._follow(endpoint))
         self._dispatcher.changed.set()
 
@@ -177,7 +175,7 @@ class TeacherStreams:
                 await self._connect(endpoint)
             except grpc.aio.AioRpcError as error:
                 reason = f"{endpoint.address}: {error.code().name} {error.details()}"
-                self._dispatcher.note_failure(endpoint.kind, reason)
+                self._note_failure(endpoint, reason)
                 if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                     self._put_aside(endpoint, f"{endpoint.address} refused: {error.details()}")
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
@@ -190,19 +188,24 @@ class TeacherStreams:
 
     def _put_aside(self, endpoint: teacher_pb2.Endpoint, reason: str) -> None:
         """The run goes on with those that fit; its follower ends, and no other one starts."""
-        self._met.drop(endpoint.kind, endpoint.replica_id)
-        self._dispatcher.note_failure(endpoint.kind, f"{endpoint.address}: put aside")
+        self._met.drop(endpoint.replica_id)
+        self._note_failure(endpoint, f"{endpoint.address}: put aside")
         self._dispatcher.quarantine.put(endpoint, reason)
         self._end_where_none_fits()
 
+    def _note_failure(self, endpoint: teacher_pb2.Endpoint, reason: str) -> None:
+        """Of the teacher that a replica is, or of all that it may be."""
+        for name in self._met.names(endpoint):
+            self._dispatcher.note_failure(name, reason)
+
     def _end_where_none_fits(self) -> None:
-        """End the run if no teacher of a kind ever fitted, and none that is listed may yet.
+        """End the run if a teacher was never met, and none that is listed of its kind may fit.
 
         That is a mistake in a command, whose user should not wait for the end of patience.
         """
-        for kind in self._expected:
+        for name, kind in self._met.kind_of.items():
             listed = [it for it in self._listed.values() if it.kind == kind]
-            if not self._met.has_met(kind) and self._dispatcher.quarantine.holds_all(listed):
+            if not self._met.has_met(name) and self._dispatcher.quarantine.holds_all(listed):
                 self._dispatcher.fail(InputError(self._dispatcher.quarantine.reasons(kind)))
 
     async def _connect(self, endpoint: teacher_pb2.Endpoint) -> None:
@@ -217,29 +220,31 @@ class TeacherStreams:
             described = await self._shake_hands(stub, endpoint)
             if described is None:
                 return
+            teacher = self._met.admit(described, f"at {endpoint.address}")
+            for other in self._met.unmet(endpoint.kind):
+                self._dispatcher.note_failure(other, f"{endpoint.address}: it is {teacher}")
             metadata = (*self._channels.metadata, *handshake_metadata(described))
-            replica = Replica(endpoint.kind, endpoint.replica_id, endpoint.address)
+            replica = Replica(teacher, endpoint.replica_id, endpoint.address)
             await self._serve_stream(stub.Score(metadata=metadata), replica)
 
     async def _shake_hands(
         self, stub: teacher_pb2_grpc.TeacherStub, endpoint: teacher_pb2.Endpoint
     ) -> teacher_pb2.Description | None:
-        """Take in the teacher that answers there, or refuse it; None if it is another replica."""
+        """What the teacher that answers there says of itself; None if it is another replica."""
         described = await stub.Describe(
             teacher_pb2.DescribeRequest(), timeout=DESCRIBE_S, metadata=self._channels.metadata
         )
         if (described.kind, described.replica_id) != (endpoint.kind, endpoint.replica_id):
             # The port of a replica that died, whose lease has not run out yet.
             self._dispatcher.on_gone(endpoint.replica_id)
-            self._dispatcher.note_failure(
-                endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
+            self._note_failure(
+                endpoint, f"{endpoint.address}: {described.replica_id} answers there"
             )
             return None
         if endpoint.replica_id in self._passed_over:
             # It began to retire during the handshake.
             return None
         check_masses(described, f"at {endpoint.address}")
-        self._met.admit(described, f"at {endpoint.address}")
         return described
 
     async def _serve_stream(
@@ -280,7 +285,7 @@ class TeacherStreams:
         else:
             try:
                 rows = await asyncio.to_thread(
-                    self._expected[request.kind].decode,
+                    self._expected[request.teacher].decode,
                     reply.block,
                     request.num_rows,
                     request.message.temperature or 1.0,
@@ -288,7 +293,7 @@ class TeacherStreams:
             except codec.WireError as wire_error:
                 self._dispatcher.on_bad_answer(replica, request, wire_error)
             else:
-                self._met.note_answer(request.kind)
+                self._met.note_answer(request.teacher)
                 self._dispatcher.on_rows(request, rows, reply)
 
     def _channel(self, address: str) -> grpc.aio.Channel:

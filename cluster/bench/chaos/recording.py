@@ -16,7 +16,6 @@ from trainer.config.distill import DistillConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import load_prepared
-from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import asked_kinds
 from trainer.loss.needed_rows import needed_examples, waits_for_dialogue
 
@@ -66,6 +65,6 @@ def _handed_out(targets: Targets, length: int, distill: DistillConfig) -> Target
     given = dict(targets)
     for name, kind in asked_kinds(distill).items():
         if waits_for_dialogue(kind, distill):
-            needed = needed_examples(kind, targets[DIALOGUE], [length], distill)
+            needed = needed_examples(kind, targets, [length], distill)
             given[name] = targets[name].take(needed).spread(needed, 1)
     return given

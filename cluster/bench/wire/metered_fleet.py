@@ -21,7 +21,8 @@ from teacher_server.scoring.device_batches import BatchLimits, score_together
 from trainer.config.distill import DistillConfig
 from trainer.data.examples import Example
 from trainer.data.vocabulary import Vocabulary
-from trainer.kinds.table import TEACHER_KINDS, asked_kinds
+from trainer.kinds.asked import asked_teachers
+from trainer.kinds.table import TEACHER_KINDS
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.expected_rows import ExpectedRows
@@ -58,26 +59,26 @@ class MeteredFleet:
         self._teachers = teachers
         self._expected = expected
         self._checks = {
-            kind: RequestCheck(it.description, RequestLimits()) for kind, it in teachers.items()
+            name: RequestCheck(it.description, RequestLimits()) for name, it in teachers.items()
         }
 
     async def score(
-        self, kind: str, message: teacher_pb2.ScoreRequest, num_rows: int
+        self, teacher: str, message: teacher_pb2.ScoreRequest, num_rows: int
     ) -> TargetRows:
         """The rows of a request, as the client would decode them."""
-        work = self._checks[kind](message)
-        (rows,) = score_together(self._teachers[kind].score, [work], BatchLimits())
+        work = self._checks[teacher](message)
+        (rows,) = score_together(self._teachers[teacher].score, [work], BatchLimits())
         reply = reply_of(codec.encode(rows, message.compression.values))
         self.exchanges.append(
             Exchange(
-                kind=kind,
+                kind=self._teachers[teacher].description.kind,
                 num_rows=num_rows,
                 request_bytes=message.ByteSize(),
                 reply_bytes=reply.ByteSize(),
                 header_bytes=header_bytes(message) + header_bytes(reply),
             )
         )
-        return self._expected[kind].decode(reply.block, num_rows, message.temperature or 1.0)
+        return self._expected[teacher].decode(reply.block, num_rows, message.temperature or 1.0)
 
 
 def reply_of(block: bytes) -> teacher_pb2.ScoreReply:
@@ -97,11 +98,12 @@ def ask_metered(
 ) -> tuple[list[Targets], list[Exchange]]:
     """The targets of micro-batches as a client hands them out, and what it sends and gets for them.
 
+    `teachers`: by name, or by kind where `distill` names none of it.
     `asks_all`: also the rows that the gate gives no weight.
     """
-    asked = asked_kinds(distill, kinds)
+    asked = asked_teachers(distill, kinds)
     expected = {
-        name: ExpectedRows.of(kind, distill, vocabulary, seed) for name, kind in asked.items()
+        name: ExpectedRows.of(it.kind, distill, vocabulary, seed) for name, it in asked.items()
     }
     described = {name: teachers[name].description for name in asked}
     fleet = MeteredFleet(teachers, expected)

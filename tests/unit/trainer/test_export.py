@@ -14,7 +14,9 @@ from tests.support import tiny_teachers
 from tests.support.client_world import examples
 from tests.support.evaluation_fakes import write_classifier, write_tiny_data
 from trainer import export, student_run
+from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
+from trainer.config.named_teachers import NamedTeacher
 from trainer.config.run import RunConfig
 from trainer.data.model_input import InputLimits
 from trainer.data.prepared import PreparedData
@@ -68,15 +70,18 @@ def test_torn_weights_of_a_model_that_a_run_loads_are_refused(
         export._recommender(teacher, data)
 
 
-def test_teacher_that_takes_too_few_tokens_is_refused_by_its_kind() -> None:
+def test_teacher_that_takes_too_few_tokens_is_refused_by_its_name() -> None:
     moon = dataclasses.replace(TEACHER_KINDS["dialogue"], share=None)
     kinds = {**TEACHER_KINDS, "moon": moon}
-    limits = {"recommendation": InputLimits(max_entities=1), "moon": InputLimits(max_tokens=6)}
-    teachers: Any = SimpleNamespace(kinds=kinds, limits=limits)
-    # Two tokens of context, and the response but for its last one.
-    export._check_teachers(teachers, examples(3, 5))
-    with pytest.raises(ValueError, match=r"moon teacher must take inputs of 7 tokens .* takes 6"):
-        export._check_teachers(teachers, examples(6, 5))
+    named = DistillConfig(teachers={"phobos": NamedTeacher(kind="moon")})
+    for name, distill in (("moon", DistillConfig()), ("phobos", named)):
+        config = RunConfig(data="", output="", distill=distill)
+        limits = {"recommendation": InputLimits(max_entities=1), name: InputLimits(max_tokens=6)}
+        teachers: Any = SimpleNamespace(kinds=kinds, limits=limits)
+        # Two tokens of context, and the response but for its last one.
+        export._check_teachers(config, teachers, examples(3, 5))
+        with pytest.raises(ValueError, match=f"{name} teacher must take inputs of 7 .* takes 6"):
+            export._check_teachers(config, teachers, examples(6, 5))
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "kgsf"])

@@ -10,7 +10,9 @@ from trainer.checkpoints import files as checkpoint
 from trainer.checkpoints import provenance
 from trainer.checkpoints.provenance import RunProvenance
 from trainer.common.atomic import write_text
+from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
+from trainer.config.named_teachers import NamedTeacher
 from trainer.config.run import OptimiserConfig, RunConfig, TrainConfig
 from trainer.config.teachers import TeachersConfig
 from trainer.config.yaml_file import to_yaml
@@ -66,6 +68,25 @@ def test_check_same_provenance_refuses_other_sources(run: Path, change: dict, me
     provenance.check_same_provenance(run, PROVENANCE)
     with pytest.raises(ValueError, match=message):
         provenance.check_same_provenance(run, dataclasses.replace(PROVENANCE, **change))
+
+
+def test_run_of_named_teachers_goes_on_with_the_same_ones_alone(run: Path) -> None:
+    def named(**weights: float) -> RunConfig:
+        teachers = {
+            name: NamedTeacher(kind="dialogue", weights_digest=name, weight=weight)
+            for name, weight in weights.items()
+        }
+        return RunConfig(data="d", output="o", distill=DistillConfig(teachers=teachers))
+
+    (run / provenance.CONFIG_NAME).write_text(to_yaml(named(a=0.5, b=0.5)))
+    provenance.check_same_run(run, named(b=0.5, a=0.5))
+    for other, message in (
+        (named(a=0.25, b=0.75), r"^distill\.teachers\.a\.weight must be 0\.5 to .*, got 0\.25"),
+        (named(a=0.5, c=0.5), r"^distill\.teachers\.c\.kind must be None to .*, got dialogue"),
+        (named(), r"^distill\.teachers\.a\.kind must be dialogue to go on .*, got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            provenance.check_same_run(run, other)
 
 
 def test_teachers_before_are_those_of_the_run_that_is_gone_on_with(

@@ -48,7 +48,8 @@ def test_examples_that_need_a_row_are_found_position_by_position(eta: float) -> 
             expected.append(example)
         at += length
     config = DistillConfig(eta=eta)
-    got = needed_examples(RECOMMENDATION, rows_of_mass(masses.tolist()), LENGTHS, config)
+    targets = {"dialogue": rows_of_mass(masses.tolist())}
+    got = needed_examples(RECOMMENDATION, targets, LENGTHS, config)
     assert got.tolist() == expected
 
 

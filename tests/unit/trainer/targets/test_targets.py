@@ -14,7 +14,9 @@ from rich.progress import Progress
 from protos.codec import WireError
 from tests.support.caches import corrupt
 from tests.support.client_world import FakeTeacher, World, ask, client_of
+from tests.support.same_bits import assert_same_bits
 from trainer.config.distill import DistillConfig
+from trainer.config.named_teachers import NamedTeacher
 from trainer.config.run import RunConfig
 from trainer.config.teachers import MAX_CACHE_BYTES, TeachersConfig
 from trainer.target_cache.keys import Group
@@ -186,6 +188,36 @@ def test_import_of_an_archive_of_an_earlier_version_says_so(tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(content + hashlib.sha256(content).digest())
     with pytest.raises(WireError, match=r"got b'CKT2' of an earlier version.* Fill a cache anew"):
         main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+
+
+def test_archive_of_an_ensemble_serves_its_teachers_by_other_names(
+    world: World, tmp_path: Path
+) -> None:
+    def named(**digests: str) -> DistillConfig:
+        teachers = {
+            name: NamedTeacher(kind="dialogue", weights_digest=digest)
+            for name, digest in digests.items()
+        }
+        return DistillConfig(values="float32", gate="soft", teachers=teachers)
+
+    for name in "ab":
+        world.add(name, FakeTeacher("dialogue", weights_digest=name))
+    world.add("r", FakeTeacher("recommendation"))
+    client = client_of(world, tmp_path / "cache", named(one="a", two="b"))
+    expected = ask(client, 2, 3)
+    client.close()
+    world.kill("directory")
+    main(["export", str(tmp_path / "cache"), str(tmp_path / "file")])
+    main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
+    for distill, names in (
+        (named(two="a", one="b"), {"two": "one", "one": "two"}),
+        (named(alone="b"), {"alone": "two"}),
+    ):
+        client = client_of(world, tmp_path / "other", distill, connect_s=0.2)
+        got = ask(client, 2, 3)
+        client.close()
+        for name, before in names.items():
+            assert_same_bits(got[name], expected[before])
 
 
 def test_build_of_a_config_that_asks_no_teacher_is_refused(tmp_path: Path) -> None:

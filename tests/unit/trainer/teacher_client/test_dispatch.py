@@ -18,7 +18,7 @@ from trainer.teacher_client.hedging import FEWEST, Hedging
 from trainer.teacher_client.replica import MAX_OVERTAKING, Replica
 from trainer.telemetry.client_counters import ClientCounters
 
-KINDS = ("dialogue", "recommendation")
+KIND_OF = {"dialogue": "dialogue", "recommendation": "recommendation"}
 ROWS = TargetRows(
     counts_R=np.zeros(1, np.int32),
     ids_E=np.empty(0, np.int32),
@@ -47,7 +47,7 @@ class Desk:
             hedge_percent=hedge_percent,
             priority=priority,
         )
-        self.dispatcher = Dispatcher(config, self.counters, KINDS, positions_of="dialogue")
+        self.dispatcher = Dispatcher(config, self.counters, KIND_OF, positions_of="dialogue")
         self.replicas = {name: self.add(name) for name in replica_ids}
 
     def add(self, name: str) -> Replica:
@@ -216,7 +216,7 @@ def test_dispatch_that_runs_out_of_patience_says_who_was_put_aside() -> None:
     async def story() -> None:
         desk = Desk(patience_s=60)
         dispatcher = desk.dispatcher
-        for kind in KINDS:
+        for kind in KIND_OF:
             endpoint = teacher_pb2.Endpoint(kind=kind, replica_id=f"{kind}-1")
             dispatcher.quarantine.put(endpoint, f"the {kind} teacher at b:1 must fit, got b.")
         for now_s in (0.0, 61.0):
@@ -228,12 +228,12 @@ def test_dispatch_that_runs_out_of_patience_says_who_was_put_aside() -> None:
     run(story)
 
 
-def test_dispatch_kind_that_optional_kinds_needs_no_replica_until_it_is_asked() -> None:
+def test_dispatch_teacher_that_is_optional_needs_no_replica_until_it_is_asked() -> None:
     async def story() -> None:
         desk = Desk(patience_s=60)
         dispatcher = desk.dispatcher
         assert not dispatcher.is_complete()
-        dispatcher.optional_kinds.update(("dialogue", "recommendation"))
+        dispatcher.optional.update(("dialogue", "recommendation"))
         assert dispatcher.is_complete()
         dispatcher._check_patience("dialogue", 0.0)
         dispatcher._check_patience("dialogue", 1000.0)
@@ -881,7 +881,7 @@ def test_dispatch_misses_a_kind_while_it_is_needed_and_nobody_is_there() -> None
         desk = Desk("a")
         # Before the first contact every kind is needed; the desk has a dialogue teacher alone.
         assert desk.dispatcher.missing() == ["recommendation"]
-        desk.dispatcher.optional_kinds.update(("dialogue", "recommendation"))
+        desk.dispatcher.optional.update(("dialogue", "recommendation"))
         desk.dispatcher.set_draining(desk.replicas["a"], True)
         assert desk.dispatcher.missing() == []
         task = desk.ask(1)

@@ -9,16 +9,18 @@ import pytest
 from protos.teacher_pb2 import Compression, Description
 from tests.support.client_world import SmallVocabulary
 from tests.support.fake_teacher import described
+from trainer.config.distill import DistillConfig
 from trainer.data.model_input import RANGES, InputLimits
-from trainer.kinds.table import TEACHER_KINDS
+from trainer.kinds.asked import asked_teachers
 from trainer.target_cache.keys import Group
 from trainer.teacher_client.handshake import MetTeachers, Misfit
+
+DIALOGUE_ALONE = DistillConfig(gate="fixed", fixed_lambda=0.0)
 
 
 def nobody(**settled: str) -> MetTeachers:
     vocabulary: Any = SmallVocabulary()
-    kinds = {"dialogue": TEACHER_KINDS["dialogue"]}
-    return MetTeachers(kinds, vocabulary, "graph-a", held=settled)
+    return MetTeachers(asked_teachers(DIALOGUE_ALONE), vocabulary, "graph-a", held=settled)
 
 
 def met(*capabilities: tuple[str, ...]) -> MetTeachers:
@@ -54,20 +56,20 @@ def test_requests_use_what_a_misfit_cannot_do(fields: dict[str, str]) -> None:
 
 def test_requests_use_again_what_only_a_replica_that_refused_could_not_do() -> None:
     teachers = met((RANGES,), ())
-    teachers.drop("dialogue", "1")
+    teachers.drop("1")
     assert InputLimits.of(teachers.described["dialogue"]).takes_ranges
     assert teachers.has_met("dialogue")
-    teachers.drop("dialogue", "0")
+    teachers.drop("0")
     # Its name stays: another teacher would be another run.
     assert teachers.described["dialogue"].weights_digest == "weights-a"
     assert not teachers.has_met("dialogue")
-    teachers.drop("dialogue", "never met")
+    teachers.drop("never met")
 
 
 def test_teacher_that_gave_rows_was_met_whatever_it_refuses_later() -> None:
     teachers = met((RANGES,))
     teachers.note_answer("dialogue")
-    teachers.drop("dialogue", "0")
+    teachers.drop("0")
     assert teachers.has_met("dialogue")
 
 
