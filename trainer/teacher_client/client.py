@@ -31,6 +31,7 @@ from trainer.kinds.teacher_kind import TeacherKind
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.store import TargetCache
 from trainer.teacher_client.answers import Answers
+from trainer.teacher_client.cached_teachers import teachers_in_cache
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers, name_of
@@ -87,7 +88,6 @@ class TeacherClient:
             name: ExpectedRows.of(kind, distill, vocabulary, seed)
             for name, kind in self.kinds.items()
         }
-        compressions = {name: expected.compression for name, expected in self._expected.items()}
         self._met = MetTeachers(
             self.kinds,
             vocabulary,
@@ -104,38 +104,51 @@ class TeacherClient:
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._loop = Loop("teacher-client")
         try:
-            known = {}
+            known: Mapping[str, teacher_pb2.Description] = {}
             if config.cache:
-                cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
-                self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
-                known = _teachers_of(
+                cache = self._open_cache(keeps_all)
+                known = teachers_in_cache(
                     cache,
-                    compressions,
-                    distill.temperature,
-                    vocabulary.digest,
-                    graph_digest,
-                    settled or {},
+                    self._compressions,
+                    temperature=distill.temperature,
+                    vocabulary=vocabulary.digest,
+                    graph=graph_digest,
+                    settled=settled or {},
                 )
-            answers = Answers(
-                self._dispatcher,
-                self._met.described,
-                compressions,
-                cached=self._cached,
-                spans=spans,
-            )
-            self._questions = Questions(
-                answers,
-                self.kinds,
-                self._met.described,
-                self._expected,
-                distill,
-                counters=self.counters,
-                asks_all=asks_all,
-            )
+            self._questions = self._make_questions(distill, asks_all)
             self._loop.run(self._start(known))
         except BaseException:
             self.close()
             raise
+
+    def _open_cache(self, keeps_all: bool) -> TargetCache:
+        """The folder of `teachers.cache`, closed with the client."""
+        cache = TargetCache(Path(self._config.cache), max_bytes=self._config.cache_bytes)
+        self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
+        return cache
+
+    def _make_questions(self, distill: DistillConfig, asks_all: bool) -> Questions:
+        """What is asked, of the cache where there is one, else of the fleet."""
+        answers = Answers(
+            self._dispatcher,
+            self._met.described,
+            self._compressions,
+            cached=self._cached,
+            spans=self._spans,
+        )
+        return Questions(
+            answers,
+            self.kinds,
+            self._met.described,
+            self._expected,
+            distill,
+            counters=self.counters,
+            asks_all=asks_all,
+        )
+
+    @property
+    def _compressions(self) -> dict[str, teacher_pb2.Compression]:
+        return {kind: expected.compression for kind, expected in self._expected.items()}
 
     @property
     def identity(self) -> dict[str, str]:
@@ -214,34 +227,3 @@ class TeacherClient:
     async def _stop(self) -> None:
         await self._streams.stop()
         await asyncio.gather(*self._unfinished, return_exceptions=True)
-
-
-def _teachers_of(
-    cache: TargetCache,
-    compressions: Mapping[str, teacher_pb2.Compression],
-    temperature: float,
-    vocabulary: str,
-    graph: str,
-    settled: Mapping[str, str],
-) -> dict[str, teacher_pb2.Description]:
-    """Of each kind the settled teacher, or the one whose targets a cache has; none of several."""
-    found = {}
-    for kind, compression in compressions.items():
-        groups = [
-            group
-            for group in cache.known(
-                kind, compression, temperature=temperature, vocabulary=vocabulary, graph=graph
-            )
-            if settled.get(kind) in (None, name_of(group.description))
-        ]
-        if len(groups) == 1:
-            found[kind] = groups[0].description
-        elif groups:
-            # Only a replica can say which of them is meant.
-            names = ", ".join(sorted(name_of(group.description) for group in groups))
-            logger.warning(
-                "%s has targets of %d %s teachers: %s. Start the one that is meant, or keep a "
-                "folder for each.",
-                *(cache.folder, len(groups), kind, names),
-            )
-    return found
