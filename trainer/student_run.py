@@ -35,6 +35,7 @@ from trainer.models.language_model import check_model_fits
 from trainer.models.student_card import MODEL_FOLDER
 from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
+from trainer.teacher_client.subset import Caller
 from trainer.telemetry.spans import Spans
 
 Connect = Callable[[Mapping[str, str]], Teachers | None]
@@ -105,8 +106,8 @@ def connect(
     if config.distill.gamma == 0:
         return None
     spans = None
+    rank, num_ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if config.watch.spans:
-        rank = os.environ.get("RANK", "0")
         spans = Spans(config.watch.spans, service="conkd-student", instance=f"rank {rank}")
     return TeacherClient(
         config.teachers,
@@ -117,6 +118,7 @@ def connect(
         kinds=known_kinds(config),
         spans=spans,
         settled=settled,
+        caller=Caller(run=config.output, rank=rank, num_ranks=num_ranks),
     )
 
 

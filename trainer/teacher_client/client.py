@@ -1,9 +1,9 @@
 """Fetches targets from the served teachers, ahead of the step that needs them.
 
-One client lives in every rank. It watches the Directory and holds one Score stream to every
-replica; `dispatch` decides which of them gets a request. Scoring is a pure function of its input,
-so a request may be sent twice; its answer is taken once. Nothing here falls back: a request ends
-with the rows asked for or with an error.
+One client lives in every rank. It watches the Directory and holds a Score stream to each replica
+of its subset; `dispatch` decides which of them gets a request. Scoring is a pure function of its
+input, so a request may be sent twice; its answer is taken once. Nothing here falls back: a request
+ends with the rows asked for or with an error.
 
 All gRPC runs on one event loop in a thread of its own; `submit` is called from the training thread.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -38,6 +39,7 @@ from trainer.teacher_client.handshake import MetTeachers, name_of
 from trainer.teacher_client.loop import Loop
 from trainer.teacher_client.questions import Inputs, Questions
 from trainer.teacher_client.streams import TeacherStreams
+from trainer.teacher_client.subset import Caller
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.spans import Spans
 
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherClient:
-    """submit(examples) -> a future of their targets, over all live replicas of every kind."""
+    """submit(examples) -> a future of their targets, over a subset of the replicas of each kind."""
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class TeacherClient:
         keeps_all: bool = False,
         settled: Mapping[str, str] | None = None,
         asks_all: bool = False,
+        caller: Caller | None = None,
     ) -> None:
         """Connect and wait until each kind that is asked has a replica of the right data.
 
@@ -71,6 +74,7 @@ class TeacherClient:
         or of another rank. Of other kinds it is the first that fits. Replicas that do not fit are
         put aside as long as one fits or may still come.
         `asks_all`: also for rows that the gate gives no weight, so that a cache suits every gate.
+        `caller`: the rank, so that those of a run dial all replicas alike; None: a run by itself.
         With `teachers.cache`, a kind of which the Directory lists no replica, or without any
         Directory all, may be the one teacher of that kind whose targets are in the cache.
 
@@ -99,7 +103,14 @@ class TeacherClient:
             config, self.counters, tuple(self.kinds), positions_of=DIALOGUE
         )
         # Before the thread: it may refuse what it is given, and a thread would be left behind.
-        self._streams = TeacherStreams(config, self._dispatcher, self._met, self._expected)
+        self._streams = TeacherStreams(
+            config,
+            self._dispatcher,
+            self._met,
+            self._expected,
+            caller=caller or Caller(run=uuid.uuid4().hex),
+            counters=self.counters,
+        )
         self._cached: CachedAnswers | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._loop = Loop("teacher-client")

@@ -268,7 +268,7 @@ class Dispatcher:
         )
 
     def _open(self, kind: str) -> list[Replica]:
-        return [replica for replica in self._live[kind] if not replica.draining]
+        return [it for it in self._live[kind] if not (it.draining or it.is_released)]
 
     def _on_open(self, kind: str) -> None:
         """A replica came: assign what waits, and what is overdue at a stalled one."""
