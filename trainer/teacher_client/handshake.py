@@ -53,22 +53,26 @@ class MetTeachers:
 
         A request may go to any replica of its kind, so only what all that fit can do is used.
         """
+        self.check(described, where)
         kind = described.kind
-        known = self.described.get(kind)
+        fitting = self._fitting[kind]
+        fitting.pop(described.replica_id, None)
+        fitting[described.replica_id] = described
+        self.described[kind] = _shared(fitting)
+
+    def check(self, described: teacher_pb2.Description, where: str) -> None:
+        """Refuse a teacher that does not fit; raises as `check_description` does."""
+        kind = described.kind
         check_description(
             described,
             where,
             self._kinds[kind],
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
-            known=known,
+            known=self.described.get(kind),
             held=self._held.get(kind, ""),
             temperatures=self._temperatures,
         )
-        fitting = self._fitting[kind]
-        fitting.pop(described.replica_id, None)
-        fitting[described.replica_id] = described
-        self.described[kind] = _shared(fitting)
 
     def drop(self, kind: str, replica_id: str) -> None:
         """Forget a replica that fits by its own word and yet refused this student."""

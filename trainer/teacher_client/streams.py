@@ -280,8 +280,11 @@ class TeacherStreams:
                 endpoint.kind, f"{endpoint.address}: {described.replica_id} answers there"
             )
             return None
-        check_masses(described, f"at {endpoint.address}")
-        self._met.admit(described, f"at {endpoint.address}")
+        where = f"at {endpoint.address}"
+        # Another vocabulary first: who serves the wrong data must not be sent after a mass.
+        self._met.check(described, where)
+        check_masses(described, where)
+        self._met.admit(described, where)
         return described
 
     async def _serve_stream(
