@@ -44,6 +44,7 @@ class MetTeachers:
         self._graph_digest = graph_digest
         self._held = dict(held)
         self._fitting: dict[str, dict[str, teacher_pb2.Description]] = {kind: {} for kind in kinds}
+        self._gone: set[str] = set()
         self._answered: set[str] = set()
         self.described: dict[str, teacher_pb2.Description] = {}
         """Latest Description per kind, from a replica or from the cache."""
@@ -51,7 +52,8 @@ class MetTeachers:
     def admit(self, described: teacher_pb2.Description, where: str) -> None:
         """Take a teacher in; raises as `check_description` does.
 
-        A request may go to any replica of its kind, so only what all that fit can do is used.
+        A request may go to any replica of its kind, so only what all that fit and are not gone can
+        do is used.
         """
         self.check(described, where)
         kind = described.kind
@@ -80,13 +82,21 @@ class MetTeachers:
         if fitting.pop(replica_id, None) is not None and fitting:
             self.described[kind] = _shared(fitting)
 
+    def on_gone(self, kind: str, replica_id: str) -> None:
+        """A replica that fits is listed no more: requests need not suit it, and it was met."""
+        fitting = self._fitting[kind]
+        if fitting.pop(replica_id, None) is not None:
+            self._gone.add(kind)
+            if fitting:
+                self.described[kind] = _shared(fitting)
+
     def note_answer(self, kind: str) -> None:
         """Rows of this kind came: that no teacher fits any more is no mistake of a command."""
         self._answered.add(kind)
 
     def has_met(self, kind: str) -> bool:
-        """Whether a teacher of this kind fits, on a replica or in the cache, or has given rows."""
-        return bool(self._fitting[kind]) or kind in self._answered
+        """Whether a teacher of this kind fits, or did: on a replica, in the cache, by its rows."""
+        return bool(self._fitting[kind]) or kind in self._gone | self._answered
 
     def in_order(self) -> dict[str, teacher_pb2.Description]:
         """The same in the order of the table of kinds, once all of them were met."""

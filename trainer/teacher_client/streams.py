@@ -161,6 +161,7 @@ class TeacherStreams:
         # One that still has a stream may drain; `remove_replica` judges it.
         for replica_id in self._listed.keys() - listed.keys() - self._replicas.keys():
             self._dispatcher.on_gone(replica_id)
+            self._met.on_gone(self._listed[replica_id].kind, replica_id)
         self._listed = listed
         for replica in list(self._replicas.values()):
             self._dispatcher.set_draining(replica, replica.replica_id not in listed)
@@ -226,6 +227,8 @@ class TeacherStreams:
                 self._put_aside(endpoint, str(misfit))
             except ValueError as error:
                 self._dispatcher.fail(error)
+            if endpoint.replica_id not in self._listed:
+                self._met.on_gone(endpoint.kind, endpoint.replica_id)
             if endpoint.replica_id in self._dialed:
                 self._dialing[endpoint.kind].on_lost(endpoint.replica_id)
                 self._redial()
