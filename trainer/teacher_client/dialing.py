@@ -69,7 +69,9 @@ class Dialing:
 
     @property
     def _most(self) -> int:
-        return max(MAX_STREAMS, math.ceil(len(self._order) / self.caller.num_ranks))
+        listed = len(self._order)
+        share = math.ceil(listed / self.caller.num_ranks)
+        return max(STREAMS, min(listed, max(MAX_STREAMS, share)))
 
     def on_listed(self, replica_ids: Collection[str]) -> None:
         """Take in the fleet that the Directory lists now."""

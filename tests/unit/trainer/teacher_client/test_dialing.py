@@ -112,7 +112,6 @@ def test_replica_that_stalls_or_answers_badly_is_replaced_while_it_does() -> Non
 def test_stream_beyond_the_choice_stays_until_another_is_open_in_its_place() -> None:
     rank = Rank()
     rank.open_(*ORDER[:STREAMS])
-    # The two first are listed no more but for the test's own change of order: others come first.
     others = [f"e-{number}" for number in range(60)]
     rank.dialing.on_listed([*IDS, *others])
     chosen = rank.chosen()
@@ -166,7 +165,7 @@ def test_rank_dials_twice_its_subset_at_most_or_its_share_of_the_fleet(
 ) -> None:
     ids = [f"d-{number}" for number in range(num_replicas)]
     rank = Rank(ids, Caller(run="run-a", num_ranks=num_ranks))
-    for turn in range(num_replicas):
+    for turn in range(most):
         rank.look([5] * len(rank.chosen()), 1000.0 * turn, GROW_S)
     assert len(rank.chosen()) == most
 
@@ -194,10 +193,16 @@ def test_fleet_that_shrinks_takes_the_share_of_a_rank_along() -> None:
     assert rank.dialing.wanted == MAX_STREAMS
 
 
+def test_rank_that_was_short_of_all_that_were_listed_dials_its_subset_of_more() -> None:
+    rank = Rank(IDS[:STREAMS])
+    rank.look([9] * STREAMS, 0.0, 5 * GROW_S)
+    rank.dialing.on_listed(IDS)
+    assert rank.chosen() == ORDER[:STREAMS]
+
+
 def test_replica_that_is_delisted_and_comes_back_is_in_no_doubt() -> None:
     rank = Rank()
     rank.lose(ORDER[0])
-    rank.dialing.on_listed(IDS[:-1] if ORDER[0] != IDS[-1] else IDS[1:])
     rank.dialing.on_listed([name for name in IDS if name != ORDER[0]])
     rank.dialing.on_listed(IDS)
     assert rank.chosen() == ORDER[:STREAMS]
