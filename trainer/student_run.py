@@ -37,6 +37,7 @@ from trainer.models.student_card import MODEL_FOLDER
 from trainer.security.credentials import read_credentials
 from trainer.teacher_client.client import TeacherClient
 from trainer.teacher_client.run_id import new_run_id
+from trainer.teacher_client.subset import Caller
 from trainer.telemetry.spans import Spans
 
 Connect = Callable[[Mapping[str, str], str], Teachers | None]
@@ -111,8 +112,8 @@ def connect(
     if config.distill.gamma == 0:
         return None
     spans = None
+    rank, num_ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if config.watch.spans:
-        rank = os.environ.get("RANK", "0")
         spans = Spans(config.watch.spans, service="conkd-student", instance=f"rank {rank}")
     return TeacherClient(
         config.teachers,
@@ -123,7 +124,7 @@ def connect(
         kinds=known_kinds(config),
         spans=spans,
         settled=settled,
-        run_id=run_id,
+        caller=Caller(run=run_id, rank=rank, num_ranks=num_ranks),
     )
 
 

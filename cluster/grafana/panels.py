@@ -81,6 +81,9 @@ def _process(expression: str) -> dict[str, str]:
 FILL = f"{_teachers('batch_tokens_total')} / {_teachers('batch_slots_total')}"
 COMPRESSION = f"{_teachers('compress_seconds_total')} / {_teachers('forward_seconds_sum')}"
 WAIT = f"{_rank('exposed_wait_seconds_total')} / {_rank('step_seconds_total')}"
+STREAMS = " - ".join(
+    f'{STUDENT}_streams_{name}_total{{rank=~"$rank"}}' for name in ("opened", "ended")
+)
 HITS, MISSES = _ranks("cache_hits_total"), _ranks("cache_misses_total")
 
 ROWS: Mapping[str, Sequence[Panel]] = {
@@ -178,6 +181,12 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "Requests and resends",
             "reqps",
             {name: _ranks(f"{name}_total") for name in ("requests", "resends", "hedges")},
+        ),
+        panel(
+            "Streams to replicas",
+            "short",
+            {EACH_RANK: STREAMS},
+            "Open ones of all kinds: 8 of each, or all where fewer are listed.",
         ),
         panel(
             "Replicas put aside",

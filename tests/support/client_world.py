@@ -22,6 +22,7 @@ from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import RANGES
 from trainer.teacher_client.client import TeacherClient
+from trainer.teacher_client.subset import Caller
 
 VOCAB, GRAPH = 12, "graph-a"
 
@@ -231,6 +232,7 @@ class World:
         self,
         distill: DistillConfig | None = None,
         settled: Mapping[str, str] | None = None,
+        caller: Caller | None = None,
         **settings: float,
     ) -> TeacherClient:
         config = TeachersConfig(directory=self.address, **settings)  # type: ignore[arg-type]
@@ -241,6 +243,7 @@ class World:
             vocabulary=vocabulary,
             graph_digest=GRAPH,
             settled=settled,
+            caller=caller,
         )
 
     def close(self) -> None:

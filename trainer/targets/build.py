@@ -19,6 +19,7 @@ from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.models.named_folders import with_weights_digests
 from trainer.teacher_client.client import TeacherClient
 from trainer.teacher_client.run_id import new_run_id
+from trainer.teacher_client.subset import Caller
 from trainer.telemetry.client_counters import ClientCounters
 
 Ahead = collections.deque[tuple[int, Future[Targets]]]
@@ -56,7 +57,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
         kinds=kinds,
         keeps_all=True,
         asks_all=True,
-        run_id=new_run_id(config.teachers.cache),
+        caller=Caller(run=new_run_id(config.teachers.cache)),
     )
     try:
         _ask_all(client, examples, config, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol, TypedDict, cast
 
 import numpy as np
@@ -108,12 +109,12 @@ class Answers:
         try:
             return await self._scorer.score(teacher, message, num_rows)
         except InputError:
-            now = InputLimits.of(self._described[teacher])
-            if now.takes_ranges or not limits.takes_ranges:
+            if all(len(each.ranges) == 1 for each in sequences):
                 raise
-        # A replica without ranges came meanwhile, and got this request from before: the same rows
-        # are asked for as it takes them.
-        return await self._score(teacher, inputs, now, traceparent)
+        # A replica without ranges came meanwhile, got this request from before, and may be gone
+        # again: the same rows are asked for as any replica takes them.
+        without = replace(limits, takes_ranges=False)
+        return await self._score(teacher, inputs, without, traceparent)
 
 
 class SequenceFields(TypedDict, total=False):

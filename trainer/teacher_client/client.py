@@ -1,9 +1,9 @@
 """Fetches targets from the served teachers, ahead of the step that needs them.
 
-One client lives in every rank. It watches the Directory and holds one Score stream to every
-replica; `dispatch` decides which of them gets a request. Scoring is a pure function of its input,
-so a request may be sent twice; its answer is taken once. Nothing here falls back: a request ends
-with the rows asked for or with an error.
+One client lives in every rank. It watches the Directory and holds a Score stream to each replica
+of its subset; `dispatch` decides which of them gets a request. Scoring is a pure function of its
+input, so a request may be sent twice; its answer is taken once. Nothing here falls back: a request
+ends with the rows asked for or with an error.
 
 All gRPC runs on one event loop in a thread of its own; `submit` is called from the training thread.
 """
@@ -25,19 +25,22 @@ from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
 from trainer.data.vocabulary import Vocabulary
-from trainer.kinds.asked import AskedTeacher, asked_teachers
+from trainer.kinds.asked import asked_teachers
 from trainer.kinds.names import DIALOGUE
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.target_cache.answers import CachedAnswers
 from trainer.target_cache.store import TargetCache
 from trainer.teacher_client.answers import Answers
+from trainer.teacher_client.cached_teachers import teachers_in_cache
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers, name_of
 from trainer.teacher_client.loop import Loop
 from trainer.teacher_client.questions import Inputs, Questions
+from trainer.teacher_client.run_id import new_run_id
 from trainer.teacher_client.streams import TeacherStreams
+from trainer.teacher_client.subset import Caller
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.spans import Spans
 
@@ -45,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherClient:
-    """submit(examples) -> a future of their targets, over all live replicas of every teacher."""
+    """submit(examples) -> a future of their targets, over a subset of every teacher's replicas."""
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class TeacherClient:
         keeps_all: bool = False,
         settled: Mapping[str, str] | None = None,
         asks_all: bool = False,
-        run_id: str = "",
+        caller: Caller | None = None,
     ) -> None:
         """Connect and wait until each teacher that is asked has a replica of the right data.
 
@@ -72,8 +75,8 @@ class TeacherClient:
         or of another rank. Of other names it is the first that fits. Replicas that do not fit are
         put aside as long as one fits or may still come.
         `asks_all`: also for rows that the gate gives no weight, so that a cache suits every gate.
-        `run_id`: of all its clients: they have one share of the teachers together. Empty: this
-        client has one of its own.
+        `caller`: the rank, so that those of a run have one share of the teachers together and
+        dial all replicas alike; None: a run by itself.
         With `teachers.cache`, a teacher of which the Directory lists no replica, or without any
         Directory all, may be the one that fits whose targets are in the cache.
 
@@ -87,13 +90,13 @@ class TeacherClient:
         self.kinds = asked_kinds(distill, kinds)
         self.counters = ClientCounters()
         self._config = config
+        self._caller = caller or Caller(run=new_run_id("client"))
         self._spans = spans
         self._teachers = asked_teachers(distill, kinds)
         self._expected = {
             name: ExpectedRows.of(teacher.kind, distill, vocabulary, seed)
             for name, teacher in self._teachers.items()
         }
-        compressions = {name: expected.compression for name, expected in self._expected.items()}
         self._met = MetTeachers(
             self._teachers,
             vocabulary,
@@ -105,46 +108,66 @@ class TeacherClient:
             config, self.counters, self._met.kind_of, positions_of=DIALOGUE
         )
         # Before the thread: it may refuse what it is given, and a thread would be left behind.
-        self._streams = TeacherStreams(config, self._dispatcher, self._met, self._expected)
+        self._streams = TeacherStreams(
+            config,
+            self._dispatcher,
+            self._met,
+            self._expected,
+            caller=self._caller,
+            counters=self.counters,
+        )
         self._cached: CachedAnswers | None = None
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._loop = Loop("teacher-client")
         try:
-            known = {}
+            known: Mapping[str, teacher_pb2.Description] = {}
             if config.cache:
-                cache = TargetCache(Path(config.cache), max_bytes=config.cache_bytes)
-                self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
-                known = _teachers_of(
+                cache = self._open_cache(keeps_all)
+                known = teachers_in_cache(
                     cache,
                     self._teachers,
-                    compressions,
-                    distill.temperature,
-                    vocabulary.digest,
-                    graph_digest,
-                    settled or {},
+                    self._compressions,
+                    temperature=distill.temperature,
+                    vocabulary=vocabulary.digest,
+                    graph=graph_digest,
+                    settled=settled or {},
                 )
-            answers = Answers(
-                self._dispatcher,
-                self._met.described,
-                compressions,
-                cached=self._cached,
-                spans=spans,
-                run_id=run_id,
-                priority=config.priority,
-            )
-            self._questions = Questions(
-                answers,
-                self._teachers,
-                self._met.described,
-                self._expected,
-                distill,
-                counters=self.counters,
-                asks_all=asks_all,
-            )
+            self._questions = self._make_questions(distill, asks_all)
             self._loop.run(self._start(known))
         except BaseException:
             self.close()
             raise
+
+    def _open_cache(self, keeps_all: bool) -> TargetCache:
+        """The folder of `teachers.cache`, closed with the client."""
+        cache = TargetCache(Path(self._config.cache), max_bytes=self._config.cache_bytes)
+        self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
+        return cache
+
+    def _make_questions(self, distill: DistillConfig, asks_all: bool) -> Questions:
+        """What is asked, of the cache where there is one, else of the fleet."""
+        answers = Answers(
+            self._dispatcher,
+            self._met.described,
+            self._compressions,
+            cached=self._cached,
+            spans=self._spans,
+            run_id=self._caller.run,
+            priority=self._config.priority,
+        )
+        return Questions(
+            answers,
+            self._teachers,
+            self._met.described,
+            self._expected,
+            distill,
+            counters=self.counters,
+            asks_all=asks_all,
+        )
+
+    @property
+    def _compressions(self) -> dict[str, teacher_pb2.Compression]:
+        return {name: expected.compression for name, expected in self._expected.items()}
 
     @property
     def identity(self) -> dict[str, str]:
@@ -223,37 +246,3 @@ class TeacherClient:
     async def _stop(self) -> None:
         await self._streams.stop()
         await asyncio.gather(*self._unfinished, return_exceptions=True)
-
-
-def _teachers_of(
-    cache: TargetCache,
-    teachers: Mapping[str, AskedTeacher],
-    compressions: Mapping[str, teacher_pb2.Compression],
-    temperature: float,
-    vocabulary: str,
-    graph: str,
-    settled: Mapping[str, str],
-) -> dict[str, teacher_pb2.Description]:
-    """Of each name the settled teacher, or the one whose targets a cache has; none of several."""
-    found = {}
-    for name, compression in compressions.items():
-        kind = teachers[name].kind_name
-        groups = [
-            group
-            for group in cache.known(
-                kind, compression, temperature=temperature, vocabulary=vocabulary, graph=graph
-            )
-            if teachers[name].is_it(kind, group.description.weights_digest)
-            and settled.get(name) in (None, name_of(group.description))
-        ]
-        if len(groups) == 1:
-            found[name] = groups[0].description
-        elif groups:
-            # Only a replica can say which of them is meant.
-            names = ", ".join(sorted(name_of(group.description) for group in groups))
-            logger.warning(
-                "%s has targets of %d %s teachers: %s. Start the one that is meant, or keep a "
-                "folder for each.",
-                *(cache.folder, len(groups), name, names),
-            )
-    return found

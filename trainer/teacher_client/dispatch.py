@@ -275,7 +275,7 @@ class Dispatcher:
         return name in self.optional and all(r.teacher != name for r in self._unanswered.values())
 
     def _open(self, name: str) -> list[Replica]:
-        return [replica for replica in self._live[name] if not replica.draining]
+        return [it for it in self._live[name] if not (it.draining or it.is_released)]
 
     def _on_open(self, name: str) -> None:
         """A replica came: assign what waits, and what is overdue at a stalled one."""

@@ -45,6 +45,7 @@ class MetTeachers:
         self._graph_digest = graph_digest
         self._held = dict(held)
         self._fitting: dict[str, dict[str, teacher_pb2.Description]] = {it: {} for it in teachers}
+        self._gone: set[str] = set()
         self._answered: set[str] = set()
         self.described: dict[str, teacher_pb2.Description] = {}
         """Latest Description per name, from a replica or from the cache."""
@@ -57,24 +58,29 @@ class MetTeachers:
     def admit(self, described: teacher_pb2.Description, where: str) -> str:
         """Take a teacher in; its name. Raises as `check_description` does.
 
-        A request may go to any replica of its name, so only what all that fit can do is used.
+        A request may go to any replica of its name, so only what all that fit and are not gone can
+        do is used.
         """
+        name = self.check(described, where)
+        fitting = self._fitting[name]
+        fitting.pop(described.replica_id, None)
+        fitting[described.replica_id] = described
+        self.described[name] = _shared(fitting)
+        return name
+
+    def check(self, described: teacher_pb2.Description, where: str) -> str:
+        """Refuse a teacher that does not fit; its name. Raises as `check_description` does."""
         name = self._find(described, where)
-        known = self.described.get(name)
         check_description(
             described,
             where,
             self._teachers[name].kind,
             vocabulary=self._vocabulary,
             graph_digest=self._graph_digest,
-            known=known,
+            known=self.described.get(name),
             held=self._held.get(name, ""),
             temperatures=self._temperatures,
         )
-        fitting = self._fitting[name]
-        fitting.pop(described.replica_id, None)
-        fitting[described.replica_id] = described
-        self.described[name] = _shared(fitting)
         return name
 
     def names(self, endpoint: teacher_pb2.Endpoint) -> list[str]:
@@ -95,13 +101,21 @@ class MetTeachers:
             if fitting.pop(replica_id, None) is not None and fitting:
                 self.described[name] = _shared(fitting)
 
+    def on_gone(self, replica_id: str) -> None:
+        """A replica that fits is listed no more: requests need not suit it, and it was met."""
+        for name, fitting in self._fitting.items():
+            if fitting.pop(replica_id, None) is not None:
+                self._gone.add(name)
+                if fitting:
+                    self.described[name] = _shared(fitting)
+
     def note_answer(self, name: str) -> None:
         """Rows of this teacher came: that no replica fits any more is no mistake of a command."""
         self._answered.add(name)
 
     def has_met(self, name: str) -> bool:
-        """Whether this teacher was met, on a replica or in the cache, or has given rows."""
-        return bool(self._fitting[name]) or name in self._answered
+        """Whether this teacher fits, or did: on a replica, in the cache, or by its rows."""
+        return bool(self._fitting[name]) or name in self._gone | self._answered
 
     def may_learn_from(self, endpoint: teacher_pb2.Endpoint) -> bool:
         """Whether a listed replica is for this run.

@@ -12,6 +12,8 @@ from trainer.teacher_client.losses import Losses
 
 # A replica reads 64 requests of a stream ahead and answers them in any order.
 MAX_OVERTAKING = 256
+END = teacher_pb2.ScoreRequest()
+"""In an outbox: no request comes after it."""
 
 
 @dataclass(eq=False)
@@ -60,6 +62,8 @@ class Replica:
     """Monotonic time; it answered badly, and gets work before that only if all did."""
     draining: bool = False
     """No longer listed by the Directory: finishes what it has, gets nothing new."""
+    is_released: bool = False
+    """No longer dialed by this rank: finishes what it has, then its stream ends."""
 
     def put(self, request: Request) -> None:
         """Assign a request and send it."""
@@ -69,6 +73,12 @@ class Replica:
         self.turns[request_id] = self.num_sent
         self.num_sent += 1
         self.outbox.put_nowait(request.message)
+
+    def release(self) -> None:
+        """Send nothing more; the stream ends once it has answered what it has."""
+        if not self.is_released:
+            self.is_released = True
+            self.outbox.put_nowait(END)
 
     def on_answer(self) -> None:
         """A reply came: it lives."""

@@ -1,12 +1,14 @@
 """The client's streams to the teachers: which replicas there are, and what goes over the wire.
 
-Which replica gets which request is `dispatch.py`'s, what a request holds is `answers.py`'s.
+Which of them are dialed is `dialing.py`'s, which one gets which request is `dispatch.py`'s, what a
+request holds is `answers.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -18,11 +20,14 @@ from protos.limits import MAX_MESSAGE_BYTES
 from trainer.common.errors import InputError, TeacherUnavailable
 from trainer.config.teachers import TeachersConfig
 from trainer.security.channels import ChannelFactory, keepalive
+from trainer.teacher_client.dialing import Dialing
 from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers, Misfit
 from trainer.teacher_client.masses import check_masses
-from trainer.teacher_client.replica import Replica
+from trainer.teacher_client.replica import END, Replica
+from trainer.teacher_client.subset import Caller
+from trainer.telemetry.client_counters import ClientCounters
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +46,11 @@ RETIRES = "it retires, for the runs that learn from it already"
 RETRY_S = 0.5
 DESCRIBE_S = 10.0
 WANT_S = 5.0
+LOOK_S = 1.0
 
 
 class TeacherStreams:
-    """Watches the Directory and keeps a stream to every replica that it lists."""
+    """Watches the Directory and keeps streams to a subset of the replicas that it lists."""
 
     def __init__(
         self,
@@ -52,6 +58,9 @@ class TeacherStreams:
         dispatcher: Dispatcher,
         met: MetTeachers,
         expected: Mapping[str, ExpectedRows],
+        *,
+        caller: Caller,
+        counters: ClientCounters,
     ) -> None:
         """Streams for a client.
 
@@ -60,14 +69,18 @@ class TeacherStreams:
             dispatcher: hears of every replica and its replies.
             met: takes in, or refuses, the teacher of every replica.
             expected: what the rows of each teacher that is asked must be.
+            caller: the rank, whose choice of replicas differs from that of others.
+            counters: counts the streams.
         """
         self._config = config
         self._dispatcher = dispatcher
         self._met = met
         self._expected = expected
+        self._counters = counters
+        self._dialing = {name: Dialing(caller) for name in expected}
+        self._dialed: set[str] = set()
         self._channels = ChannelFactory(config)
         self._listed: dict[str, teacher_pb2.Endpoint] = {}
-        self._passed_over: set[str] = set()
         self._replicas: dict[str, Replica] = {}
         self._followed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +96,7 @@ class TeacherStreams:
         """Follow the Directory from now on; empty, or why it did not answer within `connect_s`."""
         self.spawn(self._watch_directory())
         self.spawn(self._want_missing())
+        self.spawn(self._keep_dialing())
         try:
             await asyncio.wait_for(self._seen_directory.wait(), self._config.connect_s)
         except asyncio.TimeoutError:
@@ -146,31 +160,66 @@ class TeacherStreams:
     def _update_fleet(self, fleet: teacher_pb2.Fleet) -> None:
         asked = [it for it in fleet.endpoints if self._met.names(it)]
         listed = {it.replica_id: it for it in asked if self._met.may_learn_from(it)}
-        self._passed_over = {it.replica_id for it in asked} - listed.keys()
         for endpoint in asked:
-            if endpoint.replica_id in self._passed_over:
+            if endpoint.replica_id not in listed:
                 self._note_failure(endpoint, f"{endpoint.address}: {RETIRES}")
         # One that still has a stream may drain; `remove_replica` judges it.
         for replica_id in self._listed.keys() - listed.keys() - self._replicas.keys():
             self._dispatcher.on_gone(replica_id)
+            self._met.on_gone(replica_id)
         self._listed = listed
         for replica in list(self._replicas.values()):
             self._dispatcher.set_draining(replica, replica.replica_id not in listed)
         self._end_where_none_fits()
-        # One follower per replica: one that was delisted and listed again still has its own.
-        for replica_id in listed.keys() - self._followed:
-            self._followed.add(replica_id)
-            endpoint = listed[replica_id]
-            self._note_failure(endpoint, f"{endpoint.address}: its stream is not open yet")
-            self.spawn(self._follow(endpoint))
+        self._redial()
         self._dispatcher.changed.set()
 
+    async def _keep_dialing(self) -> None:
+        """Look every second for replicas that stalled or recovered, and for too few streams."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for name, dialing in self._dialing.items():
+                loads = [len(replica.outstanding) for replica in self._streams_of(name).values()]
+                dialing.on_look(loads, time.monotonic())
+            self._redial()
+
+    def _redial(self) -> None:
+        """Follow the replicas that are chosen now, and release the streams beyond them."""
+        if self._dispatcher.fatal is not None:
+            return
+        now_s, self._dialed = time.monotonic(), set()
+        for name, dialing in self._dialing.items():
+            streams = self._streams_of(name)
+            dialing.on_listed(self._may_be(name))
+            chosen = dialing.chosen(self._is_aside, streams, now_s)
+            self._dialed.update(chosen)
+            for replica in dialing.spare(chosen, streams, now_s):
+                replica.release()
+        # One follower per replica: one that was delisted and listed again still has its own.
+        for replica_id in self._dialed - self._followed:
+            self._followed.add(replica_id)
+            endpoint = self._listed[replica_id]
+            self._note_failure(endpoint, f"{endpoint.address}: its stream is not open yet")
+            self.spawn(self._follow(endpoint))
+
+    def _may_be(self, name: str) -> list[str]:
+        """Ids of the listed replicas of a teacher, and of those that were not met and may be."""
+        return [it for it, endpoint in self._listed.items() if name in self._met.names(endpoint)]
+
+    def _streams_of(self, name: str) -> dict[str, Replica]:
+        """The streams of a teacher that take requests, by replica id."""
+        return {
+            replica_id: it
+            for replica_id, it in self._replicas.items()
+            if it.teacher == name and not (it.draining or it.is_released)
+        }
+
+    def _is_aside(self, replica_id: str) -> bool:
+        return self._dispatcher.quarantine.holds(self._listed[replica_id])
+
     async def _follow(self, endpoint: teacher_pb2.Endpoint) -> None:
-        """Hold a stream to one replica for as long as the Directory lists it, and it fits."""
-        while self._dispatcher.fatal is None and not self._dispatcher.quarantine.holds(endpoint):
-            if endpoint.replica_id not in self._listed:
-                self._followed.discard(endpoint.replica_id)
-                return
+        """Hold a stream to one replica for as long as it is dialed."""
+        while self._dispatcher.fatal is None and endpoint.replica_id in self._dialed:
             try:
                 await self._connect(endpoint)
             except grpc.aio.AioRpcError as error:
@@ -184,7 +233,14 @@ class TeacherStreams:
                 self._put_aside(endpoint, str(misfit))
             except ValueError as error:
                 self._dispatcher.fail(error)
+            if endpoint.replica_id not in self._listed:
+                self._met.on_gone(endpoint.replica_id)
+            if endpoint.replica_id in self._dialed:
+                for name in self._met.names(endpoint):
+                    self._dialing[name].on_lost(endpoint.replica_id)
+                self._redial()
             await asyncio.sleep(RETRY_S)
+        self._followed.discard(endpoint.replica_id)
 
     def _put_aside(self, endpoint: teacher_pb2.Endpoint, reason: str) -> None:
         """The run goes on with those that fit; its follower ends, and no other one starts."""
@@ -218,7 +274,8 @@ class TeacherStreams:
         async with opened as channel:
             stub = teacher_pb2_grpc.TeacherStub(channel)
             described = await self._shake_hands(stub, endpoint)
-            if described is None:
+            # During the handshake it may have been delisted or replaced, or begun to retire.
+            if described is None or endpoint.replica_id not in self._dialed:
                 return
             teacher = self._met.admit(described, f"at {endpoint.address}")
             for other in self._met.unmet(endpoint.kind):
@@ -241,21 +298,22 @@ class TeacherStreams:
                 endpoint, f"{endpoint.address}: {described.replica_id} answers there"
             )
             return None
-        if endpoint.replica_id in self._passed_over:
-            # It began to retire during the handshake.
-            return None
-        check_masses(described, f"at {endpoint.address}")
+        where = f"at {endpoint.address}"
+        # Another vocabulary first: who serves the wrong data must not be sent after a mass.
+        self._met.check(described, where)
+        check_masses(described, where)
         return described
 
     async def _serve_stream(
         self, call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica
     ) -> None:
         """Send what the dispatcher assigns and hand back the replies, until the stream ends."""
-        # It may have been delisted during the handshake.
-        replica.draining = replica.replica_id not in self._listed
         writer = asyncio.create_task(_write(call, replica))
         self._replicas[replica.replica_id] = replica
+        self._counters.streams_opened += 1
         self._dispatcher.add_replica(replica)
+        self._dialing[replica.teacher].on_open(replica.replica_id, time.monotonic())
+        self._redial()
         reason = "the stream ended"
         try:
             async for reply in call:
@@ -270,6 +328,7 @@ class TeacherStreams:
         finally:
             writer.cancel()
             call.cancel()
+            self._counters.streams_ended += 1
             self._dispatcher.remove_replica(replica, reason)
             self._replicas.pop(replica.replica_id, None)
 
@@ -316,6 +375,9 @@ class TeacherStreams:
 async def _write(call: grpc.aio.StreamStreamCall[Any, Any], replica: Replica) -> None:
     while True:
         message = await replica.outbox.get()
+        if message is END:
+            await call.done_writing()
+            return
         request = replica.outstanding.get(message.request_id)
         if request is None or request.answer.done():
             # Reassigned, or answered, before its turn came.

@@ -17,6 +17,8 @@ class ClientCounters:
     hedges: int = counter(
         "requests sent to a second replica because the first took long", log="teacher_hedges"
     )
+    streams_opened: int = counter("streams opened to replicas")
+    streams_ended: int = counter("of those, streams that ended; the others are open")
     quarantined: int = counter(
         "replicas put aside because they do not fit the run, once for each rank",
         log="teacher_quarantined",

@@ -28,6 +28,7 @@ from trainer.kinds.teacher_kind import TeacherKind
 from trainer.main import parse
 from trainer.student_run import checked_input, run_student
 from trainer.teacher_client.client import TeacherClient
+from trainer.teacher_client.subset import Caller
 
 
 class Witness:
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> None:
                     vocabulary=data.vocabulary,
                     graph_digest=data.graphs_digest,
                     settled=settled,
-                    run_id=run_id,
+                    caller=Caller(run=run_id),
                 ),
                 file,
             ),

@@ -137,6 +137,26 @@ def test_client_asks_without_ranges_where_only_a_replica_without_them_is_left(
     assert counts == [[2], [1, 1]]
 
 
+def test_client_asks_with_ranges_again_once_the_replica_without_them_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.streams.RETRY_S", 0.02)
+    world.add("r", FakeTeacher("recommendation"))
+    able = world.add("able", FakeTeacher("dialogue", capabilities=(RANGES,)))
+    unable = world.add("unable", FakeTeacher("dialogue"))
+    client = world.client()
+    try:
+        wait_for(lambda: unable.streams == able.streams == 1)
+        assert not client.limits["dialogue"].takes_ranges
+        world.kill("unable")
+        world.list_("unable", None)
+        wait_for(lambda: client.limits["dialogue"].takes_ranges)
+        assert client.submit(dialogue_of_two()).result()["dialogue"].num_rows == 5
+    finally:
+        client.close()
+    assert np.frombuffer(able.asked[-1].range_counts, "<i4").tolist() == [2]
+
+
 class Deadly(FakeTeacher):
     """Ends at every request, and is there again at the same address as another process."""
 

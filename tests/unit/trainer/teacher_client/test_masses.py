@@ -41,3 +41,12 @@ def test_client_refuses_it_at_the_start_and_asks_for_nothing(world: World) -> No
     with pytest.raises(ValueError, match="must give the mass item_mass"):
         world.client()
     assert dialogue.requests == 0
+
+
+def test_teacher_of_other_data_is_refused_for_that_before_a_mass_that_it_lacks(
+    world: World,
+) -> None:
+    world.add("d", FakeTeacher("dialogue", masses=(), vocabulary_digest="vocabulary-b"))
+    world.add("r", FakeTeacher("recommendation"))
+    with pytest.raises(ValueError, match=r"student's vocabulary vocabulary-a .* got vocabulary-b"):
+        world.client()

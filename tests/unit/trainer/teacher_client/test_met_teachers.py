@@ -66,6 +66,20 @@ def test_requests_use_again_what_only_a_replica_that_refused_could_not_do() -> N
     teachers.drop("never met")
 
 
+def test_requests_use_again_what_only_a_replica_that_is_gone_could_not_do() -> None:
+    teachers = met((RANGES,), ())
+    teachers.on_gone("1")
+    assert InputLimits.of(teachers.described["dialogue"]).takes_ranges
+    # Where all are gone the teacher is known, and was met: who comes next must be the same one.
+    teachers.on_gone("0")
+    teachers.on_gone("never met")
+    assert teachers.has_met("dialogue")
+    with pytest.raises(Misfit):
+        teachers.admit(able(replica_id="2", weights_digest="weights-b"), "at host:2")
+    teachers.admit(able(replica_id="3"), "at host:3")
+    assert not InputLimits.of(teachers.described["dialogue"]).takes_ranges
+
+
 def test_teacher_that_gave_rows_was_met_whatever_it_refuses_later() -> None:
     teachers = met((RANGES,))
     teachers.note_answer("dialogue")

@@ -16,6 +16,7 @@ from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.named_teachers import CutConfig, NamedTeacher
 from trainer.teacher_client.client import TeacherClient
+from trainer.teacher_client.dialing import STREAMS
 
 PARTS = {"large": 0.7, "small": 0.3}
 DIALOGUE = {
@@ -51,6 +52,11 @@ def add(world: World, name: str, **settings: Any) -> FakeTeacher:
     return world.add(name, teacher)
 
 
+def add_replica(world: World, name: str, number: int) -> FakeTeacher:
+    teacher = FakeTeacher("dialogue", weights_digest=f"{name}-digest", item_masses=(0.92,))
+    return world.add(f"{name}-{number}", teacher)
+
+
 def fleet(world: World) -> dict[str, FakeTeacher]:
     return {name: add(world, name) for name in (*DIALOGUE, *RECOMMENDERS)}
 
@@ -59,6 +65,24 @@ def asked(make: Callable[[], TeacherClient], *lengths: int) -> tuple[TeacherClie
     client = make()
     try:
         return client, client.submit(examples(*(lengths or LENGTHS))).result(20)
+    finally:
+        client.close()
+
+
+def test_rank_dials_a_subset_of_the_replicas_of_each_named_teacher(world: World) -> None:
+    # The Directory does not say whose replica each is.
+    fleets = {
+        name: [add_replica(world, name, number) for number in range(STREAMS + 3)]
+        for name in DIALOGUE
+    }
+
+    def dialed() -> list[int]:
+        return [sum(each.streams > 0 for each in replicas) for replicas in fleets.values()]
+
+    client = world.client(config_of(DIALOGUE, gate="fixed", fixed_lambda=0.0))
+    try:
+        wait_for(lambda: dialed() == [STREAMS, STREAMS])
+        assert [it.num_rows for it in client.submit(examples(2)).result(20).values()] == [2, 2]
     finally:
         client.close()
 
