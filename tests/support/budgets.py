@@ -26,6 +26,7 @@ BUDGETS = {
     "tests/system/test_fp16_student.py": (0.0, 150.0),
     "tests/system/test_kgsf_student.py": (0.0, 250.0),
     "tests/system/test_loopback_fleet.py": (0.0, 150.0),
+    "tests/system/test_mixed_fleet.py": (0.0, 250.0),
     "tests/system/test_one_pass.py": (0.0, 120.0),
     "tests/system/test_other_make.py": (0.0, 150.0),
     "tests/system/test_resume.py": (200.0, 700.0),
