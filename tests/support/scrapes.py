@@ -17,8 +17,13 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def scrape(address: str) -> Samples:
     """Every sample that is told without any secret."""
+    return samples(told_text(address))
+
+
+def told_text(address: str) -> str:
+    """What is told without any secret, as it comes."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-        return samples(answer.read().decode())
+        return answer.read().decode()
 
 
 def samples(text: str) -> Samples:

@@ -32,7 +32,7 @@ from cluster.stages import Demo, this_machine
 from trainer.data.chains import find_chains, input_length
 from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepared import load_prepared
-from trainer.plan.memory import CPU_OVERHEAD
+from trainer.plan.memory import CPU_OVERHEAD, StagePlan
 
 
 def test_steps_are_counted_without_events_and_half_lines(tmp_path: Path) -> None:
@@ -71,8 +71,14 @@ def test_plan_of_an_arm_takes_the_longest_of_its_micro_batches(prepared_dir: Pat
     assert (plan.stage, plan.parts["fixed"]) == (3, CPU_OVERHEAD)
 
 
-def test_figures_are_of_the_whole_runs_and_of_the_worst_plan(prepared_dir: Path) -> None:
-    plan = plan_arm(Arm(student="small", stage=0, batch_size=2), prepared_dir)
+@pytest.fixture(scope="module")
+def small_plan(prepared_dir: Path) -> StagePlan:
+    """A plan for tests to which any plan will do."""
+    return plan_arm(ARMS[-1], prepared_dir)
+
+
+def test_figures_are_of_the_whole_runs_and_of_the_worst_plan(small_plan: StagePlan) -> None:
+    plan = small_plan
     rows = []
     for arm in ARMS:
         # The plan is right, but for medium's: its first rank took a quarter more.
@@ -86,14 +92,12 @@ def test_figures_are_of_the_whole_runs_and_of_the_worst_plan(prepared_dir: Path)
 
 
 def test_arms_of_the_small_student_that_would_begin_late_are_left_out(
-    monkeypatch: pytest.MonkeyPatch, prepared_dir: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, small_plan: StagePlan, tmp_path: Path
 ) -> None:
     times = iter([9.0, 10.5])
     monkeypatch.setattr(memory, "time", SimpleNamespace(monotonic=lambda: next(times)))
     measured = RankMemory(steps_peak={0: 1 << 30, 1: 1 << 30}, together=2 << 30)
-    monkeypatch.setattr(
-        memory, "run_arm", lambda arm, *_: (plan_arm(ARMS[-1], prepared_dir), measured)
-    )
+    monkeypatch.setattr(memory, "run_arm", lambda arm, *_: (small_plan, measured))
     demo = Demo(source=None, output=tmp_path, machine=this_machine())
     with Launcher(tmp_path / "logs", screen=io.StringIO()) as launcher:
         rows, left_out = memory.run_arms(demo, launcher, start_by=10.0)
