@@ -268,6 +268,7 @@ COMMANDS = {
             **FLEET,
             **dict.fromkeys(("--dialogue", "--recommendation"), FOLDERS),
             "--teacher": st.sampled_from(["", "moon", "moon=ROOT/dialogue", "="]),
+            "--drain-s": number(1, 2_592_000),
             "--json": NO_FLAG,
             "--timeout": number(1, 86_400),
         },

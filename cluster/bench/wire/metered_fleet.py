@@ -27,6 +27,7 @@ from trainer.kinds.teacher_kind import TeacherKind
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.questions import Questions
+from trainer.teacher_client.run_id import new_run_id
 from trainer.telemetry.client_counters import ClientCounters
 
 HTTP2_FRAME_BYTES = 16_384
@@ -108,7 +109,8 @@ def ask_metered(
     described = {name: teachers[name].description for name in asked}
     fleet = MeteredFleet(teachers, expected)
     compressions = {name: it.compression for name, it in expected.items()}
-    answers = Answers(fleet, described, compressions, cached=None, spans=None)
+    run_id = new_run_id("client")
+    answers = Answers(fleet, described, compressions, cached=None, spans=None, run_id=run_id)
     questions = Questions(
         answers, asked, described, expected, distill, counters=ClientCounters(), asks_all=asks_all
     )
