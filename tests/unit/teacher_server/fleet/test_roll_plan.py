@@ -61,7 +61,7 @@ def test_roll_takes_the_same_teacher_from_anywhere(
     assert planned(state) == RollPlan(same=state.options, others={}, drain_s=600.0)
     copied = altered(folders["dialogue"], tmp_path / "copied")
     plan = planned(state, "--dialogue", copied)
-    assert plan.same["dialogue"] == state.options["dialogue"] | {"folder": str(copied)}
+    assert plan.same["dialogue"] == {**state.options["dialogue"], "folder": str(copied)}
     assert plan.others == {}
     gone = {**state.options["dialogue"], "folder": "/gone"}
     state = dataclasses.replace(state, options={"dialogue": gone})
