@@ -93,12 +93,17 @@ def check_computes(placement: Placement, folder: Path, forward: Callable[[], Ten
 def _own(
     source: Tensor, device: torch.device, dtype: torch.dtype, ranges: Sequence[range]
 ) -> Tensor:
-    """A copy of a tensor; its pages of a mapped file are given back."""
+    """A copy of a tensor; the pages of the mapped file that it lay in are given back.
+
+    All of them after each piece: the kernel maps the neighbours of a page that is read, too (2 MiB
+    where its cache has large pages), and among them are tensors that were copied before.
+    """
     if not source.is_contiguous():
         return source.to(device, dtype, copy=True)
     target = torch.empty(source.shape, dtype=dtype, device=device)
     number = max(1, PIECE_BYTES // source.element_size())
+    mapped = next((it for it in ranges if source.data_ptr() in it), range(0))
     for new, old in zip(target.view(-1).split(number), source.view(-1).split(number), strict=True):
         new.copy_(old)
-        give_back(old.data_ptr(), old.nbytes, ranges)
+        give_back(mapped.start, len(mapped), ranges)
     return target
