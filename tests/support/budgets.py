@@ -16,7 +16,6 @@ SHARED = "session fixtures"
 # Fixtures of a session count apart, whichever file is the first to need them.
 BUDGETS = {
     "tests/unit/": (20.0, 60.0),
-    "tests/unit/test_wrong_values.py": (45.0, 45.0),
     "tests/system/": (45.0, 90.0),
     "tests/system/test_bench_loss.py": (0.0, 150.0),
     "tests/system/test_cached_student.py": (75.0, 200.0),

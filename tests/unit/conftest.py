@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing.process
 import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_collection() -> None:
+    # What is imported now stays: to look for garbage among it, again and again, is time lost.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    # Nor need the tests look at it: a full look at what all the libraries made takes long.
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -134,6 +134,7 @@ def test_read_graph_files_with_a_bad_pickle_names_it(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.everything
 @pytest.mark.redial
 def test_read_graph_of_real_files_has_the_known_sizes(redial_dir: Path) -> None:
     movies = json.loads((redial_dir / "movie2entity.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from tests.support.evaluation_fakes import (
 from trainer.common.errors import UserError
 from trainer.common.text_files import read_json_object
 from trainer.config.language_model import LanguageModelConfig
+from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.loaded_model import load_model
 from trainer.models.causal_lm import build_causal_lm
 from trainer.models.causal_reading import read_pretrained
@@ -37,10 +39,14 @@ from trainer.models.turn_classifier import load_classifier
 NUM_ITEMS = 30
 
 
+@functools.cache
+def vocabulary() -> Vocabulary:
+    return tiny_vocabulary(NUM_ITEMS)
+
+
 def start_from(folder: Path) -> object:
     """A student whose student.pretrained is the folder."""
-    config = LanguageModelConfig(pretrained=str(folder))
-    return build_causal_lm(config, tiny_vocabulary(NUM_ITEMS))
+    return build_causal_lm(LanguageModelConfig(pretrained=str(folder)), vocabulary())
 
 
 LOADERS: dict[str, Callable[[Path], object]] = {
@@ -73,20 +79,19 @@ VALUES = [None, "text", -1, 7, 10**30, []]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    vocabulary = tiny_vocabulary(NUM_ITEMS)
-    write_dialogue_teacher(root / "gpt2", vocabulary, seed=1)
+    write_dialogue_teacher(root / "gpt2", vocabulary(), seed=1)
     (root / "kgsf").mkdir()
-    write_language_model(root / "kgsf", tiny_kg_transformer(vocabulary, seed=1))
-    vocabulary.save(root / "kgsf")
-    card = Description(kind="dialogue", vocabulary_digest=vocabulary.digest, max_tokens=96)
+    write_language_model(root / "kgsf", tiny_kg_transformer(vocabulary(), seed=1))
+    vocabulary().save(root / "kgsf")
+    card = Description(kind="dialogue", vocabulary_digest=vocabulary().digest, max_tokens=96)
     write_card(root / "kgsf", card)
-    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary)
-    write_classifier(root / "classifier", vocabulary, seed=1)
+    tiny_teachers.write_recommendation_teacher(root / "recommendation", vocabulary())
+    write_classifier(root / "classifier", vocabulary(), seed=1)
     sizes = GPT2Config(
-        vocab_size=vocabulary.base_size, n_embd=16, n_layer=1, n_head=2, n_positions=32
+        vocab_size=vocabulary().base_size, n_embd=16, n_layer=1, n_head=2, n_positions=32
     )
     GPT2LMHeadModel(sizes).save_pretrained(root / "pretrained")
-    write_student(root / "pretrained student", vocabulary, seed=1)
+    write_student(root / "pretrained student", vocabulary(), seed=1)
     return {name: root / name for name in LOADERS}
 
 
@@ -143,9 +148,15 @@ def test_file_with_other_content_is_one_line(
     ("kind", "name"), [*((kind, "config.json") for kind in LOADERS), *CARDS.items()]
 )
 def test_json_with_a_key_gone_or_another_value_is_one_line_or_loaded(
-    kind: str, name: str, folders: dict[str, Path], tmp_path: Path
+    kind: str,
+    name: str,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     copy = Path(shutil.copytree(folders[kind], tmp_path / "copy"))
+    # Its files stay as they are: read once.
+    monkeypatch.setattr(Vocabulary, "load", functools.cache(Vocabulary.load))
     refused = 0
     for content in changed_values(read_json_object(copy / name)):
         (copy / name).write_text(json.dumps(content))

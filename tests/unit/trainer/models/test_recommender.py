@@ -99,6 +99,7 @@ def test_node_that_no_edge_reaches_is_encoded_by_its_loop() -> None:
     assert random_conv(local)(plan_messages(local, np.array([0]))).shape == (1, 4)
 
 
+@pytest.mark.everything
 @pytest.mark.redial
 def test_relational_edges_on_dbpedia_match_kgsf(redial_dir: Path) -> None:
     files = read_graph_files(redial_dir)
