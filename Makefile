@@ -31,7 +31,7 @@ test: extensions
 test-all: extensions
 	@$(PYTHON) -m ruff check .
 	@$(UNIT)
-	@exec $(TESTS) tests/system -n 2 --dist loadgroup --no-loadscope-reorder
+	@exec $(TESTS) tests/system -n 2 --dist loadfile --no-loadscope-reorder
 
 # BASE is a revision; the working tree must compute what it computes, bit for bit.
 same-loss: base-given environment protos

@@ -105,8 +105,7 @@ class Clock:
             for name, seconds in measured:
                 self._spent[f"{SHARED}::{name}"] += seconds
                 shared_s += seconds
-        # With groups, xdist adds theirs to a test's name.
-        self._spent[report.nodeid.partition("@")[0]] += report.duration - shared_s
+        self._spent[report.nodeid] += report.duration - shared_s
 
     def overruns(self) -> list[Overrun]:
         return overruns(self._spent, everything=self._everything, slowness=self._slowness)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,39 +14,17 @@ from tests.support.made_once import made_once
 from tests.support.served_teachers import FittedTeachers, Service, fit, serving
 from tests.support.student_runs import PLAIN, SERVED, TINY, run_student
 
-ON_RAY = "fleet on Ray"
 
-
-# Before xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A group is a file, or all tests of the fleet on Ray: one worker runs it.
-
-    Long groups come first, so that two workers end together. In one process the fleet comes last:
-    Ray takes a part of a core as long as it is up.
-    """
-    length_s: dict[str, float] = collections.defaultdict(float)
-    for file in {_file(item) for item in items}:
-        length_s[file] = budget_of(file, everything=True)
-    for file in {_file(item) for item in items if _on_ray(item)}:
-        length_s[ON_RAY] += length_s[file]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: (-length_s[_group(item)], _group(item)))
+    """Long files first, so that two workers, which take whole files, end together."""
+    items.sort(key=lambda item: -budget_of(_file(item), everything=True))
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        items.sort(key=_on_ray)
+        # Ray takes a part of a core as long as it is up: tests of the fleet come last.
+        items.sort(key=lambda item: "service" in getattr(item, "fixturenames", ()))
 
 
 def _file(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
-
-
-def _on_ray(item: pytest.Item) -> bool:
-    return "service" in getattr(item, "fixturenames", ())
-
-
-def _group(item: pytest.Item) -> str:
-    return ON_RAY if _on_ray(item) else _file(item)
 
 
 @pytest.fixture(scope="session")
