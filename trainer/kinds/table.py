@@ -78,6 +78,11 @@ def _check_names(distill: DistillConfig, kinds: Mapping[str, TeacherKind]) -> No
                 f"{key}.kind must be one of {', '.join(kinds)}, got {teacher.kind}. Add the module "
                 "of another kind to plugins."
             )
+        if kinds[teacher.kind].share is None and teacher.kind not in distill.shares:
+            raise InputError(
+                f"distill.shares must name {teacher.kind}, the kind of {key}, got "
+                f"{', '.join(distill.shares) or 'none'}. Give it a share, or leave the teacher out."
+            )
         if name in kinds and name != teacher.kind:
             raise InputError(
                 f"{key} must not have the name of another kind, got one of {teacher.kind}. Name it "

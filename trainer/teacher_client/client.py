@@ -224,12 +224,12 @@ class TeacherClient:
                 self._dispatcher.note_failure(name, problem)
         self._streams.spawn(self._dispatcher.guard_patience())
         self._rely_on(cached)
-        while not self._dispatcher.is_complete():
-            if self._dispatcher.fatal is not None:
-                raise self._dispatcher.fatal
+        while not self._dispatcher.is_complete() and self._dispatcher.fatal is None:
             self._dispatcher.changed.clear()
             await self._dispatcher.changed.wait()
             self._rely_on(cached)
+        if self._dispatcher.fatal is not None:
+            raise self._dispatcher.fatal
         # Met once, a teacher may be scaled to zero until something is asked of it.
         self._dispatcher.optional.update(self._expected)
 

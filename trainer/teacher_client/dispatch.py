@@ -109,7 +109,7 @@ class Dispatcher:
             self._on_open(replica.teacher)
 
     def _hand_on(self, replica: Replica, delisted_s: float) -> None:
-        if not replica.draining or replica.last_answer_s > delisted_s:
+        if not replica.draining or replica.last_answer_s > delisted_s or not replica.outstanding:
             return
         replica.stalled = True
         self._share(replica)

@@ -128,8 +128,9 @@ class MetTeachers:
         return any(self._has(it, endpoint.weights_digest) for it in self.names(endpoint))
 
     def _has(self, name: str, weights_digest: str) -> bool:
-        if weights_digest and self._teachers[name].weights_digest:
-            return True
+        named = self._teachers[name].weights_digest
+        if weights_digest and named:
+            return weights_digest.startswith(named)
         known = self.described.get(name)
         held = self._held.get(name, "") or (name_of(known) if known else "")
         return bool(held) and (not weights_digest or held.startswith(f"{weights_digest} in "))

@@ -90,7 +90,8 @@ class TeacherStreams:
     @property
     def listed_names(self) -> set[str]:
         """Teachers of which the Directory lists a replica now, or one that may be theirs."""
-        return {name for endpoint in self._listed.values() for name in self._met.names(endpoint)}
+        may_fit = (it for it in self._listed.values() if not self._dispatcher.quarantine.holds(it))
+        return {name for endpoint in may_fit for name in self._met.names(endpoint)}
 
     async def start(self) -> str:
         """Follow the Directory from now on; empty, or why it did not answer within `connect_s`."""
@@ -248,6 +249,7 @@ class TeacherStreams:
         self._note_failure(endpoint, f"{endpoint.address}: put aside")
         self._dispatcher.quarantine.put(endpoint, reason)
         self._end_where_none_fits()
+        self._dispatcher.changed.set()
 
     def _note_failure(self, endpoint: teacher_pb2.Endpoint, reason: str) -> None:
         """Of the teacher that a replica is, or of all that it may be."""
@@ -318,7 +320,7 @@ class TeacherStreams:
         try:
             async for reply in call:
                 await self._on_reply(replica, reply)
-                if replica.draining and not replica.outstanding:
+                if (replica.draining or replica.is_released) and not replica.outstanding:
                     return
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name} {error.details()}"

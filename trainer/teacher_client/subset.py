@@ -1,4 +1,4 @@
-"""Which replicas of a kind a rank dials: rendezvous hashing with bounded loads.
+"""Which replicas of a teacher a rank dials: rendezvous hashing with bounded loads.
 
 Every pair of a rank and a replica has a weight, a hash of run, rank and replica. The heaviest pairs
 are taken first, as long as neither end is full (Thaler and Ravishankar 1998, with the bound of

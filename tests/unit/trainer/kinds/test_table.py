@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainer.config.distill import DistillConfig
+from trainer.config.named_teachers import NamedTeacher
 from trainer.config.run import RunConfig
 from trainer.kinds.table import TEACHER_KINDS, asked_kinds, known_kinds, share_P
 
@@ -59,6 +60,12 @@ def test_share_of_a_kind_that_takes_none_is_refused_with_those_that_do(
 def test_shares_that_leave_nothing_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"distill\.shares must be above 0 and sum to less than 1"):
         DistillConfig(shares=shares)
+
+
+def test_named_teacher_of_a_kind_without_a_share_is_refused() -> None:
+    named = {"mine": NamedTeacher(kind="moon", weights_digest="a")}
+    with pytest.raises(ValueError, match="distill.shares must name moon, the kind of distill.teach"):
+        asked_kinds(DistillConfig(shares={"sun": 0.5}, teachers=named), KINDS)
 
 
 def test_plugin_that_cannot_be_imported_is_refused() -> None:

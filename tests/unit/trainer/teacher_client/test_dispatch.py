@@ -520,6 +520,25 @@ def test_dispatch_shares_what_a_delisted_replica_holds_once_it_is_silent(
     run(story)
 
 
+def test_dispatch_trusts_a_replica_again_that_was_delisted_while_it_had_no_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.teacher_client.dispatch.DELISTED_S", 0.0)
+
+    async def story() -> None:
+        desk = Desk("a", "b")
+        desk.dispatcher.set_draining(desk.replicas["a"], True)
+        await asyncio.sleep(0.01)
+        desk.dispatcher.set_draining(desk.replicas["a"], False)
+        tasks = [desk.ask(i) for i in range(1, 5)]
+        await turn()
+        assert [len(desk.outstanding(name)) for name in "ab"] == [2, 2]
+        for task in tasks:
+            task.cancel()
+
+    run(story)
+
+
 def test_dispatch_leaves_a_delisted_replica_alone_that_goes_on_answering(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

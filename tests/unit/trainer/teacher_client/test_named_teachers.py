@@ -193,14 +193,17 @@ def test_cache_keeps_each_teachers_rows_for_other_ensembles(world: World, tmp_pa
     assert (newcomer.requests, teachers["large"].requests) == (1, 1)
 
 
+@pytest.mark.parametrize("has_stranger", [False, True])
 def test_named_teacher_that_is_not_listed_is_taken_from_the_cache_beside_others(
-    world: World, tmp_path: Path
+    has_stranger: bool, world: World, tmp_path: Path
 ) -> None:
     fleet(world)
     # Of the recommenders, too: a gate that is closed asks them for nothing.
     config = config_of(DIALOGUE, RECOMMENDERS, gate="soft")
     _, first = asked(lambda: client_of(world, tmp_path, config))
     world.list_("small", None)
+    if has_stranger:
+        add(world, "stranger")
     client, second = asked(lambda: client_of(world, tmp_path, config))
     world.kill("directory")
     alone, third = asked(lambda: client_of(world, tmp_path, config, connect_s=0.5))

@@ -7,6 +7,8 @@ import pytest
 from protos.teacher_pb2 import Endpoint
 from tests.support.client_world import FakeTeacher, World, ask, wait_for
 from trainer.common.errors import TeacherUnavailable
+from trainer.config.distill import DistillConfig
+from trainer.config.named_teachers import NamedTeacher
 
 OLD = {"dialogue": "old in float32 at temperature 1"}
 
@@ -38,24 +40,38 @@ def test_new_run_takes_the_teacher_that_does_not_retire(served: World) -> None:
         assert client.identity["dialogue"].startswith("new in ")
         assert ask(client, 2)["dialogue"].num_rows == 2
         # Nor does a run that has its teacher dial it, when it is told of the fleet again.
-        served.list_("c", Endpoint(kind="dialogue", address="127.0.0.1:1", replica_id="c"))
+        another = add(served, "c", "new")
+        wait_for(lambda: another.streams == 1)
         assert (old.describes, client.counters.quarantined) == (0, 0)
     finally:
         client.close()
 
 
+NAMED = DistillConfig(
+    values="float32", teachers={"mine": NamedTeacher(kind="dialogue", weights_digest="new")}
+)
+
+
+@pytest.mark.parametrize("distill", [None, NAMED], ids=["any", "named"])
 def test_new_run_wakes_and_waits_for_one_that_does_not_retire(
-    served: World, monkeypatch: pytest.MonkeyPatch
+    distill: DistillConfig | None, served: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.teacher_client.streams.RETRY_S", 0.02)
     old = add(served, "a", "old", retiring=True)
     add(served, "b", "new")
     served.directory.asleep["dialogue"] = served.directory.fleet["b"]
     served.list_("b", None)
-    client = served.client()
+    client = served.client(distill)
     client.close()
-    assert client.identity["dialogue"].startswith("new in ")
+    assert client.identity["mine" if distill else "dialogue"].startswith("new in ")
     assert old.describes == 0
+
+
+def test_new_run_that_names_a_teacher_that_retires_takes_it(served: World) -> None:
+    old = add(served, "a", "new-ish", retiring=True)
+    client = served.client(NAMED)
+    client.close()
+    assert (client.identity["mine"].split()[0], old.describes) == ("new-ish", 1)
 
 
 def test_run_that_waits_in_vain_is_told_that_what_is_there_retires(served: World) -> None:
