@@ -54,7 +54,8 @@ def asked_kinds(
     """Those of `kinds` that have any weight in the mixture, in the order of the table.
 
     Raises:
-        InputError: if `distill.shares` names another kind than those that have no other share.
+        InputError: if `distill.shares` names another kind than those that have no other share, or
+            not that of a named teacher.
     """
     shared = [name for name, kind in kinds.items() if kind.share is None]
     for name in distill.shares:
@@ -63,6 +64,12 @@ def asked_kinds(
             raise InputError(
                 f"distill.shares must name kinds of teachers among: {', '.join(shared) or 'none'} "
                 f"(lambda sets the shares of {weighed}), got {name}. Add its module to plugins."
+            )
+    for name, teacher in distill.teachers.items():
+        if teacher.kind in shared and teacher.kind not in distill.shares:
+            raise InputError(
+                f"distill.shares must name {teacher.kind}, the kind of distill.teachers.{name}, got "
+                f"{', '.join(distill.shares) or 'none'}. Give it a share, or leave the teacher out."
             )
     if distill.gamma == 0.0:
         return {}
@@ -77,11 +84,6 @@ def _check_names(distill: DistillConfig, kinds: Mapping[str, TeacherKind]) -> No
             raise InputError(
                 f"{key}.kind must be one of {', '.join(kinds)}, got {teacher.kind}. Add the module "
                 "of another kind to plugins."
-            )
-        if kinds[teacher.kind].share is None and teacher.kind not in distill.shares:
-            raise InputError(
-                f"distill.shares must name {teacher.kind}, the kind of {key}, got "
-                f"{', '.join(distill.shares) or 'none'}. Give it a share, or leave the teacher out."
             )
         if name in kinds and name != teacher.kind:
             raise InputError(
