@@ -68,8 +68,9 @@ def asked_kinds(
     for name, teacher in distill.teachers.items():
         if teacher.kind in shared and teacher.kind not in distill.shares:
             raise InputError(
-                f"distill.shares must name {teacher.kind}, the kind of distill.teachers.{name}, got "
-                f"{', '.join(distill.shares) or 'none'}. Give it a share, or leave the teacher out."
+                f"distill.shares must name {teacher.kind}, the kind of distill.teachers.{name}, "
+                f"got {', '.join(distill.shares) or 'none'}. Give it a share, or leave the teacher "
+                "out."
             )
     if distill.gamma == 0.0:
         return {}

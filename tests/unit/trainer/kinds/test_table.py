@@ -64,7 +64,7 @@ def test_shares_that_leave_nothing_are_refused(shares: dict[str, float]) -> None
 
 def test_named_teacher_of_a_kind_without_a_share_is_refused() -> None:
     named = {"mine": NamedTeacher(kind="moon", weights_digest="a")}
-    with pytest.raises(ValueError, match="distill.shares must name moon, the kind of distill.teach"):
+    with pytest.raises(ValueError, match=r"distill\.shares must name moon"):
         asked_kinds(DistillConfig(shares={"sun": 0.5}, teachers=named), KINDS)
 
 
