@@ -34,11 +34,11 @@ from teacher_server.fleet.local_cluster import (
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
-from teacher_server.fleet.roll import roll_fleet
+from teacher_server.fleet.roll import roll_fleet, undo_interrupted
 from teacher_server.fleet.roll_plan import plan_roll
 from teacher_server.fleet.room import check_memory, check_room, weights_in
 from teacher_server.fleet.scaling import ScalingTarget
-from teacher_server.fleet.status import fleet_status, last_line
+from teacher_server.fleet.status import fleet_status, last_line, status_in
 from teacher_server.fleet.succession import live_groups
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
@@ -65,7 +65,9 @@ def _scale(args: argparse.Namespace, state: FleetState) -> None:
     asked = {state.current[kind]: wanted for kind, wanted in of_kinds.items()}
     with _connected(state):
         known = fleet_status()
-        ranges = {it: known[it].replica_range for it in live_groups(state, known)} | asked
+        ranges = {
+            it: status_in(known, it).replica_range for it in live_groups(state, known)
+        } | asked
         if state.keeper_pid:
             check_room(cluster_room(), state.needs, ranges)
             on_cpu = {it: state.options[it] for it in ranges if not state.needs[it].num_gpus}
@@ -83,6 +85,8 @@ def _roll(args: argparse.Namespace, state: FleetState) -> None:
     plan = plan_roll(args, state)
     with _connected(state):
         fleet = FleetChange(args.fleet, state, timeout_s=args.timeout, progress=say)
+        if undo_interrupted(fleet):
+            plan = plan_roll(args, fleet.state)
         replaced = roll_fleet(fleet, plan)
         if args.json:
             print_replaced(replaced)

@@ -24,6 +24,7 @@ from teacher_server.fleet.succession import (
     further_replicas,
     live_groups,
     succeeded,
+    undone,
     without_groups,
 )
 from teacher_server.fleet.trust import authorities, distrust
@@ -62,6 +63,24 @@ def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
     now = authorities(fleet.state.security)
     fleet.record(dataclasses.replace(fleet.state, authorities=now))
     return replaced
+
+
+def undo_interrupted(fleet: FleetChange) -> bool:
+    """Have the record of before again where an interrupted roll did not come to tell Serve.
+
+    The plan of a roll must be made after that; returns whether the record has changed.
+    """
+    before = fleet.state
+    after = undone(before, fleet_status())
+    if after == before:
+        return False
+    for group in before.options.keys() - after.options.keys():
+        kind = kind_of(group)
+        fleet.progress(
+            f"{group}: a roll was interrupted before Serve had it; {after.current[kind]} serves on"
+        )
+    fleet.record(after)
+    return True
 
 
 def _check(fleet: FleetChange, plan: RollPlan) -> None:

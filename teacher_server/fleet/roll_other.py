@@ -24,7 +24,7 @@ from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replacing import Replacing
 from teacher_server.fleet.roll_same import roll_to_same
 from teacher_server.fleet.scaling import ReplicaRange
-from teacher_server.fleet.status import KindStatus
+from teacher_server.fleet.status import KindStatus, fleet_status
 from teacher_server.fleet.succession import first_replicas, succeeded
 from trainer.common.errors import MachineError
 
@@ -58,7 +58,7 @@ def roll_to_other(
     try:
         _start(fleet, before, after, old, new, status)
     except KeyboardInterrupt:
-        fleet.progress(f"{new}: Serve goes on with it; roll again, to have {old} retire")
+        fleet.progress(_interrupted(fleet, old, new))
         raise
     except FAILURES as error:
         why = sentence(error)
@@ -84,16 +84,35 @@ def _start(
     status: KindStatus,
 ) -> None:
     wanted = status.replica_range
-    fleet.record(after)
     if not wanted.min:
-        # For students that have nothing to ask now, and will again.
-        one = {old: ReplicaRange(min=1, max=wanted.max)}
-        scale(before, one, fleet.scaling)
-        wait_until_ready(one, before, timeout_s=fleet.timeout_s, progress=fleet.progress)
+        _have_one(fleet, old, wanted)
+    fleet.record(after)
     fleet.progress(f"{new}: another teacher is started beside {old}")
     start_beside(after, new, wanted, fleet.scaling, first=first_replicas(status))
     fleet.wait(Replacing(new, []))
     replace(after, old, wanted, fleet.scaling, has_surge=False)
+
+
+def _have_one(fleet: FleetChange, old: str, wanted: ReplicaRange) -> None:
+    """Start a replica of the old teacher for students that have nothing to ask now, and will again.
+
+    Before the record has the new one: a roll that ends meanwhile has changed nothing.
+    """
+    one = {old: ReplicaRange(min=1, max=wanted.max)}
+    try:
+        scale(fleet.state, one, fleet.scaling)
+        wait_until_ready(one, fleet.state, timeout_s=fleet.timeout_s, progress=fleet.progress)
+    except KeyboardInterrupt:
+        replace(fleet.state, old, wanted, fleet.scaling, has_surge=False)
+        raise
+
+
+def _interrupted(fleet: FleetChange, old: str, new: str) -> str:
+    if new not in fleet.state.current.values():
+        return f"{old}: serves as before"
+    if new not in fleet_status():
+        return f"{new}: Serve does not have it; {old} serves on, and the next roll starts afresh"
+    return f"{new}: Serve goes on with it; roll again, to have {old} retire"
 
 
 def _take_back(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from teacher_server.fleet import roll, roll_room
+from teacher_server.fleet import roll, roll_other, roll_room
 from teacher_server.fleet.deployment import app_name, deployment_name
 from teacher_server.fleet.fleet_change import FleetChange
 from teacher_server.fleet.local_cluster import FleetState, read_state
-from teacher_server.fleet.roll import roll_fleet
+from teacher_server.fleet.roll import roll_fleet, undo_interrupted
 from teacher_server.fleet.roll_plan import RollPlan
 from teacher_server.fleet.scaling import ReplicaRange
 from tests.support.fake_serve import FakeServe, changed_fleet
@@ -216,6 +216,53 @@ def test_interrupted_roll_is_ended_by_the_next_one(rolled: Rolled, tmp_path: Pat
     same_again(again)
     assert serve.retiring == {"dialogue"}
     assert again.state.retiring_weights == {"dialogue": ["old"]}
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_roll_interrupted_while_the_old_teacher_wakes_has_changed_nothing(
+    rolled: Rolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = FakeServe()
+    serve.running["dialogue"], serve.ranges["dialogue"] = [], ReplicaRange(min=0, max=4)
+    fleet, said = rolled(serve)
+    monkeypatch.setattr(roll_other, "wait_until_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        to_other(fleet)
+    assert dataclasses.replace(read_state(tmp_path / "fleet.json"), versions={}) == STATE
+    assert said[-1] == "dialogue: serves as before"
+    # Its range of before, which lets it end again.
+    assert serve.surges[-1] == ("dialogue", False)
+
+
+@pytest.mark.parametrize("old", [["d1", "d2"], []])
+def test_roll_interrupted_before_serve_has_the_new_group_is_undone_by_the_next_one(
+    old: list[str], rolled: Rolled, tmp_path: Path
+) -> None:
+    serve = FakeServe()
+    serve.running["dialogue"], serve.ranges["dialogue"] = old, ReplicaRange(min=0, max=4)
+    fleet, said = rolled(serve)
+    serve.start_beside = interrupt  # type: ignore[method-assign]
+    fleet, said = rolled(serve)
+    with pytest.raises(KeyboardInterrupt):
+        to_other(fleet)
+    assert "dialogue.2: Serve does not have it; dialogue serves on" in said[-1]
+    del serve.start_beside
+    serve.running["dialogue"] = []  # Idle again: it has not ended, since it does not retire.
+    again, said = rolled(serve, read_state(tmp_path / "fleet.json"))
+    with pytest.raises(MachineError, match=r"must know the dialogue\.2 .* undoes what an inter"):
+        same_again(again)
+    assert undo_interrupted(again)
+    assert said == ["dialogue.2: a roll was interrupted before Serve had it; dialogue serves on"]
+    assert dataclasses.replace(read_state(tmp_path / "fleet.json"), versions={}) == STATE
+    assert not undo_interrupted(again)
+    to_other(again)
+    assert (again.state.current["dialogue"], list(again.state.retiring)) == (
+        "dialogue.2",
+        ["dialogue"],
+    )
 
 
 def test_groups_have_applications_of_their_own_and_one_name_of_the_deployment() -> None:
