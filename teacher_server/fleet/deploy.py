@@ -88,9 +88,20 @@ def start_beside(
 
 
 def remove_group(group: str) -> None:
-    """Stop the replicas of a group, if Serve has it, and wait for their end."""
-    if app_name(group) in serve.status().applications:
+    """Stop the replicas of a group, if Serve has it, and wait for their end.
+
+    Raises:
+        MachineError: if they have not ended within Serve's own deadline.
+    """
+    if app_name(group) not in serve.status().applications:
+        return
+    try:
         serve.delete(app_name(group))
+    except TimeoutError as error:
+        raise MachineError(
+            f"the {group} replicas must end in time, got: {error} Serve goes on with it: roll again "
+            "when `status` does not show them any more."
+        ) from error
 
 
 def replace_directory(state: FleetState) -> None:

@@ -17,7 +17,7 @@ from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_l
 from trainer.common.errors import MachineError
 
 # Of a replica that does not start, and of Serve itself.
-FAILURES = (MachineError, RayError, RayServeException)
+FAILURES = (MachineError, RayError, RayServeException, TimeoutError)
 
 Pairs = list[tuple[str, str]]
 """Old and new replica ids."""

@@ -55,6 +55,8 @@ def roll_to_other(
         return roll_to_same(fleet, old, options, replaced)
     after = succeeded(before, kind, options, drain_s)
     new = after.current[kind]
+    # One that retires has a range of its own.
+    again = {new: status_of(new).replica_range} if new in before.options else {}
     try:
         _start(fleet, before, after, old, new, status)
     except KeyboardInterrupt:
@@ -63,7 +65,7 @@ def roll_to_other(
     except FAILURES as error:
         why = sentence(error)
         fleet.progress(f"{new}: {why} Taking it back.")
-        _take_back(fleet, before, old, new, status.replica_range, why)
+        _take_back(fleet, before, {old: status.replica_range, **again}, new, why)
         raise MachineError(
             f"{why} {old} serves as before, and so does the Directory; kinds that were replaced "
             f"already: {told(replaced)}."
@@ -86,6 +88,9 @@ def _start(
     wanted = status.replica_range
     if not wanted.min:
         _have_one(fleet, old, wanted)
+    if new not in before.options:
+        # What is left of a roll that could not be taken back.
+        remove_group(new)
     fleet.record(after)
     fleet.progress(f"{new}: another teacher is started beside {old}")
     start_beside(after, new, wanted, fleet.scaling, first=first_replicas(status))
@@ -116,16 +121,18 @@ def _interrupted(fleet: FleetChange, old: str, new: str) -> str:
 
 
 def _take_back(
-    fleet: FleetChange, before: FleetState, old: str, new: str, wanted: ReplicaRange, why: str
+    fleet: FleetChange, before: FleetState, ranges: Mapping[str, ReplicaRange], new: str, why: str
 ) -> None:
-    """Have the teacher of before alone again."""
+    """Have the groups of before again, and no other.
+
+    The record names the new group until it is gone: `down` and the next roll must find it.
+    """
     try:
-        fleet.record(before)
-        if new in before.options:
-            replace(before, new, wanted, fleet.scaling, has_surge=False)
-        else:
+        if new not in before.options:
             remove_group(new)
-        replace(before, old, wanted, fleet.scaling, has_surge=False)
+        fleet.record(before)
+        for group, wanted in ranges.items():
+            replace(before, group, wanted, fleet.scaling, has_surge=False)
     except FAILURES as second:
         raise MachineError(
             f"{why} It could not be taken back, either: {sentence(second)} Look at: python -m "

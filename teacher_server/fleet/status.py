@@ -79,7 +79,7 @@ def status_in(statuses: Mapping[str, KindStatus], group: str) -> KindStatus:
     """Serve's view of a group, or of the Directory; raises MachineError if it has none."""
     if group not in statuses:
         raise MachineError(
-            f"Ray Serve must know the {group} of the fleet, got {', '.join(statuses) or 'nothing'}. "
+            f"Ray Serve must know the {group} of the fleet, got {', '.join(statuses) or 'none'}. "
             "Roll, which undoes what an interrupted roll has left; if it is missing then, too, "
             "take the fleet down and up."
         )

@@ -7,6 +7,7 @@ replicas end with them. A roll back to a teacher that still retires takes its re
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -29,9 +30,12 @@ def succeeded(state: FleetState, kind: str, options: Options, drain_s: float) ->
     """
     new = _successor(state, kind, options)
     retiring = {group: it for group, it in state.retiring.items() if group != new}
+    # Serve leaves replicas of an equal version alone, and a name may have been another teacher's.
+    fresh = {} if new in state.options else {new: secrets.token_hex(4)}
     return dataclasses.replace(
         state,
         options={**state.options, new: options},
+        versions={**state.versions, **fresh},
         retiring={**retiring, state.current[kind]: drain_s},
     )
 

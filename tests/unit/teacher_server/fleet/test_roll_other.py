@@ -265,6 +265,35 @@ def test_roll_interrupted_before_serve_has_the_new_group_is_undone_by_the_next_o
     )
 
 
+def test_group_that_cannot_be_removed_stays_in_the_record_until_it_is_gone(
+    rolled: Rolled, tmp_path: Path
+) -> None:
+    def refuse(group: str) -> None:
+        if group in serve.running:
+            raise TimeoutError("Deployment wasn't deleted after 60s.")
+
+    serve = FakeServe(bad_group="dialogue.2")
+    serve.remove_group = refuse  # type: ignore[method-assign]
+    fleet, _ = rolled(serve)
+    with pytest.raises(MachineError, match=r"not be taken back, either: .* after 60s"):
+        to_other(fleet)
+    assert read_state(tmp_path / "fleet.json").current["dialogue"] == "dialogue.2"
+    del serve.running["dialogue.2"], serve.remove_group
+    again, _ = rolled(serve, read_state(tmp_path / "fleet.json"))
+    assert undo_interrupted(again)
+    assert dataclasses.replace(again.state, versions={}) == STATE
+
+
+def test_group_that_the_record_does_not_know_makes_way_for_one_of_its_name(rolled: Rolled) -> None:
+    serve = FakeServe()
+    serve.running["dialogue.2"], serve.of["o1"] = ["o1"], "1"
+    serve.versions["dialogue.2"], serve.ranges["dialogue.2"] = "1", ReplicaRange.of(1)
+    fleet, _ = rolled(serve)
+    to_other(fleet)
+    assert len(serve.running["dialogue.2"]) == 2 and "o1" not in serve.running["dialogue.2"]
+    assert fleet.state.version_of("dialogue.2") != "1"
+
+
 def test_groups_have_applications_of_their_own_and_one_name_of_the_deployment() -> None:
     assert app_name("dialogue.2") == "conkd-dialogue.2"
     assert deployment_name("dialogue.2") == deployment_name("dialogue") == "DialogueTeacher"
