@@ -95,7 +95,8 @@ def _start(
     fleet.progress(f"{new}: another teacher is started beside {old}")
     start_beside(after, new, wanted, fleet.scaling, first=first_replicas(status))
     fleet.wait(Replacing(new, []))
-    replace(after, old, wanted, fleet.scaling, has_surge=False)
+    retiring = ReplicaRange(min=0, max=max(1, status_of(old).target))
+    replace(after, old, retiring, fleet.scaling, has_surge=False)
 
 
 def _have_one(fleet: FleetChange, old: str, wanted: ReplicaRange) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from teacher_server.fleet.groups import kind_of, next_group
 from teacher_server.fleet.local_cluster import FleetState
+from teacher_server.fleet.scaling import ReplicaRange
 from teacher_server.fleet.status import KindStatus, status_in
 
 Options = Mapping[str, Any]
@@ -90,6 +91,21 @@ def further_replicas(
 def live_groups(state: FleetState, statuses: Mapping[str, KindStatus]) -> list[str]:
     """The groups of a fleet without those that have retired and ended."""
     return [group for group in state.options if group not in ended_groups(state, statuses)]
+
+
+def counted_ranges(
+    state: FleetState, statuses: Mapping[str, KindStatus]
+) -> dict[str, ReplicaRange]:
+    """How many replicas each live group may have: one that retires has no more than now.
+
+    Raises:
+        MachineError: if Serve does not have a group that serves.
+    """
+    found = {it: status_in(statuses, it) for it in live_groups(state, statuses)}
+    return {
+        it: ReplicaRange.of(status.target) if it in state.retiring else status.replica_range
+        for it, status in found.items()
+    }
 
 
 def ended_groups(state: FleetState, statuses: Mapping[str, KindStatus]) -> list[str]:

@@ -16,6 +16,7 @@ from teacher_server.fleet.local_cluster import FleetState, read_state
 from teacher_server.fleet.roll import roll_fleet, undo_interrupted
 from teacher_server.fleet.roll_plan import RollPlan
 from teacher_server.fleet.scaling import ReplicaRange
+from teacher_server.fleet.succession import counted_ranges
 from tests.support.fake_serve import FakeServe, changed_fleet
 from trainer.common.errors import InputError, MachineError
 
@@ -292,6 +293,20 @@ def test_group_that_the_record_does_not_know_makes_way_for_one_of_its_name(rolle
     to_other(fleet)
     assert len(serve.running["dialogue.2"]) == 2 and "o1" not in serve.running["dialogue.2"]
     assert fleet.state.version_of("dialogue.2") != "1"
+
+
+def test_teacher_that_retires_counts_with_the_replicas_that_it_has(rolled: Rolled) -> None:
+    serve = FakeServe()
+    serve.ranges["dialogue"] = ReplicaRange(min=0, max=4)
+    fleet, _ = rolled(serve)
+    to_other(fleet)
+    assert serve.ranges["dialogue"] == ReplicaRange(min=0, max=2)
+    serve.running["dialogue"].pop()
+    assert counted_ranges(fleet.state, serve.fleet_status()) == {
+        "dialogue": ReplicaRange.of(1),
+        "dialogue.2": ReplicaRange(min=0, max=4),
+        "recommendation": ReplicaRange.of(1),
+    }
 
 
 def test_groups_have_applications_of_their_own_and_one_name_of_the_deployment() -> None:
