@@ -11,8 +11,9 @@ import dataclasses
 
 from teacher_server.fleet.deploy import remove_group, replace_directory, wait_until_ready
 from teacher_server.fleet.directory_server import fetch_fleet
-from teacher_server.fleet.fleet_change import FleetChange, Pairs, status_of
+from teacher_server.fleet.fleet_change import FAILURES, FleetChange, Pairs, sentence, status_of
 from teacher_server.fleet.groups import kind_of
+from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replacing import Replacing
 from teacher_server.fleet.roll_other import roll_to_other
 from teacher_server.fleet.roll_plan import RollPlan, check_folder_of
@@ -49,7 +50,17 @@ def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
         fleet.progress("the Directory did not start: it alone is started anew")
     else:
         _check(fleet, plan)
-        _roll_teachers(fleet, plan, replaced)
+        before = fleet.state
+        try:
+            _roll_teachers(fleet, plan, replaced)
+        except KeyboardInterrupt:
+            if _followed(before, fleet.state):
+                fleet.progress("roll again: until then new students may take the old teacher")
+            raise
+        except MachineError as error:
+            if not (followed := _followed(before, fleet.state)):
+                raise
+            raise MachineError(f"{error} {_halfway(fleet, followed)}") from error
     try:
         replaced[DIRECTORY] = _roll_directory(fleet)
         known = fleet_status()
@@ -125,6 +136,31 @@ def _roll_teachers(fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs
     for kind, options in plan.others.items():
         pairs = roll_to_other(fleet, kind, options, plan.drain_s, [*replaced])
         replaced.setdefault(kind, []).extend(pairs)
+
+
+def _followed(before: FleetState, now: FleetState) -> list[str]:
+    """The kinds that another teacher serves now."""
+    return [kind for kind, group in now.current.items() if group != before.current[kind]]
+
+
+def _halfway(fleet: FleetChange, followed: list[str]) -> str:
+    """Tell the Directory of the teachers that follow, though another kind failed; a remedy."""
+    kinds = ", ".join(followed)
+    try:
+        _roll_directory(fleet)
+    except FAILURES as error:
+        return (
+            f"The Directory does not know of the other {kinds} teacher: {sentence(error)} Roll "
+            "again: until then new students may take the old one."
+        )
+    pins = [fleet.state.options[group].get("pin", {}) for group in fleet.state.current.values()]
+    if len({pin.get("vocabulary_digest") for pin in pins}) == 1:
+        return f"New students take the other {kinds} teacher."
+    return (
+        f"New students take the other {kinds} teacher, whose vocabulary is not that of the other "
+        "kinds: they end. Roll again with the folders of all kinds of the one vocabulary, or with "
+        f"that of the {kinds} teacher of before."
+    )
 
 
 def _roll_directory(fleet: FleetChange) -> Pairs:

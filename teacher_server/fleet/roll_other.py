@@ -67,8 +67,7 @@ def roll_to_other(
         fleet.progress(f"{new}: {why} Taking it back.")
         _take_back(fleet, before, {old: status.replica_range, **again}, new, why)
         raise MachineError(
-            f"{why} {old} serves as before, and so does the Directory; kinds that were replaced "
-            f"already: {told(replaced)}."
+            f"{why} {old} serves as before; kinds that were replaced already: {told(replaced)}."
         ) from error
     fleet.progress(
         f"{old}: retires: it serves the students that learn from it, and ends when none has used "

@@ -131,7 +131,7 @@ def test_other_teacher_that_does_not_start_leaves_the_fleet_as_it_was(
         serve.versions["dialogue.2"] = "1"
         serve.running["dialogue.2"], serve.of["o1"] = ["o1"], "1"
     before = fleet.state
-    told = r"a new dialogue\.2 replica must start, got: .*no\. dialogue serves as before, .*: .*rec"
+    told = r"a new dialogue\.2 replica must start, got: .*no\. dialogue serves as before; .*: .*rec"
     with pytest.raises(MachineError, match=told):
         to_other(fleet)
     state = read_state(tmp_path / "fleet.json")
@@ -211,7 +211,8 @@ def test_interrupted_roll_is_ended_by_the_next_one(rolled: Rolled, tmp_path: Pat
     plan = RollPlan(same={}, others={"dialogue": NEW}, drain_s=9.0)
     with pytest.raises(KeyboardInterrupt):
         roll_fleet(fleet, plan)
-    assert said[-1].endswith("roll again, to have dialogue retire")
+    assert said[-2].endswith("roll again, to have dialogue retire")
+    assert said[-1] == "roll again: until then new students may take the old teacher"
     assert serve.retiring == set()
     again, _ = rolled(serve, read_state(tmp_path / "fleet.json"))
     same_again(again)
@@ -307,6 +308,29 @@ def test_teacher_that_retires_counts_with_the_replicas_that_it_has(rolled: Rolle
         "dialogue.2": ReplicaRange(min=0, max=4),
         "recommendation": ReplicaRange.of(1),
     }
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "told"),
+    [
+        ("v", r"New students take the other dialogue teacher\.$"),
+        ("w", r"they end\. Roll again with"),
+    ],
+)
+def test_directory_hears_of_the_kind_that_was_rolled_before_another_one_failed(
+    vocabulary: str, told: str, rolled: Rolled
+) -> None:
+    def of(options: Mapping[str, Any], vocabulary: str) -> dict[str, Any]:
+        return {**options, "pin": {**options["pin"], "vocabulary_digest": vocabulary}}
+
+    serve = FakeServe(bad_group="recommendation.2")
+    options = {kind: of(it, "v") for kind, it in OPTIONS.items()}
+    fleet, _ = rolled(serve, dataclasses.replace(STATE, options=options), 9.0)
+    others = {"dialogue": of(NEW, vocabulary), "recommendation": of(NEW, vocabulary)}
+    with pytest.raises(MachineError, match=told):
+        roll_fleet(fleet, RollPlan(same={}, others=others, drain_s=9.0))
+    assert fleet.state.current == {"recommendation": "recommendation", "dialogue": "dialogue.2"}
+    assert serve.running["directory"] != ["x1"]
 
 
 def test_groups_have_applications_of_their_own_and_one_name_of_the_deployment() -> None:
