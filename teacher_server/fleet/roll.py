@@ -47,6 +47,7 @@ def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
     replaced: dict[str, Pairs] = {}
     if status_of(DIRECTORY).state == FAILED:
         # A roll before ended with it: the teachers are of now, and nobody answers the check.
+        _check_no_folder(fleet, plan)
         fleet.progress("the Directory did not start: it alone is started anew")
     else:
         _check(fleet, plan)
@@ -106,6 +107,16 @@ def _check(fleet: FleetChange, plan: RollPlan) -> None:
     check_room_beside(after, further_replicas(before, after, known), known)
     if why := distrust(fleet.state.security, fleet.state.authorities):
         fleet.progress(f"warning: {why}")
+
+
+def _check_no_folder(fleet: FleetChange, plan: RollPlan) -> None:
+    options = fleet.state.options
+    moved = [group for group, it in plan.same.items() if it["folder"] != options[group]["folder"]]
+    if plan.others or moved:
+        raise InputError(
+            f"the Directory must run before a roll to another folder, got {FAILED}. Roll without "
+            "options, which starts it anew, then again with them."
+        )
 
 
 def _check_files(fleet: FleetChange) -> None:
