@@ -99,8 +99,8 @@ def remove_group(group: str) -> None:
         serve.delete(app_name(group))
     except TimeoutError as error:
         raise MachineError(
-            f"the {group} replicas must end in time, got: {error} Serve goes on with it: roll again "
-            "when `status` does not show them any more."
+            f"the {group} replicas must end in time, got: {error} Serve goes on with it: roll "
+            "again when `status` does not show them any more."
         ) from error
 
 
