@@ -28,7 +28,7 @@ from teacher_server.fleet.succession import (
     undone,
     without_groups,
 )
-from teacher_server.fleet.trust import authorities, distrust
+from teacher_server.fleet.trust import authorities, distrust, dropped
 from trainer.common.errors import InputError, MachineError
 
 DIRECTORY = "directory"
@@ -105,8 +105,9 @@ def _check(fleet: FleetChange, plan: RollPlan) -> None:
     for kind, options in plan.others.items():
         after = succeeded(after, kind, options, plan.drain_s)
     check_room_beside(after, further_replicas(before, after, known), known)
-    if why := distrust(fleet.state.security, fleet.state.authorities):
-        fleet.progress(f"warning: {why}")
+    for doubt in (distrust, dropped):
+        if why := doubt(fleet.state.security, fleet.state.authorities):
+            fleet.progress(f"warning: {why}")
 
 
 def _check_no_folder(fleet: FleetChange, plan: RollPlan) -> None:
