@@ -102,7 +102,7 @@ def _status(args: argparse.Namespace) -> None:
         if args.watch is None:
             print_status(state, as_json=args.json)
         else:
-            watch_status(state, args.watch)
+            watch_status(lambda: read_state(args.fleet), args.watch)
 
 
 def _down(args: argparse.Namespace, state: FleetState) -> None:
