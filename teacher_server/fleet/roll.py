@@ -51,15 +51,16 @@ def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
         fleet.progress("the Directory did not start: it alone is started anew")
     else:
         _check(fleet, plan)
-        before = fleet.state
+        before, followed = fleet.state, list[str]()
         try:
-            _roll_teachers(fleet, plan, replaced)
+            _roll_teachers(fleet, plan, replaced, followed)
         except KeyboardInterrupt:
-            if _followed(before, fleet.state):
+            if followed:
                 fleet.progress("roll again: until then new students may take the old teacher")
             raise
         except MachineError as error:
-            if not (followed := _followed(before, fleet.state)):
+            # One that could not be taken back is in the record: the Directory must not tell of it.
+            if not followed or {*followed} != _changed_kinds(before, fleet.state):
                 raise
             raise MachineError(f"{error} {_halfway(fleet, followed)}") from error
     try:
@@ -135,7 +136,10 @@ def _check_files(fleet: FleetChange) -> None:
         ) from error
 
 
-def _roll_teachers(fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs]) -> None:
+def _roll_teachers(
+    fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs], followed: list[str]
+) -> None:
+    """Replace all replicas; `replaced` and `followed` tell how far it came if it fails."""
     gone = ended_groups(fleet.state, fleet_status())
     for group in gone:
         remove_group(group)
@@ -146,13 +150,15 @@ def _roll_teachers(fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs
         pairs = roll_to_same(fleet, group, options, [*replaced])
         replaced.setdefault(kind_of(group), []).extend(pairs)
     for kind, options in plan.others.items():
+        old = fleet.state.current[kind]
         pairs = roll_to_other(fleet, kind, options, plan.drain_s, [*replaced])
+        followed += [kind] if fleet.state.current[kind] != old else []
         replaced.setdefault(kind, []).extend(pairs)
 
 
-def _followed(before: FleetState, now: FleetState) -> list[str]:
-    """The kinds that another teacher serves now."""
-    return [kind for kind, group in now.current.items() if group != before.current[kind]]
+def _changed_kinds(before: FleetState, now: FleetState) -> set[str]:
+    """The kinds that another teacher serves now, as the record has it."""
+    return {kind for kind, group in now.current.items() if group != before.current[kind]}
 
 
 def _halfway(fleet: FleetChange, followed: list[str]) -> str:

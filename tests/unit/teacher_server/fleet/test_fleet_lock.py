@@ -39,9 +39,9 @@ def test_holder_that_has_not_written_its_name_yet_is_told_without_one(tmp_path: 
     record = tmp_path / "fleet.json"
     with changing(record, "roll"):
         (tmp_path / "fleet.json.lock").write_text("")
-        with pytest.raises(InputError, match=r"at a time, got another one that begins\. Give"):
-            with changing(record, "up"):
-                pytest.fail("held by another")
+        told = r"at a time, got another one that begins\. Give"
+        with pytest.raises(InputError, match=told), changing(record, "up"):
+            pytest.fail("held by another")
 
 
 def test_lock_of_a_command_that_was_killed_stops_nobody(tmp_path: Path) -> None:

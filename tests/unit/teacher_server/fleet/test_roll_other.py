@@ -211,8 +211,7 @@ def test_interrupted_roll_is_ended_by_the_next_one(rolled: Rolled, tmp_path: Pat
     plan = RollPlan(same={}, others={"dialogue": NEW}, drain_s=9.0)
     with pytest.raises(KeyboardInterrupt):
         roll_fleet(fleet, plan)
-    assert said[-2].endswith("roll again, to have dialogue retire")
-    assert said[-1] == "roll again: until then new students may take the old teacher"
+    assert said[-1].endswith("roll again, to have dialogue retire")
     assert serve.retiring == set()
     again, _ = rolled(serve, read_state(tmp_path / "fleet.json"))
     same_again(again)
@@ -280,6 +279,7 @@ def test_group_that_cannot_be_removed_stays_in_the_record_until_it_is_gone(
     with pytest.raises(MachineError, match=r"not be taken back, either: .* after 60s"):
         to_other(fleet)
     assert read_state(tmp_path / "fleet.json").current["dialogue"] == "dialogue.2"
+    assert serve.running["directory"] == ["x1"]
     del serve.running["dialogue.2"], serve.remove_group
     again, _ = rolled(serve, read_state(tmp_path / "fleet.json"))
     assert undo_interrupted(again)
@@ -331,6 +331,20 @@ def test_directory_hears_of_the_kind_that_was_rolled_before_another_one_failed(
         roll_fleet(fleet, RollPlan(same={}, others=others, drain_s=9.0))
     assert fleet.state.current == {"recommendation": "recommendation", "dialogue": "dialogue.2"}
     assert serve.running["directory"] != ["x1"]
+
+
+def test_interrupt_after_a_teacher_has_followed_says_that_the_directory_does_not_know(
+    rolled: Rolled,
+) -> None:
+    serve = FakeServe()
+    fleet, said = rolled(serve, free_cpus=9.0)
+    wait = fleet.wait
+    fleet.wait = lambda it: interrupt() if it.kind == "recommendation.2" else wait(it)  # type: ignore[method-assign]
+    others = {"dialogue": NEW, "recommendation": NEW}
+    with pytest.raises(KeyboardInterrupt):
+        roll_fleet(fleet, RollPlan(same={}, others=others, drain_s=9.0))
+    assert said[-1] == "roll again: until then new students may take the old teacher"
+    assert serve.running["directory"] == ["x1"]
 
 
 def test_groups_have_applications_of_their_own_and_one_name_of_the_deployment() -> None:
