@@ -34,12 +34,12 @@ from teacher_server.fleet.local_cluster import (
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
 from teacher_server.fleet.ray_cluster import cluster_room, connect
-from teacher_server.fleet.roll import roll_fleet
+from teacher_server.fleet.roll import roll_fleet, undo_interrupted
 from teacher_server.fleet.roll_plan import plan_roll
 from teacher_server.fleet.room import check_memory, check_room, weights_in
 from teacher_server.fleet.scaling import ScalingTarget
 from teacher_server.fleet.status import fleet_status, last_line
-from teacher_server.fleet.succession import live_groups
+from teacher_server.fleet.succession import counted_ranges
 from teacher_server.fleet.up import up
 from trainer.common.errors import MachineError, UnreachableError
 from trainer.common.machine import memory_bytes
@@ -65,13 +65,14 @@ def _scale(args: argparse.Namespace, state: FleetState) -> None:
     asked = {state.current[kind]: wanted for kind, wanted in of_kinds.items()}
     with _connected(state):
         known = fleet_status()
-        ranges = {it: known[it].replica_range for it in live_groups(state, known)} | asked
+        counted = counted_ranges(state, known) | asked
+        ranges = {group: known[group].replica_range for group in counted} | asked
         if state.keeper_pid:
-            check_room(cluster_room(), state.needs, ranges)
-            on_cpu = {it: state.options[it] for it in ranges if not state.needs[it].num_gpus}
+            check_room(cluster_room(), state.needs, counted)
+            on_cpu = {it: state.options[it] for it in counted if not state.needs[it].num_gpus}
             folders = {group: Path(options["folder"]) for group, options in on_cpu.items()}
             dtypes = {group: options["dtype"] for group, options in on_cpu.items()}
-            check_memory(weights_in(folders, dtypes), ranges, memory_bytes())
+            check_memory(weights_in(folders, dtypes), counted, memory_bytes())
         scaling = asked_scaling(args, ScalingTarget(**state.scaling))
         scale(state, asked, scaling)
         write_state(args.fleet, dataclasses.replace(state, scaling=dataclasses.asdict(scaling)))
@@ -83,6 +84,8 @@ def _roll(args: argparse.Namespace, state: FleetState) -> None:
     plan = plan_roll(args, state)
     with _connected(state):
         fleet = FleetChange(args.fleet, state, timeout_s=args.timeout, progress=say)
+        if undo_interrupted(fleet):
+            plan = plan_roll(args, fleet.state)
         replaced = roll_fleet(fleet, plan)
         if args.json:
             print_replaced(replaced)
@@ -99,7 +102,7 @@ def _status(args: argparse.Namespace) -> None:
         if args.watch is None:
             print_status(state, as_json=args.json)
         else:
-            watch_status(state, args.watch)
+            watch_status(lambda: read_state(args.fleet), args.watch)
 
 
 def _down(args: argparse.Namespace, state: FleetState) -> None:

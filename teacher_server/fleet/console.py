@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -44,13 +44,16 @@ def print_status(state: FleetState, *, as_json: bool) -> None:
     sys.stdout.write(status_page(content, stats, {}, width=terminal_width()) + "\n")
 
 
-def watch_status(state: FleetState, every_s: float) -> None:
-    """The same again and again, with rates between one look and the next, until Ctrl-C."""
+def watch_status(read: Callable[[], FleetState], every_s: float) -> None:
+    """The same again and again, with rates between one look and the next, until Ctrl-C.
+
+    `read`: the fleet's record, which a roll changes meanwhile.
+    """
     console = Console()
     before: dict[str, ReplicaStats] = {}
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
         while True:
-            content, stats = _look(state)
+            content, stats = _look(read())
             page = status_page(content, stats, before, width=terminal_width())
             # What is written to a file or a pipe cannot be drawn over.
             if console.is_terminal:
@@ -129,14 +132,15 @@ def _look(state: FleetState) -> tuple[dict[str, Any], dict[str, ReplicaStats]]:
         "ray_address": state.ray_address,
         "keeper_pid": state.keeper_pid,
         "kinds": {
-            kind_of(group): shown(status)
-            for group, status in groups.items()
-            if group not in state.retiring
+            kind: shown(groups[group]) for kind, group in state.current.items() if group in groups
         },
         "retiring": {
             group: shown(status)
             for group, status in groups.items()
             if group in state.retiring and not status.has_ended
+        },
+        "unrecorded": {
+            group: shown(status) for group, status in groups.items() if group not in state.options
         },
         "outside": outside_teachers(endpoints, of_serve),
     }
@@ -173,6 +177,7 @@ def status_page(
     rows = []
     shown = [(kind, _wanted(it), it) for kind, it in content["kinds"].items()]
     shown += [(kind_of(group), "retiring", it) for group, it in content["retiring"].items()]
+    shown += [(kind_of(group), "unrecorded", it) for group, it in content["unrecorded"].items()]
     for kind, wanted, status in shown:
         none = [{"state": "", "replica_id": "", "pid": "", "address": ""}]
         for replica in status["replicas"] or none:
@@ -198,6 +203,7 @@ def status_page(
         *_autoscaled(content["kinds"]),
         *_problems(content["kinds"]),
         *_problems(content["retiring"]),
+        *_problems(content["unrecorded"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
         f"Ray        {content['ray_address']}",
         f"Rates      {since}",
@@ -216,7 +222,7 @@ def _replicas_of(content: Mapping[str, Any]) -> dict[str, list[str]]:
         kind: [it["replica_id"] for it in status["replicas"]]
         for kind, status in content["kinds"].items()
     }
-    for group, status in content["retiring"].items():
+    for group, status in [*content["retiring"].items(), *content["unrecorded"].items()]:
         found.setdefault(kind_of(group), []).extend(it["replica_id"] for it in status["replicas"])
     for each in content["outside"]:
         found.setdefault(each["kind"], []).append(each["replica_id"])

@@ -29,6 +29,8 @@ from trainer.security.addresses import port_of
 POLL_S = 0.25
 PROBE_S = 2.0
 REMOVE_S = 30.0
+# For the controller's next turn.
+TAKE_IN_S = 60.0
 
 
 def scale(state: FleetState, ranges: Mapping[str, ReplicaRange], scaling: ScalingTarget) -> None:
@@ -82,15 +84,24 @@ def start_beside(
     """
     autoscaling = autoscaling_config(wanted, scaling, first=first)
     _run({app_name(group): _teacher_app(state, group, autoscaling)})
-    # The controller applies a deployment on its next turn.
-    while group not in fleet_status():
-        time.sleep(POLL_S)
+    _wait_for_serve(lambda: group in fleet_status(), group)
 
 
 def remove_group(group: str) -> None:
-    """Stop the replicas of a group, if Serve has it, and wait for their end."""
-    if app_name(group) in serve.status().applications:
+    """Stop the replicas of a group, if Serve has it, and wait for their end.
+
+    Raises:
+        MachineError: if they have not ended within Serve's own deadline.
+    """
+    if app_name(group) not in serve.status().applications:
+        return
+    try:
         serve.delete(app_name(group))
+    except TimeoutError as error:
+        raise MachineError(
+            f"the {group} replicas must end in time, got: {error} Serve goes on with it: roll "
+            "again when `status` does not show them any more."
+        ) from error
 
 
 def replace_directory(state: FleetState) -> None:
@@ -288,7 +299,26 @@ def _turn_off(ranges: Mapping[str, ReplicaRange]) -> None:
     So it is deployed without autoscaling, and then set to 0.
     """
     for kind in [kind for kind, wanted in ranges.items() if wanted.max == 0]:
-        # The controller applies a deployment on its next turn.
-        while kind not in (known := fleet_status()) or known[kind].is_autoscaled:
-            time.sleep(POLL_S)
+        _wait_for_serve(lambda kind=kind: _is_fixed(kind), kind)
         set_num_replicas(app_name(kind), deployment_name(kind), 0)
+
+
+def _is_fixed(group: str) -> bool:
+    known = fleet_status()
+    return group in known and not known[group].is_autoscaled
+
+
+def _wait_for_serve(has_it: Callable[[], bool], group: str) -> None:
+    """Wait for the controller, which applies a deployment on its next turn.
+
+    Raises:
+        MachineError: if it does not.
+    """
+    deadline_s = time.monotonic() + TAKE_IN_S
+    while not has_it():
+        if time.monotonic() > deadline_s:
+            raise MachineError(
+                f"Ray Serve must take in the {group} within {TAKE_IN_S:g} s, got no sign of it. "
+                "Look at Serve's controller in Ray's logs, then give the command again."
+            )
+        time.sleep(POLL_S)

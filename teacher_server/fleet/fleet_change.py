@@ -13,11 +13,11 @@ from teacher_server.fleet.deploy import POLL_S
 from teacher_server.fleet.local_cluster import FleetState, write_state
 from teacher_server.fleet.replacing import Replacing
 from teacher_server.fleet.scaling import ScalingTarget
-from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_line
+from teacher_server.fleet.status import FAILED, KindStatus, fleet_status, last_line, status_in
 from trainer.common.errors import MachineError
 
 # Of a replica that does not start, and of Serve itself.
-FAILURES = (MachineError, RayError, RayServeException)
+FAILURES = (MachineError, RayError, RayServeException, TimeoutError)
 
 Pairs = list[tuple[str, str]]
 """Old and new replica ids."""
@@ -69,13 +69,7 @@ class FleetChange:
 
 def status_of(group: str) -> KindStatus:
     """Serve's view of a group, or of the Directory; raises MachineError if it has none."""
-    known = fleet_status()
-    if group not in known:
-        raise MachineError(
-            f"Ray Serve must know the {group} of the fleet, got {', '.join(known) or 'nothing'}. "
-            "Take the fleet down and up."
-        )
-    return known[group]
+    return status_in(fleet_status(), group)
 
 
 def sentence(error: Exception) -> str:

@@ -48,9 +48,15 @@ def _locked(path: Path, lock: Path) -> IO[str]:
             with file:
                 file.seek(0)
                 pid, _, command = file.read().partition(" ")
+            holder = (
+                f"`{command}` of process {pid} at work. Wait until it has ended, or end it: kill "
+                f"-INT {pid}"
+                if pid
+                # It has the lock, and writes its name next.
+                else "another one that begins. Give the command again, to see which it is."
+            )
             raise InputError(
-                f"the fleet of {path} must be changed by one command at a time, got `{command}` of "
-                f"process {pid} at work. Wait until it has ended, or end it: kill -INT {pid}"
+                f"the fleet of {path} must be changed by one command at a time, got {holder}"
             ) from None
         if _is_there(file, lock):
             return file

@@ -11,8 +11,9 @@ import dataclasses
 
 from teacher_server.fleet.deploy import remove_group, replace_directory, wait_until_ready
 from teacher_server.fleet.directory_server import fetch_fleet
-from teacher_server.fleet.fleet_change import FleetChange, Pairs, status_of
+from teacher_server.fleet.fleet_change import FAILURES, FleetChange, Pairs, sentence, status_of
 from teacher_server.fleet.groups import kind_of
+from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replacing import Replacing
 from teacher_server.fleet.roll_other import roll_to_other
 from teacher_server.fleet.roll_plan import RollPlan, check_folder_of
@@ -24,9 +25,10 @@ from teacher_server.fleet.succession import (
     further_replicas,
     live_groups,
     succeeded,
+    undone,
     without_groups,
 )
-from teacher_server.fleet.trust import authorities, distrust
+from teacher_server.fleet.trust import authorities, distrust, dropped
 from trainer.common.errors import InputError, MachineError
 
 DIRECTORY = "directory"
@@ -45,10 +47,22 @@ def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
     replaced: dict[str, Pairs] = {}
     if status_of(DIRECTORY).state == FAILED:
         # A roll before ended with it: the teachers are of now, and nobody answers the check.
+        _check_no_folder(fleet, plan)
         fleet.progress("the Directory did not start: it alone is started anew")
     else:
         _check(fleet, plan)
-        _roll_teachers(fleet, plan, replaced)
+        before, followed = fleet.state, list[str]()
+        try:
+            _roll_teachers(fleet, plan, replaced, followed)
+        except KeyboardInterrupt:
+            if followed:
+                fleet.progress("roll again: until then new students may take the old teacher")
+            raise
+        except MachineError as error:
+            # One that could not be taken back is in the record: the Directory must not tell of it.
+            if not followed or {*followed} != _changed_kinds(before, fleet.state):
+                raise
+            raise MachineError(f"{error} {_halfway(fleet, followed)}") from error
     try:
         replaced[DIRECTORY] = _roll_directory(fleet)
         known = fleet_status()
@@ -64,6 +78,24 @@ def roll_fleet(fleet: FleetChange, plan: RollPlan) -> dict[str, Pairs]:
     return replaced
 
 
+def undo_interrupted(fleet: FleetChange) -> bool:
+    """Have the record of before again where an interrupted roll did not come to tell Serve.
+
+    The plan of a roll must be made after that; returns whether the record has changed.
+    """
+    before = fleet.state
+    after = undone(before, fleet_status())
+    if after == before:
+        return False
+    for group in before.options.keys() - after.options.keys():
+        kind = kind_of(group)
+        fleet.progress(
+            f"{group}: a roll was interrupted before Serve had it; {after.current[kind]} serves on"
+        )
+    fleet.record(after)
+    return True
+
+
 def _check(fleet: FleetChange, plan: RollPlan) -> None:
     """All that can be known before anything is replaced."""
     _check_files(fleet)
@@ -74,8 +106,19 @@ def _check(fleet: FleetChange, plan: RollPlan) -> None:
     for kind, options in plan.others.items():
         after = succeeded(after, kind, options, plan.drain_s)
     check_room_beside(after, further_replicas(before, after, known), known)
-    if why := distrust(fleet.state.security, fleet.state.authorities):
-        fleet.progress(f"warning: {why}")
+    for doubt in (distrust, dropped):
+        if why := doubt(fleet.state.security, fleet.state.authorities):
+            fleet.progress(f"warning: {why}")
+
+
+def _check_no_folder(fleet: FleetChange, plan: RollPlan) -> None:
+    options = fleet.state.options
+    moved = [group for group, it in plan.same.items() if it["folder"] != options[group]["folder"]]
+    if plan.others or moved:
+        raise InputError(
+            f"the Directory must run before a roll to another folder, got {FAILED}. Roll without "
+            "options, which starts it anew, then again with them."
+        )
 
 
 def _check_files(fleet: FleetChange) -> None:
@@ -93,7 +136,10 @@ def _check_files(fleet: FleetChange) -> None:
         ) from error
 
 
-def _roll_teachers(fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs]) -> None:
+def _roll_teachers(
+    fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs], followed: list[str]
+) -> None:
+    """Replace all replicas; `replaced` and `followed` tell how far it came if it fails."""
     gone = ended_groups(fleet.state, fleet_status())
     for group in gone:
         remove_group(group)
@@ -104,8 +150,35 @@ def _roll_teachers(fleet: FleetChange, plan: RollPlan, replaced: dict[str, Pairs
         pairs = roll_to_same(fleet, group, options, [*replaced])
         replaced.setdefault(kind_of(group), []).extend(pairs)
     for kind, options in plan.others.items():
+        old = fleet.state.current[kind]
         pairs = roll_to_other(fleet, kind, options, plan.drain_s, [*replaced])
+        followed += [kind] if fleet.state.current[kind] != old else []
         replaced.setdefault(kind, []).extend(pairs)
+
+
+def _changed_kinds(before: FleetState, now: FleetState) -> set[str]:
+    """The kinds that another teacher serves now, as the record has it."""
+    return {kind for kind, group in now.current.items() if group != before.current[kind]}
+
+
+def _halfway(fleet: FleetChange, followed: list[str]) -> str:
+    """Tell the Directory of the teachers that follow, though another kind failed; a remedy."""
+    kinds = ", ".join(followed)
+    try:
+        _roll_directory(fleet)
+    except FAILURES as error:
+        return (
+            f"The Directory does not know of the other {kinds} teacher: {sentence(error)} Roll "
+            "again: until then new students may take the old one."
+        )
+    pins = [fleet.state.options[group].get("pin", {}) for group in fleet.state.current.values()]
+    if len({pin.get("vocabulary_digest") for pin in pins}) == 1:
+        return f"New students take the other {kinds} teacher."
+    return (
+        f"New students take the other {kinds} teacher, whose vocabulary is not that of the other "
+        "kinds: they end. Roll again with the folders of all kinds of the one vocabulary, or with "
+        f"that of the {kinds} teacher of before."
+    )
 
 
 def _roll_directory(fleet: FleetChange) -> Pairs:

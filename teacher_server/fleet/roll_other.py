@@ -24,7 +24,7 @@ from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.replacing import Replacing
 from teacher_server.fleet.roll_same import roll_to_same
 from teacher_server.fleet.scaling import ReplicaRange
-from teacher_server.fleet.status import KindStatus
+from teacher_server.fleet.status import KindStatus, fleet_status
 from teacher_server.fleet.succession import first_replicas, succeeded
 from trainer.common.errors import MachineError
 
@@ -55,18 +55,19 @@ def roll_to_other(
         return roll_to_same(fleet, old, options, replaced)
     after = succeeded(before, kind, options, drain_s)
     new = after.current[kind]
+    # One that retires has a range of its own.
+    again = {new: status_of(new).replica_range} if new in before.options else {}
     try:
         _start(fleet, before, after, old, new, status)
     except KeyboardInterrupt:
-        fleet.progress(f"{new}: Serve goes on with it; roll again, to have {old} retire")
+        fleet.progress(_interrupted(fleet, old, new))
         raise
     except FAILURES as error:
         why = sentence(error)
         fleet.progress(f"{new}: {why} Taking it back.")
-        _take_back(fleet, before, old, new, status.replica_range, why)
+        _take_back(fleet, before, {old: status.replica_range, **again}, new, why)
         raise MachineError(
-            f"{why} {old} serves as before, and so does the Directory; kinds that were replaced "
-            f"already: {told(replaced)}."
+            f"{why} {old} serves as before; kinds that were replaced already: {told(replaced)}."
         ) from error
     fleet.progress(
         f"{old}: retires: it serves the students that learn from it, and ends when none has used "
@@ -84,29 +85,54 @@ def _start(
     status: KindStatus,
 ) -> None:
     wanted = status.replica_range
-    fleet.record(after)
     if not wanted.min:
-        # For students that have nothing to ask now, and will again.
-        one = {old: ReplicaRange(min=1, max=wanted.max)}
-        scale(before, one, fleet.scaling)
-        wait_until_ready(one, before, timeout_s=fleet.timeout_s, progress=fleet.progress)
+        _have_one(fleet, old, wanted)
+    if new not in before.options:
+        # What is left of a roll that could not be taken back.
+        remove_group(new)
+    fleet.record(after)
     fleet.progress(f"{new}: another teacher is started beside {old}")
     start_beside(after, new, wanted, fleet.scaling, first=first_replicas(status))
     fleet.wait(Replacing(new, []))
-    replace(after, old, wanted, fleet.scaling, has_surge=False)
+    retiring = ReplicaRange(min=0, max=max(1, status_of(old).target))
+    replace(after, old, retiring, fleet.scaling, has_surge=False)
+
+
+def _have_one(fleet: FleetChange, old: str, wanted: ReplicaRange) -> None:
+    """Start a replica of the old teacher for students that have nothing to ask now, and will again.
+
+    Before the record has the new one: a roll that ends meanwhile has changed nothing.
+    """
+    one = {old: ReplicaRange(min=1, max=wanted.max)}
+    try:
+        scale(fleet.state, one, fleet.scaling)
+        wait_until_ready(one, fleet.state, timeout_s=fleet.timeout_s, progress=fleet.progress)
+    except KeyboardInterrupt:
+        replace(fleet.state, old, wanted, fleet.scaling, has_surge=False)
+        raise
+
+
+def _interrupted(fleet: FleetChange, old: str, new: str) -> str:
+    if new not in fleet.state.current.values():
+        return f"{old}: serves as before"
+    if new not in fleet_status():
+        return f"{new}: Serve does not have it; {old} serves on, and the next roll starts afresh"
+    return f"{new}: Serve goes on with it; roll again, to have {old} retire"
 
 
 def _take_back(
-    fleet: FleetChange, before: FleetState, old: str, new: str, wanted: ReplicaRange, why: str
+    fleet: FleetChange, before: FleetState, ranges: Mapping[str, ReplicaRange], new: str, why: str
 ) -> None:
-    """Have the teacher of before alone again."""
+    """Have the groups of before again, and no other.
+
+    The record names the new group until it is gone: `down` and the next roll must find it.
+    """
     try:
-        fleet.record(before)
-        if new in before.options:
-            replace(before, new, wanted, fleet.scaling, has_surge=False)
-        else:
+        if new not in before.options:
             remove_group(new)
-        replace(before, old, wanted, fleet.scaling, has_surge=False)
+        fleet.record(before)
+        for group, wanted in ranges.items():
+            replace(before, group, wanted, fleet.scaling, has_surge=False)
     except FAILURES as second:
         raise MachineError(
             f"{why} It could not be taken back, either: {sentence(second)} Look at: python -m "

@@ -54,8 +54,8 @@ def roll_to_same(
         fleet.progress(f"{group}: {why} Taking it back.")
         _take_back(fleet, group, before, status, why, has_surge=has_surge)
         raise MachineError(
-            f"{why} The {group} replicas are those of before, and so is the Directory; kinds that "
-            f"were replaced already: {told(replaced)}."
+            f"{why} The {group} replicas are those of before; kinds that were replaced already: "
+            f"{told(replaced)}."
         ) from error
     return replacing.pairs
 

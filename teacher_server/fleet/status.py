@@ -10,6 +10,7 @@ from teacher_server.fleet.deployment import APP_PREFIX, app_name, deployment_nam
 from teacher_server.fleet.directory import DIRECTORY_APP
 from teacher_server.fleet.ray_private import serve_details
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
+from trainer.common.errors import MachineError
 
 FAILED = "DEPLOY_FAILED"
 # In Serve's message of a deployment until its replicas are there; the error follows.
@@ -72,6 +73,17 @@ def kinds_status() -> dict[str, KindStatus]:
     """The same of the groups of teachers alone."""
     statuses = fleet_status()
     return {group: it for group, it in statuses.items() if app_name(group) != DIRECTORY_APP}
+
+
+def status_in(statuses: Mapping[str, KindStatus], group: str) -> KindStatus:
+    """Serve's view of a group, or of the Directory; raises MachineError if it has none."""
+    if group not in statuses:
+        raise MachineError(
+            f"Ray Serve must know the {group} of the fleet, got {', '.join(statuses) or 'none'}. "
+            "Roll, which undoes what an interrupted roll has left; if it is missing then, too, "
+            "take the fleet down and up."
+        )
+    return statuses[group]
 
 
 def problem_of(status: KindStatus) -> str:

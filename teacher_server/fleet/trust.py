@@ -54,6 +54,23 @@ def distrust(files: SecurityFiles, before: Collection[str]) -> str:
     )
 
 
+def dropped(files: SecurityFiles, before: Collection[str]) -> str:
+    """Why new servers may refuse students of a CA that `ca.pem` held before; empty if it holds all.
+
+    Args and errors: as `distrust`.
+    """
+    now = authorities(files)
+    gone = set(before) - set(now)
+    if not now or not gone:
+        return ""
+    return (
+        f"{Path(str(files.tls)) / 'ca.pem'} lacks {len(gone)} of the CAs that it held when this "
+        "fleet was started or last rolled: the new replicas will refuse students whose client.pem "
+        "one of these has signed, and they end when no other is left. Where there are any, put the "
+        "CA back, until all students have been started with certificates of another one."
+    )
+
+
 def _is_signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(ca)

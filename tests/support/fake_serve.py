@@ -43,7 +43,9 @@ class FakeServe:
         *,
         has_surge: bool,
     ) -> None:
-        assert wanted == self.ranges[group]
+        if group in state.retiring and group not in self.retiring:
+            self.ranges[group] = ReplicaRange(min=0, max=wanted.max)
+        assert wanted.max == self.ranges[group].max
         self.retiring = self.retiring - {group} | ({group} & state.retiring.keys())
         self.versions[group] = state.version_of(group)
         self.surges.append((group, has_surge))

@@ -35,6 +35,15 @@ def test_up_names_the_command_that_is_at_work(tmp_path: Path) -> None:
         assert (record.parent / "fleet.json.lock").read_text() == f"{os.getpid()} up"
 
 
+def test_holder_that_has_not_written_its_name_yet_is_told_without_one(tmp_path: Path) -> None:
+    record = tmp_path / "fleet.json"
+    with changing(record, "roll"):
+        (tmp_path / "fleet.json.lock").write_text("")
+        told = r"at a time, got another one that begins\. Give"
+        with pytest.raises(InputError, match=told), changing(record, "up"):
+            pytest.fail("held by another")
+
+
 def test_lock_of_a_command_that_was_killed_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "fleet.json.lock").write_text("4194304 roll of a long time ago")
     with changing(tmp_path / "fleet.json", "down"):

@@ -85,6 +85,7 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
             | {"problem": "InputError: no weights"},
         },
         "retiring": {"dialogue.2": KIND | {"replicas": [row | {"replica_id": "o"}]}},
+        "unrecorded": {"dialogue.3": KIND | {"replicas": [row | {"replica_id": "u"}]}},
         "outside": outside_teachers(
             [
                 Endpoint(kind="dialogue", replica_id="a", address="127.0.0.1:5"),
@@ -97,7 +98,10 @@ def test_status_page_shows_the_rates_of_each_replica() -> None:
     page = status_page(content, {"a": NOW}, {"a": BEFORE})
     retiring = [line.split() for line in page.splitlines() if "retiring" in line]
     assert retiring == [["dialogue", "retiring", "RUNNING", "o", "7", "127.0.0.1:5"]]
-    shown = [line.split() for line in page.splitlines() if "retiring" not in line]
+    unrecorded = [line.split() for line in page.splitlines() if "unrecorded" in line]
+    assert unrecorded == [["dialogue", "unrecorded", "RUNNING", "u", "7", "127.0.0.1:5"]]
+    others = ("retiring", "unrecorded")
+    shown = [line.split() for line in page.splitlines() if not any(it in line for it in others)]
     lines = {words[0]: words for words in shown}
     assert lines["dialogue"] == [
         *("dialogue", "2", "RUNNING", "a", "7", "127.0.0.1:5", "3.0", "15", "300.0", "ms", "3")

@@ -150,6 +150,19 @@ def test_roll_of_a_fleet_whose_directory_failed_starts_it_alone(
     assert serve.running["directory"] == ["x2"] and serve.surges == []
 
 
+@pytest.mark.parametrize("is_other", [False, True])
+def test_folder_is_refused_while_the_directory_does_not_run(is_other: bool, rolled: Any) -> None:
+    serve = WithoutDirectory()
+    one, _ = rolled(serve, 0.5)
+    dialogue = OPTIONS["dialogue"] | {"folder": "g"}
+    plan = dataclasses.replace(SAME, same=OPTIONS | {"dialogue": dialogue})
+    if is_other:
+        plan = dataclasses.replace(SAME, others={"dialogue": dialogue})
+    with pytest.raises(InputError, match=r"got DEPLOY_FAILED\. Roll without options"):
+        roll_fleet(one, plan)
+    assert serve.running["directory"] == ["x1"] and serve.surges == []
+
+
 def test_interrupted_roll_leaves_the_file_as_serve_was_told(rolled: Any, tmp_path: Path) -> None:
     serve = FakeServe(interrupt=True)
     one, said = rolled(serve, 0.5)

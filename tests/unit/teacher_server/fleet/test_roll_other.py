@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from teacher_server.fleet import roll, roll_room
+from teacher_server.fleet import roll, roll_other, roll_room
 from teacher_server.fleet.deployment import app_name, deployment_name
 from teacher_server.fleet.fleet_change import FleetChange
 from teacher_server.fleet.local_cluster import FleetState, read_state
-from teacher_server.fleet.roll import roll_fleet
+from teacher_server.fleet.roll import roll_fleet, undo_interrupted
 from teacher_server.fleet.roll_plan import RollPlan
 from teacher_server.fleet.scaling import ReplicaRange
+from teacher_server.fleet.succession import counted_ranges
 from tests.support.fake_serve import FakeServe, changed_fleet
 from trainer.common.errors import InputError, MachineError
 
@@ -130,7 +131,7 @@ def test_other_teacher_that_does_not_start_leaves_the_fleet_as_it_was(
         serve.versions["dialogue.2"] = "1"
         serve.running["dialogue.2"], serve.of["o1"] = ["o1"], "1"
     before = fleet.state
-    told = r"a new dialogue\.2 replica must start, got: .*no\. dialogue serves as before, .*: .*rec"
+    told = r"a new dialogue\.2 replica must start, got: .*no\. dialogue serves as before; .*: .*rec"
     with pytest.raises(MachineError, match=told):
         to_other(fleet)
     state = read_state(tmp_path / "fleet.json")
@@ -216,6 +217,134 @@ def test_interrupted_roll_is_ended_by_the_next_one(rolled: Rolled, tmp_path: Pat
     same_again(again)
     assert serve.retiring == {"dialogue"}
     assert again.state.retiring_weights == {"dialogue": ["old"]}
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_roll_interrupted_while_the_old_teacher_wakes_has_changed_nothing(
+    rolled: Rolled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = FakeServe()
+    serve.running["dialogue"], serve.ranges["dialogue"] = [], ReplicaRange(min=0, max=4)
+    fleet, said = rolled(serve)
+    monkeypatch.setattr(roll_other, "wait_until_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        to_other(fleet)
+    assert dataclasses.replace(read_state(tmp_path / "fleet.json"), versions={}) == STATE
+    assert said[-1] == "dialogue: serves as before"
+    # Its range of before, which lets it end again.
+    assert serve.surges[-1] == ("dialogue", False)
+
+
+@pytest.mark.parametrize("old", [["d1", "d2"], []])
+def test_roll_interrupted_before_serve_has_the_new_group_is_undone_by_the_next_one(
+    old: list[str], rolled: Rolled, tmp_path: Path
+) -> None:
+    serve = FakeServe()
+    serve.running["dialogue"], serve.ranges["dialogue"] = old, ReplicaRange(min=0, max=4)
+    fleet, said = rolled(serve)
+    serve.start_beside = interrupt  # type: ignore[method-assign]
+    fleet, said = rolled(serve)
+    with pytest.raises(KeyboardInterrupt):
+        to_other(fleet)
+    assert "dialogue.2: Serve does not have it; dialogue serves on" in said[-1]
+    del serve.start_beside
+    serve.running["dialogue"] = []  # Idle again: it has not ended, since it does not retire.
+    again, said = rolled(serve, read_state(tmp_path / "fleet.json"))
+    with pytest.raises(MachineError, match=r"must know the dialogue\.2 .* undoes what an inter"):
+        same_again(again)
+    assert undo_interrupted(again)
+    assert said == ["dialogue.2: a roll was interrupted before Serve had it; dialogue serves on"]
+    assert dataclasses.replace(read_state(tmp_path / "fleet.json"), versions={}) == STATE
+    assert not undo_interrupted(again)
+    to_other(again)
+    assert (again.state.current["dialogue"], list(again.state.retiring)) == (
+        "dialogue.2",
+        ["dialogue"],
+    )
+
+
+def test_group_that_cannot_be_removed_stays_in_the_record_until_it_is_gone(
+    rolled: Rolled, tmp_path: Path
+) -> None:
+    def refuse(group: str) -> None:
+        if group in serve.running:
+            raise TimeoutError("Deployment wasn't deleted after 60s.")
+
+    serve = FakeServe(bad_group="dialogue.2")
+    serve.remove_group = refuse  # type: ignore[method-assign]
+    fleet, _ = rolled(serve)
+    with pytest.raises(MachineError, match=r"not be taken back, either: .* after 60s"):
+        to_other(fleet)
+    assert read_state(tmp_path / "fleet.json").current["dialogue"] == "dialogue.2"
+    assert serve.running["directory"] == ["x1"]
+    del serve.running["dialogue.2"], serve.remove_group
+    again, _ = rolled(serve, read_state(tmp_path / "fleet.json"))
+    assert undo_interrupted(again)
+    assert dataclasses.replace(again.state, versions={}) == STATE
+
+
+def test_group_that_the_record_does_not_know_makes_way_for_one_of_its_name(rolled: Rolled) -> None:
+    serve = FakeServe()
+    serve.running["dialogue.2"], serve.of["o1"] = ["o1"], "1"
+    serve.versions["dialogue.2"], serve.ranges["dialogue.2"] = "1", ReplicaRange.of(1)
+    fleet, _ = rolled(serve)
+    to_other(fleet)
+    assert len(serve.running["dialogue.2"]) == 2 and "o1" not in serve.running["dialogue.2"]
+    assert fleet.state.version_of("dialogue.2") != "1"
+
+
+def test_teacher_that_retires_counts_with_the_replicas_that_it_has(rolled: Rolled) -> None:
+    serve = FakeServe()
+    serve.ranges["dialogue"] = ReplicaRange(min=0, max=4)
+    fleet, _ = rolled(serve)
+    to_other(fleet)
+    assert serve.ranges["dialogue"] == ReplicaRange(min=0, max=2)
+    serve.running["dialogue"].pop()
+    assert counted_ranges(fleet.state, serve.fleet_status()) == {
+        "dialogue": ReplicaRange.of(1),
+        "dialogue.2": ReplicaRange(min=0, max=4),
+        "recommendation": ReplicaRange.of(1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "told"),
+    [
+        ("v", r"New students take the other dialogue teacher\.$"),
+        ("w", r"they end\. Roll again with"),
+    ],
+)
+def test_directory_hears_of_the_kind_that_was_rolled_before_another_one_failed(
+    vocabulary: str, told: str, rolled: Rolled
+) -> None:
+    def of(options: Mapping[str, Any], vocabulary: str) -> dict[str, Any]:
+        return {**options, "pin": {**options["pin"], "vocabulary_digest": vocabulary}}
+
+    serve = FakeServe(bad_group="recommendation.2")
+    options = {kind: of(it, "v") for kind, it in OPTIONS.items()}
+    fleet, _ = rolled(serve, dataclasses.replace(STATE, options=options), 9.0)
+    others = {"dialogue": of(NEW, vocabulary), "recommendation": of(NEW, vocabulary)}
+    with pytest.raises(MachineError, match=told):
+        roll_fleet(fleet, RollPlan(same={}, others=others, drain_s=9.0))
+    assert fleet.state.current == {"recommendation": "recommendation", "dialogue": "dialogue.2"}
+    assert serve.running["directory"] != ["x1"]
+
+
+def test_interrupt_after_a_teacher_has_followed_says_that_the_directory_does_not_know(
+    rolled: Rolled,
+) -> None:
+    serve = FakeServe()
+    fleet, said = rolled(serve, free_cpus=9.0)
+    wait = fleet.wait
+    fleet.wait = lambda it: interrupt() if it.kind == "recommendation.2" else wait(it)  # type: ignore[method-assign]
+    others = {"dialogue": NEW, "recommendation": NEW}
+    with pytest.raises(KeyboardInterrupt):
+        roll_fleet(fleet, RollPlan(same={}, others=others, drain_s=9.0))
+    assert said[-1] == "roll again: until then new students may take the old teacher"
+    assert serve.running["directory"] == ["x1"]
 
 
 def test_groups_have_applications_of_their_own_and_one_name_of_the_deployment() -> None:

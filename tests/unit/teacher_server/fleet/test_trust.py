@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from teacher_server.fleet.certificates import make_certificates
-from teacher_server.fleet.trust import authorities, distrust
+from teacher_server.fleet.trust import authorities, distrust, dropped
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 
 
@@ -52,9 +52,19 @@ def test_certificate_of_a_ca_that_was_not_there_names_what_must_be_done_first(
     assert why.endswith("ca.pem with both CAs on all nodes, roll, and start the students again.")
 
 
+def test_ca_that_is_gone_is_told_for_students_whose_certificate_it_signed(
+    sets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    old, new = sets
+    both = folder_of(tmp_path / "both", new, old, new)
+    assert dropped(both, authorities(both)) == ""
+    why = dropped(folder_of(tmp_path / "now", new, new), authorities(both))
+    assert "now/ca.pem lacks 1 of the CAs" in why and "client.pem" in why
+
+
 def test_nothing_is_said_without_tls_and_of_a_fleet_whose_cas_were_not_recorded(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
     assert authorities(NO_SECURITY) == []
-    assert distrust(NO_SECURITY, ()) == ""
+    assert distrust(NO_SECURITY, ()) == dropped(NO_SECURITY, ()) == ""
     assert distrust(folder_of(tmp_path / "now", sets[1], sets[1]), ()) == ""
