@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     teachers = DenseMixture(
         by_kind(*arguments.first), by_kind(*arguments.second), arguments.weight, config.distill
     )
-    run_student(config, data, lambda _settled, _run_id: teachers)
+    run_student(config, data, lambda *_: teachers)
 
 
 if __name__ == "__main__":
