@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from protos.teacher_pb2 import Compression
 from teacher_server.replica.device_health import DeviceHealth
-from teacher_server.replica.fair_budget import FairBudget
+from teacher_server.replica.fair_budget import FairBudget, Piece
 from teacher_server.replica.fair_queue import FairQueue, Verdict
 from teacher_server.replica.load import LoadMeter
 from teacher_server.replica.runs import Runs
@@ -181,13 +181,13 @@ class Batcher(Generic[ResultT]):
         """
         if self._task is not None and self._task.done():
             raise RuntimeError("rounds must be run for work to be queued, got an ended batcher.")
-        run = work.run_id or caller
-        if not self._budget.try_take(run, caller, work.num_bytes, is_low=work.is_low):
-            await self._budget.take(run, caller, work.num_bytes, is_low=work.is_low)
+        room = _room(work, caller)
+        if not self._budget.try_take(room):
+            await self._budget.take(room)
         result: asyncio.Future[BatchResult[ResultT]] = asyncio.get_running_loop().create_future()
         num_tokens = work.num_tokens
         queued = QueuedRequest(work, result, num_tokens, time.monotonic(), caller)
-        self._queue.push(run, caller, queued, num_tokens, is_low=work.is_low)
+        self._queue.push(room.run, caller, queued, num_tokens, is_low=work.is_low)
         self._queued_tokens += num_tokens
         self._arrived.set()
         if self._queued_tokens >= self._limits.token_budget:
@@ -231,7 +231,7 @@ class Batcher(Generic[ResultT]):
 
     def _leave(self, queued: QueuedRequest[ResultT]) -> None:
         """Give back the room of a request that left the queue."""
-        self._budget.give(queued.caller, queued.work.num_bytes)
+        self._budget.give(_room(queued.work, queued.caller))
         self._queued_tokens -= queued.num_tokens
 
     async def _score_round(self, joined: list[QueuedRequest[ResultT]]) -> None:
@@ -305,3 +305,8 @@ class _Round:
 def _since_s(waiting: Sequence[QueuedRequest[Any]]) -> list[float]:
     """Since when requests wait, without those that may wait for ever."""
     return [queued.since_s for queued in waiting if not queued.work.is_low]
+
+
+def _room(work: ScoreWork, caller: Hashable) -> Piece:
+    """What a request takes of the queue; one that names no run is of a run of its stream's own."""
+    return Piece(work.run_id or caller, caller, work.num_bytes, work.is_low)

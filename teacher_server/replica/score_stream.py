@@ -1,7 +1,8 @@
 """One caller's stream of requests: read, checked, scored, encoded, and bounded while it lasts.
 
 Two tasks per stream and none per request: one reads, checks and queues, the other encodes and
-writes. Long checks and encodings run in threads; the event loop only passes messages on.
+writes; a third sleeps and looks whether anybody reads what is written. Long checks and encodings
+run in threads; the event loop only passes messages on.
 """
 
 from __future__ import annotations
@@ -15,21 +16,33 @@ from typing import Any
 from protos import teacher_pb2
 from teacher_server.replica.batching import Batcher, BatchResult
 from teacher_server.replica.device_health import DeviceHealth
-from teacher_server.replica.fair_budget import FairBudget
+from teacher_server.replica.fair_budget import FairBudget, Piece
 from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import Outcome, ReplicaCounters
 from teacher_server.scoring.score_work import ScoreWork
 from trainer.common.byte_budget import ByteBudget
 from trainer.telemetry.spans import OpenSpan, Spans
 
-# Requests of one stream whose replies are not yet sent, and the bytes of both: a client that does
-# not read stops only itself.
+# Requests of one stream whose replies are not yet sent, and the bytes of both.
 MAX_IN_FLIGHT = 64
 MAX_STREAM_BYTES = 64 << 20
 # Of all streams together: the largest possible replies of what is read and not yet answered.
 MAX_REPLY_BYTES = 512 << 20
 # What is held of a request and its reply however small they are, so that their number is bounded.
 HELD_BYTES = 4 << 10
+# A stream of which nothing was read for so long, or up to twice as long, ends if others wait for
+# room. A dead client is cut off by keepalive before.
+NOT_READ_S = 60.0
+
+
+class NotReadError(Exception):
+    """The caller does not read its replies, and others need the room."""
+
+
+NOT_READ = (
+    f"replies must be read while others wait for room, got none read for {NOT_READ_S:g} s. "
+    "Send the rest again, here or elsewhere."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +81,8 @@ class InFlightRequest:
     run_id: str = ""
     held: int = 0
     """Bytes of the stream's budget: those of the request and of the largest possible reply."""
-    reply_held: int = 0
-    """Bytes of the budget of all replies."""
+    reply_room: Piece | None = None
+    """Of the budget of all replies."""
     outcome: Outcome = "abandoned"
     """Outcome to count if the request ends at this point."""
 
@@ -90,6 +103,8 @@ class ScoreStream:
         self._freed = asyncio.Event()
         self._budget = ByteBudget(MAX_STREAM_BYTES)
         self._in_flight: set[InFlightRequest] = set()
+        self._being_written: InFlightRequest | None = None
+        self._is_cut_off = False
         self._done: asyncio.Queue[InFlightRequest | None] = asyncio.Queue()
         """In the order in which they were done; None: no more will be read."""
 
@@ -97,11 +112,13 @@ class ScoreStream:
         """Reply to each request as soon as it is done, until the caller ends or we drain.
 
         Raises:
+            NotReadError: if nobody reads the replies while others wait for room.
             Exception: what a reply could not be made or written for; it ends the stream.
         """
         drain = asyncio.create_task(self._pipeline.draining.wait())
         reading = asyncio.create_task(self._read_all())
         writing = asyncio.create_task(self._write_all())
+        watching = asyncio.create_task(self._watch(writing))
         try:
             ends = [drain, reading, writing]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -112,12 +129,26 @@ class ScoreStream:
                 reading.result()
             self._done.put_nowait(None)
             await writing
+        except asyncio.CancelledError:
+            if self._is_cut_off:
+                raise NotReadError(NOT_READ) from None
+            raise
         finally:
-            for task in (drain, reading, writing):
+            for task in (drain, reading, writing, watching):
                 task.cancel()
             # If the caller disconnected: its requests leave the queue.
             for request in list(self._in_flight):
                 self._end(request)
+
+    async def _watch(self, writing: asyncio.Task[None]) -> None:
+        """Cut the stream off if one write lasts while others wait for room."""
+        while not self._is_cut_off:
+            before = self._being_written
+            await asyncio.sleep(NOT_READ_S)
+            is_stuck = before is not None and before is self._being_written
+            if is_stuck and self._pipeline.replies.others_wait(self):
+                self._is_cut_off = True
+                writing.cancel()
 
     async def _read_all(self) -> None:
         spans = self._pipeline.spans
@@ -167,11 +198,12 @@ class ScoreStream:
         if not self._budget.try_take(size):
             await self._budget.take(size)
         request.held = size
-        run, replies = work.run_id or self, self._pipeline.replies
+        replies = self._pipeline.replies
         size = HELD_BYTES + work.max_reply_bytes
-        if not replies.try_take(run, self, size, is_low=work.is_low):
-            await replies.take(run, self, size, is_low=work.is_low)
-        request.reply_held = size
+        room = Piece(work.run_id or self, self, size, work.is_low)
+        if not replies.try_take(room):
+            await replies.take(room)
+        request.reply_room = room
 
     async def _write_all(self) -> None:
         """Reply to what is done, until nothing is in flight and nothing more will be read."""
@@ -185,7 +217,9 @@ class ScoreStream:
             else:
                 # Set before the write: the caller may disconnect right after it got the reply.
                 reply, request.outcome = await self._reply(request)
+                self._being_written = request
                 await self._write(reply)
+                self._being_written = None
                 self._end(request)
 
     async def _reply(self, request: InFlightRequest) -> tuple[teacher_pb2.ScoreReply, Outcome]:
@@ -236,8 +270,8 @@ class ScoreStream:
         self._in_flight.remove(request)
         self._freed.set()
         self._budget.give(request.held)
-        if request.reply_held:
-            self._pipeline.replies.give(self, request.reply_held)
+        if request.reply_room is not None:
+            self._pipeline.replies.give(request.reply_room)
         self._counters.end(request.outcome)
         if request.result is not None:
             request.result.cancel()

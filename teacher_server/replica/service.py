@@ -25,7 +25,7 @@ from teacher_server.replica.metrics import PREFIX, RUN_PREFIX, ReplicaLevels
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.runs import RunCounters
-from teacher_server.replica.score_stream import Pipeline, ScoreStream
+from teacher_server.replica.score_stream import NotReadError, Pipeline, ScoreStream
 from teacher_server.replica.security import SERVER_REMEDY, ServerSecurity
 from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import ReplicaCounters
@@ -138,11 +138,17 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, mismatch)
         counters = self.pipeline.counters
         counters.streams += 1
+        problem = ""
         try:
             await ScoreStream(self.pipeline, request_iterator, context.write).serve()
+        except NotReadError as error:
+            problem = str(error)
         finally:
             counters.streams -= 1
             self._unused_since_s = time.monotonic()
+        if problem:
+            # It holds nothing of ours any more; gRPC sends this behind what is not read yet.
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, problem)
         if self.pipeline.draining.is_set():
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "this replica is draining; send the rest elsewhere."

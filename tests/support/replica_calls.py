@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import grpc
 import numpy as np
@@ -16,6 +17,7 @@ from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.device_batches import BatchLimits
 from teacher_server.scoring.score_work import ScoreWork
 from tests.support.fake_teacher import FakeTeacher
+from trainer.teacher_client.answers import SequenceFields
 from trainer.telemetry.spans import Spans
 
 METADATA = handshake_metadata(teacher_pb2.Description(vocabulary_digest="vocabulary-a"))
@@ -34,13 +36,13 @@ def int32(*values: int) -> bytes:
     return np.array(values, dtype="<i4").tobytes()
 
 
-def one_range(*spans: tuple[int, int]) -> dict[str, bytes]:
+def one_range(*spans: tuple[int, int]) -> SequenceFields:
     """The fields of sequences with one range each: [start, start + length)."""
-    return {
-        "range_counts": int32(*[1] * len(spans)),
-        "range_starts": int32(*(start for start, _ in spans)),
-        "range_lengths": int32(*(length for _, length in spans)),
-    }
+    return SequenceFields(
+        range_counts=int32(*[1] * len(spans)),
+        range_starts=int32(*(start for start, _ in spans)),
+        range_lengths=int32(*(length for _, length in spans)),
+    )
 
 
 def request(
@@ -50,11 +52,12 @@ def request(
     values: int = codec.FLOAT32,
     fields: dict[str, bytes] | None = None,
 ) -> teacher_pb2.ScoreRequest:
-    content = {
+    content: SequenceFields = {
         "token_ids": int32(1, 2, 3, 4, 5),
         "token_lengths": int32(2, 3),
         **one_range((1, 1), (1, 2)),
-    } | (fields or {})
+    }
+    content.update(cast(SequenceFields, fields or {}))
     return teacher_pb2.ScoreRequest(
         request_id=request_id,
         compression=teacher_pb2.Compression(top_k=top_k, values=values),  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from teacher_server.replica.fair_budget import FairBudget
+from teacher_server.replica.fair_budget import FairBudget, Piece, Urgency
 
 
 class Takers:
@@ -22,15 +22,15 @@ class Takers:
         """Start to take, and go on when it has it or waits."""
 
         async def taken() -> None:
-            await self.budget.take(run or stream, stream, num_bytes, is_low=low)
+            await self.budget.take(Piece(run or stream, stream, num_bytes, low))
             self.let_in.append(stream)
 
         self.tasks[stream] = asyncio.create_task(taken())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
-    async def give(self, stream: str, num_bytes: int) -> None:
-        self.budget.give(stream, num_bytes)
+    async def give(self, stream: str, num_bytes: int, *, run: str = "", low: bool = False) -> None:
+        self.budget.give(Piece(run or stream, stream, num_bytes, low))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -46,12 +46,12 @@ def test_fair_budget_lets_one_of_each_run_in_and_then_the_next() -> None:
     async def story(takers: Takers) -> None:
         await takers.take("full", 100)
         for stream in ("a1", "a2", "a3"):
-            await takers.take(stream, 50, run="a")
+            await takers.take(stream, 35, run="a")
         await takers.take("b1", 50, run="b")
         assert takers.let_in == ["full"]
         await takers.give("full", 100)
         assert takers.let_in == ["full", "a1", "b1"]
-        await takers.give("b1", 50)
+        await takers.give("b1", 50, run="b")
         assert takers.let_in == ["full", "a1", "b1", "a2"]
 
     with_limit(100, story)
@@ -59,13 +59,46 @@ def test_fair_budget_lets_one_of_each_run_in_and_then_the_next() -> None:
 
 def test_fair_budget_keeps_a_quarter_for_streams_that_hold_nothing() -> None:
     async def story(takers: Takers) -> None:
-        await takers.take("greedy", 40)
-        await takers.take("greedy", 35)
+        await takers.take("low", 25, low=True)
+        await takers.take("greedy", 30)
+        await takers.take("greedy", 20)
         await takers.take("greedy", 1)
-        assert (takers.let_in, takers.budget.held) == (["greedy", "greedy"], 75)
+        assert (takers.let_in, takers.budget.held) == (["low", "greedy", "greedy"], 75)
         await takers.take("modest", 20)
         assert takers.let_in[-1] == "modest"
-        assert not takers.budget.try_take("modest", "modest", 1)
+        assert not takers.budget.try_take(Piece("modest", "modest", 1))
+
+    with_limit(100, story)
+
+
+def test_fair_budget_leaves_a_quarter_to_others_than_one_run_and_passes_that_run_over() -> None:
+    async def story(takers: Takers) -> None:
+        for stream in ("a1", "a2", "a3", "a4"):
+            await takers.take(stream, 25, run="a")
+        assert takers.let_in == ["a1", "a2", "a3"]
+        await takers.take("b", 25)
+        assert takers.let_in[-1] == "b"
+        await takers.give("a2", 25, run="a")
+        assert takers.let_in[-1] == "a4"
+
+    with_limit(100, story)
+
+
+def test_fair_budget_forgets_takers_that_leave_while_others_wait() -> None:
+    async def story(takers: Takers) -> None:
+        budget = takers.budget
+        await takers.take("full", 100)
+        await takers.take("waits", 10, low=True)
+        assert not budget.others_wait("waits")
+        for number in range(20):
+            await takers.take(f"{number}", 10, low=True)
+            assert budget.others_wait("waits")
+        for number in range(20):
+            takers.tasks[f"{number}"].cancel()
+        await asyncio.sleep(0)
+        queue = budget._queues[Urgency.LOW]
+        assert [taker.piece.stream for taker in queue.heads()] == ["waits"]
+        assert not budget.others_wait("waits")
 
     with_limit(100, story)
 
@@ -74,7 +107,7 @@ def test_fair_budget_of_a_stream_that_has_given_all_back_does_not_wait_for_other
     async def story(takers: Takers) -> None:
         await takers.take("idle", 70)
         await takers.take("busy", 10)
-        # Beyond three quarters with what it holds; then it holds nothing.
+        # Beyond a half with what it holds; then it holds nothing.
         await takers.take("busy", 12)
         assert takers.let_in == ["idle", "busy"]
         await takers.give("busy", 10)
@@ -84,17 +117,20 @@ def test_fair_budget_of_a_stream_that_has_given_all_back_does_not_wait_for_other
     with_limit(100, story)
 
 
-def test_fair_budget_leaves_half_to_normal_streams_and_lets_them_pass() -> None:
+def test_fair_budget_counts_low_streams_apart_and_lets_normal_ones_pass() -> None:
     async def story(takers: Takers) -> None:
-        await takers.take("low", 50, low=True)
+        await takers.take("low", 25, low=True)
         await takers.take("low2", 1, low=True)
-        await takers.take("normal", 50)
-        await takers.take("normal2", 30)
-        assert takers.let_in == ["low", "normal"]
-        await takers.give("low", 50)
-        assert takers.let_in == ["low", "normal", "normal2"]
-        await takers.give("normal", 50)
-        assert takers.let_in == ["low", "normal", "normal2", "low2"]
+        await takers.take("normal", 25)
+        await takers.take("normal", 25)
+        await takers.take("normal2", 25)
+        await takers.take("normal3", 10)
+        assert takers.let_in == ["low", "normal", "normal", "normal2"]
+        await takers.give("low", 25, low=True)
+        assert takers.let_in[4:] == ["normal3", "low2"]
+        await takers.give("normal2", 25)
+        await takers.take("low3", 25, low=True)
+        assert takers.let_in[6:] == []
 
     with_limit(100, story)
 
@@ -130,11 +166,11 @@ def test_fair_budget_takes_back_what_it_gave_to_who_leaves_in_that_moment() -> N
     async def story(takers: Takers) -> None:
         await takers.take("first", 100)
         await takers.take("leaver", 60)
-        takers.budget.give("first", 100)
+        takers.budget.give(Piece("first", "first", 100))
         assert takers.budget.held == 60
         takers.tasks["leaver"].cancel()
         await asyncio.wait([takers.tasks["leaver"]])
         assert (takers.let_in, takers.budget.held) == (["first"], 0)
-        assert takers.budget.try_take("next", "next", 100)
+        assert takers.budget.try_take(Piece("next", "next", 100))
 
     with_limit(100, story)

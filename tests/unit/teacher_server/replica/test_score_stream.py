@@ -14,7 +14,7 @@ from teacher_server.replica import score_stream
 from teacher_server.replica.batching import Batcher
 from teacher_server.replica.device_health import MAX_FAILURES, DeviceHealth
 from teacher_server.replica.request_check import RequestLimits
-from teacher_server.replica.score_stream import HELD_BYTES, Pipeline, ScoreStream
+from teacher_server.replica.score_stream import HELD_BYTES, NotReadError, Pipeline, ScoreStream
 from teacher_server.replica.service import TeacherService
 from teacher_server.replica.worker import Stage
 from teacher_server.scoring.counters import ReplicaCounters
@@ -243,19 +243,45 @@ def test_stream_that_nobody_reads_holds_a_bounded_part_and_loses_nothing(
         silent.reads.clear()
         replies = silent.pipeline.replies
         silent.send(*(request(number) for number in range(50)), None)
-        while replies.held < 6 * REPLY_BYTES:
+        while replies.held < 4 * REPLY_BYTES:
             await asyncio.sleep(0.001)
         other = Line(after=silent)
         other.send(*(request(number) for number in range(20)), None)
         await other.served
         assert len(other.replies) == 20
-        assert replies.held == 6 * REPLY_BYTES
-        assert silent.counters.requests - len(other.replies) == 7
+        assert replies.held == 4 * REPLY_BYTES
+        assert silent.counters.requests - len(other.replies) == 5
         silent.reads.set()
         await silent.served
         assert sorted(reply.request_id for reply in silent.replies) == list(range(50))
         assert replies.held == 0
         assert silent.outcomes == (70, 0, 0, 0)
+
+    run(scenario)
+
+
+def test_stream_that_nobody_reads_ends_once_others_wait_for_its_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(score_stream, "MAX_REPLY_BYTES", REPLY_BYTES)
+    monkeypatch.setattr(score_stream, "NOT_READ_S", 0.01)
+
+    async def scenario() -> None:
+        silent = Line()
+        silent.reads.clear()
+        # The second waits for room, which is no reason to end: it waits for its own stream.
+        silent.send(request(1), request(2))
+        await asyncio.sleep(0.05)
+        assert not silent.served.done()
+        other = Line(after=silent)
+        other.send(request(3), None)
+        with pytest.raises(NotReadError, match="replies must be read while others wait for room"):
+            await silent.served
+        await other.served
+        assert [reply.request_id for reply in other.replies] == [3]
+        assert silent.pipeline.replies.held == 0
+        # One was on its way, as far as we know.
+        assert silent.outcomes == (2, 0, 0, 1)
 
     run(scenario)
 

@@ -122,8 +122,10 @@ def test_config_that_makes_no_causal_model_is_one_line(
 
 
 def test_checkpointing_keeps_one_input_per_layer() -> None:
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    two, four = (GPT2Config(vocab_size=100, n_layer=layers, **no_dropout) for layers in (2, 4))
+    two, four = (
+        GPT2Config(vocab_size=100, n_layer=layers, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        for layers in (2, 4)
+    )
     whole = student_size(four, length=64, dtype=torch.float32)
     kept = student_size(four, length=64, dtype=torch.float32, checkpointing=True)
     fewer = student_size(two, length=64, dtype=torch.float32, checkpointing=True)
