@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import TypedDict, cast
 
 import grpc
 import numpy as np
@@ -36,9 +36,17 @@ def int32(*values: int) -> bytes:
     return np.array(values, dtype="<i4").tobytes()
 
 
-def one_range(*spans: tuple[int, int]) -> SequenceFields:
-    """The fields of sequences with one range each: [start, start + length)."""
-    return SequenceFields(
+class RangeFields(TypedDict):
+    """The fields of a request that say which rows are wanted."""
+
+    range_counts: bytes
+    range_starts: bytes
+    range_lengths: bytes
+
+
+def one_range(*spans: tuple[int, int]) -> RangeFields:
+    """Of sequences with one range each: [start, start + length)."""
+    return RangeFields(
         range_counts=int32(*[1] * len(spans)),
         range_starts=int32(*(start for start, _ in spans)),
         range_lengths=int32(*(length for _, length in spans)),
