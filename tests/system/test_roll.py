@@ -45,6 +45,8 @@ from trainer.security.channels import ChannelFactory
 from trainer.security.credentials import SERVER_NAME, SecurityFiles
 
 STUDENTS = 4
+# They train without a pause: new replicas, and tests beside this one, come before them.
+LAST = ("nice", "-n", "15")
 # Steps of a student after the roll. None ends by itself before: a roll takes as long as it takes.
 STEPS_AFTER = 10
 ENDLESS = 100_000
@@ -217,7 +219,7 @@ def test_roll_to_the_next_version_with_new_certificates_ends_no_run_and_changes_
         runs = []
         for output in outputs:
             endless = (*RUN, f"train.steps={ENDLESS}", *fleet.settings)
-            argv = student_command(prepared_dir, output, *endless, ranks=1)
+            argv = [*LAST, *student_command(prepared_dir, output, *endless, ranks=1)]
             runs.append(students.enter_context(started(argv, output.with_suffix(".log"))))
         for output in outputs:
             wait_until(lambda at=output: bool(steps_of(at)), 240, f"a first step in {output}")
