@@ -67,6 +67,7 @@ class ReplicaOptions:
     """OTLP/HTTP receiver of its OpenTelemetry spans; empty: no spans."""
     num_cpus: float = 0.5
     num_gpus: float = 0.0
+    """Above 1 its layers spread over so many."""
     dtype: str = FLOAT32
     """Of the teacher's weights and forward, one of those of its kind."""
     deterministic: bool = False
@@ -222,11 +223,19 @@ def _build_server(
             f"a replica with num_gpus {options.num_gpus:g} must see a CUDA device, got none. "
             "Install a CUDA build of torch on the teacher nodes, or give --num-gpus 0."
         )
+    if options.num_gpus > 1 and torch.cuda.device_count() < options.num_gpus:
+        raise InputError(
+            f"a replica with num_gpus {options.num_gpus:g} must see so many CUDA devices, got "
+            f"{torch.cuda.device_count()}. Look at CUDA_VISIBLE_DEVICES of the teacher nodes."
+        )
     # The number is a part of how sums are grouped: an answer's bits depend on it.
     torch.set_num_threads(options.num_threads)
     if options.deterministic:
         compute_deterministically()
     device = torch.device("cuda" if options.num_gpus else "cpu")
+    further: list[torch.device] = []
+    if options.num_gpus > 1:
+        device, *further = (torch.device("cuda", at) for at in range(int(options.num_gpus)))
     spans = None
     if options.spans:
         spans = Spans(options.spans, service=f"conkd-{options.kind}", instance=replica_id)
@@ -234,7 +243,13 @@ def _build_server(
     kinds = with_plugins(SERVED_KINDS, options.plugins, "SERVED_KINDS")
     folder = Path(options.folder)
     teacher = load_teacher(
-        options.kind, folder, device, dtype=options.dtype, counters=counters, kinds=kinds
+        options.kind,
+        folder,
+        device,
+        dtype=options.dtype,
+        counters=counters,
+        kinds=kinds,
+        further=further,
     )
     # A plugin's teacher may not name its type; then it is the one that was asked for.
     dtype = teacher.description.dtype or options.dtype

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from teacher_server.scoring.determinism import ALONE
-from teacher_server.scoring.kinds import SERVED_KINDS, ServedKind, check_dtype
+from teacher_server.scoring.kinds import SERVED_KINDS, ServedKind, check_dtype, checked_spread
 from trainer.common.command import CommandParser, number, whole
 from trainer.common.errors import InputError
 from trainer.common.machine import num_cpus
@@ -18,6 +18,8 @@ from trainer.kinds.names import BF16, FLOAT32, FP16
 TAKEN_KIND = "directory"
 REPLICAS = "KIND=COUNT|KIND=MIN..MAX[,...]"
 DTYPES = "KIND=TYPE[,...]"
+GPUS = "COUNT|KIND=COUNT[,...]"
+MAX_GPUS = 64
 # Options of earlier versions, and what to do without them.
 REMOVED = {
     "--object-store-mb": "Leave it out: a fleet keeps nothing in Ray's object store.",
@@ -67,11 +69,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         )
     for command in (up, scale_to):
         _add_scaling_options(command)
-    options = parser.parse_args(argv)
-    num_gpus = vars(options).get("num_gpus")
-    if num_gpus is not None and num_gpus > 1 and num_gpus % 1:
-        raise InputError(f"--num-gpus must be at most 1 or whole, got {num_gpus}.")
-    return options
+    return parser.parse_args(argv)
 
 
 def parse_keep(argv: list[str]) -> argparse.Namespace:
@@ -175,6 +173,43 @@ def parse_dtypes(text: str, kinds: Mapping[str, ServedKind]) -> dict[str, str]:
         check_dtype(kind, dtype, kinds[kind])
         dtypes[kind] = dtype
     return {kind: dtypes.get(kind, FLOAT32) for kind in kinds}
+
+
+def parse_gpus(
+    text: str, folders: Mapping[str, Path], kinds: Mapping[str, ServedKind]
+) -> dict[str, float]:
+    """GPUs of a replica of each kind that is given some, from "1" for all or "dialogue=2".
+
+    Raises:
+        InputError: for another kind, one that is named twice, a number that no replica can have,
+            or more than one GPU for teachers that lie on one.
+    """
+    gpus: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        kind, equals, count = part.rpartition("=")
+        named = [kind] if equals else list(folders)
+        if unknown := [it for it in named if it not in folders]:
+            raise InputError(
+                f"--num-gpus must be {GPUS} with a kind of {', '.join(folders)}, got "
+                f"{unknown[0]!r}."
+            )
+        if twice := [it for it in named if it in gpus]:
+            raise InputError(f"--num-gpus must name every kind once, got {twice[0]} in {text!r}.")
+        gpus.update(dict.fromkeys(named, _gpus_of_one(count)))
+    for kind, number_of in gpus.items():
+        if number_of > 1:
+            checked_spread(kind, folders[kind], int(number_of), kinds[kind])
+    return gpus
+
+
+def _gpus_of_one(text: str) -> float:
+    try:
+        count = number(0, MAX_GPUS)(text)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"--num-gpus {error}.") from error
+    if count > 1 and count % 1:
+        raise InputError(f"--num-gpus must be at most 1 or whole, got {count}.")
+    return count
 
 
 def asked_batch_limits(options: argparse.Namespace) -> dict[str, int]:
@@ -302,7 +337,7 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--num-cpus", type=number(0, 1024), default=0.5, help="CPUs of a replica, for placement"
     )
-    add("--num-gpus", type=number(0, 64), help="default: 1, or a part of it")
+    add("--num-gpus", default="", metavar=GPUS, help="of a replica; default: 1, or a part of it")
     up.add_argument(
         "--token-budget", type=whole(1, 1 << 24), default=4096, help="tokens of a device batch"
     )

@@ -92,6 +92,11 @@ def cluster_room() -> Room:
     return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
+def gpus_of_nodes() -> list[float]:
+    """GPUs of each node of the connected cluster."""
+    return [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+
+
 def free_resources() -> list[Mapping[str, float]]:
     """What nothing has taken on each node of the connected cluster, by Ray's names: CPU, GPU."""
     return [dict(free) for free in free_by_node().values()]

@@ -13,7 +13,9 @@ from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.local_cluster import FleetState
 from teacher_server.fleet.options import folders_anew
 from teacher_server.fleet.pins import check_pin, pin_of
+from teacher_server.scoring.kinds import SERVED_KINDS, checked_spread
 from trainer.common.errors import InputError
+from trainer.common.plugins import with_plugins
 from trainer.models.frozen import read_card
 from trainer.security.credentials import read_credentials
 
@@ -45,6 +47,7 @@ def plan_roll(args: argparse.Namespace, state: FleetState) -> RollPlan:
         found = pin_of(read_card(folder, kind), folder, options.get("dtype", ""))
         if asked is not None and found.weights_digest != options["pin"]["weights_digest"]:
             _check_apart(kind, folder, options)
+            _check_spread(kind, folder, options)
             pin = dataclasses.asdict(found)
             others[kind] = {**options, "folder": str(folder.resolve()), "pin": pin}
         else:
@@ -72,6 +75,13 @@ def _check_apart(kind: str, folder: Path, options: Mapping[str, Any]) -> None:
             "the replicas that serve were loaded: one that is started again could not load theirs. "
             "Put that teacher back there, and export the other one elsewhere."
         )
+
+
+def _check_spread(kind: str, folder: Path, options: Mapping[str, Any]) -> None:
+    num_gpus = int(options.get("num_gpus", 0))
+    if num_gpus > 1:
+        kinds = with_plugins(SERVED_KINDS, options["plugins"], "SERVED_KINDS")
+        checked_spread(kind, folder, num_gpus, kinds[kind])
 
 
 def _check_one_vocabulary(options: Mapping[str, Mapping[str, Any]]) -> None:

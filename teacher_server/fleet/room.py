@@ -59,11 +59,28 @@ def check_room(
         raise InputError(
             f"the replicas must fit this machine's {room.num_gpus} GPUs, got {gpus}. "
             + (
-                "Let replicas share one (up --num-gpus .5), or start fewer."
+                "Let replicas share one (up --num-gpus .5), give those of a kind none (up "
+                "--num-gpus recommendation=0), or start fewer."
                 if room.num_gpus
                 else "Leave --num-gpus out to serve on CPUs."
             )
         )
+
+
+def check_nodes(gpus: Mapping[str, float], of_nodes: Sequence[float]) -> None:
+    """Raise InputError for a replica with more GPUs than any node of a cluster has.
+
+    Args:
+        gpus: of a replica of each kind.
+        of_nodes: GPUs of each node; without any the cluster may yet grow to what it needs.
+    """
+    most = max(of_nodes, default=0)
+    for kind, count in gpus.items():
+        if count > 1 and 0 < most < count:
+            raise InputError(
+                f"a replica's GPUs must be those of one node, at most {most:g} in this cluster, "
+                f"got {count:g} for {kind}. Give fewer (up --num-gpus), or add a larger node first."
+            )
 
 
 def check_memory(

@@ -30,6 +30,7 @@ from teacher_server.fleet.options import (
     asked_folders,
     asked_scaling,
     parse_dtypes,
+    parse_gpus,
     parse_ranges,
 )
 from teacher_server.fleet.pins import pin_of
@@ -37,6 +38,7 @@ from teacher_server.fleet.ray_cluster import (
     check_cluster,
     cluster_room,
     connect,
+    gpus_of_nodes,
     head_address,
 )
 from teacher_server.fleet.ray_private import serve_is_running
@@ -44,8 +46,10 @@ from teacher_server.fleet.room import (
     ReplicaNeed,
     Room,
     check_memory,
+    check_nodes,
     check_room,
     gpu_share,
+    num_devices,
     weights_in,
 )
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
@@ -74,12 +78,13 @@ def up(args: argparse.Namespace) -> None:
     asked = parse_ranges(args.replicas, folders)
     dtypes = parse_dtypes(args.dtype, {kind: known[kind] for kind in folders})
     cards = _check_teachers(folders)
+    gpus = parse_gpus(args.num_gpus, folders, known)
     ranges = {kind: asked.get(kind, ReplicaRange.of(1)) for kind in folders}
     security = _security(args)
     check_endpoint("--spans", args.spans)
     check_output("the folder of --fleet", args.fleet.parent)
     with changing(args.fleet, args.command):
-        state = _started(args, cards, folders, dtypes, ranges, security)
+        state = _started(args, cards, folders, dtypes, gpus, ranges, security)
     print_status(state, as_json=False)
 
 
@@ -88,6 +93,7 @@ def _started(
     cards: Mapping[str, Description],
     folders: Mapping[str, Path],
     dtypes: Mapping[str, str],
+    gpus: Mapping[str, float],
     ranges: Mapping[str, ReplicaRange],
     security: SecurityFiles,
 ) -> FleetState:
@@ -96,11 +102,13 @@ def _started(
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
     address = args.address or os.environ.get("RAY_ADDRESS", "")
-    num_gpus = args.num_gpus if address else _checked_share(args, folders, dtypes, ranges)
+    if not address:
+        gpus = _checked_shares(args, folders, dtypes, gpus, ranges)
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
+        check_nodes(gpus, gpus_of_nodes())
         options = {
-            kind: _replica_options(args, cards[kind], folder, dtypes[kind], num_gpus)
+            kind: _replica_options(args, cards[kind], folder, dtypes[kind], gpus.get(kind))
             for kind, folder in folders.items()
         }
         state = _state(args, options, keeper=keeper, address=address, security=security)
@@ -119,25 +127,30 @@ def _started(
     return state
 
 
-def _checked_share(
+def _checked_shares(
     args: argparse.Namespace,
     folders: Mapping[str, Path],
     dtypes: Mapping[str, str],
+    asked: Mapping[str, float],
     ranges: Mapping[str, ReplicaRange],
-) -> float:
-    """GPUs of each replica, asked for or shared, once all fit a cluster that is not there yet."""
+) -> dict[str, float]:
+    """GPUs of each kind's replicas, asked for or an equal share of the others, once all fit a
+    cluster that is not there yet."""
     num_gpus = num_visible_devices(os.environ.get(VARIABLE))
     room = Room(num_cpus=args.cluster_cpus, num_gpus=num_gpus)
-    share = args.num_gpus
-    if share is None:
-        share = gpu_share(sum(wanted.max for wanted in ranges.values()), room.num_gpus)
-        if 0 < share < 1:
-            say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
-    need = ReplicaNeed(num_cpus=args.num_cpus, num_gpus=share)
-    check_room(room, dict.fromkeys(folders, need), ranges)
-    if not share:
-        check_memory(weights_in(folders, dtypes), ranges, memory_bytes())
-    return share
+    others = [kind for kind in folders if kind not in asked]
+    taken = num_devices(asked, {kind: ranges[kind].max for kind in asked})
+    # If nothing is left they still ask for one each, and the check says that all do not fit.
+    left = max(num_gpus - taken, min(num_gpus, 1))
+    share = gpu_share(sum(ranges[kind].max for kind in others), left)
+    if others and 0 < share < 1:
+        say(f"each replica takes {share:g} of a GPU: there are more replicas than GPUs")
+    gpus = {**asked, **dict.fromkeys(others, share)}
+    needs = {it: ReplicaNeed(num_cpus=args.num_cpus, num_gpus=gpus[it]) for it in folders}
+    check_room(room, needs, ranges)
+    on_cpu = {kind: folder for kind, folder in folders.items() if not gpus[kind]}
+    check_memory(weights_in(on_cpu, dtypes), ranges, memory_bytes())
+    return gpus
 
 
 def _cluster(

@@ -46,16 +46,17 @@ class DialogueTeacher:
         self,
         model: LanguageModel,
         description: Description,
-        device: torch.device,
         *,
         counters: ReplicaCounters,
     ) -> None:
         self.description = description
         self._counters = counters
-        self._device = device
-        model.module.to(device).eval().requires_grad_(False)
+        model.module.eval().requires_grad_(False)
         self._model = model
         self._head = model.head
+        # A model on several devices takes ids on its first, and has its head there or on its last.
+        self._device = model.device
+        self._head_device = model.head.weight.device
         self._support = Support(
             vocab_size=description.vocab_size,
             first_id=0,
@@ -70,14 +71,24 @@ class DialogueTeacher:
         device: torch.device,
         counters: ReplicaCounters | None = None,
         dtype: str = FLOAT32,
+        further: Sequence[torch.device] = (),
     ) -> DialogueTeacher:
-        """The frozen folder's teacher; raises as read_card and load_language_model do."""
+        """The frozen folder's teacher; raises as read_card and load_language_model do.
+
+        Args:
+            folder: of a dialogue teacher.
+            device: of the inputs.
+            counters: to add to.
+            dtype: of weights and forward.
+            further: devices over which its layers spread, too.
+        """
         # Here: the models of transformers take seconds, and a recommendation replica has none.
         from trainer.models.language_model import load_language_model
 
         card = read_card(folder, DIALOGUE)
         vocabulary = Vocabulary.load(folder)
-        model = load_language_model(folder, vocabulary, Placement(device=device, dtype=dtype))
+        placement = Placement(device=device, dtype=dtype, further=tuple(further))
+        model = load_language_model(folder, vocabulary, placement)
         description = describe(card, vocabulary, dtype)
         if model.limits.takes_ranges:
             description.capabilities.append(RANGES)
@@ -89,7 +100,7 @@ class DialogueTeacher:
                 f"the card of {folder} must give the model's limits {of_model}, got {of_card}. "
                 "Export the teacher again."
             )
-        return cls(model, description, device, counters=counters or ReplicaCounters())
+        return cls(model, description, counters=counters or ReplicaCounters())
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[SequenceInput], compression: Compression) -> TargetRows:
@@ -98,13 +109,14 @@ class DialogueTeacher:
         No wanted position sees a pad, so the rows do not depend on what else is in the batch.
         """
         hidden_TD = self._model.response_states(collate(inputs, pad_id=0).to(self._device))
+        hidden_TD = hidden_TD.to(self._head_device)
         uniforms_TN = draw_uniforms(inputs, compression)
         asked_T = asked_temperatures(inputs)
         parts = []
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
             logits_TV = self._logits(hidden_TD[chunk])
-            with _counted(self._counters, self._device):
+            with _counted(self._counters, self._head_device):
                 parts.append(
                     compress(
                         logits_TV,
@@ -123,7 +135,7 @@ class DialogueTeacher:
         if hidden_TD.dtype == torch.float32:
             return self._head(hidden_TD)
         size = (len(hidden_TD), self._support.vocab_size)
-        logits_TV = torch.empty(size, device=self._device)
+        logits_TV = torch.empty(size, device=self._head_device)
         multiply(hidden_TD, self._head.weight, logits_TV)
         return logits_TV
 

@@ -247,7 +247,8 @@ COMMANDS = {
             "--address": UNCHECKED,
             "--threads": whole(1, 1024),
             "--num-cpus": number(0, 1024),
-            "--num-gpus": number(0, 64) | st.just("1.5"),
+            "--num-gpus": number(0, 64).filter(bool)
+            | st.sampled_from(["1.5", "dialogue=1.5", "dialogue=", "moon=1", "1,1", "dialogue=3"]),
             "--token-budget": whole(1, 1 << 24),
             "--cluster-cpus": whole(1, 4096),
         },

@@ -32,6 +32,7 @@ from trainer.models.frozen import CONFIG_NAME, REMEDY
 from trainer.models.new_rows import draw_new_rows_
 from trainer.models.placing import PLAIN, Placement, check_computes, place_
 from trainer.models.room import module_bytes
+from trainer.models.spreading import device_map, join_
 from trainer.models.weights import rebuild
 
 # The final hidden states of a trained GPT-2 are long and alike: a row as wide as its own would
@@ -62,7 +63,7 @@ class CausalLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are; if on several, the inputs'."""
         return self.module.device
 
     @property
@@ -73,7 +74,8 @@ class CausalLanguageModel:
     def response_states(self, inputs: ModelInput) -> Tensor:
         """Last hidden states of the wanted positions, examples end to end, float [P, D]."""
         hidden_BLD = hidden_states(self.module, inputs.input_ids_BL)
-        return hidden_BLD.flatten(0, 1).index_select(0, inputs.hidden_index_P)
+        index_P = inputs.hidden_index_P.to(hidden_BLD.device)
+        return hidden_BLD.flatten(0, 1).index_select(0, index_P)
 
     def write(self, folder: Path, whole: dict[str, Tensor]) -> None:
         """Write a folder of Hugging Face's; OSError if it could not be written."""
@@ -226,7 +228,11 @@ def load_causal_lm(
             f"the model in {folder} must have {vocabulary.size} output rows, got "
             f"{output_weight(model).shape[0]}. Use the vocabulary it was trained with."
         )
-    place_(model, placement, folder)
+    devices = (placement.device, *placement.further)
+    placed = device_map(model, devices, folder)
+    place_(model, placement, folder, placed)
+    if placement.further:
+        join_(model, placed, placement.device)
     ids_BL = torch.tensor([PROBE_IDS], device=placement.device)
     with torch.no_grad():
         check_computes(placement, folder, lambda: hidden_states(model, ids_BL))
@@ -243,7 +249,7 @@ def check_head(model: PreTrainedModel) -> None:
     was_training = model.training
     nn.Module.train(model, False)
     logits_BLV = model(input_ids=ids_BL, use_cache=False).logits
-    product_BLV = output_head(model)(hidden_states(model, ids_BL))
+    product_BLV = output_head(model)(hidden_states(model, ids_BL)).to(logits_BLV.device)
     nn.Module.train(model, was_training)
     if not torch.allclose(logits_BLV, product_BLV, rtol=1e-3, atol=1e-4):
         raise InputError(

@@ -8,7 +8,7 @@ read: a start needs the weights once, and a piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,9 @@ class Placement:
     """Where a model computes, and in which type."""
 
     device: torch.device = CPU
+    """Of its inputs, and of all of it unless there are further ones."""
+    further: tuple[torch.device, ...] = ()
+    """Over which a causal language model of Hugging Face spreads, too."""
     dtype: str = FLOAT32
     """Name of the type of its weights and of its forward, one of DTYPES."""
 
@@ -38,7 +41,12 @@ PLAIN = Placement()
 """The CPU, in float32."""
 
 
-def place_(module: nn.Module, placement: Placement, folder: Path) -> None:
+def place_(
+    module: nn.Module,
+    placement: Placement,
+    folder: Path,
+    device_of: Mapping[str, torch.device] | None = None,
+) -> None:
     """Give every parameter and buffer memory of its own, as the placement says.
 
     Weights, which are what a state dict holds, change their type; buffers that are computed from
@@ -47,16 +55,18 @@ def place_(module: nn.Module, placement: Placement, folder: Path) -> None:
     Args:
         module: just read; nobody else may hold its tensors.
         folder: what it was read from, for an error.
+        device_of: name of a module -> device of all in it; what is in none lies on the placement's.
 
     Raises:
         InputError: if a weight is too large for fp16.
     """
     ranges = mapped_ranges(SUFFIX)
     weights = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
-    for tensor in (*module.parameters(), *module.buffers()):
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         is_cast = id(tensor) in weights and tensor.is_floating_point()
         dtype = DTYPES[placement.dtype] if is_cast else tensor.dtype
-        tensor.data = _own(tensor.data, placement.device, dtype, ranges)
+        device = _device(name, device_of or {}, placement.device)
+        tensor.data = _own(tensor.data, device, dtype, ranges)
         if placement.dtype == FP16 and is_cast and not tensor.isfinite().all():
             raise InputError(
                 f"the weights in {folder} must be at most {torch.finfo(dtype).max:,.0f} to be held "
@@ -71,9 +81,10 @@ def check_computes(placement: Placement, folder: Path, forward: Callable[[], Ten
         forward: of a few tokens; returns what must be finite.
 
     Raises:
-        InputError: naming the type; never in float32, whose errors are those of the model.
+        InputError: naming the type; never in float32 on one device, whose errors are those of the
+            model.
     """
-    if placement.dtype == FLOAT32:
+    if placement.dtype == FLOAT32 and not placement.further:
         return
     problem = ""
     try:
@@ -84,10 +95,21 @@ def check_computes(placement: Placement, folder: Path, forward: Callable[[], Ten
     except RuntimeError as error:
         problem = first_line(error)
     if problem:
+        count = f"{1 + len(placement.further)} x " if placement.further else ""
+        remedy = f"Take {FLOAT32}" + (" or one GPU." if count else ".")
         raise InputError(
-            f"the model in {folder} must compute in its dtype on {placement.device.type}, got "
-            f"{placement.dtype}: {problem}. Take {FLOAT32}."
+            f"the model in {folder} must compute in its dtype on {count}{placement.device.type}, "
+            f"got {placement.dtype}: {problem}. {remedy}"
         )
+
+
+def _device(
+    name: str, device_of: Mapping[str, torch.device], otherwise: torch.device
+) -> torch.device:
+    """That of the innermost module that holds a tensor and has one."""
+    while name and name not in device_of:
+        name = name.rpartition(".")[0]
+    return device_of.get(name, otherwise)
 
 
 def _own(

@@ -81,6 +81,20 @@ def test_folder_with_other_weights_is_another_teacher_with_a_pin_of_its_own(
     assert plan.drain_s == 5.0
 
 
+def test_another_teacher_with_fewer_layers_than_a_replica_has_gpus_is_refused(
+    folders: dict[str, Path], state: FleetState, tmp_path: Path
+) -> None:
+    other = altered(folders["dialogue"], tmp_path / "other", weights="other")
+    for num_gpus in (2.0, 3.0):
+        options = {**state.options["dialogue"], "num_gpus": num_gpus, "plugins": []}
+        spread = dataclasses.replace(state, options={"dialogue": options})
+        if num_gpus == 2.0:
+            assert planned(spread, "--dialogue", other).others["dialogue"]["num_gpus"] == 2.0
+            continue
+        with pytest.raises(InputError, match="on 3 GPUs must have as many layers, got 2"):
+            planned(spread, "--dialogue", other)
+
+
 def test_teacher_that_differs_in_other_things_alone_is_refused(
     folders: dict[str, Path], state: FleetState, tmp_path: Path
 ) -> None:

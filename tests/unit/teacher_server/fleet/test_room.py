@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from teacher_server.fleet import up
-from teacher_server.fleet.options import parse
+from teacher_server.fleet.options import parse, parse_gpus
 from teacher_server.fleet.room import (
     ReplicaNeed,
     Room,
     check_memory,
+    check_nodes,
     check_room,
     fits_one_more,
     gpu_share,
@@ -23,6 +25,7 @@ from teacher_server.fleet.room import (
 )
 from teacher_server.fleet.scaling import ReplicaRange
 from teacher_server.main import main
+from teacher_server.scoring.kinds import SERVED_KINDS
 from tests.support import tiny_teachers
 from trainer.common.errors import InputError
 from trainer.models.frozen import WEIGHTS_NAME
@@ -141,6 +144,11 @@ def test_replicas_without_a_share_of_their_own_fit_the_gpus_there_are() -> None:
         (["--replicas", "dialogue=100"], "must fit the local cluster's 4 CPUs, got 50"),
         (["--num-cpus", "100"], "must fit the local cluster's 4 CPUs, got 100"),
         (["--num-gpus", "1.5"], "--num-gpus must be at most 1 or whole, got 1.5"),
+        (["--num-gpus", "x"], "--num-gpus must be a number in [0, 64], got x"),
+        (["--num-gpus", "moon=1"], "with a kind of dialogue, got 'moon'"),
+        (["--num-gpus", "1,dialogue=1"], "must name every kind once, got dialogue in"),
+        (["--num-gpus", "dialogue=2"], "this machine's 0 GPUs, got 2. Leave --num-gpus out"),
+        (["--num-gpus", "dialogue=3"], "on 3 GPUs must have as many layers, got 2 in"),
         (["--replicas", "dialogue=1,dialogue=0"], "every kind once, got dialogue twice"),
         (["--replicas", "dialogue=²"], "KIND=COUNT or KIND=MIN..MAX"),
     ],
@@ -153,9 +161,51 @@ def test_fleet_without_room_is_refused_before_ray_is_started(
     monkeypatch.setattr(up, "num_visible_devices", lambda _visible: 0)
     asked = ["up", "--dialogue", str(tmp_path / "dialogue"), "--cluster-cpus", "4", *options]
     # tests/unit/conftest.py refuses a keeper.
-    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+    with pytest.raises(InputError, match=re.escape(message)):
         main([*asked, "--port", "31999", "--fleet", str(tmp_path / "fleet.json")])
     assert not (tmp_path / "fleet.json").exists()
+
+
+def test_replica_has_no_more_gpus_than_a_node() -> None:
+    check_nodes({"dialogue": 4.0, "recommendation": 0.0}, [0.0, 4.0])
+    check_nodes({"dialogue": 4.0}, [0.0])
+    with pytest.raises(InputError, match=r"at most 4 in this cluster, got 8 for dialogue\."):
+        check_nodes({"recommendation": 1.0, "dialogue": 8.0}, [0.0, 4.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_gpus", "expected"),
+    [
+        ("", 2, {"dialogue": 1, "recommendation": 1}),
+        ("", 1, {"dialogue": 0.5, "recommendation": 0.5}),
+        ("1", 2, {"dialogue": 1, "recommendation": 1}),
+        ("dialogue=2", 3, {"dialogue": 2, "recommendation": 1}),
+        ("dialogue=2,recommendation=0", 2, {"dialogue": 2, "recommendation": 0}),
+        ("dialogue=2", 2, r"must fit this machine's 2 GPUs, got 3\. .*recommendation=0"),
+        ("2", 4, "a replica of recommendation teachers must have at most one GPU, got 2"),
+    ],
+)
+def test_gpus_that_are_asked_for_one_kind_are_not_shared_among_the_others(
+    asked: str,
+    num_gpus: int,
+    expected: dict[str, float] | str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = tiny_teachers.write_teachers(tmp_path, tiny_teachers.tiny_vocabulary())
+    monkeypatch.setattr(up, "num_visible_devices", lambda _visible: num_gpus)
+    args = parse(["up", "--num-gpus", asked])
+    dtypes, ranges = dict.fromkeys(folders, "float32"), dict.fromkeys(folders, ReplicaRange.of(1))
+
+    def shares() -> dict[str, float]:
+        gpus = parse_gpus(args.num_gpus, folders, SERVED_KINDS)
+        return up._checked_shares(args, folders, dtypes, gpus, ranges)
+
+    if isinstance(expected, dict):
+        assert shares() == expected
+    else:
+        with pytest.raises(InputError, match=expected):
+            shares()
 
 
 def test_new_cluster_has_the_cpus_of_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
