@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypedDict, cast
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,7 +17,6 @@ from teacher_server.replica.service import TeacherServer
 from teacher_server.scoring.device_batches import BatchLimits
 from teacher_server.scoring.score_work import ScoreWork
 from tests.support.fake_teacher import FakeTeacher
-from trainer.teacher_client.answers import SequenceFields
 from trainer.telemetry.spans import Spans
 
 METADATA = handshake_metadata(teacher_pb2.Description(vocabulary_digest="vocabulary-a"))
@@ -36,21 +35,13 @@ def int32(*values: int) -> bytes:
     return np.array(values, dtype="<i4").tobytes()
 
 
-class RangeFields(TypedDict):
-    """The fields of a request that say which rows are wanted."""
-
-    range_counts: bytes
-    range_starts: bytes
-    range_lengths: bytes
-
-
-def one_range(*spans: tuple[int, int]) -> RangeFields:
-    """Of sequences with one range each: [start, start + length)."""
-    return RangeFields(
-        range_counts=int32(*[1] * len(spans)),
-        range_starts=int32(*(start for start, _ in spans)),
-        range_lengths=int32(*(length for _, length in spans)),
-    )
+def one_range(*spans: tuple[int, int]) -> dict[str, Any]:
+    """The fields of sequences with one range each: [start, start + length)."""
+    return {
+        "range_counts": int32(*[1] * len(spans)),
+        "range_starts": int32(*(start for start, _ in spans)),
+        "range_lengths": int32(*(length for _, length in spans)),
+    }
 
 
 def request(
@@ -60,12 +51,12 @@ def request(
     values: int = codec.FLOAT32,
     fields: dict[str, bytes] | None = None,
 ) -> teacher_pb2.ScoreRequest:
-    content: SequenceFields = {
+    content: dict[str, Any] = {
         "token_ids": int32(1, 2, 3, 4, 5),
         "token_lengths": int32(2, 3),
         **one_range((1, 1), (1, 2)),
     }
-    content.update(cast(SequenceFields, fields or {}))
+    content |= fields or {}
     return teacher_pb2.ScoreRequest(
         request_id=request_id,
         compression=teacher_pb2.Compression(top_k=top_k, values=values),  # type: ignore[arg-type]
