@@ -73,4 +73,6 @@ def test_short_chaos_run_does_not_show_in_the_student(
         assert float(row["loss_difference"]) <= 1e-6, row
         assert [row[name] for name in ("lost", "duplicated", "reordered")] == [0, 0, 0], row
     assert undisturbed.witnessed.resends == 0
-    assert all(trial.witnessed.resends > 0 for trial in hurt if trial.name != DIRECTORY.name)
+    # The gate asks so little of the recommendation teacher that a replica of it may die idle.
+    idle = {DIRECTORY.name, KILL_RECOMMENDATION.name}
+    assert all(trial.witnessed.resends > 0 for trial in hurt if trial.name not in idle)
