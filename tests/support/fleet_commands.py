@@ -19,7 +19,7 @@ def command(*arguments: str | Path) -> list[str]:
 def run(*arguments: str | Path, fails: bool = False, software: Path | None = None) -> str:
     """Output of a command that must succeed, or the one line of error of one that must not.
 
-    `software`: a folder with a copy of our packages, to run instead of these.
+    `software`: a folder with a release of ours (releases.py), to run instead of this tree.
     """
     done = subprocess.run(
         command(*arguments),

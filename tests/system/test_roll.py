@@ -29,10 +29,10 @@ from protos.fingerprint import digest_file
 from protos.handshake import handshake_metadata
 from teacher_server.fleet.directory_server import fetch_fleet
 from tests.support.fleet_commands import command, environment, run
+from tests.support.releases import TEACHERS, install_next_release, install_this_release
 from tests.support.served_teachers import FittedTeachers
 from tests.support.student_runs import (
     EXACT,
-    ROOT,
     loss_curve,
     run_student,
     started,
@@ -52,9 +52,6 @@ STEPS_AFTER = 10
 ENDLESS = 100_000
 # At a constant rate a loss does not depend on the number of steps.
 RUN = (*EXACT, "train.batch_size=4", "optimiser.schedule=constant", "seed=7")
-# What the next version of a dialogue teacher can do, too.
-THIS_VERSION = "description.capabilities.append(RANGES)"
-NEXT_VERSION = 'description.capabilities.extend([RANGES, "next"])'
 ROLL_S = 900.0
 REPLICA_S = 120.0
 
@@ -69,7 +66,7 @@ class Fleet:
     security: SecurityFiles
     new_certificates: Path
     software: Path
-    """A copy of our packages, which the fleet runs."""
+    """A folder with an installed release, which the fleet runs."""
 
     @property
     def at(self) -> list[str]:
@@ -151,15 +148,14 @@ def fleet(teachers: FittedTeachers, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("roll")
     for kind, folder in (("d", teachers.dialogue), ("r", teachers.recommendation)):
         shutil.copytree(folder, root / kind)
-    for package in ("protos", "trainer", "teacher_server"):
-        shutil.copytree(ROOT / package, root / "software" / package)
+    software = root / "software"
+    install_this_release(software, root / "built")
     security = certificates(root)
     file, port = root / "fleet.json", free_port()
     kinds = ("--dialogue", root / "d", "--recommendation", root / "r", "--replicas", "dialogue=2")
     files = ("--tls", str(security.tls), "--token-file", str(security.token_file))
     # Deterministic: then the losses do not depend on who shares a round with whom.
     options = ("--port", str(port), "--deterministic", "--fleet", file)
-    software = root / "software"
     run("up", *kinds, *files, *options, software=software)
     try:
         yield Fleet(file, f"127.0.0.1:{port}", root / "d", security, root / "new", software)
@@ -225,9 +221,7 @@ def test_roll_to_the_next_version_with_new_certificates_ends_no_run_and_changes_
             wait_until(lambda at=output: bool(steps_of(at)), 240, f"a first step in {output}")
         for name in ("server.pem", "server.key", "client.pem", "client.key"):
             shutil.copy(fleet.new_certificates / name, tls / name)
-        teachers = fleet.software / "teacher_server" / "scoring" / "teachers.py"
-        assert THIS_VERSION in teachers.read_text()
-        teachers.write_text(teachers.read_text().replace(THIS_VERSION, NEXT_VERSION))
+        install_next_release(fleet.software, tmp_path / "built")
         at_step = [len(steps_of(output)) for output in outputs]
         rolled = fleet.roll()
         assert rolled.returncode == 0, rolled.stderr
@@ -267,7 +261,7 @@ def test_roll_to_the_next_version_with_new_certificates_ends_no_run_and_changes_
 @pytest.mark.timeout(600)
 def test_roll_whose_replicas_do_not_start_leaves_the_fleet_as_it_was(fleet: Fleet) -> None:
     before, content = fleet.ids(), fleet.file.read_text()
-    teachers = fleet.software / "teacher_server" / "scoring" / "teachers.py"
+    teachers = fleet.software / TEACHERS
     release = teachers.read_text()
     teachers.write_text(f'{release}\nraise RuntimeError("a broken release")\n')
     rolled = fleet.roll()

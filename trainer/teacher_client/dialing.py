@@ -5,7 +5,8 @@ order (`subset.py`), and
 
 - for each of them that is in doubt the next one, at once: its stream ended or never opened, it has
   stalled, or it answers badly. One in doubt is dialed on; back for STEADY_S it replaces its
-  replacement;
+  replacement. At most twice as many streams as wanted are open so: where a whole fleet stalls, more
+  streams do not help it;
 - one more each time that it was short for GROW_S on end: every open stream had two unanswered
   requests or more at each look, so that requests of its own wait for one another; one less each
   time that it had fewer requests than streams for SHRINK_S on end.
@@ -115,13 +116,15 @@ class Dialing:
             streams: the open ones, by replica id.
             now_s: monotonic time.
         """
-        chosen, sound = [], 0
+        chosen, sound, ill = [], 0, 0
         for replica_id in self._order:
-            if sound == self.wanted:
+            if sound == self.wanted or sound + ill == 2 * self.wanted:
                 break
             if not is_aside(replica_id):
                 chosen.append(replica_id)
-                sound += not self._is_in_doubt(replica_id, streams, now_s)
+                is_sound = not self._is_in_doubt(replica_id, streams, now_s)
+                sound += is_sound
+                ill += not is_sound and replica_id in streams
         return chosen
 
     def spare(

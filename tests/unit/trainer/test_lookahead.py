@@ -23,6 +23,8 @@ from trainer.config.schedule import Schedule
 from trainer.config.teachers import TeachersConfig
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits
+from trainer.kinds.table import TEACHER_KINDS
+from trainer.kinds.teacher_kind import TeacherKind
 from trainer.lookahead import SubmittedStep, submitted_steps
 from trainer.loss.conkd import hard_targets
 
@@ -33,7 +35,7 @@ IN_FLIGHT = 2
 class SlowTeachers:
     """Hands out futures that the test sets."""
 
-    kinds: ClassVar[dict[str, object]] = {}
+    kinds: ClassVar[dict[str, TeacherKind]] = TEACHER_KINDS
     asked: list[Future[Targets]] = field(default_factory=list)
     temperatures: list[float] = field(default_factory=list)
 
@@ -147,7 +149,7 @@ class Answer:
 class QuickTeachers:
     """Answers at once, and knows which of its answers somebody holds."""
 
-    kinds: ClassVar[dict[str, object]] = {}
+    kinds: ClassVar[dict[str, TeacherKind]] = TEACHER_KINDS
     alive: weakref.WeakSet[Answer] = field(default_factory=weakref.WeakSet)
 
     def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Any]:

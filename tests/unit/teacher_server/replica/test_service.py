@@ -15,10 +15,12 @@ from protos.handshake import (
     WEIGHTS_DIGEST,
     WIRE_VERSION,
 )
+from teacher_server.replica import score_stream, service
 from teacher_server.replica.request_check import RequestLimits
 from teacher_server.replica.rpc import new_server
 from teacher_server.replica.security import ServerSecurity
 from teacher_server.replica.service import TeacherServer
+from teacher_server.replica.worker import Stage
 from tests.support.fake_teacher import DESCRIPTION, VOCAB, FakeTeacher, described, rows_after
 from tests.support.replica_calls import (
     INVALID,
@@ -103,6 +105,31 @@ def test_score_of_malformed_requests_refuses_them_alone() -> None:
                 assert message in replies[2 * i + 1].error.message
             assert "compression.values must be" in replies[1000].error.message
             assert (await score(stub, [request(1)]))[1].WhichOneof("outcome") == "block"
+
+    run(scenario)
+
+
+def test_stream_that_nobody_reads_ends_with_resource_exhausted_and_the_next_one_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Of 1 MiB: HTTP/2 takes only a few of a stream that is not read.
+    block = Stage(lambda _: bytes(1 << 20), "test", is_short=lambda _: True)
+    monkeypatch.setattr(service, "encoding_stage", lambda: block)
+    # Room for one reply.
+    monkeypatch.setattr(score_stream, "MAX_REPLY_BYTES", 5000)
+    monkeypatch.setattr(score_stream, "NOT_READ_S", 0.05)
+
+    async def scenario() -> None:
+        async with running(FakeTeacher()) as (server, stub):
+            silent = stub.Score(iter_async([request(i) for i in range(60)]), metadata=METADATA)
+            await poll(lambda: server.counters.blocks > 0)
+            assert (await score(stub, [request(7)])).keys() == {7}
+            await poll(lambda: server.counters.streams == 0)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                replies = [reply.request_id async for reply in silent]
+                raise AssertionError(f"all {len(replies)} replies came")
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "replies must be read while others wait" in str(refused.value.details())
 
     run(scenario)
 

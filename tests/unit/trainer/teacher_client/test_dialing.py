@@ -109,6 +109,18 @@ def test_replica_that_stalls_or_answers_badly_is_replaced_while_it_does() -> Non
     assert rank.chosen(50.0) == ORDER[:STREAMS]
 
 
+def test_rank_whose_whole_fleet_stalls_opens_twice_as_many_streams_as_it_wants() -> None:
+    rank = Rank()
+    while came := [name for name in rank.chosen() if name not in rank.streams]:
+        rank.open_(*came)
+        for replica in rank.streams.values():
+            replica.stalled = True
+    assert [*rank.streams] == ORDER[: 2 * STREAMS]
+    # One that is gone is replaced, as it takes nothing.
+    rank.lose(ORDER[3])
+    assert rank.chosen() == ORDER[: 2 * STREAMS + 1]
+
+
 def test_stream_beyond_the_choice_stays_until_another_is_open_in_its_place() -> None:
     rank = Rank()
     rank.open_(*ORDER[:STREAMS])
