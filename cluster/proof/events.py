@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.proof.machines import HEAD, STUDENT, TEACHER, Machines
@@ -109,20 +109,25 @@ def mend_head(machines: Machines) -> None:
     machines.up()
 
 
-ALL = (
-    Event(text="a replica is killed", act=kill_replica),
-    Event(text="a student's link is cut", act=cut_link),
-    Event(text="the Directory is killed", act=kill_directory),
-    Event(text="a teacher host loses power", act=power_off),
-    Event(text="it has power again", act=power_on),
-    Event(text="teachers 4 -> 0 -> 4", act=to_none_and_back),
-    Event(text="a rolling upgrade", act=upgrade),
-    Event(text="new certificates, rolled", act=rotate_certificates),
-    Event(text="the head loses power", act=lose_head),
-    Event(text="a new head and fleet", act=mend_head),
-)
-FEW = (
-    Event(text="a replica is killed", act=kill_replica),
-    Event(text="the Directory is killed", act=kill_directory),
-    Event(text="a teacher host loses power", act=power_off),
-)
+EVENTS: Mapping[str, Sequence[Event]] = {
+    "replica": (Event(text="a replica is killed", act=kill_replica),),
+    "link": (Event(text="a student's link is cut", act=cut_link),),
+    "directory": (Event(text="the Directory is killed", act=kill_directory),),
+    "power": (
+        Event(text="a teacher host loses power", act=power_off),
+        Event(text="it has power again", act=power_on),
+    ),
+    "none": (Event(text="teachers 4 -> 0 -> 4", act=to_none_and_back),),
+    "upgrade": (Event(text="a rolling upgrade", act=upgrade),),
+    "certificates": (Event(text="new certificates, rolled", act=rotate_certificates),),
+    "head": (
+        Event(text="the head loses power", act=lose_head),
+        Event(text="a new head and fleet", act=mend_head),
+    ),
+}
+"""In their order; those of one name belong together."""
+
+
+def events_of(names: Iterable[str]) -> list[Event]:
+    """The named events."""
+    return [event for name in names for event in EVENTS[name]]

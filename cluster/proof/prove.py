@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.netns.host import HostProcess, tail
 from cluster.netns.lab import Lab
-from cluster.proof.events import ALL, FEW, Event
+from cluster.proof.events import EVENTS, Event, events_of
 from cluster.proof.machines import HEAD, STUDENT, Machines
 from cluster.proof.pace import allow
 from cluster.proof.report import (
@@ -57,7 +57,7 @@ class Plan:
 FULL = Plan(
     hosts=(HEAD, "teacher1", "teacher2", "student1", "student2"),
     replicas={DIALOGUE: 2, RECOMMENDATION: 2},
-    events=ALL,
+    events=events_of(EVENTS),
     num_steps=600,
     steps_per_s=1.0,
     every_s=30.0,
@@ -65,7 +65,7 @@ FULL = Plan(
 SHORT = Plan(
     hosts=(HEAD, "teacher1", "teacher2", "student1"),
     replicas={DIALOGUE: 2, RECOMMENDATION: 1},
-    events=FEW,
+    events=events_of(("replica", "directory", "link")),
     num_steps=80,
     steps_per_s=2.0,
     every_s=10.0,

@@ -32,7 +32,7 @@ FLOORS = (
     ("teacher_server/replica",),
     ("teacher_server/fleet", "cluster/launch", "cluster/netns"),
     ("teacher_server", "cluster/grafana", "cluster"),
-    ("cluster/bench/fleet", "cluster/bench"),
+    ("cluster/bench/fleet", "cluster/bench", "cluster/proof"),
     tuple(
         f"cluster/bench/{name}"
         for name in ("chaos", "help", "loss", "memory", "service", "step", "wire")
@@ -217,7 +217,10 @@ def slow_imports(path: Path, seen: set[Path]) -> Iterator[str]:
 
 def entry_points() -> list[Path]:
     """Modules that users run."""
-    hidden = ("cluster/bench/chaos/", "cluster/bench/fleet/", "cluster/bench/step/")
+    hidden = (
+        *("cluster/bench/chaos/", "cluster/bench/fleet/", "cluster/bench/step/"),
+        *("cluster/proof/student.py", "cluster/proof/in_process_student.py"),
+    )
     return [
         path
         for path in modules()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster import demo
 from cluster.bench import __main__ as bench
 from cluster.grafana import __main__ as grafana
+from cluster.proof import __main__ as proof
 from protos.conformance import __main__ as conformance
 from teacher_server import main as teacher_server
 from teacher_server.fleet.local_cluster import FleetState, write_state
@@ -316,6 +317,12 @@ COMMANDS = {
         right=("wire", "--data", "ROOT/raw"),
         wrong={"NAME": WORDS, "--data": ABSENT | FILE, "--json": NO_FLAG},
         positional={"NAME": 0},
+    ),
+    "cluster.proof": Command(
+        main=proof.main,
+        right=("--output", "ROOT/proof"),
+        # Where the output may lie only the machine says, after it was found to have namespaces.
+        wrong={"--short": NO_FLAG, "--events": WORDS, "--output": UNCHECKED},
     ),
 }
 SETTINGS = {
