@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.proof.machines import HEAD, STUDENT, TEACHER, Machines
+from cluster.proof.machines import HEAD, STUDENT, TEACHER, Machines, replica_title
 from trainer.common.errors import MachineError
+from trainer.kinds.names import DIALOGUE
 
 CUT_S = 15.0
 ASLEEP_S = 15.0
@@ -17,7 +18,6 @@ AWAY_S = 30.0
 CHANGED = "teacher_server/scoring/teachers.py"
 THIS_RELEASE = "description.capabilities.append(RANGES)"
 NEXT_RELEASE = 'description.capabilities.extend([RANGES, "next"])'
-REPLICA, DIRECTORY = "ray::ServeReplica:conkd-dialogue:", "ray::ServeReplica:conkd-directory:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,12 @@ class Event:
 
 def kill_replica(machines: Machines) -> None:
     """A dialogue replica ends without a word."""
-    machines.kill(REPLICA, TEACHER)
+    machines.kill(replica_title(DIALOGUE), TEACHER)
 
 
 def kill_directory(machines: Machines) -> None:
     """The Directory ends without a word."""
-    machines.kill(DIRECTORY, HEAD)
+    machines.kill(replica_title("directory"), HEAD)
 
 
 def cut_link(machines: Machines) -> None:

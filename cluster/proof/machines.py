@@ -47,6 +47,7 @@ class Machines:
         self.lab = lab
         self.shared = shared
         self.replicas = ",".join(f"{kind}={count}" for kind, count in replicas.items())
+        self.kinds = tuple(replicas)
         self.none = ",".join(f"{kind}=0" for kind in replicas)
 
     @property
@@ -100,13 +101,18 @@ class Machines:
     def kill(self, title: str, role: str) -> str:
         """SIGKILL for the first process with such a title on such hosts; the host's name."""
         for name in self.names(role):
-            if not self.lab[name].is_on:
-                continue
-            for process in psutil.Process(self.lab[name].pid).children(recursive=True):
-                if title in _title(process):
-                    os.kill(process.pid, signal.SIGKILL)
-                    return name
+            for process in self._processes(name, title):
+                os.kill(process.pid, signal.SIGKILL)
+                return name
         raise MachineError(f"a process {title} must run on a {role} host, got none.")
+
+    def spread(self) -> dict[str, int]:
+        """Kind -> hosts that have a replica of it."""
+        hosts = self.names(TEACHER)
+        return {
+            kind: sum(bool(self._processes(name, replica_title(kind))) for name in hosts)
+            for kind in self.kinds
+        }
 
     def new_certificates(self) -> None:
         """Servers and students get certificates of the other authority, which all trust already."""
@@ -122,6 +128,12 @@ class Machines:
             log=self.shared / "runs" / f"{run}.log",
             env={"GLOO_SOCKET_IFNAME": "lo"},
         )
+
+    def _processes(self, name: str, title: str) -> list[psutil.Process]:
+        if not self.lab[name].is_on:
+            return []
+        running = psutil.Process(self.lab[name].pid).children(recursive=True)
+        return [it for it in running if title in _title(it)]
 
     @property
     def to_teachers(self) -> tuple[str, ...]:
@@ -151,6 +163,11 @@ class Machines:
             shutil.copy(self.shared / authority / file, self.shared / "tls-server" / file)
             if file.startswith("client"):
                 shutil.copy(self.shared / authority / file, self.shared / "tls-student" / file)
+
+
+def replica_title(kind: str) -> str:
+    """How the process of a replica begins, or of the Directory."""
+    return f"ray::ServeReplica:conkd-{kind}:"
 
 
 def _title(process: psutil.Process) -> str:

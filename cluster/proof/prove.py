@@ -37,6 +37,8 @@ PACE = "pace"
 POLL_S = 0.2
 FIRST_STEP_S = 240.0
 END_S = 300.0
+# Batches that a student asks for before its first step: `teachers.in_flight`, and that step's.
+AHEAD = 5
 # Steps that wait until all has happened.
 LAST_STEPS = 10
 
@@ -91,13 +93,15 @@ def prove(plan: Plan, output: Path, *, say: Callable[[str], None]) -> Proof:
         alone = machines.start_student(last, IN_PROCESS, own)
         say("Ray and the fleet start; a student learns from teachers in its own process")
         machines.start()
+        spread = machines.spread()
+        say(f"hosts with replicas: {', '.join(f'{it} {spread[it]}' for it in spread)}")
         wait_for({IN_PROCESS: alone}, runs)
         say("a calm student learns from the fleet")
         allow(shared / PACE, plan.num_steps)
         served = ("student.py", "--pace", f"/shared/{PACE}", *settings, *machines.to_teachers)
         wait_for({CALM: machines.start_student(first, CALM, served)}, runs)
         names = machines.names(STUDENT)
-        allow(shared / PACE, 0)
+        allow(shared / PACE, AHEAD)
         students = {name: machines.start_student(name, name, served) for name in names}
         with Watch([runs / name for name in names]) as watch:
             events = disturb(plan, machines, students, watch, say)
@@ -113,7 +117,8 @@ def prove(plan: Plan, output: Path, *, say: Callable[[str], None]) -> Proof:
         seen=watch.seen,
         weights={it: digest_of(runs / it / MODEL_FOLDER) for it in (*names, CALM, IN_PROCESS)},
         num_steps=plan.num_steps,
-        resends={name: sum(int(it["resends"]) for it in logs[name]) for name in logs},
+        spread=spread,
+        resends={name: sum(int(it["teacher_resends"]) for it in logs[name]) for name in logs},
     )
 
 
@@ -133,11 +138,11 @@ def disturb(
     say: Callable[[str], None],
 ) -> list[Happened]:
     """Let the students step at their pace, and everything happen to their teachers meanwhile."""
-    pacing = Pacing(machines.shared / PACE, plan)
+    _wait_until(lambda: all(map(watch.step, students)), FIRST_STEP_S, "a first step", students)
+    say("students learn from the fleet")
+    pacing, happened = Pacing(machines.shared / PACE, plan), list[Happened]()
     with pacing:
-        _wait_until(lambda: all(map(watch.step, students)), FIRST_STEP_S, "a first step", students)
-        say("students learn from the fleet")
-        happened: list[Happened] = []
+        time.sleep(1.0)
         for event in plan.events:
             from_s = watch.now_s()
             event.act(machines)
@@ -183,7 +188,7 @@ class Pacing:
         start_s = time.monotonic()
         most = self._plan.num_steps - LAST_STEPS
         while not self._ended.wait(POLL_S):
-            due = 1 + int((time.monotonic() - start_s) * self._plan.steps_per_s)
+            due = AHEAD + int((time.monotonic() - start_s) * self._plan.steps_per_s)
             self.is_held = due >= most
             allow(self._path, min(due, most))
 

@@ -33,6 +33,8 @@ class Proof:
     weights: Mapping[str, str]
     """SHA-256 by run: of the students, of the calm one, of the one with its own teachers."""
     num_steps: int
+    spread: Mapping[str, int]
+    """Kind -> hosts that had replicas of it before anything happened."""
     resends: Mapping[str, int]
     """Requests that a student had to send again."""
 
@@ -65,6 +67,7 @@ class Proof:
             "weights": dict(self.weights),
             "steps": self.num_steps,
             "resends": dict(self.resends),
+            "spread": dict(self.spread),
             "events": [
                 {**vars(event), "stalls_s": [round(it, 1) for it in self.stalls_s(event)]}
                 for event in self.events

@@ -23,6 +23,7 @@ PROOF = Proof(
     seen=SEEN,
     weights=dict.fromkeys(("student1", "student2", "calm", "in-process"), "ab12"),
     num_steps=4,
+    spread={"dialogue": 2},
     resends={"student1": 3, "student2": 0},
 )
 
