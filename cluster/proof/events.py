@@ -68,8 +68,8 @@ def to_none_and_back(machines: Machines) -> None:
 
 def upgrade(machines: Machines) -> None:
     """All replicas are replaced by those of the next release."""
-    for host in machines.lab.values():
-        file = host.home / "conkd" / CHANGED
+    for name in (HEAD, *machines.names(TEACHER)):
+        file = machines.lab[name].home / "conkd" / CHANGED
         text = file.read_text()
         if text.count(THIS_RELEASE) != 1:
             raise MachineError(f"{CHANGED} must have {THIS_RELEASE!r} once, got another release.")
