@@ -67,9 +67,9 @@ class Client:
             message = request(self.answered)
             message.run_id = self._run
             await call.write(message)
-            reply: teacher_pb2.ScoreReply = await call.read()
-            if reply is grpc.aio.EOF:
-                return
+            reply = await call.read()
+            if not isinstance(reply, teacher_pb2.ScoreReply):
+                return  # the end of the stream
             assert (reply.request_id, reply.HasField("error")) == (self.answered, False)
             self.answered += 1
             self.is_ready.set()

@@ -1,4 +1,4 @@
-"""One replica and 2,000 clients over gRPC, each with a run, a connection and a stream of its own."""
+"""One replica and 2,000 clients over gRPC, each with a run, a connection and a stream to itself."""
 
 from __future__ import annotations
 
