@@ -6,8 +6,7 @@
     train | logs | status | stop                      # a run
     bench | capacity                                  # measure, and plan
 
-Nothing is kept on the laptop but the name of the last run: FILE and its credentials are enough on
-another one, too.
+Nothing is kept on the laptop: FILE and its credentials are enough on another one, too.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ COMMANDS = (up, push, teachers, train, logs, status, stop, pull, wraps, down)
 
 def main(argv: list[str]) -> None:
     """Parse, then carry out one command; the status is that of what ran on the cluster."""
+    if argv[:1] == [wraps.CAPACITY]:
+        # All its options are those of a program of its own, which argparse does not pass on.
+        sys.exit(wraps.capacity(argv[1:]))
     parser = CommandParser(prog="python -m cluster", description=__doc__)
     commands = parser.add_commands("COMMAND")
     for command in COMMANDS:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from cluster.head.nodes import BOOTSTRAP
 from trainer.common.errors import InputError
 from trainer.common.text_files import read_text
 
@@ -48,14 +49,26 @@ class ClusterFile:
         return self.config["auth"]["ssh_user"]
 
     @property
-    def head_address(self) -> str:
-        """Where a laptop reaches the head of machines that one has."""
-        return self.provider.get("external_head_ip") or self.provider["head_ip"]
+    def is_on_head(self) -> bool:
+        """Whether it is the copy that Ray's launcher puts on the head."""
+        return self.path.expanduser() == BOOTSTRAP.expanduser()
+
+    @property
+    def head_address(self) -> str | None:
+        """Where the head is reached; None for a cloud's, which its provider knows."""
+        if self.is_on_head:
+            return "127.0.0.1"
+        return self.provider.get("external_head_ip") or self.provider.get("head_ip")
+
+    @property
+    def is_behind_head(self) -> bool:
+        """Whether the other machines are reached through the head."""
+        return "external_head_ip" in self.provider and not self.is_on_head
 
     @property
     def worker_addresses(self) -> tuple[str, ...]:
         """All machines of one's own but the head."""
-        return tuple(self.provider["worker_ips"])
+        return tuple(self.provider.get("worker_ips", ()))
 
 
 def read_cluster_file(path: Path) -> ClusterFile:
