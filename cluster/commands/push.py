@@ -16,8 +16,9 @@ from cluster.commands.on_head import HEAD, answer_of
 from cluster.head.digests import digests, num_bytes
 from cluster.head.shared import DATA, TEACHERS, is_name
 from trainer.common.errors import InputError, MachineError, MissingError
-from trainer.data.manifest import MANIFEST_NAME
 
+# trainer.data.manifest has the first, and imports torch.
+DATA_FILE = "manifest.json"
 TEACHER_FILE = "config.json"
 
 
@@ -66,12 +67,12 @@ def checked(folders: Sequence[Path]) -> dict[Path, str]:
 def _room(folder: Path) -> str:
     if not folder.is_dir():
         raise MissingError(f"DIR must be a folder, got {folder}. Check the path.")
-    if (folder / MANIFEST_NAME).is_file():
+    if (folder / DATA_FILE).is_file():
         return DATA
     if (folder / TEACHER_FILE).is_file():
         return TEACHERS
     raise InputError(
-        f"DIR must be prepared data ({MANIFEST_NAME}) or a frozen model ({TEACHER_FILE}), got "
+        f"DIR must be prepared data ({DATA_FILE}) or a frozen model ({TEACHER_FILE}), got "
         f"{folder}. Make it with trainer.data prepare or trainer.pretrain."
     )
 
