@@ -237,6 +237,7 @@ COMMANDS = {
             ),
             "--deterministic": NO_FLAG,
             "--port": whole(1, 65_535),
+            "--replica-ports": st.sampled_from(["", "50100", "2-1", "0-9", "1-65536"]),
             "--host": st.sampled_from(["0.0.0.0", "203.0.113.7", "no such host", "::"]),
             "--tls": FOLDERS,
             "--token-file": FOLDERS,

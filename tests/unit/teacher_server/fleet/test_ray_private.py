@@ -36,6 +36,10 @@ MODULE = Path("teacher_server/fleet/ray_private.py")
         "ray.serve._private.controller:ServeController.update_deployment_replicas",
         "ray.serve.context:_get_global_client",
         "ray._private.state:available_resources_per_node",
+        "ray._private.worker:Worker.current_cluster_and_job",
+        "ray.serve._private.deployment_scheduler:DeploymentScheduler._schedule_replica",
+        "ray.serve._private.deployment_scheduler:DeploymentScheduler._schedule_with_spread_strategy",
+        "ray.serve._private.deployment_scheduler:DeploymentScheduler._get_available_resources_per_node",
     ],
 )
 def test_symbol_that_we_use_is_there(name: str) -> None:
