@@ -8,14 +8,14 @@ from typing import Any
 
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_cluster_option
-from cluster.commands.on_head import STUDENTS, name_or_newest
+from cluster.commands.on_head import STUDENTS, name_or_newest, run_name
 
 
 def add(commands: Any) -> None:
     """The command's options."""
     parser = commands.add_parser("logs", help="follow a run's log")
     add_cluster_option(parser)
-    parser.add_argument("name", nargs="?", metavar="RUN", help="default: the newest")
+    parser.add_argument("name", nargs="?", type=run_name, metavar="RUN", help="default: the newest")
     parser.set_defaults(run=run)
 
 

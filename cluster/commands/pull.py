@@ -10,7 +10,7 @@ from typing import Any
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_cluster_option
 from cluster.commands.copying import copy_down
-from cluster.commands.on_head import answer_of
+from cluster.commands.on_head import answer_of, run_name
 from cluster.head.digests import digests
 from trainer.common.errors import InputError, MachineError
 
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     """The command's options."""
     parser = commands.add_parser("pull", help="take a run's folder home")
     add_cluster_option(parser)
-    parser.add_argument("name", metavar="RUN")
+    parser.add_argument("name", type=run_name, metavar="RUN")
     parser.add_argument("folder", type=Path, metavar="DIR", help="becomes the run's folder")
     parser.set_defaults(run=run)
 

@@ -14,7 +14,7 @@ from cluster.commands.cluster_file import add_cluster_option
 from cluster.commands.copying import copy_up
 from cluster.commands.on_head import HEAD, answer_of
 from cluster.head.digests import digests, num_bytes
-from cluster.head.shared import DATA, TEACHERS, is_name
+from cluster.head.shared import DATA, NAME_RULE, TEACHERS, is_name
 from trainer.common.errors import InputError, MachineError, MissingError
 
 # trainer.data.manifest has the first, and imports torch.
@@ -55,10 +55,7 @@ def checked(folders: Sequence[Path]) -> dict[Path, str]:
     names = [(room, folder.name) for folder, room in rooms.items()]
     for room, name in names:
         if not is_name(name):
-            raise InputError(
-                f"DIR must have a name of letters, digits, '.', '-' and '_', got {name!r}. Rename "
-                "it."
-            )
+            raise InputError(f"DIR's name must be {NAME_RULE}, got {name}. Rename it.")
         if names.count((room, name)) > 1:
             raise InputError(f"DIR must have a name of its own, got two of {name}. Rename one.")
     return rooms

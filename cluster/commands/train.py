@@ -10,8 +10,8 @@ from typing import Any
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_cluster_option
 from cluster.commands.logs import follow
-from cluster.commands.on_head import HEAD
-from cluster.head.shared import is_name
+from cluster.commands.on_head import HEAD, run_name
+from cluster.head.shared import NAME_RULE, is_name
 from trainer.common.command import whole
 from trainer.common.errors import InputError
 from trainer.common.text_files import read_text
@@ -33,7 +33,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--slots", type=whole(1, MAX_SLOTS), help="ranks of a node; default: one for each GPU"
     )
-    parser.add_argument("--name", help="the run's; default: the last part of the setting `output`")
+    parser.add_argument(
+        "--name", type=run_name, help="the run's; default: the last part of the setting `output`"
+    )
     parser.add_argument("--detach", action="store_true", help="do not follow the log")
     parser.add_argument(
         "--down-after", action="store_true", help="end the cluster when the run has ended"
@@ -66,7 +68,7 @@ def checked_name(arguments: argparse.Namespace) -> str:
     name = arguments.name or Path(config.output).name
     if not is_name(name):
         raise InputError(
-            f"--name must be letters, digits, '.', '-' and '_', got {name!r}. Give another one."
+            f"output must end in {NAME_RULE}, got {config.output}. Give the run a --name."
         )
     if (arguments.min_nodes or 1) > arguments.nodes:
         raise InputError(

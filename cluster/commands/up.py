@@ -7,19 +7,29 @@ from typing import Any
 
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_file
+from cluster.commands.on_head import HEAD
+from trainer.common.command import number
 from trainer.common.errors import MachineError, first_line
+
+MAX_HOURS = 8760.0
 
 
 def add(commands: Any) -> None:
     """The command's options."""
     parser = commands.add_parser("up", help="start the cluster, or bring it up to date")
     add_file(parser)
+    parser.add_argument(
+        "--max-hours", type=number(0.01, MAX_HOURS), help="end the cluster after this time"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Start the cluster."""
-    launch(Cluster(arguments.file))
+    cluster = Cluster(arguments.file)
+    launch(cluster)
+    if arguments.max_hours:
+        cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
     return 0
 
 

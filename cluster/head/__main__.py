@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,7 +107,8 @@ def _pulled(arguments: argparse.Namespace) -> None:
 
 
 def _runs(_: argparse.Namespace) -> None:
-    _answer([it.shown() for it in all_runs(shared_folder())])
+    now_s = time.time()
+    _answer([it.shown(now_s) for it in all_runs(shared_folder())])
 
 
 def _newest(_: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from cluster.head.digests import digests, fingerprint
@@ -14,7 +15,8 @@ def offer(shared: SharedFolder, name: str) -> dict[str, Any]:
     folder = named(shared, name)
     # Before the files are read: what changes while they are is seen by `taken`.
     before = fingerprint(folder)
-    going = any(it.is_going for it in all_runs(shared) if it.name == name)
+    now_s = time.time()
+    going = any(it.is_going(now_s) for it in all_runs(shared) if it.name == name)
     found = digests(folder)
     return {"folder": str(folder), "fingerprint": before, "digests": found, "going": going}
 

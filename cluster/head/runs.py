@@ -15,6 +15,10 @@ from trainer.common.errors import MissingError
 
 STATE = "supervisor.json"
 LOG = "train.log"
+UNKNOWN = "unknown"
+"""State of a run that no supervisor writes about any more, or that was started by hand."""
+# Of a head that is away, students' nodes go on writing; a longer silence is an end without a word.
+SILENT_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +42,24 @@ class Run:
         """None: it has not ended, or no supervisor has started it."""
         return self.state.get("exit_status")
 
-    @property
-    def is_going(self) -> bool:
-        """Whether a supervisor has started it, and not ended it."""
-        return bool(self.state) and self.exit_status is None
+    def is_going(self, now_s: float) -> bool:
+        """Whether a supervisor is at work; it writes every few seconds, wherever it runs."""
+        is_over = self.exit_status is not None
+        return not is_over and now_s - self.state.get("updated", 0.0) < SILENT_S
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self, now_s: float) -> dict[str, Any]:
         """As JSON."""
+        going = self.is_going(now_s)
+        over = self.exit_status is not None
         return {
             "name": self.name,
-            "going": self.is_going,
+            "state": self.state["state"] if going or over else UNKNOWN,
+            "going": going,
             "exit_status": self.exit_status,
-            "nodes": self.state.get("nodes"),
+            "nodes": len(self.state.get("nodes", ())) if going else 0,
+            "wanted_nodes": self.state.get("wanted_nodes"),
             "step": self.state.get("step"),
+            "message": self.state.get("message", ""),
             "pulled": self.pulled,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 from trainer.common.errors import InputError, MachineError, MissingError
 
 VARIABLE = "CONKD_SHARED"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_RULE = "at most 64 letters, digits and . _ -, with a letter or digit first"
 DATA = "data"
 TEACHERS = "teachers"
 RUNS = "runs"
@@ -31,7 +34,7 @@ class SharedFolder:
     def of(self, room: str, name: str) -> Path:
         """A folder of data, teachers, runs, configs or pulled, by its name."""
         if not is_name(name):
-            raise InputError(f"names must be letters, digits, '.', '-' and '_', got {name!r}.")
+            raise InputError(f"names must be {NAME_RULE}, got {name!r}.")
         return self.root / room / name
 
     def check_room(self, needed_bytes: int = MIN_FREE_BYTES) -> None:
@@ -45,9 +48,8 @@ class SharedFolder:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be a folder's name in a shell and in a job's name."""
-    inner = text.replace(".", "").replace("-", "").replace("_", "")
-    return inner.isascii() and inner.isalnum() and text[0].isalnum()
+    """Whether a text can be the name of a run or a folder: of a path, a shell and an actor, too."""
+    return NAME.fullmatch(text) is not None
 
 
 def shared_folder(environment: Mapping[str, str] = os.environ) -> SharedFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 from cluster.head.nodes import nodes_by_kind
@@ -17,10 +18,10 @@ MAX_RUNS = 8
 
 def status() -> dict[str, Any]:
     """What the cluster has and does; `fleet` is null if no teachers are up."""
-    fleet = _fleet("--json")
+    fleet, now_s = _fleet("--json"), time.time()
     return {
         "nodes": nodes_by_kind(),
-        "runs": [it.shown() for it in all_runs(shared_folder())],
+        "runs": [it.shown(now_s) for it in all_runs(shared_folder())],
         "fleet": json.loads(fleet) if fleet else None,
     }
 
@@ -38,10 +39,9 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _run_line(run: dict[str, Any]) -> str:
-    ended = {None: "training" if run["going"] else "unknown", 0: "done"}
-    state = ended.get(run["exit_status"], f"failed ({run['exit_status']})")
-    pulled = "yes" if run["pulled"] else "no"
-    return _line(run["name"], state, str(run["nodes"]), str(run["step"]), pulled)
+    state = run["state"] if not run["exit_status"] else f"{run['state']} ({run['exit_status']})"
+    nodes = f"{run['nodes']}/{run['wanted_nodes']}"
+    return _line(run["name"], state, nodes, str(run["step"]), "yes" if run["pulled"] else "no")
 
 
 def _line(name: str, state: str, nodes: str, step: str, pulled: str) -> str:
