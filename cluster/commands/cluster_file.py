@@ -14,6 +14,7 @@ from cluster.head.nodes import BOOTSTRAP
 from trainer.common.errors import InputError
 from trainer.common.text_files import read_text
 
+OPTION = "--cluster"
 FILE_VARIABLE = "CONKD_CLUSTER"
 DEFAULT_FILE = Path("cluster/gpu.yaml")
 REMEDY = "There are cluster/gpu.yaml and cluster/local.yaml."
@@ -115,10 +116,30 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 def add_cluster_option(parser: argparse.ArgumentParser) -> None:
     """The option of all other commands."""
     parser.add_argument(
-        "--cluster",
+        OPTION,
         dest="file",
         type=Path,
         metavar="FILE",
         default=Path(os.environ.get(FILE_VARIABLE) or DEFAULT_FILE),
         help=f"the cluster's file; {FILE_VARIABLE} in the environment sets another default",
     )
+
+
+def file_and_rest(arguments: argparse.Namespace) -> tuple[Path, list[str]]:
+    """The cluster's file, also where it stands among options that another program reads.
+
+    Raises:
+        InputError: if the option has no value.
+    """
+    file, rest = arguments.file, []
+    options = iter(arguments.options)
+    for option in options:
+        name, equals, value = option.partition("=")
+        if name != OPTION:
+            rest.append(option)
+            continue
+        value = value if equals else next(options, "")
+        if not value:
+            raise InputError(f"{OPTION} must have a value, got none. {REMEDY}")
+        file = Path(value)
+    return file, rest

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from cluster.commands.cluster import Cluster
-from cluster.commands.cluster_file import add_cluster_option
+from cluster.commands.cluster_file import add_cluster_option, file_and_rest
 from cluster.commands.on_head import HEAD
 from cluster.head.fleet import checked
 
@@ -29,5 +29,6 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The fleet's command on the head; its status."""
-    command = checked([arguments.action, *arguments.options])
-    return Cluster(arguments.file).show([*HEAD, "teachers", *command])
+    file, options = file_and_rest(arguments)
+    command = checked([arguments.action, *options])
+    return Cluster(file).show([*HEAD, "teachers", *command])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.commands.cluster import Cluster
-from cluster.commands.cluster_file import add_cluster_option
+from cluster.commands.cluster_file import add_cluster_option, file_and_rest
 
 CAPACITY = "capacity"
 
@@ -26,8 +26,9 @@ def add(commands: Any) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    options = ["--address", "auto", *arguments.options]
-    return Cluster(arguments.file).show(["python", "-m", "cluster.bench", arguments.name, *options])
+    file, options = file_and_rest(arguments)
+    options = ["--address", "auto", *options]
+    return Cluster(file).show(["python", "-m", "cluster.bench", arguments.name, *options])
 
 
 def capacity(argv: Sequence[str]) -> int:
