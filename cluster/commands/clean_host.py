@@ -40,7 +40,7 @@ def end_processes(home: Path, spared: Iterable[int]) -> tuple[int, list[str]]:
         home: its user's.
         spared: processes to be left, with their children; this one and those above it always are.
     """
-    spared = {*spared, *_ancestors(os.getpid())}
+    spared = set(spared)
     found: set[int] = set()
     for signum, limit_s in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
         # Looked for again at each try: what ends may start something else first.
@@ -86,7 +86,8 @@ def _remove_exports(home: Path) -> list[str]:
 def _ours(home: Path, spared: set[int]) -> set[int]:
     """Processes of this user that run from the environment, and all below them."""
     parents = _parents()
-    spared = _with_children(spared, parents)
+    # Not the children of those above: they are all that the host runs.
+    spared = _with_children(spared, parents) | _line_above(os.getpid(), parents)
     roots = {pid for pid in parents if pid not in spared and _is_of(pid, home)}
     return _with_children(roots, parents) - spared
 
@@ -128,11 +129,11 @@ def _with_children(pids: set[int], parents: dict[int, int]) -> set[int]:
     return all_of
 
 
-def _ancestors(pid: int) -> list[int]:
-    parents = _parents()
-    line = [pid]
-    while line[-1] in parents:
-        line.append(parents[line[-1]])
+def _line_above(pid: int, parents: dict[int, int]) -> set[int]:
+    line = {pid}
+    while pid in parents:
+        pid = parents[pid]
+        line.add(pid)
     return line
 
 

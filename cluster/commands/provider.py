@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -71,6 +72,9 @@ def _nodes(provider: Any, kind: str) -> list[str]:
 @contextmanager
 def _provider_errors(file: ClusterFile) -> Iterator[None]:
     """What Ray's provider raises and prints, as one line of ours."""
+    log = logging.getLogger("ray")
+    level = log.level
+    log.setLevel(logging.WARNING)
     with redirect_stdout(StringIO()):
         try:
             yield
@@ -87,3 +91,5 @@ def _provider_errors(file: ClusterFile) -> Iterator[None]:
                 f"the provider of {file.path} must answer, got: {first_line(error)}. Look at its "
                 "credentials and region."
             ) from error
+        finally:
+            log.setLevel(level)

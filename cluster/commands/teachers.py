@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     """The command's options."""
     parser = commands.add_parser("teachers", help="start, scale, replace, show and stop teachers")
     add_cluster_option(parser)
-    parser.add_argument("action", choices=ACTIONS, metavar="|".join(ACTIONS))
+    parser.add_argument("action", choices=ACTIONS, metavar="ACTION", help="|".join(ACTIONS))
     parser.add_argument(
         "options",
         nargs=argparse.REMAINDER,
