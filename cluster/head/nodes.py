@@ -34,8 +34,8 @@ def connect() -> None:
         )
     except (ConnectionError, RuntimeError) as error:
         raise UnreachableError(
-            f"Ray must run on the head, got: {first_line(error).rstrip('.')}. Start it: python -m cluster "
-            "up FILE"
+            f"Ray must run on the head, got: {first_line(error).rstrip('.')}. Start it: python -m "
+            "cluster up FILE"
         ) from error
 
 
