@@ -65,7 +65,7 @@ class NodeLink:
     def _got(self, pending: Any) -> int | None:
         """A token; None: the node is lost."""
         try:
-            token = ray.get(pending, timeout=START_S)
+            token: Any = ray.get(pending, timeout=START_S)
         except RayTaskError as error:
             raise MachineError(first_line(error.cause)) from error
         except RayError as error:

@@ -85,5 +85,7 @@ def _actor(placement: PlacementGroup, index: int) -> Any:
     strategy = PlacementGroupSchedulingStrategy(
         placement_group=placement, placement_group_bundle_index=index
     )
-    node = ray.remote(num_cpus=0, resources={STUDENT: 1}, max_concurrency=4)(StudentNode)
-    return node.options(scheduling_strategy=strategy).remote()
+    node: Any = ray.remote(StudentNode)
+    return node.options(
+        num_cpus=0, resources={STUDENT: 1}, max_concurrency=4, scheduling_strategy=strategy
+    ).remote()

@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from cluster.students.node_set import STUDENT
 from cluster.students.options import RunOptions
 from cluster.students.order import RunOrder, check_sizes
-from cluster.students.run_files import CONFIG_NAME, RunState, read_state, run_folder
+from cluster.students.run_files import CONFIG_NAME, read_state, run_folder
 from cluster.students.supervisor import NAMESPACE, PREFIX, SHARE, SUPERVISOR, Supervisor
 from teacher_server.fleet.ray_cluster import connect
 from trainer.common.atomic import write_text
@@ -40,7 +40,7 @@ def start_run(options: RunOptions) -> str:
     connect(CLUSTER)
     found = _find(options.name)
     if found is not None:
-        state = ray.get(found.status.remote(), timeout=START_S)
+        state: Any = ray.get(found.status.remote(), timeout=START_S)
         if not state.is_over:
             return f"run {options.name} goes on already, {state.state}: {state.message}"
         _remove(found, options.name)
@@ -130,15 +130,19 @@ def _check_nodes() -> None:
         )
 
 
-def _start(order: RunOrder) -> RunState:
-    supervisor = ray.remote(
-        num_cpus=0, resources={SUPERVISOR: SHARE}, max_restarts=-1, max_concurrency=4
-    )(Supervisor)
+def _start(order: RunOrder) -> None:
+    supervisor: Any = ray.remote(Supervisor)
     actor = supervisor.options(
-        name=f"{PREFIX}{order.name}", namespace=NAMESPACE, lifetime="detached"
+        name=f"{PREFIX}{order.name}",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        num_cpus=0,
+        resources={SUPERVISOR: SHARE},
+        max_restarts=-1,
+        max_concurrency=4,
     ).remote(order)
     try:
-        return ray.get(actor.status.remote(), timeout=START_S)
+        ray.get(actor.status.remote(), timeout=START_S)
     except (GetTimeoutError, RayError) as error:
         ray.kill(actor)
         raise MachineError(
