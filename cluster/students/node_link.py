@@ -69,7 +69,7 @@ class NodeLink:
         except RayTaskError as error:
             raise MachineError(first_line(error.cause)) from error
         except RayError as error:
-            self.lost = first_line(error)
+            self.lost = f"it did not start: {first_line(error)}"
             return None
         self._answered_s = self._clock()
         return token
@@ -105,8 +105,8 @@ class NodeLink:
             beat: Beat = ray.get(pending)
         except ActorUnavailableError:
             return ()  # the network; it may come back
-        except RayError as error:
-            self.lost = first_line(error)
+        except RayError:
+            self.lost = "Ray has lost it, or the actor there"
             return ()
         self._token, self._answered_s, self.answered = beat.token, self._clock(), self.sent
         self.exit_status, self.lease_is_over = beat.exit_status, beat.lease_is_over
