@@ -31,7 +31,7 @@ FLOORS = (
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
     ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
-    ("teacher_server", "cluster/grafana", "cluster"),
+    ("teacher_server", "cluster/grafana", "cluster/students", "cluster"),
     ("cluster/bench/fleet", "cluster/bench"),
     tuple(
         f"cluster/bench/{name}"
