@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cluster.head.nodes import BOOTSTRAP
+from cluster.machines.addresses import is_of_machines, workers_of
 from trainer.common.errors import InputError
 from trainer.common.text_files import read_text
 
@@ -19,7 +20,7 @@ FILE_VARIABLE = "CONKD_CLUSTER"
 DEFAULT_FILE = Path("cluster/gpu.yaml")
 REMEDY = "There are cluster/gpu.yaml and cluster/local.yaml."
 LOCAL = "local"
-"""The provider of machines that one has; all others make machines, and end them."""
+"""Ray's provider of machines that one has. Ours is another; all others make machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class ClusterFile:
     @property
     def is_local(self) -> bool:
         """Whether the machines are there with and without a cluster."""
-        return self.provider["type"] == LOCAL
+        return is_of_machines(self.config) or self.provider["type"] == LOCAL
 
     @property
     def provider(self) -> dict[str, Any]:
@@ -69,6 +70,8 @@ class ClusterFile:
     @property
     def worker_addresses(self) -> tuple[str, ...]:
         """All machines of one's own but the head."""
+        if is_of_machines(self.config):
+            return tuple(it for group in workers_of(self.config).values() for it in group)
         return tuple(self.provider.get("worker_ips", ()))
 
 
@@ -98,7 +101,9 @@ def _check(file: ClusterFile) -> None:
             raise InputError(f"{file.path}: {group}.{key} must be set, got none. {REMEDY}")
     if not isinstance(config.get("cluster_name"), str):
         raise InputError(f"{file.path}: cluster_name must be a name, got none. {REMEDY}")
-    if file.is_local and not (
+    if is_of_machines(config):
+        workers_of(config)
+    elif file.is_local and not (
         isinstance(file.provider.get("head_ip"), str)
         and isinstance(file.provider.get("worker_ips"), list)
     ):

@@ -8,10 +8,13 @@ from typing import Any
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import HEAD
+from cluster.machines.addresses import is_of_machines
+from cluster.machines.check import check_machines
 from trainer.common.command import number
 from trainer.common.errors import MachineError, first_line
 
 MAX_HOURS = 8760.0
+LOOK_S = 30.0
 
 
 def add(commands: Any) -> None:
@@ -27,10 +30,20 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start the cluster."""
     cluster = Cluster(arguments.file)
+    if is_of_machines(cluster.file.config):
+        look_at_machines(cluster)
     launch(cluster)
     if arguments.max_hours:
         cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
     return 0
+
+
+def look_at_machines(cluster: Cluster) -> None:
+    """Raise InputError with a line for each fault of the machines that the file names."""
+    shells = {shell.address: shell for shell in (cluster.head, *cluster.workers())}
+    check_machines(
+        cluster.file.config, lambda address, probe: shells[address].probe(probe, timeout_s=LOOK_S)
+    )
 
 
 def launch(cluster: Cluster) -> None:
