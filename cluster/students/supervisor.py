@@ -38,7 +38,8 @@ GROW_LOOK_S = 5.0
 SETTLE_S = 5.0
 # By then Ray knows, too, that a node is lost; one that came back is another node to it.
 FORGET_S = 90.0
-MAX_LOSSES_WITHOUT_A_STEP = 10
+# In a row, without a checkpoint between them.
+MAX_LOSSES = 10
 
 
 class Supervisor:
@@ -54,9 +55,10 @@ class Supervisor:
         self._lost_at: dict[str, float] = {}
         before = _state_before(self._folder)
         self._state = _first_state(order, before)
-        # What ran under the supervisor before has ended by then.
+        # The ranks under the supervisor before have no lease any more by then.
         self._free_s = monotonic() + (0.0 if before is None or before.is_over else LEASE_S)
         self._journal = Journal(self._folder, self._state)
+        self._is_successor = before is not None and before.id == order.id and not before.is_over
         self._is_over = before is not None and before.id == order.id and before.is_over
         threading.Thread(target=self._run, name="supervise", daemon=True).start()
 
@@ -85,11 +87,13 @@ class Supervisor:
         ray.kill(ray.get_actor(self._name, namespace=NAMESPACE))
 
     def _supervise(self) -> None:
+        if self._is_successor:
+            self._say("the supervisor's node was lost, and another one has it now", "waiting")
         config = self._order.run_config()
         release_all(self._name)
         losses = 0
         while True:
-            step = self._journal.seen.step
+            checkpoint = self._journal.seen.checkpoint
             group = self._gather(config)
             if group is None:
                 return
@@ -101,11 +105,11 @@ class Supervisor:
                 return
             if outcome.ending == "replaced":
                 return
-            losses = 0 if outcome.ending == "grow" or self._journal.seen.step > step else losses + 1
-            if losses >= MAX_LOSSES_WITHOUT_A_STEP:
+            losses = 0 if self._journal.seen.checkpoint > checkpoint else losses + 1
+            if losses >= MAX_LOSSES:
                 raise MachineError(
-                    f"student nodes must live for a step, got {losses} losses in a row without one "
-                    f"({outcome.text}). Look at these nodes, then start the run again."
+                    f"student nodes must live from one checkpoint to the next, got {losses} "
+                    f"losses in a row without one ({outcome.text}). Look at them, then run it again."
                 )
 
     def _gather(self, config: RunConfig) -> Group | None:
@@ -121,7 +125,7 @@ class Supervisor:
             fit = largest_fit(config, slots=slots, nodes=len(nodes))
             patient = waited_s < (SETTLE_S if self._state.attempt else order.wait_s)
             enough = most if patient else order.min_nodes
-            if fit >= enough and monotonic() >= self._free_s:
+            if fit >= enough:
                 group = gather(nodes, self._name)
                 if group is not None:
                     return group
@@ -151,6 +155,9 @@ class Supervisor:
             group.release()
 
     def _run_ranks(self, group: Group, config: RunConfig, *, slots: int, fit: int) -> Outcome:
+        # What ran before has ended by then.
+        while monotonic() < self._free_s and not self._stop.is_set():
+            time.sleep(LOOK_S / 4)
         pairs = list(zip(group.actors, group.places, strict=True))[:fit]
         links = [NodeLink(actor, place, monotonic) for actor, place in pairs]
         goes_on = self._journal.seen.has_begun
