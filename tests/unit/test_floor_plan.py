@@ -30,13 +30,15 @@ FLOORS = (
     ("trainer", "trainer/targets"),
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
-    ("teacher_server/fleet", "cluster/launch", "cluster/netns"),
-    ("teacher_server", "cluster/grafana", "cluster"),
+    ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
+    ("teacher_server", "cluster/grafana", "cluster/students", "cluster"),
     ("cluster/bench/fleet", "cluster/bench", "cluster/proof"),
     tuple(
         f"cluster/bench/{name}"
         for name in ("chaos", "help", "loss", "memory", "service", "step", "wire")
     ),
+    ("cluster/head",),
+    ("cluster/commands",),
 )
 # An entry point may import the rooms of its package.
 ENTRY = "__main__.py"
