@@ -91,13 +91,14 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 def longest_stall_s(seen: Sequence[Seen], from_s: float, to_s: float) -> float:
-    """The longest time without a step, of those that end in an interval or last beyond it."""
+    """The longest time without a step, of those that end in an interval or last beyond it.
+
+    Of one that has no end yet, what has passed of it in the interval.
+    """
     times = [it.at_s for it in seen]
     before = max((it for it in times if it <= from_s), default=from_s)
     stops = [before, *(it for it in times if from_s < it <= to_s)]
-    after = min((it for it in times if it > to_s), default=None)
+    after = min((it for it in times if it > to_s), default=to_s)
     gaps = [later - earlier for earlier, later in itertools.pairwise(stops)]
     # A stall that has begun here belongs here, to its end.
-    if after is not None:
-        gaps.append(after - stops[-1])
-    return max(gaps, default=0.0)
+    return max([*gaps, after - stops[-1]])

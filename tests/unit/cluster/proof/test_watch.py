@@ -42,5 +42,6 @@ def test_stall_that_lasts_from_before_is_counted_from_its_begin() -> None:
     assert longest_stall_s(SEEN, 5.0, 6.0) == 6.0
 
 
-def test_no_step_at_all_is_no_number_of_ours() -> None:
-    assert longest_stall_s([], 0.0, 9.0) == 0.0
+def test_stall_without_an_end_yet_is_as_long_as_it_was_seen() -> None:
+    assert longest_stall_s(SEEN, 9.5, 15.0) == 5.0
+    assert longest_stall_s([], 0.0, 9.0) == 9.0
