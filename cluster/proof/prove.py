@@ -139,6 +139,7 @@ def disturb(
 ) -> list[Happened]:
     """Let the students step at their pace, and everything happen to their teachers meanwhile."""
     _wait_until(lambda: all(map(watch.step, students)), FIRST_STEP_S, "a first step", students)
+    watch.set_to_zero()
     say("students learn from the fleet")
     pacing, happened = Pacing(machines.shared / PACE, plan), list[Happened]()
     with pacing:

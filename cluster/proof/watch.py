@@ -32,6 +32,7 @@ class Watch:
         self.seen: dict[str, list[Seen]] = {it.name: [] for it in outputs}
         self._logs = {it.name: it / METRICS_NAME for it in outputs}
         self._start_s = time.monotonic()
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="watch", daemon=True)
 
@@ -44,8 +45,15 @@ class Watch:
         self._thread.join()
 
     def now_s(self) -> float:
-        """Seconds since the watch was made."""
+        """Seconds since the watch was made, or set to zero."""
         return time.monotonic() - self._start_s
+
+    def set_to_zero(self) -> None:
+        """Count seconds from now on; of the steps before, the last one of each student is now."""
+        with self._lock:
+            self._start_s = time.monotonic()
+            for name in self.seen:
+                self.seen[name] = [Seen(at_s=0.0, step=self.step(name))]
 
     def step(self, name: str) -> int:
         """The last step that a student has made; 0: none yet."""
@@ -60,8 +68,9 @@ class Watch:
         """Note the steps that have come."""
         for name, log in self._logs.items():
             step = last_step(log)
-            if step > self.step(name):
-                self.seen[name].append(Seen(at_s=self.now_s(), step=step))
+            with self._lock:
+                if step > self.step(name):
+                    self.seen[name].append(Seen(at_s=self.now_s(), step=step))
 
 
 def last_step(log: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.proof.watch import TAIL_BYTES, Seen, last_step, longest_stall_s, step_entries
+from cluster.proof.watch import TAIL_BYTES, Seen, Watch, last_step, longest_stall_s, step_entries
 
 SEEN = [Seen(at_s=at, step=step) for step, at in enumerate((1.0, 2.0, 3.0, 9.0, 10.0), 1)]
 
@@ -27,6 +27,22 @@ def test_entries_of_a_run_that_has_ended_are_its_steps(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"event": "start"}\n{"step": 1}\n{"step": 2}\n{"event": "end"}\n')
     assert step_entries(log) == [{"step": 1}, {"step": 2}]
+
+
+def test_seconds_count_from_zero_anew(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    log = tmp_path / "one" / "metrics.jsonl"
+    watch = Watch([tmp_path / "one", tmp_path / "two"])
+    log.write_text('{"step": 1}\n{"step": 2}\n')
+    watch.look()
+    watch.set_to_zero()
+    assert watch.seen == {"one": [Seen(at_s=0.0, step=2)], "two": [Seen(at_s=0.0, step=0)]}
+    watch.look()
+    assert len(watch.seen["one"]) == 1
+    log.write_text('{"step": 3}\n')
+    watch.look()
+    assert [it.step for it in watch.seen["one"]] == [2, 3]
+    assert watch.seen["one"][1].at_s < watch.now_s() < 60
 
 
 def test_stall_is_the_longest_time_between_steps_of_an_interval() -> None:
