@@ -48,6 +48,7 @@ class Machines:
         self.shared = shared
         self.replicas = ",".join(f"{kind}={count}" for kind, count in replicas.items())
         self.kinds = tuple(replicas)
+        self._num_students = 0
         self.none = ",".join(f"{kind}=0" for kind in replicas)
 
     @property
@@ -121,8 +122,10 @@ class Machines:
     def start_student(self, host: str, run: str, arguments: Sequence[str]) -> HostProcess:
         """Start two ranks of a script of ours on a host, into a run's folder."""
         script, *settings = arguments
+        self._num_students += 1
+        port = RANKS_PORT + self._num_students
         return self.lab[host].start(
-            *("deepspeed", "--num_accelerators", "2", "--master_port", str(RANKS_PORT)),
+            *("deepspeed", "--num_accelerators", "2", "--master_port", str(port)),
             *(f"cluster/proof/{script}", "--config", "trainer/configs/synthetic.yaml"),
             *("data=/shared/data", f"output=/shared/runs/{run}", *settings),
             log=self.shared / "runs" / f"{run}.log",

@@ -2,7 +2,7 @@
 
 1. a student learns from teachers in its own process, while Ray and the fleet start;
 2. a calm student learns from the fleet;
-3. students learn from the fleet, at a pace, while events happen to it;
+3. when both have ended, students learn from the fleet, at a pace, while events happen to it;
 4. the weights of all are compared.
 """
 
@@ -33,7 +33,7 @@ from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.models.student_card import MODEL_FOLDER
 from trainer.telemetry.run_log import METRICS_NAME
 
-PACE = "pace"
+PACE, AT_ONCE = "pace", "at-once"
 POLL_S = 0.2
 FIRST_STEP_S = 240.0
 END_S = 300.0
@@ -95,14 +95,18 @@ def prove(plan: Plan, output: Path, *, say: Callable[[str], None]) -> Proof:
         machines.start()
         spread = machines.spread()
         say(f"hosts with replicas: {', '.join(f'{it} {spread[it]}' for it in spread)}")
-        wait_for({IN_PROCESS: alone}, runs)
-        say("a calm student learns from the fleet")
-        allow(shared / PACE, plan.num_steps)
-        served = ("student.py", "--pace", f"/shared/{PACE}", *settings, *machines.to_teachers)
-        wait_for({CALM: machines.start_student(first, CALM, served)}, runs)
+        for pace, batches in ((AT_ONCE, plan.num_steps), (PACE, AHEAD)):
+            allow(shared / pace, batches)
+
+        def served(pace: str) -> tuple[str, ...]:
+            at = f"/shared/{pace}"
+            return ("student.py", "--pace", at, *settings, *machines.to_teachers)
+
+        say("a calm student learns from the fleet, and those start that will be disturbed")
+        calm = machines.start_student(first, CALM, served(AT_ONCE))
         names = machines.names(STUDENT)
-        allow(shared / PACE, AHEAD)
-        students = {name: machines.start_student(name, name, served) for name in names}
+        students = {name: machines.start_student(name, name, served(PACE)) for name in names}
+        wait_for({IN_PROCESS: alone, CALM: calm}, runs)
         with Watch([runs / name for name in names]) as watch:
             events = disturb(plan, machines, students, watch, say)
             allow(shared / PACE, plan.num_steps)

@@ -73,8 +73,8 @@ def test_paced_teachers_ask_when_they_may(tmp_path: Path) -> None:
 
     allow(tmp_path / "pace", 1)
     teachers = PacedTeachers(FakeTeachers(), tmp_path / "pace")  # pyright: ignore
-    teachers.submit(["a"], 2.0)
+    teachers.submit(["a"], 2.0)  # pyright: ignore
     allow(tmp_path / "pace", 2)
     with pytest.raises(InterruptedError):
-        teachers.submit(["b"])
+        teachers.submit(["b"])  # pyright: ignore
     assert asked == [(["a"], 2.0), (["b"], 1.0)]
