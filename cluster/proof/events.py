@@ -103,9 +103,7 @@ def mend_head(machines: Machines) -> None:
     """
     machines.head.power_on()
     machines.start_ray(HEAD)
-    for name in machines.names(TEACHER):
-        machines.stop_ray(name)
-        machines.start_ray(name)
+    machines.on_teachers(machines.restart_ray)
     machines.up()
 
 

@@ -6,7 +6,8 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -64,9 +65,20 @@ class Machines:
         """Secrets of two authorities that trust each other, Ray everywhere, and the fleet."""
         self._make_secrets()
         self.start_ray(HEAD)
-        for name in self.names(TEACHER):
-            self.start_ray(name)
+        self.on_teachers(self.start_ray)
         self.up()
+
+    def on_teachers(self, act: Callable[[str], None]) -> None:
+        """Do the same on all teacher hosts, side by side; the first error of one of them."""
+        with ThreadPoolExecutor() as pool:
+            done = [pool.submit(act, name) for name in self.names(TEACHER)]
+        for each in done:
+            each.result()
+
+    def restart_ray(self, name: str) -> None:
+        """End all of Ray on a host, which sees no process of another one, and start it."""
+        self.lab[name].run("ray", "stop", "--force", env=RAY, timeout_s=COMMAND_S)
+        self.start_ray(name)
 
     def start_ray(self, name: str) -> None:
         """Start Ray on a host that has power, as the cluster's files do."""
@@ -79,10 +91,6 @@ class Machines:
         )
         role = ("--head", *of_head, "--include-dashboard=false") if name == HEAD else of_teacher
         host.run("ray", "start", *where, *role, "--num-gpus=0", env=RAY, timeout_s=COMMAND_S)
-
-    def stop_ray(self, name: str) -> None:
-        """End all of Ray on a host; it sees no process of another one."""
-        self.lab[name].run("ray", "stop", "--force", env=RAY, timeout_s=COMMAND_S)
 
     def up(self) -> None:
         """Start the fleet, spread over the teacher hosts."""
