@@ -45,7 +45,7 @@ def check_account(aws: Aws, file: AwsFile, *, ssh_folder: Path) -> list[str]:
     """
     account = open_account(aws, file, SetupOptions(), ssh_folder=ssh_folder)
     undone = [
-        step.part.what
+        step.what
         for step in account.plan()
         if step.verb != VERBS["ready"]
         # A second laptop: `up` fetches it.

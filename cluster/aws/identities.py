@@ -9,7 +9,7 @@ from typing import Any
 from cluster.aws.parts import State
 from cluster.aws.policies import policy, trust
 from cluster.aws.roles import AwsFile, Role
-from cluster.aws.session import Aws, code
+from cluster.aws.session import Aws
 
 POLICY = "conkd"
 """Name of a role's one inline policy."""
@@ -102,24 +102,12 @@ class SpotRole:
 
     def state(self) -> State:
         """Ready if the account has it."""
-        try:
-            self.aws.iam.get_role(RoleName=SPOT_ROLE)
-        except self.aws.iam.exceptions.NoSuchEntityException:
-            return "missing"
-        return "ready"
+        there = self.aws.iam.list_roles(PathPrefix=f"/aws-service-role/{SPOT}/")["Roles"]
+        return "ready" if there else "missing"
 
     def make(self) -> None:
         """Make it."""
-        try:
-            self.aws.iam.create_service_linked_role(AWSServiceName=SPOT)
-        except self.aws.iam.exceptions.InvalidInputException as error:
-            if "has been taken" not in code_and_text(error):
-                raise
+        self.aws.iam.create_service_linked_role(AWSServiceName=SPOT)
 
     def remove(self) -> None:
         """Others of the account use it: not ours to remove."""
-
-
-def code_and_text(error: Any) -> str:
-    """Code and message of a refusal."""
-    return f"{code(error)}: {error}"

@@ -58,9 +58,9 @@ class SecurityGroup:
     @property
     def what(self) -> str:
         """Name and rules."""
-        others = self.ssh_from or ("those of before" if self.find() else EVERYBODY)
+        others = self.ssh_from or ("the same as before" if self.find() else EVERYBODY)
         return (
-            f"security group {self.file.security_group}: members reach each other, {others} "
+            f"security group {self.file.security_group}: members reach each other, and {others} "
             f"port {SSH_PORT}"
         )
 

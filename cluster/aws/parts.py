@@ -37,21 +37,27 @@ class Step:
 
     verb: str
     part: Part
+    what: str
+    """The part's, when the plan was made."""
 
     @property
     def text(self) -> str:
         """The step as a line of the plan."""
-        return f"{self.verb:<7}{self.part.what}"
+        return f"{self.verb:<7}{self.what}"
+
+
+def _step(verb: str, part: Part) -> Step:
+    return Step(verb=verb, part=part, what=part.what)
 
 
 def steps_to_make(parts: Sequence[Part]) -> list[Step]:
     """All parts, those that stay as they are included."""
-    return [Step(verb=VERBS[part.state()], part=part) for part in parts]
+    return [_step(VERBS[part.state()], part) for part in parts]
 
 
 def steps_to_remove(parts: Sequence[Part]) -> list[Step]:
     """The parts that are there; what was made last goes first."""
-    return [Step(verb="remove", part=it) for it in reversed(parts) if it.state() != "missing"]
+    return [_step("remove", it) for it in reversed(parts) if it.state() != "missing"]
 
 
 def carry_out(steps: Sequence[Step], tell: Callable[[str], None]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ def check_schema(path: Path, config: Mapping[str, Any]) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:
-        validate_config(copy.deepcopy(dict(config)))
-        prepare_config(copy.deepcopy(dict(config)))
+        # Ray warns of each single file that is sent, for the sake of Docker.
+        with redirect_stdout(StringIO()):
+            validate_config(copy.deepcopy(dict(config)))
+            prepare_config(copy.deepcopy(dict(config)))
     except ValidationError as error:
         place = ".".join(map(str, error.absolute_path)) or "the file"
         raise InputError(

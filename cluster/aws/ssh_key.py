@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -16,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cluster.aws.parameters import key_parameter
 from cluster.aws.parts import State
-from cluster.aws.roles import AwsFile
+from cluster.aws.roles import AwsFile, read_aws_file
 from cluster.aws.secret_files import write_secret
-from cluster.aws.session import Aws, aws_errors, code
+from cluster.aws.session import Aws, aws_errors, code, connect
 from trainer.common.errors import InputError
 
 
@@ -116,8 +118,20 @@ def _public(private: str) -> bytes:
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
 
 
+def laptop_key(path: Path, config: Mapping[str, Any]) -> Path:
+    """The private key of a file's cluster on this machine, fetched if it is not there.
+
+    Raises:
+        InputError: if setup has not made it, or another key has its name.
+        MachineError: if AWS refuses.
+    """
+    file, folder = read_aws_file(path, config), Path.home() / ".ssh"
+    there = folder / f"{file.key_name}.pem"
+    return there if there.is_file() else bring_key(connect(file.region), file, folder)
+
+
 def bring_key(aws: Aws, file: AwsFile, folder: Path) -> Path:
-    """The private key on this machine, fetched if it is not there; `folder` is ~/.ssh.
+    """The private key, fetched to `folder` if it is not there.
 
     Raises:
         InputError: if setup has not made it, or another key has its name.
