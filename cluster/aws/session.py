@@ -95,8 +95,8 @@ def aws_errors(what: str) -> Iterator[None]:
     except (BotoCoreError, ClientError) as error:
         got = first_line(error).rstrip(".")
         raise MachineError(
-            f"AWS must {what}, got: {got}. Look at the credentials, at what they may do, and at the "
-            "region."
+            f"AWS must {what}, got: {got}. Look at the credentials, at what they may do, and at "
+            "the region."
         ) from error
 
 

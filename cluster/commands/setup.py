@@ -92,7 +92,7 @@ def _ask() -> None:
     answer = sys.stdin.readline().strip()
     if answer.lower() not in YES:
         raise InputError(
-            f"the plan must be agreed to, got {answer or 'no answer'}. Nothing is done."
+            f"the plan must be agreed to, got {answer or 'no answer'}. Nothing was done."
         )
 
 

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 REGION = "us-west-2"
+FILE = Path(__file__).resolve().parents[2] / "cluster" / "gpu.yaml"
+ACCOUNT = "123456789012"
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04), a fake of it"
 
 
@@ -147,10 +150,10 @@ def _make_image(aws: FakeAws) -> str:
     instance = ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
     image = ec2.create_image(InstanceId=instance, Name=IMAGE_NAME)["ImageId"]
     ec2.terminate_instances(InstanceIds=[instance])
-    backend = ssm_backends["123456789012"][REGION]
+    backend = ssm_backends[ACCOUNT][REGION]
     backend._parameters[DEFAULT_IMAGE] = [
         Parameter(
-            account_id="123456789012",
+            account_id=ACCOUNT,
             name=DEFAULT_IMAGE,
             value=image,
             parameter_type="String",
@@ -175,3 +178,8 @@ def policies_of(aws: FakeAws, role: str) -> list[dict[str, Any]]:
     found = [it["PolicyDocument"] for it in documents]
     texts = [json.loads(it) if isinstance(it, str) else it for it in found]
     return [statement for it in texts for statement in it["Statement"]]
+
+
+def gpu_config() -> dict[str, Any]:
+    """cluster/gpu.yaml as it is."""
+    return yaml.safe_load(FILE.read_text())
