@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cluster.aws.check import check
+from cluster.aws.roles import AWS
+from cluster.aws.schema import check_schema
+from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import HEAD
-from cluster.machines.addresses import is_of_machines
 from cluster.machines.check import check_machines
 from trainer.common.command import number
 from trainer.common.errors import MachineError, first_line
@@ -24,18 +27,42 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--max-hours", type=number(0.01, MAX_HOURS), help="end the cluster after this time"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the file, say what an hour costs, and end"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the cluster."""
+    """Start the cluster, from a file that can be started."""
     cluster = Cluster(arguments.file)
-    if is_of_machines(cluster.file.config):
-        look_at_machines(cluster)
+    for line in checked(cluster, is_dry=arguments.dry_run):
+        print(line, flush=True)
+    if arguments.dry_run:
+        return 0
     launch(cluster)
     if arguments.max_hours:
         cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
     return 0
+
+
+def checked(cluster: Cluster, *, is_dry: bool) -> list[str]:
+    """What can be said of the file, and of account or machines, before anything is started.
+
+    Raises:
+        UserError: if it cannot be started.
+    """
+    file = cluster.file
+    if file.provider["type"] == AWS:
+        lines = check(file.path, file.config, is_dry=is_dry)
+        if not is_dry:
+            laptop_key(file.path, file.config)
+        return lines
+    check_schema(file.path, file.config)
+    if not file.is_local:
+        return [f"{file.path}: cluster {file.name}, of a provider that is not looked at"]
+    look_at_machines(cluster)
+    return [f"{file.path}: cluster {file.name}, of {1 + len(cluster.workers())} machines"]
 
 
 def look_at_machines(cluster: Cluster) -> None:
