@@ -30,7 +30,7 @@ FLOORS = (
     ("trainer", "trainer/targets"),
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
-    ("teacher_server/fleet", "cluster/launch"),
+    ("teacher_server/fleet", "cluster/launch", "cluster/netns"),
     ("teacher_server", "cluster/grafana", "cluster"),
     ("cluster/bench/fleet", "cluster/bench"),
     tuple(
