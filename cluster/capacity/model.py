@@ -66,15 +66,16 @@ def predict(rates: Rates, *, students: int, teachers: int) -> Prediction:
     met_s = exchange_s(
         rates.stage,
         rates.gradient_bytes,
-        ranks,
         rates.link,
+        hosts=students,
+        ranks=ranks,
         num_elements=rates.num_parameters,
     )
     student_s = rates.compute_s + met_s
     teacher_s = ranks * answer_s(rates) / teachers
     step_s = max(student_s, teacher_s)
     rows = ranks * rates.rows
-    sent = exchanged_bytes(rates.stage, rates.gradient_bytes, ranks) if ranks > 1 else 0.0
+    sent = exchanged_bytes(rates.stage, rates.gradient_bytes, ranks) if students > 1 else 0.0
     return Prediction(
         students=students,
         teachers=teachers,

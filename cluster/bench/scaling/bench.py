@@ -8,7 +8,6 @@ if every host had a device of its own. Beside each cell stands what the capacity
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,39 +15,40 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.bench.corpus import Dialogues, prepared_dialogues
-from cluster.bench.fleet.recording import record_kind
+from cluster.bench.corpus import prepared_dialogues
 from cluster.bench.result import RESULTS, BenchResult, Row
-from cluster.bench.scaling.calibration import Lengths, measure_lengths, write_teacher
+from cluster.bench.scaling.calibration import Lengths
 from cluster.bench.scaling.figures import MeasuredCell, figures_of, table_of
 from cluster.bench.scaling.fixed_batch import fixed_parts, rows_of
-from cluster.bench.scaling.grid import BATCH, Cell, Grid
+from cluster.bench.scaling.grid import Cell, Grid
+from cluster.bench.scaling.inputs import ANSWERS, DATA, DIALOGUE_ALONE, Inputs, prepare_inputs
 from cluster.bench.scaling.plan import CellPlan, Plan
 from cluster.bench.scaling.predicted import compute_s, gradient_bytes
+from cluster.bench.scaling.real import measure_real
 from cluster.bench.scaling.world import HEAD, Shared, Starter, World, student_host, teacher_host
 from cluster.netns.lab import Lab
-from cluster.stages import ROOT
-from trainer.config.run import RunConfig
-from trainer.config.yaml_file import load_config
-from trainer.data.prepared import PreparedData, load_prepared
-from trainer.kinds.names import DIALOGUE
+from trainer.data.prepared import PreparedData
 
 LINK_GBIT = 10.0
 STEPS, WARM_UP = 60, 5
-# Both are alone on their hosts.
-DIRECTORY_PORT, MASTER_PORT = 50_051, 29_500
-FLEET, ANSWERS = "fleet", "answers.npz"
-# The dialogue teacher alone is asked: its replicas are the axis.
-DIALOGUE_ALONE = ("distill.gate=fixed", "distill.fixed_lambda=0")
+# Each is alone on its host.
+DIRECTORY_PORT, MASTER_PORT, REAL_PORT = 50_051, 29_500, 29_501
+FLEET = "fleet"
+# What sleeps nearly all the time stands for hosts of their own: no other program of this machine
+# may come before it when it wakes up. The run without sleeps has no such place.
+FIRST = ("nice", "-n", "-10")
 LOGS = Path("bench/logs/scaling")
+# Of the run without sleeps: two ranks on two cores.
+REAL_HOSTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the Directory and the first rank's store listen."""
+    """Where the Directory and the stores of the first rank listen."""
 
     directory: int = DIRECTORY_PORT
     master: int = MASTER_PORT
+    real: int = REAL_PORT
 
 
 def bench_scaling(source: Path | None, grid: Grid, *, steps: int = STEPS) -> BenchResult:
@@ -68,38 +68,11 @@ def bench_scaling(source: Path | None, grid: Grid, *, steps: int = STEPS) -> Ben
             host.limit(rate_mbit=1e3 * LINK_GBIT)
         dialogues = prepared_dialogues(source)
         inputs = prepare_inputs(dialogues, shared)
-        cells = measure_cells(lab, shared, inputs, grid, steps=steps, ports=Ports())
-    return result_of(cells, inputs.lengths, dialogues.name)
+        cells, real = measure_all(lab, shared, inputs, grid, steps=steps, ports=Ports())
+    return result_of(cells, real, inputs.lengths, dialogues.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What the hosts are given, in the shared folder, and what is known of it."""
-
-    recipe: Path
-    data: PreparedData
-    lengths: Lengths
-
-
-def prepare_inputs(dialogues: Dialogues, shared: Shared) -> Inputs:
-    """Put data, the teacher and its recorded answers into the shared folder; measure lengths."""
-    folder = shared.here / "data"
-    shutil.copytree(dialogues.data, folder)
-    data = load_prepared(folder)
-    places = [f"data={folder}", "output=unused", *DIALOGUE_ALONE]
-    config = load_config(RunConfig, ROOT / dialogues.recipe, places)
-    teacher = write_teacher(data, shared.here / "teacher")
-    lengths = measure_lengths(config, data, teacher)
-    examples = [example for part in fixed_parts(data, BATCH) for example in part]
-    record_kind(DIALOGUE, teacher, examples, config.distill, shared.here / ANSWERS)
-    sys.stderr.write(
-        f"a step of {lengths.rows} rows takes {lengths.step_s:.3f} s, a row of the teacher "
-        f"{1e3 * lengths.row_s:.3f} ms: one student uses {lengths.load:.2f} of a replica\n"
-    )
-    return Inputs(recipe=dialogues.recipe, data=data, lengths=lengths)
-
-
-def measure_cells(
+def measure_all(
     hosts: Mapping[str, Starter],
     shared: Shared,
     inputs: Inputs,
@@ -107,17 +80,32 @@ def measure_cells(
     *,
     steps: int,
     ports: Ports,
-) -> list[MeasuredCell]:
-    """Start everything, and run one cell after the other; replicas join as cells need them."""
+) -> tuple[list[MeasuredCell], list[Row]]:
+    """The cells, and then the run without sleeps on one host and, if there are some, on two."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    world = World(hosts, shared, LOGS, directory_port=ports.directory)
-    cells = grid.cells()
-    rows = {cell.batch: _rows(inputs.data, cell.batch) for cell in cells}
-    plan = Plan(
-        data=str(shared.there / "data"),
+    world = World(hosts, shared, LOGS, directory_port=ports.directory, prefix=FIRST)
+    try:
+        plan = plan_of(world, shared, inputs, grid, steps=steps, port=ports.master)
+        world.start_directory(FLEET)
+        world.start_students(plan, grid.students[-1])
+        cells = run_cells(world, plan, grid.cells(), inputs.lengths)
+        world.stop()
+        numbers = range(1, min(REAL_HOSTS, grid.students[-1]) + 1)
+        real = measure_real(world, shared, inputs, numbers, port=ports.real, gbit=LINK_GBIT)
+    finally:
+        world.stop()
+    return cells, real
+
+
+def plan_of(
+    world: World, shared: Shared, inputs: Inputs, grid: Grid, *, steps: int, port: int
+) -> Plan:
+    """What the students are told."""
+    return Plan(
+        data=str(shared.there / DATA),
         recipe=str(inputs.recipe),
         settings=(*DIALOGUE_ALONE, *world.settings),
-        master=f"{hosts[student_host(0)].address}:{ports.master}",
+        master=f"{world.address(student_host(0))}:{port}",
         gradient_bytes=gradient_bytes(inputs.lengths),
         steps=steps,
         warm_up=WARM_UP,
@@ -125,22 +113,17 @@ def measure_cells(
             CellPlan(
                 students=cell.students,
                 batch=cell.batch,
-                compute_s=compute_s(inputs.lengths, rows[cell.batch]),
+                compute_s=compute_s(inputs.lengths, _rows(inputs.data, cell.batch)),
             )
-            for cell in cells
+            for cell in grid.cells()
         ),
     )
-    try:
-        world.start_directory(FLEET)
-        world.start_students(plan, grid.students[-1])
-        return _run_cells(world, plan, cells, inputs.lengths)
-    finally:
-        world.stop()
 
 
-def _run_cells(
+def run_cells(
     world: World, plan: Plan, cells: Sequence[Cell], lengths: Lengths
 ) -> list[MeasuredCell]:
+    """Run one cell after the other; replicas join as cells need them."""
     serving, found = 0, []
     for index, cell in enumerate(cells):
         numbers = range(serving + 1, cell.teachers + 1)
@@ -158,17 +141,22 @@ def _run_cells(
     return found
 
 
-def result_of(cells: Sequence[MeasuredCell], lengths: Lengths, corpus: str) -> BenchResult:
+def result_of(
+    cells: Sequence[MeasuredCell], real: list[Row], lengths: Lengths, corpus: str
+) -> BenchResult:
     """Figures and rows; also draws bench/results/scaling.png."""
     from cluster.bench.scaling.plot import draw_scaling
 
     rows: list[Row] = table_of(cells, lengths, LINK_GBIT)
     draw_scaling(rows, lengths, RESULTS / "scaling.png")
-    return BenchResult(
-        figures={**figures_of(rows, lengths), "link_gbit": LINK_GBIT, "steps": cells[0].steps},
-        rows=rows,
-        corpus=corpus,
-    )
+    figures = {
+        **figures_of(rows, lengths),
+        "link_gbit": LINK_GBIT,
+        "gradient_mb": gradient_bytes(lengths) / 1e6,
+        "steps": float(cells[0].steps),
+        "real_efficiency": float(real[-1]["efficiency"]),
+    }
+    return BenchResult(figures=figures, rows=rows, corpus=corpus, details={"real": real})
 
 
 def _rows(data: PreparedData, batch: int) -> int:

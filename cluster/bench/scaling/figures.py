@@ -23,8 +23,8 @@ class MeasuredCell:
 
     @property
     def seconds(self) -> float:
-        """Of all steps: ranks meet at each, so their clocks agree; the longest counts."""
-        return max(rank.seconds for rank in self.ranks)
+        """Of all steps; ranks meet at each, so they differ little, and the longest counts."""
+        return max(sum(rank.step_s) for rank in self.ranks)
 
     @property
     def rows(self) -> int:
@@ -35,6 +35,21 @@ class MeasuredCell:
     def tokens_per_s(self) -> float:
         """Supervised positions of all students."""
         return sum(rank.rows for rank in self.ranks) / self.seconds
+
+    @property
+    def exposed_wait(self) -> float:
+        """Share of the time that a student waits for targets, and with it those that it meets.
+
+        Of each step the longest wait of a rank: the others wait for that rank in the exchange.
+        """
+        waits = zip(*(rank.wait_s for rank in self.ranks), strict=True)
+        return sum(map(max, waits)) / self.seconds
+
+    @property
+    def exchange_s(self) -> float:
+        """Of a step: that of the rank that came last, which waits for nobody."""
+        times = zip(*(rank.exchange_s for rank in self.ranks), strict=True)
+        return statistics.fmean(map(min, times))
 
 
 def row_of(measured: MeasuredCell, alone: float, lengths: Lengths, link_gbit: float) -> Row:
@@ -53,14 +68,15 @@ def row_of(measured: MeasuredCell, alone: float, lengths: Lengths, link_gbit: fl
         "of_bound": measured.tokens_per_s / bound,
         "step_s": seconds / measured.steps,
         "step_s_p95": _quantile(steps, 0.95),
-        "exchange_s": _mean([rank.exchange_s for rank in ranks]) / measured.steps,
-        "exposed_wait": _mean([rank.wait_s for rank in ranks]) / seconds,
+        "exchange_s": measured.exchange_s,
+        "exposed_wait": measured.exposed_wait,
         "teacher_use": rows * lengths.row_s / (cell.teachers * seconds),
         "teacher_mb_per_s": sum(rank.teacher_bytes for rank in ranks) / seconds / 1e6,
         "sent_mb_per_s": sum(rank.sent_bytes for rank in ranks) / seconds / 1e6,
         "cpu_s_per_step": sum(rank.cpu_s for rank in ranks) / measured.steps,
         "resends": sum(rank.resends for rank in ranks),
         "model_tokens_per_s": model.tokens_per_s,
+        "model_exchange_s": model.exchange_s,
         "model_exposed_wait": model.wait_s / model.step_s,
         "model_error": model.tokens_per_s / measured.tokens_per_s - 1,
     }
@@ -92,7 +108,6 @@ def figures_of(rows: Sequence[Row], lengths: Lengths) -> dict[str, float]:
         "student_efficiency": _each(most) / _each(fewest),
         "teacher_efficiency": min(float(row["of_bound"]) for row in along_teachers),
         "model_max_error": max(abs(float(row["model_error"])) for row in rows),
-        "exposed_wait_least_bound": float(most["exposed_wait"]),
         "compute_s": lengths.step_s,
         "row_s": lengths.row_s,
         "rows_per_step": float(lengths.rows),
@@ -102,10 +117,6 @@ def figures_of(rows: Sequence[Row], lengths: Lengths) -> dict[str, float]:
 
 def _each(row: Row) -> float:
     return float(row["tokens_per_s"]) / int(row["students"])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
 
 
 def _quantile(values: Sequence[float], share: float) -> float:

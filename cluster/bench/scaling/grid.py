@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.common.command import whole
 from trainer.common.errors import InputError
 
+NAME = "scaling"
 DEFAULT_COUNTS = (1, 2, 4)
 # Hosts that a machine holds: each has some processes of its own.
 MAX_COUNT = 16
@@ -64,25 +64,26 @@ class Grid:
         return weak + strong
 
 
-def counts(option: str) -> Callable[[str], tuple[int, ...]]:
+def counts(text: str) -> tuple[int, ...]:
     """The type of an option that takes numbers of hosts: 1,2,4."""
-
-    def read(text: str) -> tuple[int, ...]:
-        try:
-            found = sorted({whole(1, MAX_COUNT)(part) for part in text.split(",")})
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(
-                f"must be whole numbers in [1, {MAX_COUNT}] with commas between, got {text}"
-            ) from error
-        return tuple(found)
-
-    read.__name__ = option
-    return read
+    try:
+        return tuple(sorted({whole(1, MAX_COUNT)(part) for part in text.split(",")}))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers in [1, {MAX_COUNT}] with commas between, got {text}"
+        ) from error
 
 
-def check_grid_options(name: str, given: Sequence[str], benchmark: str) -> None:
-    """Raise InputError if options of this benchmark are given with another."""
-    if given and name != benchmark:
+def grid_of(arguments: argparse.Namespace) -> Grid:
+    """The grid of a command line; InputError if one is given for another benchmark."""
+    given = {name: getattr(arguments, name) for name in ("students", "teachers")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and arguments.name != NAME:
         raise InputError(
-            f"{given[0]} must be given with {benchmark} alone, got {name}. Leave it out."
+            f"--{next(iter(given))} must be given for {NAME} alone, got {arguments.name}. "
+            "Leave it out."
         )
+    return Grid(
+        students=given.get("students", DEFAULT_COUNTS),
+        teachers=given.get("teachers", DEFAULT_COUNTS),
+    )

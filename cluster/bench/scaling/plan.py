@@ -48,10 +48,7 @@ class Plan:
 class Measured:
     """What one rank measured over the steps of a cell, without the warm-up."""
 
-    seconds: float
     rows: int
-    wait_s: float
-    exchange_s: float
     teacher_bytes: int
     """Requests and replies, without framing."""
     sent_bytes: int
@@ -60,6 +57,10 @@ class Measured:
     cpu_s: float
     resends: int
     step_s: tuple[float, ...]
+    wait_s: tuple[float, ...]
+    """For targets, at each step."""
+    exchange_s: tuple[float, ...]
+    """In the exchange of gradients at each step, the wait for ranks that come later included."""
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -103,5 +104,6 @@ def write_measured(path: Path, measured: Measured) -> None:
 def read_measured(path: Path) -> Measured:
     """What a rank measured."""
     content: dict[str, Any] = json.loads(path.read_text())
-    content["step_s"] = tuple(content["step_s"])
+    for name in ("step_s", "wait_s", "exchange_s"):
+        content[name] = tuple(content[name])
     return Measured(**content)

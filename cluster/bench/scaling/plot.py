@@ -21,7 +21,9 @@ def draw_scaling(rows: Sequence[Row], lengths: Lengths, path: Path) -> None:
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     speed, wait, strong = figure.subplots(1, 3)
     weak = [row for row in rows if row["scaling"] == WEAK]
-    for colour, teachers in zip(COLOURS, sorted({int(it["teachers"]) for it in weak}), strict=False):
+    for colour, teachers in zip(
+        COLOURS, sorted({int(it["teachers"]) for it in weak}), strict=False
+    ):
         cells = [row for row in weak if row["teachers"] == teachers]
         xs = [int(row["students"]) for row in cells]
         label = f"{teachers} replica{'s' if teachers > 1 else ''}"

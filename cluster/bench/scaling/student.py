@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import dataclasses
 import datetime
+import itertools
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,6 @@ from trainer.config.yaml_file import load_config
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.teacher_client.client import TeacherClient
-from trainer.telemetry.client_counters import ClientCounters
 
 POLL_S = 0.02
 # A cell that teachers bind takes minutes, and idle ranks wait for it.
@@ -78,25 +76,36 @@ class Student:
         with contextlib.closing(client):
             return self._run(cell, client, parts)
 
-    def _run(
-        self, cell: CellPlan, client: TeacherClient, parts: list[list[Example]]
-    ) -> Measured:
-        pending: collections.deque[list[Future[Targets]]] = collections.deque()
-        for _ in range(self._config.teachers.in_flight):
-            pending.append([client.submit(part) for part in parts])
-        meter = Meter(client.counters)
-        for step in range(-self._plan.warm_up, self._plan.steps):
+    def _run(self, cell: CellPlan, client: TeacherClient, parts: list[list[Example]]) -> Measured:
+        # As in a whole run, nothing is asked for steps after the last.
+        steps = range(-self._plan.warm_up, self._plan.steps)
+        asked = iter(steps)
+        ahead: collections.deque[list[Future[Targets]]] = collections.deque()
+        for _ in itertools.islice(asked, self._config.teachers.in_flight):
+            ahead.append([client.submit(part) for part in parts])
+        meter = Meter()
+        for step in steps:
             if step == 0:
-                meter = Meter(client.counters)
-            pending.append([client.submit(part) for part in parts])
-            with meter.waiting():
-                for answer in pending.popleft():
-                    answer.result()
+                meter = Meter()
+            if next(asked, None) is not None:
+                ahead.append([client.submit(part) for part in parts])
+            asked_s = time.perf_counter()
+            for answer in ahead.popleft():
+                answer.result()
+            answered_s = time.perf_counter()
             time.sleep(cell.compute_s)
-            with meter.exchanging():
-                self._exchange(cell)
-            meter.step()
-        return meter.measured(rows=self._plan.steps * sum(map(rows_of, parts)))
+            computed_s = time.perf_counter()
+            self._exchange(cell)
+            met_s = time.perf_counter()
+            meter.step(wait_s=answered_s - asked_s, exchange_s=met_s - computed_s)
+        # Every step asks the same, so of all bytes these steps have their share.
+        share = self._plan.steps / len(steps)
+        counters = client.counters
+        return meter.measured(
+            rows=self._plan.steps * sum(map(rows_of, parts)),
+            teacher_bytes=round(share * (counters.wire_bytes + counters.request_bytes)),
+            resends=counters.resends,
+        )
 
     def _exchange(self, cell: CellPlan) -> None:
         if cell.students > 1:
@@ -111,54 +120,36 @@ def _groups(plan: Plan, world: int) -> dict[int, Any]:
 
 
 class Meter:
-    """Sums over the steps since it was made."""
+    """What this host did since it was made, and the times of each step."""
 
-    def __init__(self, counters: ClientCounters) -> None:
-        self._counters = counters
-        self._before = dataclasses.replace(counters)
+    def __init__(self) -> None:
         self._network = network_bytes()
         self._cpu_s = time.process_time()
-        self._wait_s = self._exchange_s = 0.0
-        self._steps: list[float] = []
-        self._start = self._last = time.perf_counter()
+        self._times: list[tuple[float, float, float]] = []
+        self._last = time.perf_counter()
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count what the block takes as a wait for targets."""
-        start = time.perf_counter()
-        yield
-        self._wait_s += time.perf_counter() - start
-
-    @contextlib.contextmanager
-    def exchanging(self) -> Iterator[None]:
-        """Count what the block takes as the exchange of gradients."""
-        start = time.perf_counter()
-        yield
-        self._exchange_s += time.perf_counter() - start
-
-    def step(self) -> None:
+    def step(self, *, wait_s: float, exchange_s: float) -> None:
         """A step is done."""
         now = time.perf_counter()
-        self._steps.append(now - self._last)
+        self._times.append((now - self._last, wait_s, exchange_s))
         self._last = now
 
-    def measured(self, *, rows: int) -> Measured:
-        """The sums until now."""
-        counted = dataclasses.replace(self._counters).minus(self._before)
+    def measured(self, *, rows: int, teacher_bytes: int, resends: int) -> Measured:
+        """All of it until now."""
         sent, received = (
             now - before for now, before in zip(network_bytes(), self._network, strict=True)
         )
+        step_s, wait_s, exchange_s = zip(*self._times, strict=True)
         return Measured(
-            seconds=self._last - self._start,
             rows=rows,
-            wait_s=self._wait_s,
-            exchange_s=self._exchange_s,
-            teacher_bytes=counted.wire_bytes + counted.request_bytes,
+            teacher_bytes=teacher_bytes,
             sent_bytes=sent,
             received_bytes=received,
             cpu_s=time.process_time() - self._cpu_s,
-            resends=counted.resends,
-            step_s=tuple(self._steps),
+            resends=resends,
+            step_s=step_s,
+            wait_s=wait_s,
+            exchange_s=exchange_s,
         )
 
 

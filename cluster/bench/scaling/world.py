@@ -22,7 +22,8 @@ from trainer.common.atomic import write_text
 from trainer.common.errors import MachineError
 from trainer.kinds.names import DIALOGUE
 
-HEAD = "head"
+HEAD, TEACHER = "head", "teacher"
+"""Name of the Directory's host, and of the teacher's folder in the shared one."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 # Nine processes that import torch at once on two cores.
 START_S = 300.0
@@ -69,9 +70,19 @@ class World:
     """What runs. The hosts' end ends it; `stop` does on hosts that stay."""
 
     def __init__(
-        self, hosts: Mapping[str, Starter], shared: Shared, logs: Path, *, directory_port: int
+        self,
+        hosts: Mapping[str, Starter],
+        shared: Shared,
+        logs: Path,
+        *,
+        directory_port: int,
+        prefix: Sequence[str] = (),
     ) -> None:
-        """Make the certificates and the token; nothing is started."""
+        """Make the certificates and the token; nothing is started.
+
+        `prefix` comes before the commands of everything that goes on running, e.g. nice.
+        """
+        self._prefix = prefix
         self._hosts = hosts
         self._shared = shared
         self._logs = logs
@@ -90,6 +101,10 @@ class World:
             f"teachers.tls={self._shared.there / 'tls'}",
             f"teachers.token_file={self._shared.there / 'token'}",
         )
+
+    def address(self, host: str) -> str:
+        """Of a host, as the others know it."""
+        return self._hosts[host].address
 
     def start_directory(self, fleet: str) -> None:
         """Start the Directory of a fleet, whose folder is `fleet` in the shared one."""
@@ -114,7 +129,7 @@ class World:
                 f"{fleet}-{number}",
                 host,
                 *("cluster.bench.fleet.replica", "--kind", DIALOGUE, "--host", host.address),
-                *("--folder", str(self._shared.there / "teacher"), "--id", f"{fleet}-{number}"),
+                *("--folder", str(self._shared.there / TEACHER), "--id", f"{fleet}-{number}"),
                 *("--run", str(there), "--answers", str(self._shared.there / answers)),
                 *("--seconds-per-row", str(seconds_per_row), *self._security()),
             )
@@ -145,7 +160,7 @@ class World:
     def run_on(self, commands: Mapping[str, Sequence[str]], timeout_s: float) -> None:
         """Run a module on each host that is named, side by side, until all have ended with 0."""
         started = {
-            host: self._start(f"run-{host}", self._hosts[host], *argv)
+            host: self._start(f"run-{host}", self._hosts[host], *argv, prefix=())
             for host, argv in commands.items()
         }
         for host in commands:
@@ -163,6 +178,10 @@ class World:
 
         self._until(ended, "the programs on the hosts must end", timeout_s)
 
+    def processes(self) -> set[str]:
+        """Names of those that run, and of students that are done."""
+        return set(self._running)
+
     def stop(self) -> None:
         """End everything that was started."""
         for process in self._running.values():
@@ -175,10 +194,12 @@ class World:
         there = self._shared.there
         return ("--tls", str(there / "tls"), "--token-file", str(there / "token"))
 
-    def _start(self, name: str, host: Starter, *argv: str) -> subprocess.Popen[str]:
-        process = host.start(
-            "python", "-u", "-m", *argv, log=self._logs / f"{name}.log", env=ONE_THREAD
-        )
+    def _start(
+        self, name: str, host: Starter, *argv: str, prefix: Sequence[str] | None = None
+    ) -> subprocess.Popen[str]:
+        before = self._prefix if prefix is None else prefix
+        command = (*before, "python", "-u", "-m", *argv)
+        process = host.start(*command, log=self._logs / f"{name}.log", env=ONE_THREAD)
         self._running[name] = process
         return process
 
