@@ -16,8 +16,10 @@ from trainer.common.outputs import check_output
 from trainer.config.run import RunConfig
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.engine.deepspeed_config import deepspeed_config
+from trainer.engine.heartbeat import heartbeat
 from trainer.engine.own_devices import check_devices
 from trainer.engine.ranks import (
+    ALONE_S,
     is_first_rank,
     on_all_ranks,
     on_first_rank,
@@ -48,7 +50,13 @@ teachers of a rank."""
 def run_student(config: RunConfig, data: PreparedData, connect: Connect) -> None:
     """Join the ranks, connect to the teachers, train, export, and leave."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    start_distributed(config.teachers.patience_s + config.teachers.deadline_s)
+    patience_s = config.teachers.patience_s + config.teachers.deadline_s
+    with heartbeat(patience_s + ALONE_S):
+        _run_ranks(config, data, connect, patience_s)
+
+
+def _run_ranks(config: RunConfig, data: PreparedData, connect: Connect, patience_s: float) -> None:
+    start_distributed(patience_s)
     teachers = None
     try:
         folder = Path(config.output) / MODEL_FOLDER

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from cluster.aws.prices import Prices, read_prices
 from cluster.capacity import work
 from cluster.capacity.devices import NODES, Node
 from cluster.capacity.estimate import Job, rates_of
 from cluster.capacity.model import predict, replicas_for
-from cluster.capacity.price import PriceList, read_prices
 from cluster.capacity.shapes import shape_of
 
 Answer = dict[str, str | int | float]
@@ -43,13 +43,13 @@ def show(jobs: Sequence[Job], *, students: int, teachers: int | None, as_json: b
     prices = read_prices()
     answers = [answer(job, prices, students=students, teachers=teachers) for job in jobs]
     if as_json:
-        content = {"students": students, "prices_of": prices.date, "answers": answers}
+        content = {"students": students, "prices_of": str(prices.as_of), "answers": answers}
         sys.stdout.write(json.dumps(content) + "\n")
     else:
-        Console().print(to_table(jobs[0], answers, prices.date))
+        Console().print(to_table(jobs[0], answers, str(prices.as_of)))
 
 
-def answer(job: Job, prices: PriceList, *, students: int, teachers: int | None) -> Answer:
+def answer(job: Job, prices: Prices, *, students: int, teachers: int | None) -> Answer:
     """What so many hosts of students need and do; with `teachers` None as many as feed them."""
     rates = rates_of(job, students=students)
     replicas = teachers or replicas_for(rates, students=students)
@@ -105,5 +105,5 @@ def _text(value: str | int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _hourly(prices: PriceList, node: Node, number: int) -> float:
-    return number * prices.hourly(node.instance_type)
+def _hourly(prices: Prices, node: Node, number: int) -> float:
+    return number * prices.instances[node.instance_type].usd

@@ -58,8 +58,12 @@ class Cable:
         self._set(up=self._plugged)
 
     def detach(self) -> None:
-        """Nothing of what the host sends now arrives; the end of its namespaces removes both."""
-        self._set(up=False)
+        """Nothing of what the host sends now arrives.
+
+        The end of its namespace would remove both ends, but is late: connections of processes that
+        were killed hold it until their last bytes are given up.
+        """
+        call(*self._bridge, "ip", "link", "delete", self._port)
         self._host = None
 
     def plug(self, *, plugged: bool) -> None:

@@ -30,13 +30,15 @@ FLOORS = (
     ("trainer", "trainer/targets"),
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
-    ("teacher_server/fleet", "cluster/launch", "cluster/netns"),
-    ("teacher_server", "cluster/grafana", "cluster"),
+    ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
+    ("teacher_server", "cluster/grafana", "cluster/students", "cluster/aws", "cluster"),
     ("cluster/bench/fleet", "cluster/bench", "cluster/capacity"),
     tuple(
         f"cluster/bench/{name}"
         for name in ("chaos", "help", "loss", "memory", "scaling", "service", "step", "wire")
     ),
+    ("cluster/head",),
+    ("cluster/commands",),
 )
 # An entry point may import the rooms of its package.
 ENTRY = "__main__.py"
@@ -48,6 +50,8 @@ DOORS = {
     "prometheus_client": ("trainer/telemetry/exposition.py", "trainer/telemetry/metrics_http.py"),
     "opentelemetry": ("trainer/telemetry/spans.py",),
     "lmdb": ("trainer/target_cache/store.py",),
+    "boto3": ("cluster/aws/",),
+    "botocore": ("cluster/aws/",),
     "grpc": (
         "trainer/security/channels.py",
         "trainer/teacher_client/streams.py",
@@ -69,6 +73,8 @@ SLOW = {
     "torch_geometric",
     "matplotlib",
     "lmdb",
+    "boto3",
+    "botocore",
 }
 PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
 MAX_STORY_FILES = 8

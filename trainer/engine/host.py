@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def exclusive_build(name: str) -> Iterator[None]:
         for leftover in [*root.glob(f"{name}/lock"), *root.glob(f"*/{name}/lock")]:
             leftover.unlink()
         yield
+
+
+def _prefer_own_ninja() -> None:
+    """Put this environment's programs first: DeepSpeed's pdsh does not carry PATH to other nodes.
+
+    There would be no ninja then, or the system's: another version does not read the log of the
+    first, and every change between the two builds anew.
+    """
+    own, path = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != own:
+        os.environ["PATH"] = f"{own}{os.pathsep}{path}"
 
 
 def leave_out_shared_memory() -> None:

@@ -1,4 +1,4 @@
-"""A rank does not outlive the `deepspeed` command that started it.
+"""A rank does not outlive the `deepspeed` command, or the guard, that started it.
 
 DeepSpeed's command starts a launcher, and that one the ranks. On one machine it passes no signal
 on: ended by SIGTERM, SIGHUP or SIGKILL it would leave the ranks training, and the same command
@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 LAUNCHER = "deepspeed.launcher.launch"
-COMMAND = "deepspeed"
+# What starts it: DeepSpeed's command, or the guard of a cluster's student node.
+COMMANDS = ("deepspeed", "cluster.students.launch_guard")
 LOOK_S = 1.0
 EXIT_TERMINATED = 143
 
@@ -63,7 +64,7 @@ def _is_launcher(process: psutil.Process) -> bool:
 
 
 def _is_command(process: psutil.Process) -> bool:
-    return any(Path(each).name == COMMAND for each in _arguments(process))
+    return any(Path(each).name in COMMANDS for each in _arguments(process))
 
 
 def _arguments(process: psutil.Process) -> list[str]:

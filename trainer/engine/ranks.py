@@ -29,8 +29,9 @@ ALONE_S = 900.0
 def start_distributed(patience_s: float = 0.0) -> None:
     """Join the ranks that the `deepspeed` launcher started, or be the only one.
 
-    A rank whose machine vanished leaves the others in a collective. They give up after the time
-    that a rank may rightly let them wait: `patience_s` for its teachers, and ALONE_S.
+    A rank whose machine vanished leaves the others in a collective, where its heart is missed
+    (heartbeat.py). Without one, or of a rank that lives and does not come, they give up after the
+    time that it may rightly let them wait: `patience_s` for its teachers, and ALONE_S.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     keep_freed_memory()

@@ -16,6 +16,8 @@ from jsonschema import ValidationError
 # cloud, and there is no public way to have a file judged. Should Ray move them, this import fails.
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from cluster.machines.provider import Machines
+
 ROOT = Path(__file__).resolve().parents[3]
 FILES = ["gpu.yaml", "local.yaml"]
 SECRET = re.compile(
@@ -95,18 +97,32 @@ def test_gpu_config_names_one_image_of_its_own_for_all_nodes() -> None:
     assert images.pop().startswith("ami-")
 
 
-def test_local_config_counts_every_listed_worker_as_a_teacher_node() -> None:
+def test_local_config_wants_every_listed_machine_as_what_it_is() -> None:
+    config = Machines.bootstrap_config(
+        {**prepared("local.yaml"), "auth": {}}  # which names a key that this machine need not have
+    )
+    types = config["available_node_types"]
+    assert {name: it["min_workers"] for name, it in types.items()} == {
+        "head": 0,
+        "teacher": 2,
+        "student": 2,
+    }
+    assert all(it["max_workers"] == it["min_workers"] for it in types.values())
+    assert config["max_workers"] == 4
+    assert types["head"]["resources"] == {"CPU": 0, "GPU": 0, "head": 1}
+    assert types["teacher"]["resources"] == {"teacher": 1}
+    assert types["student"]["resources"] == {"CPU": 0, "GPU": 0, "student": 1, "supervisor": 1}
+    validate_config(config)
+
+
+def test_local_config_starts_ray_once_and_keeps_its_state_on_disk() -> None:
     config = prepared("local.yaml")
-    workers = config["provider"]["worker_ips"]
-    assert config["max_workers"] == len(workers) == len(set(workers))
-    assert config["provider"]["head_ip"] not in workers
-    start = " ".join(config["worker_start_ray_commands"])
-    resources = re.search(r"--resources='(.*?)'", start)
-    assert resources is not None
-    assert json.loads(resources.group(1)) == {"teacher": 1}
-    head = " ".join(config["head_start_ray_commands"])
-    assert "--num-cpus=0" in head
-    assert "--resources" not in head
+    for commands in STARTS:
+        assert not any("ray stop" in it for it in config[commands])
+        assert "-m cluster.machines.start ray start" in config[commands][-1]
+        # The control plane may be away for an hour.
+        assert "RAY_gcs_rpc_server_reconnect_timeout_s=3600" in config[commands][-1]
+    assert "RAY_gcs_storage=rocksdb" in config["head_start_ray_commands"][-1]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -128,8 +144,9 @@ def test_token_is_made_on_the_head_before_ray_starts_and_goes_to_the_workers(nam
     assert config["cluster_synced_files"] == synced
 
 
-def test_student_node_drops_the_servers_key_first_and_installs_as_all_do() -> None:
-    config = prepared("gpu.yaml")
+@pytest.mark.parametrize("name", FILES)
+def test_student_node_drops_the_servers_key_first_and_installs_as_all_do(name: str) -> None:
+    config = prepared(name)
     types = config["available_node_types"]
     commands = types["student"]["worker_setup_commands"]
     dropped = "rm -rf ~/conkd-tls-server"
@@ -183,5 +200,5 @@ def test_setup_installs_this_repository_from_what_is_sent(name: str) -> None:
 
 def test_both_configs_install_the_same_way() -> None:
     gpu, local = read("gpu.yaml"), read("local.yaml")
-    for key in ("file_mounts", "setup_commands", "cluster_synced_files", "rsync_exclude"):
+    for key in ("file_mounts", "cluster_synced_files", "rsync_exclude"):
         assert gpu[key] == local[key]

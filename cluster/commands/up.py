@@ -1,0 +1,77 @@
+"""`up FILE`: Ray's launcher, from a file that was checked first."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cluster.aws.check import check
+from cluster.aws.roles import AWS
+from cluster.aws.schema import check_schema
+from cluster.aws.ssh_key import laptop_key
+from cluster.commands.cluster import Cluster
+from cluster.commands.cluster_file import ClusterFile, add_file
+from cluster.commands.on_head import HEAD
+from trainer.common.command import number
+from trainer.common.errors import MachineError, first_line
+
+MAX_HOURS = 8760.0
+
+
+def add(commands: Any) -> None:
+    """The command's options."""
+    parser = commands.add_parser("up", help="start the cluster, or bring it up to date")
+    add_file(parser)
+    parser.add_argument(
+        "--max-hours", type=number(0.01, MAX_HOURS), help="end the cluster after this time"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the file, say what an hour costs, and end"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the cluster, from a file that can be started."""
+    cluster = Cluster(arguments.file)
+    for line in checked(cluster.file, is_dry=arguments.dry_run):
+        print(line, flush=True)
+    if arguments.dry_run:
+        return 0
+    launch(cluster)
+    if arguments.max_hours:
+        cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
+    return 0
+
+
+def checked(file: ClusterFile, *, is_dry: bool) -> list[str]:
+    """What can be said of the file before anything is started.
+
+    Raises:
+        UserError: if it cannot be started.
+    """
+    if file.provider["type"] == AWS:
+        lines = check(file.path, file.config, is_dry=is_dry)
+        if not is_dry:
+            laptop_key(file.path, file.config)
+        return lines
+    check_schema(file.path, file.config)
+    return [f"{file.path}: cluster {file.name}, of machines that you have"]
+
+
+def launch(cluster: Cluster) -> None:
+    """What `ray up` does.
+
+    Raises:
+        MachineError: if Ray gives up; what it says is on the screen.
+    """
+    import click
+    from ray.autoscaler.sdk import create_or_update_cluster
+
+    try:
+        create_or_update_cluster(str(cluster.file.path))
+    except (click.ClickException, SystemExit, RuntimeError, OSError) as error:
+        raise MachineError(
+            f"the cluster {cluster.file.name} must start, got: {first_line(error)}. See above; "
+            f"python -m cluster down {cluster.file.path} ends what was started."
+        ) from error

@@ -1,0 +1,48 @@
+"""What a folder holds, so that a copy can be compared with it; the same on laptop and head."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+BLOCK = 1 << 20
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below the folder, by its path there; links count as what they name."""
+    return {name: _sha256(folder / name) for name in file_names(folder)}
+
+
+def fingerprint(folder: Path) -> str:
+    """One digest of names, sizes and times: it changes when a file does, and reads none."""
+    whole = hashlib.sha256()
+    for name in file_names(folder):
+        stat = (folder / name).stat()
+        whole.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return whole.hexdigest()
+
+
+def num_bytes(folder: Path) -> int:
+    """Size of all files below the folder."""
+    return sum((folder / name).stat().st_size for name in file_names(folder))
+
+
+def file_names(folder: Path) -> list[str]:
+    """Paths of all files below the folder, sorted."""
+    return sorted(_file_names(folder))
+
+
+def _file_names(folder: Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            yield (Path(parent) / name).relative_to(folder).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            whole.update(block)
+    return whole.hexdigest()
