@@ -2,6 +2,7 @@
 
 python -m cluster.bench NAME|all [--data DIR] [--json]
 python -m cluster.bench scaling [--students 1,2,4] [--teachers 1,2,4] [--data DIR] [--json]
+python -m cluster.bench scaling --address auto [--config FILE] ...     # on the head of a cluster
 
 `teachers` fits the two that the others measure, once; `all` begins with it.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.bench.result import BenchResult
-from cluster.bench.scaling.grid import Grid, counts, grid_of
+from cluster.bench.scaling.options import ScalingOptions, add_scaling_options, scaling_options
 from cluster.sources import DEFAULT_SOURCE, checked_source, default_source
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
@@ -28,14 +29,15 @@ NAMES = ("teachers", "loss", "step", "memory", "wire", "service", "chaos", "help
 def main(argv: list[str]) -> None:
     """Run the named benchmark, or all of them; the status is 1 if a part of one failed."""
     arguments = parse(argv)
-    grid = grid_of(arguments)
-    source = arguments.data or default_source()
+    options = scaling_options(arguments)
+    # A cluster has dialogues of its own.
+    source = None if options.address else arguments.data or default_source()
     # Not above: a mistake in the command line must not wait for torch.
     from cluster.bench.shown import show_result
 
     failures: list[str] = []
     for name in NAMES if arguments.name == ALL else (arguments.name,):
-        result = benchmarks(grid)[name](source)
+        result = benchmarks(options)[name](source)
         show_result(name, source, result, as_json=arguments.json)
         failures += [f"{name}: {failure}" for failure in result.failures]
     if failures:
@@ -43,7 +45,9 @@ def main(argv: list[str]) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def benchmarks(grid: Grid) -> dict[str, Callable[[Path | None], BenchResult]]:
+def benchmarks(
+    options: ScalingOptions,
+) -> dict[str, Callable[[Path | None], BenchResult]]:
     """All benchmarks by name; imports all that they measure."""
     from cluster.bench.chaos.bench import bench_chaos
     from cluster.bench.help.bench import bench_help
@@ -64,7 +68,7 @@ def benchmarks(grid: Grid) -> dict[str, Callable[[Path | None], BenchResult]]:
         "service": bench_service,
         "chaos": bench_chaos,
         "help": bench_help,
-        "scaling": lambda source: bench_scaling(source, grid),
+        "scaling": lambda source: bench_scaling(source, options),
     }
 
 
@@ -84,12 +88,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help=f"ReDial's dialogues, as make demo takes them (default: {DEFAULT_SOURCE}, or the "
         "synthetic corpus where there is no such folder)",
     )
-    parser.add_argument(
-        "--students", type=counts, metavar="COUNTS", help="hosts, for scaling: 1,2,4 by default"
-    )
-    parser.add_argument(
-        "--teachers", type=counts, metavar="COUNTS", help="replicas, for scaling: 1,2,4 by default"
-    )
+    add_scaling_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
     arguments = parser.parse_args(argv)
     checked_source(arguments.data)

@@ -14,6 +14,7 @@ from pathlib import Path
 from cluster.capacity.devices import NODES
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser, number, whole
+from trainer.common.outputs import check_output
 
 # Beyond any cluster: a plan of more would be a slip of the keyboard.
 MAX_HOSTS = 1 << 16
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> None:
     from cluster.capacity.answer import jobs_of, show
 
     jobs = jobs_of(arguments)
+    if arguments.draw is not None:
+        check_output("--draw", arguments.draw.parent)
     show(jobs, students=arguments.students, teachers=arguments.teachers, as_json=arguments.json)
     if arguments.draw is not None:
         from cluster.capacity.plot import draw_capacity

@@ -22,6 +22,8 @@ from cluster.bench.scaling.figures import MeasuredCell, figures_of, table_of
 from cluster.bench.scaling.fixed_batch import fixed_parts, rows_of
 from cluster.bench.scaling.grid import Cell, Grid
 from cluster.bench.scaling.inputs import ANSWERS, DATA, DIALOGUE_ALONE, Inputs, prepare_inputs
+from cluster.bench.scaling.on_cluster import bench_on_cluster
+from cluster.bench.scaling.options import ScalingOptions
 from cluster.bench.scaling.plan import CellPlan, Plan
 from cluster.bench.scaling.predicted import compute_s, gradient_bytes
 from cluster.bench.scaling.real import measure_real
@@ -51,7 +53,14 @@ class Ports:
     real: int = REAL_PORT
 
 
-def bench_scaling(source: Path | None, grid: Grid, *, steps: int = STEPS) -> BenchResult:
+def bench_scaling(source: Path | None, options: ScalingOptions) -> BenchResult:
+    """Measure all cells, on a cluster if one is named, else on hosts in namespaces."""
+    if options.address is not None:
+        return bench_on_cluster(options.address, options.config, options.grid)
+    return bench_alone(source, options.grid)
+
+
+def bench_alone(source: Path | None, grid: Grid, *, steps: int = STEPS) -> BenchResult:
     """Measure all cells of a grid on hosts in namespaces; needs root."""
     names = [
         HEAD,

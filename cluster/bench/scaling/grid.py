@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
-from trainer.common.command import whole
-from trainer.common.errors import InputError
-
-NAME = "scaling"
 DEFAULT_COUNTS = (1, 2, 4)
-# Hosts that a machine holds: each has some processes of its own.
-MAX_COUNT = 16
 WEAK, STRONG = "weak", "strong"
 # Responses at a step, of each student if scaling is weak, of all together if it is strong: four
 # micro-batches of the paper's size.
@@ -62,28 +55,3 @@ class Grid:
             if students > 1 and BATCH % students == 0
         ]
         return weak + strong
-
-
-def counts(text: str) -> tuple[int, ...]:
-    """The type of an option that takes numbers of hosts: 1,2,4."""
-    try:
-        return tuple(sorted({whole(1, MAX_COUNT)(part) for part in text.split(",")}))
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers in [1, {MAX_COUNT}] with commas between, got {text}"
-        ) from error
-
-
-def grid_of(arguments: argparse.Namespace) -> Grid:
-    """The grid of a command line; InputError if one is given for another benchmark."""
-    given = {name: getattr(arguments, name) for name in ("students", "teachers")}
-    given = {name: value for name, value in given.items() if value is not None}
-    if given and arguments.name != NAME:
-        raise InputError(
-            f"--{next(iter(given))} must be given for {NAME} alone, got {arguments.name}. "
-            "Leave it out."
-        )
-    return Grid(
-        students=given.get("students", DEFAULT_COUNTS),
-        teachers=given.get("teachers", DEFAULT_COUNTS),
-    )

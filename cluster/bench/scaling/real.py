@@ -11,7 +11,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from cluster.bench.corpus import first_examples
 from cluster.bench.fleet.recording import record_kind
@@ -20,10 +19,10 @@ from cluster.bench.scaling.calibration import Lengths
 from cluster.bench.scaling.grid import MICRO_BATCH
 from cluster.bench.scaling.inputs import DIALOGUE_ALONE, Inputs
 from cluster.bench.scaling.predicted import FLOAT32_BYTES, real_step_s
+from cluster.bench.scaling.run_steps import read_steps
 from cluster.bench.scaling.world import Shared, World, student_host
 from trainer.data.prepared import load_prepared
 from trainer.kinds.names import DIALOGUE
-from trainer.telemetry.run_log import METRICS_NAME
 
 FLEET, ANSWERS, DATA = "real", "real.npz", "real-data"
 NUM_EXAMPLES = 640
@@ -78,9 +77,7 @@ def _launchers(
 
 def _row(output: Path, hosts: int, lengths: Lengths, gbit: float) -> Row:
     """What the run's own log says of its steps after the warm-up, and what the model says."""
-    lines = (output / METRICS_NAME).read_text().splitlines()
-    entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    steps = [it for it in entries if "step" in it and "event" not in it and it["step"] > WARM_UP]
+    steps = read_steps(output, after=WARM_UP)
     seconds = sum(it["step_s"] for it in steps)
     positions = sum(it["positions"] for it in steps)
     model_s = real_step_s(lengths, hosts=hosts, rows=positions / len(steps) / hosts, link_gbit=gbit)
@@ -92,7 +89,7 @@ def _row(output: Path, hosts: int, lengths: Lengths, gbit: float) -> Row:
         "exposed_wait": sum(it["teacher_wait_s"] for it in steps) / seconds,
         "gradient_mb": lengths.num_parameters * FLOAT32_BYTES / 1e6,
         "model_step_s": model_s,
-        "model_error": seconds / len(steps) / model_s - 1,
+        "model_error": model_s / (seconds / len(steps)) - 1,
     }
 
 

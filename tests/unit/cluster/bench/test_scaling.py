@@ -11,10 +11,11 @@ from cluster.bench.__main__ import main
 from cluster.bench.scaling import plan as plans
 from cluster.bench.scaling.calibration import Lengths
 from cluster.bench.scaling.figures import MeasuredCell, figures_of, table_of
-from cluster.bench.scaling.grid import STRONG, WEAK, Cell, Grid, counts
+from cluster.bench.scaling.grid import STRONG, WEAK, Cell, Grid
+from cluster.bench.scaling.options import counts
 from cluster.bench.scaling.plan import CellPlan, Measured, Plan
 from cluster.bench.scaling.predicted import bound_tokens_per_s, predicted
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, MissingError
 
 LENGTHS = Lengths(step_s=1.0, row_s=0.0008, rows=1_000, num_parameters=8_000_000)
 STEPS = 4
@@ -70,13 +71,19 @@ def test_counts_are_sorted_and_each_is_there_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["scaling", r"--students", "1,x"], "--students must be whole numbers in .1, 16. .* 1,x"),
-        (["scaling", r"--teachers", "0"], "--teachers must be whole numbers in .1, 16. .* got 0"),
+        (["scaling", r"--students", "1,x"], "--students must be whole numbers in .1, 256. .* 1,x"),
+        (["scaling", r"--teachers", "0"], "--teachers must be whole numbers in .1, 256. .* got 0"),
+        (
+            ["scaling", "--students", "32"],
+            "--students must be at most 16 without --address, got 32",
+        ),
+        (["scaling", "--config", "x"], "--config must be given beside --address alone, got x"),
+        (["scaling", "--address", "auto", "--config", "x"], "--config must be a file, got x"),
         (["wire", "--teachers", "2"], "--teachers must be given for scaling alone, got wire"),
     ],
 )
 def test_a_wrong_grid_is_refused(arguments: list[str], error: str) -> None:
-    with pytest.raises(InputError, match=error):
+    with pytest.raises((InputError, MissingError), match=error):
         main(arguments)
 
 
