@@ -2,6 +2,8 @@
 
 Serve's controller runs the policy on metrics of the replicas (load.py). At zero replicas there are
 none, so Directory.Want issues a Serve call, which makes Serve start the first replica.
+
+The policy is the one thing of ours that lives in the controller, so it also has replicas placed.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ import math
 
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
+from teacher_server.fleet.groups import APP_PREFIX
+from teacher_server.fleet.ray_private import place_replicas_by
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
+from teacher_server.fleet.spreading import emptiest_node
 from teacher_server.replica.load import IDLE_S, QUEUE_S, UNUSED_S
 
 # A delay between this share of the target and the target changes nothing.
@@ -45,6 +50,7 @@ class QueuePolicy:
     def __init__(self, target_queue_s: float, idle_s: float) -> None:
         self._target_s = target_queue_s
         self._idle_s = idle_s
+        place_replicas_by(emptiest_node, prefix=APP_PREFIX)
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, float]]:
         """The wanted number of replicas, before Serve's limits and delays; no state."""
@@ -65,6 +71,7 @@ class RetiringPolicy:
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s = drain_s
+        place_replicas_by(emptiest_node, prefix=APP_PREFIX)
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, float]]:
         """As `QueuePolicy`; a replica that has not said since when it is unused may be used."""

@@ -33,7 +33,7 @@ from teacher_server.fleet.local_cluster import (
     write_state,
 )
 from teacher_server.fleet.options import asked_scaling, parse_ranges
-from teacher_server.fleet.ray_cluster import cluster_room, connect
+from teacher_server.fleet.ray_cluster import cluster_room, connect, is_gone
 from teacher_server.fleet.roll import roll_fleet, undo_interrupted
 from teacher_server.fleet.roll_plan import plan_roll
 from teacher_server.fleet.room import check_memory, check_room, weights_in
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 def _scale(args: argparse.Namespace, state: FleetState) -> None:
     of_kinds = parse_ranges(args.replicas, state.current)
     asked = {state.current[kind]: wanted for kind, wanted in of_kinds.items()}
-    with _connected(state):
+    with _on_its_cluster(state):
         known = fleet_status()
         counted = counted_ranges(state, known) | asked
         ranges = {group: known[group].replica_range for group in counted} | asked
@@ -82,7 +82,7 @@ def _scale(args: argparse.Namespace, state: FleetState) -> None:
 
 def _roll(args: argparse.Namespace, state: FleetState) -> None:
     plan = plan_roll(args, state)
-    with _connected(state):
+    with _on_its_cluster(state):
         fleet = FleetChange(args.fleet, state, timeout_s=args.timeout, progress=say)
         if undo_interrupted(fleet):
             plan = plan_roll(args, fleet.state)
@@ -98,7 +98,7 @@ def _status(args: argparse.Namespace) -> None:
     if args.prometheus:
         print_scrape_targets(state)
         return
-    with _connected(state):
+    with _on_its_cluster(state):
         if args.watch is None:
             print_status(state, as_json=args.json)
         else:
@@ -108,7 +108,10 @@ def _status(args: argparse.Namespace) -> None:
 def _down(args: argparse.Namespace, state: FleetState) -> None:
     try:
         with _connected(state):
-            remove(state)
+            if is_gone(state):
+                say("its Ray cluster has ended, and the fleet with it: the record is removed")
+            else:
+                remove(state)
     except UnreachableError as error:
         if not state.keeper_pid:
             raise  # The fleet may run on a cluster that does not answer now.
@@ -150,6 +153,19 @@ def _connected(state: FleetState) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_its_cluster(state: FleetState) -> Iterator[None]:
+    """Connected, to the very cluster on which the fleet was started."""
+    with _connected(state):
+        if is_gone(state):
+            raise UnreachableError(
+                f"the fleet must be on the Ray cluster at {state.ray_address}, got a cluster that "
+                "was started later: the fleet ended with the one before. Start it again with "
+                "python -m teacher_server up, which replaces its record."
+            )
+        yield
 
 
 COMMANDS: dict[str, Command] = {

@@ -196,7 +196,6 @@ def status_page(
     for each in content["outside"]:
         cells = ("", "outside", each["replica_id"], "", each["address"])
         rows.append((each["kind"], *cells, *_cells(None, None)))
-    since = "between the last two looks" if before else "since the start of each replica"
     lines = [
         fitted(rows, COLUMNS, right=RATES, width=width),
         *run_tables(_replicas_of(content), now, before, width=width),
@@ -206,9 +205,17 @@ def status_page(
         *_problems(content["unrecorded"]),
         f"Directory  {content['directory']}  {content['directory_state']}",
         f"Ray        {content['ray_address']}",
-        f"Rates      {since}",
+        f"Rates      {_since(now, before)}",
     ]
     return "\n".join(lines)
+
+
+def _since(now: Mapping[str, ReplicaStats], before: Mapping[str, ReplicaStats]) -> str:
+    if before:
+        return "between the last two looks"
+    silent = [replica_id for replica_id, stats in sorted(now.items()) if not stats.recent_s]
+    others = f"; of {', '.join(silent)}, which tell no more: since the start" if silent else ""
+    return f"over the last minute{others}"
 
 
 def _wanted(status: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from teacher_server.fleet.directory import (
     DIRECTORY_DEPLOYMENT,
     new_deployment,
 )
-from teacher_server.fleet.groups import kind_of
+from teacher_server.fleet.groups import APP_PREFIX, kind_of
 from teacher_server.fleet.leases import DRAIN_S, RENEW_S, Lease
 from teacher_server.fleet.pins import check_pin, pin_of
 from teacher_server.fleet.ray_private import with_version
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve")
 
-APP_PREFIX = "conkd-"
 # Well under the lease: one slow renewal must not delist a healthy replica.
 RENEW_TIMEOUT_S = 1.5
 
@@ -68,6 +67,10 @@ class ReplicaOptions:
     num_cpus: float = 0.5
     num_gpus: float = 0.0
     """Above 1 its layers spread over so many."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Of the nodes that are for its kind, by Ray's names."""
+    ports: Sequence[int] = ()
+    """First and last of those that its gRPC server may listen on; none: a free one."""
     dtype: str = FLOAT32
     """Of the teacher's weights and forward, one of those of its kind."""
     deterministic: bool = False
@@ -86,6 +89,11 @@ def app_name(group: str) -> str:
 def deployment_name(group: str) -> str:
     """The deployment in it, e.g. DialogueTeacher."""
     return "".join(part.capitalize() for part in kind_of(group).split("-")) + "Teacher"
+
+
+def port_range(ports: Sequence[int]) -> Sequence[int]:
+    """From the first to the last port; none: of none."""
+    return range(ports[0], ports[1] + 1) if ports else ()
 
 
 def local_host(host: str) -> str:
@@ -117,7 +125,7 @@ class TeacherReplica:
         host = local_host(self._options.host)
         # The teacher stays loaded: no garbage collection need walk its objects again.
         gc.freeze()
-        port = await self._server.start(host)
+        port = await self._server.start(host, *port_range(self._options.ports))
         if self._options.metrics_host:
             self._server.serve_metrics(local_host(self._options.metrics_host))
         lease = Lease(
@@ -189,7 +197,11 @@ def teacher_app(
         name=deployment_name(group),
         num_replicas=None,
         autoscaling=autoscaling,
-        actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        actor_options={
+            "num_cpus": options.num_cpus,
+            "num_gpus": options.num_gpus,
+            "resources": dict(options.resources),
+        },
         user_config=batch_limits,
         max_ongoing_requests=4,
         has_surge=has_surge,

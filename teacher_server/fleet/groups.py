@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+APP_PREFIX = "conkd-"
+"""Of the names of Serve applications."""
 # No kind's name has one: protos.limits.KIND_NAME.
 SEPARATOR = "."
 

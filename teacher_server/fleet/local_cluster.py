@@ -55,6 +55,8 @@ class FleetState:
     ray_address: str
     directory: str
     """host:port of the Directory, the one address that students need."""
+    cluster_id: str = ""
+    """Of the Ray cluster, another one at each start of its head; empty: not recorded."""
     keeper_pid: int = 0
     """The process that owns the local Ray cluster; 0 on an existing cluster."""
     keeper_start: str = ""
@@ -103,7 +105,11 @@ class FleetState:
     def needs(self) -> dict[str, ReplicaNeed]:
         """What Ray sets aside for a replica of each group."""
         return {
-            group: ReplicaNeed(num_cpus=it["num_cpus"], num_gpus=it["num_gpus"])
+            group: ReplicaNeed(
+                num_cpus=it["num_cpus"],
+                num_gpus=it["num_gpus"],
+                resources=it.get("resources", {}),
+            )
             for group, it in self.options.items()
         }
 

@@ -25,6 +25,7 @@ REMOVED = {
     "--object-store-mb": "Leave it out: a fleet keeps nothing in Ray's object store.",
 }
 MAX_CPUS = 4096
+MAX_PORT = 65_535
 DEFAULT_FLEET = Path("runs/fleet.json")
 KEEP = "keep"
 """The command that `up` runs to own a local cluster, and its word to a cluster that stays."""
@@ -202,6 +203,17 @@ def parse_gpus(
     return gpus
 
 
+def port_range(text: str) -> tuple[int, int]:
+    """First and last port, from "50100-50199"."""
+    first, _, last = text.partition("-")
+    ports = [int(it) for it in (first, last) if it.isascii() and it.isdecimal() and len(it) < 6]
+    if len(ports) < 2 or not 1 <= ports[0] <= ports[1] <= MAX_PORT:
+        raise argparse.ArgumentTypeError(
+            f"must be FIRST-LAST with ports of 1 to {MAX_PORT}, the lower one first, got {text}"
+        )
+    return ports[0], ports[1]
+
+
 def _gpus_of_one(text: str) -> float:
     try:
         count = number(0, MAX_GPUS)(text)
@@ -304,8 +316,15 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score each example alone: an answer's bytes depend on its request alone; slower",
     )
-    up.add_argument("--port", type=whole(1, 65_535), default=50051, help="of the Directory")
+    up.add_argument("--port", type=whole(1, MAX_PORT), default=50051, help="of the Directory")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    up.add_argument(
+        "--replica-ports",
+        type=port_range,
+        default=(),
+        metavar="FIRST-LAST",
+        help="of replicas, the first free one on their node; default: any free port",
+    )
     up.add_argument(
         "--tls", type=Path, metavar="DIR", help="folder with ca.pem, server.* and client.*"
     )

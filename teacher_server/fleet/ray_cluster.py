@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import ray
 
-from teacher_server.fleet.local_cluster import check_reachable, token_environment
+from teacher_server.fleet.local_cluster import FleetState, check_reachable, token_environment
+from teacher_server.fleet.offers import Offers, read_offers
 from teacher_server.fleet.ray_private import (
     HEAD_RESOURCE,
+    cluster_id,
     free_by_node,
     read_settings_again,
     serve_is_running,
@@ -92,9 +94,19 @@ def cluster_room() -> Room:
     return Room(num_cpus=have.get("CPU", 0.0), num_gpus=int(have.get("GPU", 0)))
 
 
-def gpus_of_nodes() -> list[float]:
-    """GPUs of each node of the connected cluster."""
-    return [node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]]
+def offers() -> Offers:
+    """What the nodes of the connected cluster have, and those that may come."""
+    return read_offers([node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def cluster_address() -> str:
+    """Of the connected cluster, host:port, whatever named it."""
+    return ray.get_runtime_context().gcs_address
+
+
+def is_gone(state: FleetState) -> bool:
+    """Whether the fleet of a record ran on another cluster than the one that is connected."""
+    return bool(state.cluster_id) and state.cluster_id != cluster_id()
 
 
 def free_resources() -> list[Mapping[str, float]]:

@@ -6,7 +6,8 @@ it passes there, pyproject.toml keeps that version out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ import ray
 from ray import serve
 from ray._private import ray_constants
 from ray._private.state import available_resources_per_node
+from ray._private.worker import global_worker
 from ray._raylet import Config  # pyright: ignore
 from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+from ray.serve._private.deployment_scheduler import DeploymentScheduler
 from ray.serve.context import _get_global_client
 
+ChooseNode = Callable[
+    [Mapping[str, float], Mapping[str, Mapping[str, float]], Sequence[str], Counter[str]],
+    "str | None",
+]
 # Every cluster gives its head node this resource; there is no other way to place something there.
 HEAD_RESOURCE = "node:__internal_head__"
 # Ray gives a node its outward address, and replaces any 127.0.0.1 that it is told by it. The
@@ -81,6 +88,46 @@ def set_num_replicas(app: str, deployment: str, count: int) -> None:
 def with_version(deployment: serve.Deployment, version: str) -> serve.Deployment:
     """The same version every time: deploying again changes options and restarts no replica."""
     return deployment.options(version=version, _internal=True)
+
+
+def cluster_id() -> str:
+    """Of the connected cluster: another one after each start of its head."""
+    return global_worker.current_cluster_and_job[0].hex()
+
+
+def place_replicas_by(choose: ChooseNode, *, prefix: str) -> None:
+    """Have Serve's controller place the replicas of some applications where `choose` says.
+
+    To be called in the controller's process, where our autoscaling policies are made. Serve has no
+    public option for it: `max_replicas_per_node` is a bound, which keeps replicas of a lost node
+    from the nodes that are left. It chooses nodes itself, in the same way, where it packs.
+
+    Args:
+        choose: see spreading.emptiest_node; None: as Ray places an actor with SPREAD.
+        prefix: of the applications' names.
+    """
+
+    def schedule(self: DeploymentScheduler) -> None:
+        for deployment, pending in self._pending_replicas.items():
+            for request in list(pending.values()):
+                is_ours = deployment.app_name.startswith(prefix)
+                node = _chosen_node(self, deployment, choose) if is_ours else None
+                self._schedule_replica(request, "SPREAD", target_node_id=node)
+
+    DeploymentScheduler._schedule_with_spread_strategy = schedule
+
+
+def _chosen_node(
+    scheduler: DeploymentScheduler, deployment: DeploymentID, choose: ChooseNode
+) -> str | None:
+    def nodes_of(it: DeploymentID) -> list[str]:
+        launching = [info.target_node_id for info in scheduler._launching_replicas[it].values()]
+        return [*scheduler._running_replicas[it].values(), *filter(None, launching)]
+
+    everywhere = Counter(node for it in scheduler._deployments for node in nodes_of(it))
+    free = scheduler._get_available_resources_per_node()
+    needed = scheduler._deployments[deployment].required_resources
+    return choose(needed, free, nodes_of(deployment), everywhere)
 
 
 def _controller() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,13 +31,15 @@ class Rates:
 
 
 def rates(now: ReplicaStats, before: ReplicaStats | None = None) -> Rates:
-    """What a replica did between two looks, or since it started."""
-    before = before or ReplicaStats()
-    seconds = now.uptime_s - before.uptime_s
+    """What a replica did between two looks, or by one look in the last minute.
+
+    One that does not tell of the last minute (of another make or release): since it started.
+    """
+    seconds, growth = _growth(now, before)
     assert seconds > 0, "a replica's uptime grows from one look to the next"
 
     def grown(*names: str) -> float:
-        return sum(now.counters.get(it, 0.0) - before.counters.get(it, 0.0) for it in names)
+        return sum(growth.get(it, 0.0) for it in names)
 
     left = grown("queued")
     return Rates(
@@ -44,6 +47,16 @@ def rates(now: ReplicaStats, before: ReplicaStats | None = None) -> Rates:
         positions_per_s=grown("positions") / seconds,
         queue_s=grown("queue_s") / left if left else now.gauges.get("oldest_wait_s", 0.0),
     )
+
+
+def _growth(now: ReplicaStats, before: ReplicaStats | None) -> tuple[float, Mapping[str, float]]:
+    """Seconds, and what each counter grew by in them."""
+    if before is not None:
+        grown = {it: value - before.counters.get(it, 0.0) for it, value in now.counters.items()}
+        return now.uptime_s - before.uptime_s, grown
+    if now.recent_s:
+        return now.recent_s, now.recent
+    return now.uptime_s, now.counters
 
 
 def fetch_all_stats(
@@ -72,6 +85,7 @@ def as_fields(stats: ReplicaStats) -> dict[str, Any]:
         "uptime_s": stats.uptime_s,
         **{name: forms.get(name, float)(value) for name, value in sorted(numbers.items())},
         "metrics_address": stats.metrics_address,
+        "rates": {"over_s": stats.recent_s or stats.uptime_s, **dataclasses.asdict(rates(stats))},
         "runs": run_totals([stats]),
     }
 

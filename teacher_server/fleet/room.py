@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from teacher_server.fleet.scaling import ReplicaRange
@@ -33,6 +33,13 @@ class ReplicaNeed:
     num_cpus: float
     num_gpus: float
     """Less than 1: it shares a device."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Others that only some nodes have, by Ray's names."""
+
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Whether a node with so much of each resource has room for it."""
+        wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
+        return all(_in_parts(node.get(it, 0.0)) >= _in_parts(wanted[it]) for it in wanted)
 
 
 def gpu_share(num_replicas: int, num_gpus: int) -> float:
@@ -65,22 +72,6 @@ def check_room(
                 else "Leave --num-gpus out to serve on CPUs."
             )
         )
-
-
-def check_nodes(gpus: Mapping[str, float], of_nodes: Sequence[float]) -> None:
-    """Raise InputError for a replica with more GPUs than any node of a cluster has.
-
-    Args:
-        gpus: of a replica of each kind.
-        of_nodes: GPUs of each node; without any the cluster may yet grow to what it needs.
-    """
-    most = max(of_nodes, default=0)
-    for kind, count in gpus.items():
-        if count > 1 and 0 < most < count:
-            raise InputError(
-                f"a replica's GPUs must be those of one node, at most {most:g} in this cluster, "
-                f"got {count:g} for {kind}. Give fewer (up --num-gpus), or add a larger node first."
-            )
 
 
 def check_memory(
@@ -139,16 +130,15 @@ def without_place(
         needed: the further ones; the largest is placed first.
         nodes: what Ray has left on each node, by its names: CPU, GPU.
     """
-    free = [(_in_parts(it.get("CPU", 0.0)), _in_parts(it.get("GPU", 0.0))) for it in nodes]
+    free = [dict(it) for it in nodes]
     left_out: list[ReplicaNeed] = []
     for need in sorted(needed, key=lambda it: (it.num_gpus, it.num_cpus), reverse=True):
-        cpus, gpus = _in_parts(need.num_cpus), _in_parts(need.num_gpus)
-        fitting = (at for at, has in enumerate(free) if has[0] >= cpus and has[1] >= gpus)
-        node = next(fitting, None)
+        node = next((it for it in free if need.fits(it)), None)
         if node is None:
             left_out.append(need)
         else:
-            free[node] = (free[node][0] - cpus, free[node][1] - gpus)
+            node["CPU"] = node.get("CPU", 0.0) - need.num_cpus
+            node["GPU"] = node.get("GPU", 0.0) - need.num_gpus
     return left_out
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from teacher_server.fleet.deployment import APP_PREFIX, app_name, deployment_name
+from teacher_server.fleet.deployment import app_name, deployment_name
 from teacher_server.fleet.directory import DIRECTORY_APP
+from teacher_server.fleet.groups import APP_PREFIX
 from teacher_server.fleet.ray_private import serve_details
 from teacher_server.fleet.scaling import ReplicaRange, ScalingTarget
 from trainer.common.errors import MachineError

@@ -18,6 +18,7 @@ from teacher_server.fleet.local_cluster import (
     FleetState,
     Keeper,
     check_port_free,
+    check_reachable,
     clear_folder,
     is_alive,
     read_state,
@@ -25,6 +26,7 @@ from teacher_server.fleet.local_cluster import (
     start_of,
     write_state,
 )
+from teacher_server.fleet.offers import Offers, check_offers
 from teacher_server.fleet.options import (
     asked_batch_limits,
     asked_folders,
@@ -36,17 +38,18 @@ from teacher_server.fleet.options import (
 from teacher_server.fleet.pins import pin_of
 from teacher_server.fleet.ray_cluster import (
     check_cluster,
+    cluster_address,
     cluster_room,
     connect,
-    gpus_of_nodes,
     head_address,
+    is_gone,
+    offers,
 )
-from teacher_server.fleet.ray_private import serve_is_running
+from teacher_server.fleet.ray_private import cluster_id, serve_is_running
 from teacher_server.fleet.room import (
     ReplicaNeed,
     Room,
     check_memory,
-    check_nodes,
     check_room,
     gpu_share,
     num_devices,
@@ -57,7 +60,7 @@ from teacher_server.fleet.trust import authorities
 from teacher_server.replica.security import SERVER_REMEDY
 from teacher_server.scoring.kinds import SERVED_KINDS
 from trainer.common.devices import VARIABLE, num_visible_devices
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, UnreachableError
 from trainer.common.machine import memory_bytes
 from trainer.common.outputs import check_output
 from trainer.common.plugins import with_plugins
@@ -65,6 +68,9 @@ from trainer.config.watch import check_endpoint
 from trainer.models.frozen import read_card
 from trainer.security.addresses import address_of, is_loopback
 from trainer.security.credentials import SecurityFiles, check_host, read_credentials
+
+# Of records of earlier versions: the cluster of this machine.
+AUTO = "auto"
 
 
 def up(args: argparse.Namespace) -> None:
@@ -98,20 +104,26 @@ def _started(
     security: SecurityFiles,
 ) -> FleetState:
     """Start the fleet and wait until it serves, or take all of it down again."""
-    _check_none_up(args.fleet)
+    address = args.address or os.environ.get("RAY_ADDRESS", "")
+    before = _record_before(args.fleet, is_new_cluster=not address)
     if is_loopback(args.host):
         check_port_free(args.host, args.port)
-    address = args.address or os.environ.get("RAY_ADDRESS", "")
     if not address:
         gpus = _checked_shares(args, folders, dtypes, gpus, ranges)
     with contextlib.ExitStack() as undo:
         keeper, address = _cluster(args, address, undo)
-        check_nodes(gpus, gpus_of_nodes())
+        if before is not None:
+            _check_gone(before, args.fleet)
+        check_cluster(args.host)
+        offered = offers()
         options = {
-            kind: _replica_options(args, cards[kind], folder, dtypes[kind], gpus.get(kind))
+            kind: _replica_options(args, cards[kind], folder, dtypes[kind], gpus.get(kind), offered)
             for kind, folder in folders.items()
         }
         state = _state(args, options, keeper=keeper, address=address, security=security)
+        if keeper is None:
+            for doubt in check_offers(state.needs, offered):
+                say(doubt)
         write_state(args.fleet, state)
         undo.callback(args.fleet.unlink, missing_ok=True)
         if keeper is None:
@@ -164,8 +176,7 @@ def _cluster(
         undo.callback(keeper.stop)
         address = keeper.wait_for_address()
     connect(address, str(keeper.auth_token_path) if keeper else "")
-    check_cluster(args.host)
-    return keeper, address
+    return keeper, cluster_address()
 
 
 def _state(
@@ -180,6 +191,7 @@ def _state(
     directory_host = args.host if is_loopback(args.host) else head_address()
     return FleetState(
         ray_address=address,
+        cluster_id=cluster_id(),
         directory=address_of(directory_host, args.port),
         keeper_pid=keeper.pid if keeper else 0,
         keeper_start=start_of(keeper.pid) if keeper else "",
@@ -194,11 +206,17 @@ def _state(
 
 
 def _replica_options(
-    args: argparse.Namespace, card: Description, folder: Path, dtype: str, num_gpus: float | None
+    args: argparse.Namespace,
+    card: Description,
+    folder: Path,
+    dtype: str,
+    num_gpus: float | None,
+    offered: Offers,
 ) -> ReplicaOptions:
+    resources = offered.resources_for(card.kind)
     if num_gpus is None:
         # An existing cluster may grow: there is no need to share.
-        num_gpus = 1.0 if cluster_room().num_gpus else 0.0
+        num_gpus = offered.gpus_for(resources)
     return ReplicaOptions(
         kind=card.kind,
         folder=str(folder.resolve()),
@@ -208,6 +226,8 @@ def _replica_options(
         num_threads=args.threads,
         num_cpus=args.num_cpus,
         num_gpus=num_gpus,
+        resources=resources,
+        ports=args.replica_ports,
         dtype=dtype,
         deterministic=args.deterministic,
         plugins=tuple(args.plugin),
@@ -244,15 +264,47 @@ def _security(args: argparse.Namespace) -> SecurityFiles:
     return security
 
 
-def _check_none_up(path: Path) -> None:
+def _record_before(path: Path, *, is_new_cluster: bool) -> FleetState | None:
+    """The record of a fleet on a cluster that is not ours, to be looked at once connected.
+
+    Raises:
+        InputError: if its fleet is up, or may be and would be lost sight of.
+    """
     if not path.is_file():
-        return
+        return None
     state = read_state(path)
-    if is_alive(state):
-        raise InputError(
-            f"no fleet must be up, got one at {state.directory} ({path}). "
-            "Take it down with: python -m teacher_server down"
-        )
+    if is_alive(state) and (state.keeper_pid or is_new_cluster):
+        raise _is_up(state, path)
+    if not state.keeper_pid:
+        return state
     # Its keeper is gone, and so is the fleet.
     clear_folder(state)
     path.unlink()
+    return None
+
+
+def _check_gone(state: FleetState, path: Path) -> None:
+    """Raise InputError unless the fleet of a record has ended with its cluster.
+
+    Each start of a cluster's head is another cluster. Elsewhere a cluster that answers may be the
+    record's.
+    """
+    is_elsewhere = state.ray_address not in (cluster_address(), AUTO)
+    if (not is_gone(state) and serve_is_running()) or (is_elsewhere and _answers(state)):
+        raise _is_up(state, path)
+    say(f"{path} names a fleet that has ended with its Ray cluster: it is replaced")
+
+
+def _answers(state: FleetState) -> bool:
+    try:
+        check_reachable(state.ray_address)
+    except UnreachableError:
+        return False
+    return True
+
+
+def _is_up(state: FleetState, path: Path) -> InputError:
+    return InputError(
+        f"no fleet must be up, got one at {state.directory} ({path}). "
+        "Take it down with: python -m teacher_server down"
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health  # pyright: ignore
@@ -57,15 +60,21 @@ async def start_server(
     server: grpc.aio.Server,
     health: grpc_health.HealthServicer,
     service_name: str,
-    address: str,
-    *,
+    *addresses: str,
     security: ServerSecurity,
 ) -> int:
-    """Add health and reflection to a server, bind it to host:port and start it; returns the port.
+    """Add health and reflection to a server, bind it and start it; returns the port.
+
+    Args:
+        server: that is not bound yet.
+        health: its health service.
+        service_name: that the health is of.
+        addresses: host:port, of which the first is taken that can be bound.
+        security: what protects the server.
 
     Raises:
-        MachineError: if the address cannot be bound.
-        ValueError: if it is beyond this machine and nothing protects what comes there.
+        MachineError: if none can be bound.
+        ValueError: if they are beyond this machine and nothing protects what comes there.
     """
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await health.set(service_name, health_pb2.HealthCheckResponse.SERVING)
@@ -77,9 +86,29 @@ async def start_server(
         ),
         server,
     )
+    port = _bind(server, security, addresses)
+    await server.start()
+    return port
+
+
+def _bind(server: grpc.aio.Server, security: ServerSecurity, addresses: Sequence[str]) -> int:
+    *others, last = addresses
+    for address in others:
+        # Another replica of this node has it, or a connection that goes out.
+        with contextlib.suppress(RuntimeError):
+            return security.bind(server, address)
+    return _bind_last(server, security, last, of=len(addresses))
+
+
+def _bind_last(server: grpc.aio.Server, security: ServerSecurity, address: str, *, of: int) -> int:
     try:
-        port = security.bind(server, address)
+        return security.bind(server, address)
     except RuntimeError as error:
+        if of > 1:
+            raise MachineError(
+                f"one of {of} ports, up to address {address}, must be free, got none. Give more "
+                "with --replica-ports, or stop what holds them."
+            ) from error
         holder = port_holder(port_of(address))
         # gRPC does not say why it could not: the address may be none of this machine's.
         rule = "free, got one of" if holder != UNSEEN else "free, and this machine's, got"
@@ -88,8 +117,6 @@ async def start_server(
             f"address {address} must be {rule} {why}. Choose another with --host and --port, or "
             "stop what holds it."
         ) from error
-    await server.start()
-    return port
 
 
 def is_serving(address: str, timeout_s: float, security: SecurityFiles = NO_SECURITY) -> bool:

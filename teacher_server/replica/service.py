@@ -22,6 +22,7 @@ from protos.handshake import handshake_mismatch
 from teacher_server.replica.batching import Batcher
 from teacher_server.replica.device_health import DeviceHealth
 from teacher_server.replica.metrics import PREFIX, RUN_PREFIX, ReplicaLevels
+from teacher_server.replica.recent import Recent
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.replica.rpc import new_server, start_server
 from teacher_server.replica.runs import RunCounters
@@ -91,6 +92,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
             kind=description.kind,
         )
         self._replica_id = replica_id
+        self.recent = Recent(lambda: snapshot(counters))
 
     @property
     def unused_s(self) -> float:
@@ -100,6 +102,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
 
     def close(self) -> None:
         """End the threads once they are idle."""
+        self.recent.close()
         self.pipeline.check.close()
         self.pipeline.encode.close()
 
@@ -114,6 +117,7 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
     ) -> teacher_pb2.ReplicaStats:
         """The counters of this replica since it started, and its present queue."""
         batcher, counters = self.pipeline.batcher, self.pipeline.counters
+        recent_s, recent = self.recent.grown()
         return teacher_pb2.ReplicaStats(
             replica_id=self._replica_id,
             uptime_s=time.monotonic() - self._started_s,
@@ -124,6 +128,8 @@ class TeacherService(teacher_pb2_grpc.TeacherServicer):
                 run_id: teacher_pb2.RunStats(counters=snapshot(of_run))
                 for run_id, of_run in batcher.runs.now().items()
             },
+            recent_s=recent_s,
+            recent=recent,
         )
 
     async def Score(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -216,19 +222,20 @@ class TeacherServer:
         """Change some limits (fields of BatchLimits) from the next round on."""
         self.batcher.limits = dataclasses.replace(self.batcher.limits, **limits)
 
-    async def start(self, host: str, port: int = 0) -> int:
-        """Listen on host:port (0: a free one); returns the port.
+    async def start(self, host: str, *ports: int) -> int:
+        """Listen on the first of the ports that is free (none or 0: any one); returns it.
 
         Raises:
-            OSError: if the address cannot be bound.
-            ValueError: if it is beyond this machine and nothing protects what comes there.
+            OSError: if none can be bound.
+            ValueError: if the host is beyond this machine and nothing protects what comes there.
         """
         teacher_pb2_grpc.add_TeacherServicer_to_server(self._service, self._server)
-        address = address_of(host, port)
+        addresses = [address_of(host, port) for port in ports or (0,)]
         port = await start_server(
-            self._server, self._health, SERVICE_NAME, address, security=self._security
+            self._server, self._health, SERVICE_NAME, *addresses, security=self._security
         )
         self.batcher.start()
+        self._service.recent.start()
         self._ended = asyncio.create_task(self._server.wait_for_termination())
         return port
 

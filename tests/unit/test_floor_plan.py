@@ -37,6 +37,8 @@ FLOORS = (
         f"cluster/bench/{name}"
         for name in ("chaos", "help", "loss", "memory", "service", "step", "wire")
     ),
+    ("cluster/head",),
+    ("cluster/commands",),
 )
 # An entry point may import the rooms of its package.
 ENTRY = "__main__.py"

@@ -17,6 +17,7 @@ from teacher_server import main as teacher_server
 from teacher_server.fleet.local_cluster import FleetState, write_state
 from tests.support import evaluation_fakes as fakes
 from tests.support import tiny_teachers
+from tests.support.cluster_commands import CLUSTER_COMMANDS
 from tests.support.wrong_values import (
     ABSENT,
     FILE,
@@ -239,6 +240,7 @@ COMMANDS = {
             ),
             "--deterministic": NO_FLAG,
             "--port": whole(1, 65_535),
+            "--replica-ports": st.sampled_from(["", "50100", "2-1", "0-9", "1-65536"]),
             "--host": st.sampled_from(["0.0.0.0", "203.0.113.7", "no such host", "::"]),
             "--tls": FOLDERS,
             "--token-file": FOLDERS,
@@ -339,6 +341,7 @@ COMMANDS = {
         )
         for name in ("follow", "stop")
     },
+    **CLUSTER_COMMANDS,
 }
 SETTINGS = {
     "trainer.main": (student.main, RunConfig, ("--config", f"{CONFIGS}/synthetic.yaml")),
@@ -399,7 +402,9 @@ def test_every_option_of_every_command_has_wrong_values() -> None:
         for line in OPTIONS
         if line.startswith("python -m ")
     }
-    parents = {"trainer.data", "trainer.targets", "teacher_server", "cluster.students"}
+    parents = {"trainer.data", "trainer.targets", "teacher_server", "cluster", "cluster.students"}
+    # Another program's options: cluster.capacity.
+    parents.add("cluster capacity")
     assert listed - parents == set(COMMANDS)
     for name, command in COMMANDS.items():
         assert set(options_of(OPTIONS, name)) == set(command.wrong), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import unicodedata
@@ -12,8 +13,12 @@ GAP = "  "
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Columns of the terminal that a stream (default: stdout) goes to; None: it is none."""
-    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
+    """Columns of the terminal that a stream (default: stdout) goes to; None: it is none.
+
+    The variable COLUMNS names those of a terminal at the other end of a pipe.
+    """
+    is_known = (stream or sys.stdout).isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return shutil.get_terminal_size().columns if is_known else None
 
 
 def fitted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
 )
 
+from cluster.machines import check
 from cluster.machines.addresses import is_of_machines, workers_of
+from cluster.machines.check import (
+    Machine,
+    check_machines,
+    faults_of,
+    read_look,
+    shared_folder,
+)
 from cluster.machines.provider import Machines
 from cluster.machines.start import main, settings_of
-from trainer.common.errors import InputError
+from trainer.common.errors import InputError, MachineError
 
 HEAD = "192.0.2.10"
 WORKER = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER}
@@ -61,27 +70,32 @@ def test_launched_machines_are_of_the_list_and_each_is_launched_once() -> None:
     provider = machines()
     provider.create_node(TEACHERS, WORKER, 1)
     provider.create_node(TEACHERS, WORKER, 1)
-    assert provider.non_terminated_nodes(WORKER) == TEACHERS["addresses"]
+    nodes = provider.non_terminated_nodes(WORKER)
+    assert [provider.internal_ip(it) for it in nodes] == TEACHERS["addresses"]
     with pytest.raises(ValueError, match="1 machines must be free"):
         provider.create_node(TEACHERS, WORKER, 1)
 
 
-def test_a_machine_that_was_given_up_is_launched_again() -> None:
+def test_a_machine_that_was_given_up_is_launched_again_as_another_node() -> None:
     provider = machines()
-    provider.create_node(TEACHERS, WORKER, 2)
-    provider.terminate_node("192.0.2.11")
-    assert provider.is_terminated("192.0.2.11")
+    lost, _ = provider.create_node(TEACHERS, WORKER, 2)
+    provider.terminate_node(lost)
+    assert provider.is_terminated(lost)
     # The thread that was setting it up finishes later.
-    provider.set_node_tags("192.0.2.11", {TAG_RAY_NODE_STATUS: "up-to-date"})
-    assert provider.node_tags("192.0.2.11") == {}
-    assert list(provider.create_node(TEACHERS, WORKER, 1)) == ["192.0.2.11"]
+    provider.set_node_tags(lost, {TAG_RAY_NODE_STATUS: "up-to-date"})
+    assert provider.node_tags(lost) == {}
+    (again,) = provider.create_node(TEACHERS, WORKER, 1)
+    assert again != lost
+    assert provider.internal_ip(again) == provider.external_ip(lost) == "192.0.2.11"
+    assert provider.is_terminated(lost)
 
 
 def test_an_autoscaler_that_is_started_again_goes_on_with_the_launched_machines() -> None:
-    machines().create_node(TEACHERS, WORKER, 2)
-    machines().set_node_tags("192.0.2.12", {TAG_RAY_NODE_STATUS: "up-to-date"})
+    launched = list(machines().create_node(TEACHERS, WORKER, 2))
+    machines().set_node_tags(launched[1], {TAG_RAY_NODE_STATUS: "up-to-date"})
     marked = {**WORKER, TAG_RAY_NODE_STATUS: "up-to-date"}
-    assert machines().non_terminated_nodes(marked) == ["192.0.2.12"]
+    assert machines().non_terminated_nodes(WORKER) == launched
+    assert machines().non_terminated_nodes(marked) == launched[1:]
     assert machines("another").non_terminated_nodes(WORKER) == []
 
 
@@ -113,3 +127,58 @@ def test_settings_are_the_command_and_rays_variables() -> None:
 def test_only_ray_is_started() -> None:
     with pytest.raises(InputError, match="must begin with `ray start`"):
         main(["rm"])
+
+
+LOOK = Machine(python="3.11", processor="x86_64", folder="7", free_kib=1 << 21, writable=True)
+OUTPUT = "Welcome\npython 3.11\nprocessor x86_64\nfolder 7\nfree 2097152\nwritable yes\n"
+FULL = {**config(teacher=["192.0.2.11"], student=["192.0.2.13"])}
+
+
+def test_machines_that_are_ready_and_alike_pass() -> None:
+    asked: list[str] = []
+    check_machines(FULL, lambda address, _: asked.append(address) or OUTPUT)
+    assert sorted(asked) == [HEAD, "192.0.2.11", "192.0.2.13"]
+    assert read_look(OUTPUT) == LOOK
+
+
+def test_each_fault_of_a_machine_is_a_line() -> None:
+    def run(address: str, probe: str) -> str:
+        if address == HEAD:
+            raise MachineError("Connection refused")
+        return OUTPUT if address == "192.0.2.11" else "python 3.9\nprocessor x86_64\nabsent make\n"
+
+    with pytest.raises(InputError, match="ready and alike, got 5 faults") as caught:
+        check_machines(FULL, run)
+    assert caught.value.details == (
+        f"{HEAD} must answer by ssh, got: Connection refused",
+        "192.0.2.13: Python must be 3.10 or newer, got 3.9",
+        "192.0.2.13: make, rsync, openssl, c++ must be installed, got no make",
+        "192.0.2.13: /shared must be the shared folder, got no folder. Mount it there",
+        "Python must be the same on all machines, got 192.0.2.11: 3.11, 192.0.2.13: 3.9",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"python": "3.12"}, "Python must be the same on all machines, got a: 3.11, b: 3.12"),
+        ({"processor": "aarch64"}, "processor must be the same on all machines"),
+        ({"folder": "8"}, "/data must be the same on all machines, got a: 7, b: 8"),
+        ({"writable": False}, "b: /data must be a folder that can be written"),
+        ({"free_kib": 2048}, "b: /data must have 1 GiB free, got 2 MiB"),
+    ],
+)
+def test_machines_that_differ_are_named(change: dict[str, Any], text: str) -> None:
+    (fault,) = faults_of({"a": LOOK, "b": replace(LOOK, **change)}, shared="/data")
+    assert fault.startswith(text)
+
+
+def test_the_shared_folder_is_the_one_that_the_file_sets() -> None:
+    assert shared_folder({"setup_commands": ["export CONKD_SHARED=/mnt/nfs PATH=x"]}) == "/mnt/nfs"
+    assert shared_folder({}) == "/shared"
+
+
+def test_the_probe_is_a_program_that_a_shell_runs(tmp_path: Path) -> None:
+    told = check.PROBE.format(shared=tmp_path)
+    assert "{" not in told
+    assert f"shared={tmp_path}\n" in told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from protos.teacher_pb2 import Endpoint, ReplicaStats, RunStats
@@ -32,6 +34,10 @@ STATUS_KEYS = {
     *("reply_bytes", "queued", "queue_s", "rounds", "forward_s", "streams", "in_flight"),
     *("waiting", "oldest_wait_s", "metrics_address"),
 }
+NOTHING_SHOWN = {
+    **{"directory": "127.0.0.1:50051", "directory_state": "RUNNING", "ray_address": "auto"},
+    **{"kinds": {}, "retiring": {}, "unrecorded": {}, "outside": []},
+}
 PACE = {"target_queue_s": 0.05, "idle_s": 60.0}
 KIND = {
     "state": "RUNNING",
@@ -48,9 +54,22 @@ def test_rates_are_of_what_was_done_between_two_looks() -> None:
     assert rates(NOW, BEFORE) == Rates(requests_per_s=3.0, positions_per_s=15.0, queue_s=0.3)
 
 
-def test_rates_of_a_first_look_are_since_the_start() -> None:
+def test_rates_of_a_first_look_are_over_the_last_minute_where_a_replica_tells_of_it() -> None:
     seen = rates(NOW)
     assert (seen.requests_per_s, seen.queue_s) == (11 / 12, 0.25)
+    recent = {"blocks": 120.0, "positions": 600.0, "queued": 100.0, "queue_s": 5.0}
+    told = ReplicaStats(
+        replica_id="a", uptime_s=900, counters=NOW.counters, recent_s=60, recent=recent
+    )
+    minute = Rates(requests_per_s=2.0, positions_per_s=10.0, queue_s=0.05)
+    assert rates(told) == minute
+    assert as_fields(told)["rates"] == {"over_s": 60, **dataclasses.asdict(minute)}
+    lines = status_page(NOTHING_SHOWN, {"a": told}, {}).splitlines()
+    assert lines[-1] == "Rates      over the last minute"
+    lines = status_page(NOTHING_SHOWN, {"a": told, "b": NOW}, {}).splitlines()
+    assert lines[-1] == (
+        "Rates      over the last minute; of b, which tell no more: since the start"
+    )
 
 
 def test_rates_while_nothing_leaves_the_queue_show_the_wait_of_the_oldest() -> None:

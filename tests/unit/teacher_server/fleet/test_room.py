@@ -15,7 +15,6 @@ from teacher_server.fleet.room import (
     ReplicaNeed,
     Room,
     check_memory,
-    check_nodes,
     check_room,
     fits_one_more,
     gpu_share,
@@ -166,11 +165,10 @@ def test_fleet_without_room_is_refused_before_ray_is_started(
     assert not (tmp_path / "fleet.json").exists()
 
 
-def test_replica_has_no_more_gpus_than_a_node() -> None:
-    check_nodes({"dialogue": 4.0, "recommendation": 0.0}, [0.0, 4.0])
-    check_nodes({"dialogue": 4.0}, [0.0])
-    with pytest.raises(InputError, match=r"at most 4 in this cluster, got 8 for dialogue\."):
-        check_nodes({"recommendation": 1.0, "dialogue": 8.0}, [0.0, 4.0, 4.0])
+def test_replica_has_no_place_on_a_node_without_the_resource_of_its_kind() -> None:
+    need = ReplicaNeed(num_cpus=0.5, num_gpus=0, resources={"dialogue": 0.001})
+    assert without_place([need], [{"CPU": 4.0}, {"CPU": 1.0, "dialogue": 1.0}]) == []
+    assert without_place([need], [{"CPU": 4.0}, {"CPU": 0.25, "dialogue": 1.0}]) == [need]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from teacher_server.fleet import certificates
+from teacher_server.fleet import certificates, ray_cluster, up
+from teacher_server.fleet.local_cluster import FleetState, write_state
 from teacher_server.fleet.options import parse, parse_ranges
 from teacher_server.fleet.scaling import ReplicaRange
 from teacher_server.main import main
 from tests.support import tiny_teachers
+from trainer.common.errors import InputError, UnreachableError
 from trainer.security.credentials import SecurityFiles
 
 
@@ -22,6 +24,9 @@ from trainer.security.credentials import SecurityFiles
         ("--threads", "0", "--threads must be a whole number in"),
         ("--token-budget", "-1", "--token-budget must be a whole number in"),
         ("--num-cpus", "-1", "--num-cpus must be a number in"),
+        ("--replica-ports", "50100", "--replica-ports must be FIRST-LAST .*, got 50100"),
+        ("--replica-ports", "9-8", "the lower one first, got 9-8"),
+        ("--replica-ports", "1-65536", "ports of 1 to 65535"),
     ],
 )
 def test_up_option_out_of_range_names_itself(option: str, value: str, rule: str) -> None:
@@ -97,3 +102,53 @@ def test_up_with_security_of_no_use_is_refused_before_anything_starts(
         with pytest.raises(ValueError, match=message):
             main(["up", "--dialogue", str(folders["dialogue"]), "--fleet", str(fleet), *options])
     assert not fleet.exists()
+
+
+HERE, THERE = "10.77.1.1:6379", "10.77.9.1:6379"
+
+
+@pytest.mark.parametrize(
+    ("record", "is_running", "is_up"),
+    [
+        # The same cluster, whose Serve runs, or was shut down.
+        ({"cluster_id": "now"}, True, True),
+        ({"cluster_id": "now"}, False, False),
+        # The head was started anew, and may run another fleet, which another check finds.
+        ({"cluster_id": "before"}, True, False),
+        ({"cluster_id": "before", "ray_address": "auto"}, False, False),
+        # Another cluster, which answers or does not.
+        ({"cluster_id": "other", "ray_address": THERE}, False, True),
+        ({"cluster_id": "other", "ray_address": "10.77.8.1:6379"}, False, False),
+    ],
+)
+def test_record_of_a_fleet_that_ended_with_its_cluster_is_no_obstacle(
+    record: dict[str, str],
+    is_running: bool,
+    is_up: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def check_reachable(address: str) -> None:
+        if address != THERE:
+            raise UnreachableError(f"nothing answers at {address}.")
+
+    monkeypatch.setattr(up, "cluster_address", lambda: HERE)
+    monkeypatch.setattr(ray_cluster, "cluster_id", lambda: "now")
+    monkeypatch.setattr(up, "serve_is_running", lambda: is_running)
+    monkeypatch.setattr(up, "check_reachable", check_reachable)
+    state = FleetState(**{"ray_address": HERE, "directory": "10.77.1.1:50051", **record})
+    if is_up:
+        with pytest.raises(InputError, match=r"no fleet must be up, got one at 10\.77\.1\.1:50051"):
+            up._check_gone(state, Path("fleet.json"))
+    else:
+        up._check_gone(state, Path("fleet.json"))
+        assert "fleet.json names a fleet that has ended" in capsys.readouterr().err
+
+
+def test_record_on_another_cluster_is_not_lost_for_a_new_local_one(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.json"
+    state = FleetState(ray_address=HERE, directory="10.77.1.1:50051", cluster_id="now")
+    write_state(path, state)
+    with pytest.raises(InputError, match="no fleet must be up"):
+        up._record_before(path, is_new_cluster=True)
+    assert up._record_before(path, is_new_cluster=False) == state

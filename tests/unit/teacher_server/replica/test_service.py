@@ -8,6 +8,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cluster.launch.ports import free_port
 from protos import codec, teacher_pb2, teacher_pb2_grpc, version
 from protos.handshake import (
     TEMPERATURE,
@@ -477,5 +478,26 @@ def test_server_on_a_taken_port_is_refused() -> None:
             finally:
                 # A server that runs at the end of Python keeps it from ending.
                 await taken.stop(0)
+
+    run(scenario)
+
+
+def test_server_takes_the_first_free_port_of_a_range() -> None:
+    async def scenario() -> None:
+        first = free_port(in_a_row=3)
+        taken = new_server(ServerSecurity(NO_SECURITY))
+        assert taken.add_insecure_port(f"127.0.0.1:{first}") == first
+        await taken.start()
+        servers = [TeacherServer(FakeTeacher(), replica_id=f"replica-{at}") for at in range(3)]
+        ports = range(first, first + 3)
+        try:
+            got = [await server.start("127.0.0.1", *ports) for server in servers[:2]]
+            assert got == [first + 1, first + 2]
+            with pytest.raises(OSError, match=r"one of 3 ports, .* must be free, got none"):
+                await servers[2].start("127.0.0.1", *ports)
+        finally:
+            await taken.stop(0)
+            for server in servers[:2]:
+                await server.drain(0)
 
     run(scenario)

@@ -1,0 +1,77 @@
+"""A cluster as commands see it: its head, found anew by each command, and what runs there."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.commands.cluster_file import ClusterFile, read_cluster_file
+from cluster.commands.ray_private import head_address, private_key
+from cluster.commands.shell import Shell
+from trainer.common.errors import MachineError, MissingError
+
+TOOLS = ("ssh", "rsync")
+
+
+class Cluster:
+    """The cluster of one file for Ray's launcher."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: ClusterFile = read_cluster_file(path)
+
+    @functools.cached_property
+    def head(self) -> Shell:
+        """The way into the head.
+
+        Raises:
+            MissingError: if the cluster has none.
+            MachineError: if the provider does not answer.
+        """
+        for tool in TOOLS:
+            if shutil.which(tool) is None:
+                raise MissingError(f"{tool} must be installed here, got none. Install it.")
+        file = self.file
+        known = file.head_address
+        # Of one's own machines not from Ray's provider: what it knows is where `up` ran alone.
+        key = file.config["auth"].get("ssh_private_key") if known else private_key(file)
+        return self._shell(known or head_address(file), key)
+
+    def workers(self) -> list[Shell]:
+        """The ways into all machines of one's own but the head."""
+        shells = [self._shell(it, self.head.key) for it in self.file.worker_addresses]
+        if not self.file.is_behind_head:
+            return shells
+        proxy = shlex.join([*self.head.ssh(), "-W", "%h:%p", self.head.target])
+        return [dataclasses.replace(shell, proxy=proxy) for shell in shells]
+
+    def show(self, argv: Sequence[str]) -> int:
+        """Run a command on the head with this process's stdin, stdout and stderr; its status."""
+        return self.head.show(argv)
+
+    def answer(self, argv: Sequence[str], *, stdin: str | None = None) -> str:
+        """What a command prints on the head.
+
+        Raises:
+            MachineError: if it fails; its last line on stderr is the message.
+        """
+        done = self.head.call(argv, stdin=stdin)
+        if done.returncode:
+            raise MachineError(_told(done.stderr, argv, done.returncode))
+        return done.stdout
+
+    def _shell(self, address: str, key: str | None) -> Shell:
+        return Shell(address=address, user=self.file.user, key=key)
+
+
+def _told(stderr: str, argv: Sequence[str], status: int) -> str:
+    """The error line of a command of ours, or that it failed."""
+    lines = stderr.strip().splitlines()
+    for line in lines:
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    last = lines[-1] if lines else "nothing on stderr"
+    return f"{shlex.join(argv)[:80]} must succeed on the head, got status {status}: {last}."

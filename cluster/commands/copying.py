@@ -1,0 +1,48 @@
+"""Copies of folders between laptop and head, which go on where they were broken off."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+from cluster.commands.shell import Shell
+from trainer.common.errors import UnreachableError
+
+# Links as what they name. What is half there is gone on with.
+OPTIONS = ("--recursive", "--times", "--copy-links", "--partial", "--delete")
+VANISHED = 24
+"""rsync's status if a file went while it was copied."""
+
+
+def copy_up(shell: Shell, folder: Path, remote: str, *, skipped: str, exact: bool) -> None:
+    """Make a remote folder what a local one is.
+
+    Args:
+        shell: the remote host's.
+        folder: the local one.
+        remote: path of the other.
+        skipped: an entry of the folder that is left out; empty: none.
+        exact: compare content, not size and time.
+    """
+    left_out = [f"--exclude=/{skipped}"] if skipped else []
+    _rsync(shell, f"{folder}/", f"{shell.target}:{remote}/", *left_out, exact=exact)
+
+
+def copy_down(shell: Shell, remote: str, folder: Path, *, exact: bool) -> None:
+    """Make a local folder what a remote one is."""
+    _rsync(shell, f"{shell.target}:{remote}/", f"{folder}/", exact=exact)
+
+
+def _rsync(shell: Shell, source: str, target: str, *options: str, exact: bool) -> None:
+    argv = [
+        *("rsync", *OPTIONS, *options, *(["--checksum"] if exact else [])),
+        *("--rsh", shlex.join(shell.ssh()), source, target),
+    ]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode not in (0, VANISHED):
+        last = (done.stderr.strip() or "nothing on stderr").splitlines()[-1]
+        raise UnreachableError(
+            f"rsync must reach {shell.target}, got status {done.returncode}: {last}. The same "
+            "command goes on where this one ended."
+        )

@@ -1,0 +1,64 @@
+"""`up FILE`: Ray's launcher, from a file that was checked first."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cluster.commands.cluster import Cluster
+from cluster.commands.cluster_file import add_file
+from cluster.commands.on_head import HEAD
+from cluster.machines.addresses import is_of_machines
+from cluster.machines.check import check_machines
+from trainer.common.command import number
+from trainer.common.errors import MachineError, first_line
+
+MAX_HOURS = 8760.0
+LOOK_S = 30.0
+
+
+def add(commands: Any) -> None:
+    """The command's options."""
+    parser = commands.add_parser("up", help="start the cluster, or bring it up to date")
+    add_file(parser)
+    parser.add_argument(
+        "--max-hours", type=number(0.01, MAX_HOURS), help="end the cluster after this time"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the cluster."""
+    cluster = Cluster(arguments.file)
+    if is_of_machines(cluster.file.config):
+        look_at_machines(cluster)
+    launch(cluster)
+    if arguments.max_hours:
+        cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
+    return 0
+
+
+def look_at_machines(cluster: Cluster) -> None:
+    """Raise InputError with a line for each fault of the machines that the file names."""
+    shells = {shell.address: shell for shell in (cluster.head, *cluster.workers())}
+    check_machines(
+        cluster.file.config, lambda address, probe: shells[address].probe(probe, timeout_s=LOOK_S)
+    )
+
+
+def launch(cluster: Cluster) -> None:
+    """What `ray up` does.
+
+    Raises:
+        MachineError: if Ray gives up; what it says is on the screen.
+    """
+    import click
+    from ray.autoscaler.sdk import create_or_update_cluster
+
+    try:
+        create_or_update_cluster(str(cluster.file.path))
+    except (click.ClickException, SystemExit, RuntimeError, OSError) as error:
+        raise MachineError(
+            f"the cluster {cluster.file.name} must start, got: {first_line(error)}. See above; "
+            f"python -m cluster down {cluster.file.path} ends what was started."
+        ) from error

@@ -1,0 +1,80 @@
+"""Ends the cluster later: after so many hours, or when a run has ended, with no laptop there.
+
+One process on the head looks at a file of wishes; a second wish changes the file, and starts none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cluster.head.nodes import BOOTSTRAP
+from cluster.head.runs import Run, all_runs
+from cluster.head.shared import outlives_this_machine, shared_folder
+from trainer.common.atomic import write_json
+
+WISHES = Path("~/.conkd-watch.json")
+LOCK = Path("~/.conkd-watch.lock")
+LOG = Path("~/.conkd-watch.log")
+PERIOD_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """When the cluster is to end; None: not for this reason."""
+
+    until_s: float | None = None
+    """Unix time."""
+    after: str | None = None
+    """Name of a run."""
+
+    def are_due(self, runs: list[Run], now_s: float) -> bool:
+        """Whether one of the reasons is there."""
+        ended = {it.name for it in runs if it.exit_status is not None}
+        return self.after in ended or (self.until_s is not None and now_s >= self.until_s)
+
+
+def ask(*, hours: float | None, after: str | None) -> None:
+    """Note what is given beside the wishes that there are, and see to it that they are watched."""
+    wishes = _read()
+    until_s = wishes.until_s if hours is None else time.time() + hours * 3600
+    write_json(WISHES.expanduser(), asdict(Wishes(until_s=until_s, after=after or wishes.after)))
+    with LOG.expanduser().open("a") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "cluster.head", "watcher"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def wait(sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until a wish is due, then end the cluster; at once if another process waits already."""
+    with LOCK.expanduser().open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        while not _read().are_due(all_runs(shared_folder()), time.time()):
+            sleep(PERIOD_S)
+    subprocess.run([sys.executable, "-m", "cluster", *end_command(all_runs(shared_folder()))])
+
+
+def end_command(runs: list[Run]) -> list[str]:
+    """The command that ends what costs: all, unless the head's disk holds a run that none has."""
+    root = shared_folder().root
+    keeps_head = not outlives_this_machine(root) and not all(it.pulled for it in runs)
+    kept = ["--workers-only"] if keeps_head else []
+    return ["down", str(BOOTSTRAP.expanduser()), "--force", *kept]
+
+
+def _read() -> Wishes:
+    path = WISHES.expanduser()
+    return Wishes(**json.loads(path.read_text())) if path.is_file() else Wishes()
