@@ -27,6 +27,8 @@ BUDGETS = {
     "tests/system/test_fp16_student.py": (0.0, 150.0),
     "tests/system/test_kgsf_student.py": (0.0, 250.0),
     "tests/system/test_loopback_fleet.py": (0.0, 150.0),
+    "tests/system/test_heartbeat.py": (0.0, 240.0),
+    "tests/system/test_lost_students.py": (0.0, 500.0),
     "tests/system/test_mixed_fleet.py": (0.0, 250.0),
     "tests/system/test_one_pass.py": (0.0, 120.0),
     "tests/system/test_other_make.py": (0.0, 150.0),
