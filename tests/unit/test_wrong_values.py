@@ -343,7 +343,6 @@ COMMANDS = {
             "--json": NO_FLAG,
         },
     ),
-    **CLUSTER_COMMANDS,
     "cluster.students run": Command(
         main=students.main,
         right=("run", "--name", "one"),
@@ -365,6 +364,7 @@ COMMANDS = {
         )
         for name in ("follow", "stop")
     },
+    **CLUSTER_COMMANDS,
 }
 SETTINGS = {
     "trainer.main": (student.main, RunConfig, ("--config", f"{CONFIGS}/synthetic.yaml")),
