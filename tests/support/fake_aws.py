@@ -102,7 +102,10 @@ def _add_what_is_missing(aws: FakeAws, patch: pytest.MonkeyPatch) -> None:
     from moto.servicequotas.models import ServiceQuotasBackend
 
     def describe(self: Any) -> Any:
-        return ActionResult({"PlacementGroups": list(aws.groups.values())})
+        (names,) = [it["Values"] for it in self._get_param("Filters", [])]
+        return ActionResult(
+            {"PlacementGroups": [aws.groups[it] for it in names if it in aws.groups]}
+        )
 
     def create(self: Any) -> Any:
         name, strategy = self._get_param("GroupName"), self._get_param("Strategy")
