@@ -1,5 +1,5 @@
 # The environment lives in .venv; a target makes it first if it is missing or out of date.
-.PHONY: demo unit test test-all extensions same-loss base-given bench fuzz lint types protos
+.PHONY: demo unit test test-all cluster-test extensions same-loss base-given bench fuzz lint types protos
 .PHONY: environment clean
 
 VENV := .venv
@@ -32,6 +32,10 @@ test-all: extensions
 	@$(PYTHON) -m ruff check .
 	@$(UNIT)
 	@exec $(TESTS) tests/system -n 2 --dist loadfile --no-loadscope-reorder
+
+# A whole cluster on hosts in namespaces, as root: one story, which ends where a part of it fails.
+cluster-test: extensions
+	@exec $(TESTS) -x tests/cluster
 
 # BASE is a revision; the working tree must compute what it computes, bit for bit.
 same-loss: base-given environment protos

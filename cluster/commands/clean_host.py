@@ -20,6 +20,8 @@ POLL_S = 0.2
 # Keys, tokens and what Ray's launcher and our commands note; relative to the home.
 FILES = (
     *("ray_bootstrap_key.pem", "ray_bootstrap_config.yaml", ".ray/auth_token"),
+    # Of cluster.machines and its start commands.
+    *(".ray/started.json", ".ray/machines.json", ".ray/gcs"),
     *("conkd-tls", "conkd-tls-server", ".conkd-student", "conkd/runs/fleet.json"),
     *(".conkd-watch.json", ".conkd-watch.lock", ".conkd-watch.log"),
 )

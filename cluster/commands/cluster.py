@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.commands.cluster_file import ClusterFile, read_cluster_file
-from cluster.commands.provider import head_address, private_key
+from cluster.commands.ray_private import head_address, private_key
 from cluster.commands.shell import Shell
 from trainer.common.errors import MachineError, MissingError
 

@@ -79,6 +79,14 @@ class Shell:
             )
         return done.stdout
 
+    def probe(self, text: str, *, timeout_s: float | None = None) -> str:
+        """What a program of the shell prints there; it needs neither sources nor Python.
+
+        Raises:
+            UnreachableError: as `call`.
+        """
+        return self._run("sh -s", stdin=text, timeout_s=timeout_s).stdout
+
     def show(self, argv: Sequence[str]) -> int:
         """Run a command with this process's stdin, stdout and stderr; its exit status.
 

@@ -12,10 +12,13 @@ from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import ClusterFile, add_file
 from cluster.commands.on_head import HEAD
+from cluster.machines.addresses import is_of_machines
+from cluster.machines.check import check_machines
 from trainer.common.command import number
 from trainer.common.errors import MachineError, first_line
 
 MAX_HOURS = 8760.0
+LOOK_S = 30.0
 
 
 def add(commands: Any) -> None:
@@ -34,7 +37,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start the cluster, from a file that can be started."""
     cluster = Cluster(arguments.file)
-    for line in checked(cluster.file, is_dry=arguments.dry_run):
+    for line in checked(cluster, is_dry=arguments.dry_run):
         print(line, flush=True)
     if arguments.dry_run:
         return 0
@@ -44,19 +47,30 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def checked(file: ClusterFile, *, is_dry: bool) -> list[str]:
-    """What can be said of the file before anything is started.
+def checked(cluster: Cluster, *, is_dry: bool) -> list[str]:
+    """What can be said of the file, and of what it names, before anything is started.
 
     Raises:
         UserError: if it cannot be started.
     """
+    file = cluster.file
     if file.provider["type"] == AWS:
         lines = check(file.path, file.config, is_dry=is_dry)
         if not is_dry:
             laptop_key(file.path, file.config)
         return lines
     check_schema(file.path, file.config)
-    return [f"{file.path}: cluster {file.name}, of machines that you have"]
+    if is_of_machines(file.config):
+        look_at_machines(cluster)
+    return [f"{file.path}: cluster {file.name}"]
+
+
+def look_at_machines(cluster: Cluster) -> None:
+    """Raise InputError with a line for each fault of the machines that the file names."""
+    shells = {shell.address: shell for shell in (cluster.head, *cluster.workers())}
+    check_machines(
+        cluster.file.config, lambda address, probe: shells[address].probe(probe, timeout_s=LOOK_S)
+    )
 
 
 def launch(cluster: Cluster) -> None:

@@ -17,6 +17,8 @@ SHARED = "session fixtures"
 BUDGETS = {
     "tests/unit/": (20.0, 60.0),
     "tests/system/": (45.0, 90.0),
+    # One story of a cluster: `make cluster-test` alone runs it.
+    "tests/cluster/": (1200.0, 1200.0),
     "tests/system/test_bench_loss.py": (0.0, 150.0),
     "tests/system/test_cached_student.py": (75.0, 200.0),
     "tests/system/test_chaos.py": (0.0, 400.0),
@@ -34,6 +36,7 @@ BUDGETS = {
     "tests/system/test_secure_fleet.py": (0.0, 250.0),
     "tests/system/test_served_student.py": (75.0, 250.0),
     "tests/system/test_student_run.py": (45.0, 180.0),
+    "tests/system/test_two_hosts.py": (90.0, 120.0),
     "tests/system/test_zero_stages.py": (45.0, 500.0),
     SHARED: (200.0, 270.0),
 }

@@ -70,27 +70,32 @@ def test_launched_machines_are_of_the_list_and_each_is_launched_once() -> None:
     provider = machines()
     provider.create_node(TEACHERS, WORKER, 1)
     provider.create_node(TEACHERS, WORKER, 1)
-    assert provider.non_terminated_nodes(WORKER) == TEACHERS["addresses"]
+    nodes = provider.non_terminated_nodes(WORKER)
+    assert [provider.internal_ip(it) for it in nodes] == TEACHERS["addresses"]
     with pytest.raises(ValueError, match="1 machines must be free"):
         provider.create_node(TEACHERS, WORKER, 1)
 
 
-def test_a_machine_that_was_given_up_is_launched_again() -> None:
+def test_a_machine_that_was_given_up_is_launched_again_as_another_node() -> None:
     provider = machines()
-    provider.create_node(TEACHERS, WORKER, 2)
-    provider.terminate_node("192.0.2.11")
-    assert provider.is_terminated("192.0.2.11")
+    lost, _ = provider.create_node(TEACHERS, WORKER, 2)
+    provider.terminate_node(lost)
+    assert provider.is_terminated(lost)
     # The thread that was setting it up finishes later.
-    provider.set_node_tags("192.0.2.11", {TAG_RAY_NODE_STATUS: "up-to-date"})
-    assert provider.node_tags("192.0.2.11") == {}
-    assert list(provider.create_node(TEACHERS, WORKER, 1)) == ["192.0.2.11"]
+    provider.set_node_tags(lost, {TAG_RAY_NODE_STATUS: "up-to-date"})
+    assert provider.node_tags(lost) == {}
+    (again,) = provider.create_node(TEACHERS, WORKER, 1)
+    assert again != lost
+    assert provider.internal_ip(again) == provider.external_ip(lost) == "192.0.2.11"
+    assert provider.is_terminated(lost)
 
 
 def test_an_autoscaler_that_is_started_again_goes_on_with_the_launched_machines() -> None:
-    machines().create_node(TEACHERS, WORKER, 2)
-    machines().set_node_tags("192.0.2.12", {TAG_RAY_NODE_STATUS: "up-to-date"})
+    launched = list(machines().create_node(TEACHERS, WORKER, 2))
+    machines().set_node_tags(launched[1], {TAG_RAY_NODE_STATUS: "up-to-date"})
     marked = {**WORKER, TAG_RAY_NODE_STATUS: "up-to-date"}
-    assert machines().non_terminated_nodes(marked) == ["192.0.2.12"]
+    assert machines().non_terminated_nodes(WORKER) == launched
+    assert machines().non_terminated_nodes(marked) == launched[1:]
     assert machines("another").non_terminated_nodes(WORKER) == []
 
 
