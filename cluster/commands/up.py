@@ -10,9 +10,8 @@ from cluster.aws.roles import AWS
 from cluster.aws.schema import check_schema
 from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster import Cluster
-from cluster.commands.cluster_file import ClusterFile, add_file
+from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import HEAD
-from cluster.machines.addresses import is_of_machines
 from cluster.machines.check import check_machines
 from trainer.common.command import number
 from trainer.common.errors import MachineError, first_line
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def checked(cluster: Cluster, *, is_dry: bool) -> list[str]:
-    """What can be said of the file, and of what it names, before anything is started.
+    """What can be said of the file, and of account or machines, before anything is started.
 
     Raises:
         UserError: if it cannot be started.
@@ -60,9 +59,10 @@ def checked(cluster: Cluster, *, is_dry: bool) -> list[str]:
             laptop_key(file.path, file.config)
         return lines
     check_schema(file.path, file.config)
-    if is_of_machines(file.config):
-        look_at_machines(cluster)
-    return [f"{file.path}: cluster {file.name}"]
+    if not file.is_local:
+        return [f"{file.path}: cluster {file.name}, of a provider that is not looked at"]
+    look_at_machines(cluster)
+    return [f"{file.path}: cluster {file.name}, of {1 + len(cluster.workers())} machines"]
 
 
 def look_at_machines(cluster: Cluster) -> None:

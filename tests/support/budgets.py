@@ -33,6 +33,7 @@ BUDGETS = {
     "tests/system/test_resume.py": (200.0, 700.0),
     "tests/system/test_roll.py": (0.0, 600.0),
     "tests/system/test_same_loss.py": (15.0, 200.0),
+    "tests/system/test_scaling.py": (0.0, 150.0),
     "tests/system/test_secure_fleet.py": (0.0, 250.0),
     "tests/system/test_served_student.py": (75.0, 250.0),
     "tests/system/test_student_run.py": (45.0, 180.0),

@@ -20,11 +20,10 @@ from trainer.config.yaml_file import setting_names
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = (RunConfig, ClassifierConfig, RecommendationConfig)
 PACKAGES = ("protos", "trainer", "teacher_server")
-<<<<<<< HEAD
-OTHER_COMMANDS = ("cluster.__main__", "cluster.bench.__main__", "cluster.demo")
-=======
-OTHER_COMMANDS = ("cluster.bench.__main__", "cluster.demo", "cluster.students.__main__")
->>>>>>> students
+OTHER_COMMANDS = (
+    *("cluster.__main__", "cluster.students.__main__", "cluster.capacity.__main__"),
+    *("cluster.bench.__main__", "cluster.demo"),
+)
 
 
 class _ParserFound(Exception):

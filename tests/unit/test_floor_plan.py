@@ -32,10 +32,10 @@ FLOORS = (
     ("teacher_server/replica",),
     ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
     ("teacher_server", "cluster/grafana", "cluster/students", "cluster/aws", "cluster"),
-    ("cluster/bench/fleet", "cluster/bench"),
+    ("cluster/bench/fleet", "cluster/bench", "cluster/capacity"),
     tuple(
         f"cluster/bench/{name}"
-        for name in ("chaos", "help", "loss", "memory", "service", "step", "wire")
+        for name in ("chaos", "help", "loss", "memory", "scaling", "service", "step", "wire")
     ),
     ("cluster/head",),
     ("cluster/commands",),
@@ -223,7 +223,7 @@ def slow_imports(path: Path, seen: set[Path]) -> Iterator[str]:
 
 def entry_points() -> list[Path]:
     """Modules that users run."""
-    hidden = ("cluster/bench/chaos/", "cluster/bench/fleet/", "cluster/bench/step/")
+    hidden = tuple(f"cluster/bench/{it}/" for it in ("chaos", "fleet", "scaling", "step"))
     return [
         path
         for path in modules()
