@@ -12,6 +12,7 @@ from cluster import demo
 from cluster.bench import __main__ as bench
 from cluster.capacity import __main__ as capacity
 from cluster.grafana import __main__ as grafana
+from cluster.proof import __main__ as proof
 from cluster.students import __main__ as students
 from protos.conformance import __main__ as conformance
 from teacher_server import main as teacher_server
@@ -342,6 +343,12 @@ COMMANDS = {
             "--draw": st.sampled_from(["ROOT/file/below", "/proc/below"]),
             "--json": NO_FLAG,
         },
+    ),
+    "cluster.proof": Command(
+        main=proof.main,
+        right=("--output", "ROOT/proof"),
+        # Where the output may lie only the machine says, after it was found to have namespaces.
+        wrong={"--short": NO_FLAG, "--events": WORDS, "--output": UNCHECKED},
     ),
     "cluster.students run": Command(
         main=students.main,
