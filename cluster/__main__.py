@@ -13,11 +13,23 @@ from __future__ import annotations
 
 import sys
 
-from cluster.commands import down, logs, pull, push, status, stop, teachers, train, up, wraps
+from cluster.commands import (
+    down,
+    logs,
+    pull,
+    push,
+    setup,
+    status,
+    stop,
+    teachers,
+    train,
+    up,
+    wraps,
+)
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
 
-COMMANDS = (up, push, teachers, train, logs, status, stop, pull, wraps, down)
+COMMANDS = (setup, up, push, teachers, train, logs, status, stop, pull, wraps, down)
 """In the order of --help; each adds its parsers, whose default `run` carries the command out."""
 
 

@@ -1,6 +1,8 @@
 """Benchmarks: measure, print a table or JSON, and keep the result in bench/results/NAME.json.
 
 python -m cluster.bench NAME|all [--data DIR] [--json]
+python -m cluster.bench scaling [--students 1,2,4] [--teachers 1,2,4] [--data DIR] [--json]
+python -m cluster.bench scaling --address auto [--config FILE] ...     # on the head of a cluster
 
 `teachers` fits the two that the others measure, once; `all` begins with it.
 """
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.bench.result import BenchResult
+from cluster.bench.scaling.options import ScalingOptions, add_scaling_options, scaling_options
 from cluster.sources import DEFAULT_SOURCE, checked_source, default_source
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
@@ -20,19 +23,21 @@ from trainer.common.command import CommandParser
 ALL = "all"
 EXIT_FAILED = 1
 """A part of a benchmark came to no result; all others are in its JSON."""
-NAMES = ("teachers", "loss", "step", "memory", "wire", "service", "chaos", "help")
+NAMES = ("teachers", "loss", "step", "memory", "wire", "service", "chaos", "help", "scaling")
 
 
 def main(argv: list[str]) -> None:
     """Run the named benchmark, or all of them; the status is 1 if a part of one failed."""
     arguments = parse(argv)
-    source = arguments.data or default_source()
+    options = scaling_options(arguments)
+    # A cluster has dialogues of its own.
+    source = None if options.address else arguments.data or default_source()
     # Not above: a mistake in the command line must not wait for torch.
     from cluster.bench.shown import show_result
 
     failures: list[str] = []
     for name in NAMES if arguments.name == ALL else (arguments.name,):
-        result = benchmarks()[name](source)
+        result = benchmarks(options)[name](source)
         show_result(name, source, result, as_json=arguments.json)
         failures += [f"{name}: {failure}" for failure in result.failures]
     if failures:
@@ -40,12 +45,15 @@ def main(argv: list[str]) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def benchmarks() -> dict[str, Callable[[Path | None], BenchResult]]:
+def benchmarks(
+    options: ScalingOptions,
+) -> dict[str, Callable[[Path | None], BenchResult]]:
     """All benchmarks by name; imports all that they measure."""
     from cluster.bench.chaos.bench import bench_chaos
     from cluster.bench.help.bench import bench_help
     from cluster.bench.loss.bench import bench_loss
     from cluster.bench.memory.bench import bench_memory
+    from cluster.bench.scaling.bench import bench_scaling
     from cluster.bench.service.bench import bench_service
     from cluster.bench.step.bench import bench_step
     from cluster.bench.teachers import bench_teachers
@@ -60,6 +68,7 @@ def benchmarks() -> dict[str, Callable[[Path | None], BenchResult]]:
         "service": bench_service,
         "chaos": bench_chaos,
         "help": bench_help,
+        "scaling": lambda source: bench_scaling(source, options),
     }
 
 
@@ -79,6 +88,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help=f"ReDial's dialogues, as make demo takes them (default: {DEFAULT_SOURCE}, or the "
         "synthetic corpus where there is no such folder)",
     )
+    add_scaling_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per benchmark")
     arguments = parser.parse_args(argv)
     checked_source(arguments.data)

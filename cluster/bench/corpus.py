@@ -45,6 +45,29 @@ class Corpus:
         return read_examples(self.data / f"{split}.jsonl")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dialogues:
+    """One corpus, prepared, without teachers."""
+
+    name: str
+    data: Path
+    recipe: Path
+    """Of students on these dialogues, relative to the repository's root."""
+
+
+def prepared_dialogues(source: Path | None) -> Dialogues:
+    """The dialogues at `source` (None: the synthetic ones), prepared once; nothing is fitted."""
+    demo = _demo(source)
+    if not (demo.output / "data" / MANIFEST_NAME).exists():
+        with Launcher(demo.output / "logs", screen=sys.stderr) as launcher:
+            launcher.run([demo.prepare()])
+    return Dialogues(
+        name=demo.output.name,
+        data=demo.output / "data",
+        recipe=Path(f"trainer/configs/{demo.recipe}.yaml"),
+    )
+
+
 def fitted_corpus(source: Path | None) -> Corpus:
     """The dialogues at `source` (None: the synthetic ones), prepared, and both teachers fitted.
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
 
+from cluster.aws.roles import AWS
+from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster_file import ClusterFile
 from trainer.common.errors import MachineError, MissingError, UserError, first_line
 
@@ -36,6 +38,9 @@ def private_key(file: ClusterFile) -> str:
     key = file.config["auth"].get("ssh_private_key")
     if key is not None:
         return key
+    if file.provider["type"] == AWS:
+        # Not from Ray: where the file is missing it makes another pair.
+        return str(laptop_key(file.path, file.config))
     with _provider_errors(file):
         from ray.autoscaler._private.commands import _bootstrap_config
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+from cluster.aws.check import check
+from cluster.aws.roles import AWS
+from cluster.aws.schema import check_schema
+from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import HEAD
-from cluster.machines.addresses import is_of_machines
 from cluster.machines.check import check_machines
 from trainer.common.command import number
-from trainer.common.errors import MachineError, first_line
+from trainer.common.errors import MachineError
 
+AUTOSCALER_V2 = "RAY_UP_enable_autoscaler_v2"
 MAX_HOURS = 8760.0
 LOOK_S = 30.0
 
@@ -24,18 +32,42 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--max-hours", type=number(0.01, MAX_HOURS), help="end the cluster after this time"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the file, say what an hour costs, and end"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the cluster."""
+    """Start the cluster, from a file that can be started."""
     cluster = Cluster(arguments.file)
-    if is_of_machines(cluster.file.config):
-        look_at_machines(cluster)
+    for line in checked(cluster, is_dry=arguments.dry_run):
+        print(line, flush=True)
+    if arguments.dry_run:
+        return 0
     launch(cluster)
     if arguments.max_hours:
         cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
     return 0
+
+
+def checked(cluster: Cluster, *, is_dry: bool) -> list[str]:
+    """What can be said of the file, and of account or machines, before anything is started.
+
+    Raises:
+        UserError: if it cannot be started.
+    """
+    file = cluster.file
+    if file.provider["type"] == AWS:
+        lines = check(file.path, file.config, is_dry=is_dry)
+        if not is_dry:
+            laptop_key(file.path, file.config)
+        return lines
+    check_schema(file.path, file.config)
+    if not file.is_local:
+        return [f"{file.path}: cluster {file.name}, of a provider that is not looked at"]
+    look_at_machines(cluster)
+    return [f"{file.path}: cluster {file.name}, of {1 + len(cluster.workers())} machines"]
 
 
 def look_at_machines(cluster: Cluster) -> None:
@@ -47,18 +79,18 @@ def look_at_machines(cluster: Cluster) -> None:
 
 
 def launch(cluster: Cluster) -> None:
-    """What `ray up` does.
+    """Run `ray up`, and show what it says.
 
     Raises:
-        MachineError: if Ray gives up; what it says is on the screen.
+        MachineError: if it fails.
     """
-    import click
-    from ray.autoscaler.sdk import create_or_update_cluster
-
-    try:
-        create_or_update_cluster(str(cluster.file.path))
-    except (click.ClickException, SystemExit, RuntimeError, OSError) as error:
+    path = cluster.file.path
+    program = Path(sys.executable).with_name("ray")
+    # Said explicitly, or Ray explains its default each time.
+    environment = {AUTOSCALER_V2: "1", **os.environ}
+    done = subprocess.run([program, "up", "--yes", path], env=environment)
+    if done.returncode:
         raise MachineError(
-            f"the cluster {cluster.file.name} must start, got: {first_line(error)}. See above; "
-            f"python -m cluster down {cluster.file.path} ends what was started."
-        ) from error
+            f"the cluster {cluster.file.name} must start, got status {done.returncode} of ray up. "
+            f"See above; python -m cluster down {path} ends what was started."
+        )

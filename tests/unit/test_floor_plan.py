@@ -31,11 +31,11 @@ FLOORS = (
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
     ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
-    ("teacher_server", "cluster/grafana", "cluster/students", "cluster"),
-    ("cluster/bench/fleet", "cluster/bench"),
+    ("teacher_server", "cluster/grafana", "cluster/students", "cluster/aws", "cluster"),
+    ("cluster/bench/fleet", "cluster/bench", "cluster/capacity", "cluster/proof"),
     tuple(
         f"cluster/bench/{name}"
-        for name in ("chaos", "help", "loss", "memory", "service", "step", "wire")
+        for name in ("chaos", "help", "loss", "memory", "scaling", "service", "step", "wire")
     ),
     ("cluster/head",),
     ("cluster/commands",),
@@ -50,6 +50,8 @@ DOORS = {
     "prometheus_client": ("trainer/telemetry/exposition.py", "trainer/telemetry/metrics_http.py"),
     "opentelemetry": ("trainer/telemetry/spans.py",),
     "lmdb": ("trainer/target_cache/store.py",),
+    "boto3": ("cluster/aws/",),
+    "botocore": ("cluster/aws/",),
     "grpc": (
         "trainer/security/channels.py",
         "trainer/teacher_client/streams.py",
@@ -71,6 +73,8 @@ SLOW = {
     "torch_geometric",
     "matplotlib",
     "lmdb",
+    "boto3",
+    "botocore",
 }
 PACKAGES = ("protos", "trainer", "teacher_server", "cluster")
 MAX_STORY_FILES = 8
@@ -219,7 +223,10 @@ def slow_imports(path: Path, seen: set[Path]) -> Iterator[str]:
 
 def entry_points() -> list[Path]:
     """Modules that users run."""
-    hidden = ("cluster/bench/chaos/", "cluster/bench/fleet/", "cluster/bench/step/")
+    hidden = (
+        *(f"cluster/bench/{room}/" for room in ("chaos", "fleet", "scaling", "step")),
+        *("cluster/proof/student.py", "cluster/proof/in_process_student.py"),
+    )
     return [
         path
         for path in modules()

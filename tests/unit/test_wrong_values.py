@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from cluster import demo
 from cluster.bench import __main__ as bench
+from cluster.capacity import __main__ as capacity
 from cluster.grafana import __main__ as grafana
+from cluster.proof import __main__ as proof
 from cluster.students import __main__ as students
 from protos.conformance import __main__ as conformance
 from teacher_server import main as teacher_server
@@ -64,6 +66,7 @@ WRONG_CONFIGS = {
 }
 """Well formed, and of no causal language model."""
 WRONG_MODELS = [f"ROOT/{name}" for name in WRONG_CONFIGS]
+COUNTS = st.sampled_from(["x", "1,x", "0", "1,,2", "1.5", "257", "-1"])
 FLEET = {"--fleet": FILE | GARBAGE}
 RUN_NAME = {"--name": st.sampled_from(["", "..", ".hidden", "a/b", "two words", "a" * 65])}
 SCALING = {
@@ -316,9 +319,36 @@ COMMANDS = {
     ),
     "cluster.bench": Command(
         main=bench.main,
-        right=("wire", "--data", "ROOT/raw"),
-        wrong={"NAME": WORDS, "--data": ABSENT | FILE, "--json": NO_FLAG},
+        right=("scaling", "--data", "ROOT/raw"),
+        wrong={
+            "NAME": WORDS,
+            "--data": ABSENT | FILE,
+            "--students": COUNTS,
+            "--teachers": COUNTS,
+            "--address": UNCHECKED,
+            "--config": ABSENT | FILE,
+            "--json": NO_FLAG,
+        },
         positional={"NAME": 0},
+    ),
+    "cluster.capacity": Command(
+        main=capacity.main,
+        right=("--students", "32", "--student", "large"),
+        wrong={
+            "--students": whole(1, 1 << 16),
+            "--teachers": whole(1, 1 << 16),
+            "--batch": whole(1, 1 << 20),
+            "--link-gbit": number(0.001, 1e5),
+            **dict.fromkeys(("--student", "--teacher", "--gpu", "--teacher-gpu", "--zero"), WORDS),
+            "--draw": st.sampled_from(["ROOT/file/below", "/proc/below"]),
+            "--json": NO_FLAG,
+        },
+    ),
+    "cluster.proof": Command(
+        main=proof.main,
+        right=("--output", "ROOT/proof"),
+        # Where the output may lie only the machine says, after it was found to have namespaces.
+        wrong={"--short": NO_FLAG, "--events": WORDS, "--output": UNCHECKED},
     ),
     "cluster.students run": Command(
         main=students.main,

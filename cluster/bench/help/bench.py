@@ -25,6 +25,7 @@ COMMANDS = (
     ("-m", "teacher_server"),
     ("-m", "cluster.demo"),
     ("-m", "cluster.bench"),
+    ("-m", "cluster.capacity"),
     ("-m", "cluster.grafana"),
     ("trainer/main.py",),
 )

@@ -10,6 +10,8 @@ import pytest
 from cluster.bench.__main__ import NAMES, benchmarks, main
 from cluster.bench.corpus import KINDS, fitted_corpus
 from cluster.bench.result import BenchResult
+from cluster.bench.scaling.grid import Grid
+from cluster.bench.scaling.options import ScalingOptions
 from cluster.bench.shown import to_json
 from cluster.sources import DEFAULT_SOURCE, default_source
 from trainer.models.frozen import CARD_NAME
@@ -54,7 +56,7 @@ def test_fitted_teachers_are_found_by_their_folders_name(
 
 
 def test_names_of_the_command_are_those_of_the_benchmarks() -> None:
-    assert tuple(benchmarks()) == NAMES
+    assert tuple(benchmarks(ScalingOptions(grid=Grid()))) == NAMES
 
 
 @pytest.mark.parametrize(
