@@ -9,8 +9,9 @@ from pathlib import Path
 from cluster.commands.shell import Shell
 from trainer.common.errors import UnreachableError
 
-# Links as what they name. What is half there is gone on with.
-OPTIONS = ("--recursive", "--times", "--copy-links", "--partial", "--delete")
+# Links as what they name. A file grows in its place, so that what is half there is gone on with.
+# The other end of a dead connection ends too.
+OPTIONS = ("--recursive", "--times", "--copy-links", "--inplace", "--delete", "--timeout=60")
 VANISHED = 24
 """rsync's status if a file went while it was copied."""
 

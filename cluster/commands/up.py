@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from cluster.aws.check import check
@@ -14,8 +18,9 @@ from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import HEAD
 from cluster.machines.check import check_machines
 from trainer.common.command import number
-from trainer.common.errors import MachineError, first_line
+from trainer.common.errors import MachineError
 
+AUTOSCALER_V2 = "RAY_UP_enable_autoscaler_v2"
 MAX_HOURS = 8760.0
 LOOK_S = 30.0
 
@@ -74,18 +79,18 @@ def look_at_machines(cluster: Cluster) -> None:
 
 
 def launch(cluster: Cluster) -> None:
-    """What `ray up` does.
+    """Run `ray up`, and show what it says.
 
     Raises:
-        MachineError: if Ray gives up; what it says is on the screen.
+        MachineError: if it fails.
     """
-    import click
-    from ray.autoscaler.sdk import create_or_update_cluster
-
-    try:
-        create_or_update_cluster(str(cluster.file.path))
-    except (click.ClickException, SystemExit, RuntimeError, OSError) as error:
+    path = cluster.file.path
+    program = Path(sys.executable).with_name("ray")
+    # Said explicitly, or Ray explains its default each time.
+    environment = {AUTOSCALER_V2: "1", **os.environ}
+    done = subprocess.run([program, "up", "--yes", path], env=environment)
+    if done.returncode:
         raise MachineError(
-            f"the cluster {cluster.file.name} must start, got: {first_line(error)}. See above; "
-            f"python -m cluster down {cluster.file.path} ends what was started."
-        ) from error
+            f"the cluster {cluster.file.name} must start, got status {done.returncode} of ray up. "
+            f"See above; python -m cluster down {path} ends what was started."
+        )

@@ -116,13 +116,12 @@ def _newest(_: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from cluster.head.status import status, text
+    from cluster.head.status import as_json, as_text
 
-    found = status()
     if arguments.json:
-        _answer(found)
+        _answer(as_json())
     else:
-        sys.stdout.write(text(found))
+        sys.stdout.write(as_text())
 
 
 def _watch(arguments: argparse.Namespace) -> None:

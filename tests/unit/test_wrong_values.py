@@ -12,6 +12,7 @@ from cluster import demo
 from cluster.bench import __main__ as bench
 from cluster.capacity import __main__ as capacity
 from cluster.grafana import __main__ as grafana
+from cluster.proof import __main__ as proof
 from cluster.students import __main__ as students
 from protos.conformance import __main__ as conformance
 from teacher_server import main as teacher_server
@@ -343,7 +344,12 @@ COMMANDS = {
             "--json": NO_FLAG,
         },
     ),
-    **CLUSTER_COMMANDS,
+    "cluster.proof": Command(
+        main=proof.main,
+        right=("--output", "ROOT/proof"),
+        # Where the output may lie only the machine says, after it was found to have namespaces.
+        wrong={"--short": NO_FLAG, "--events": WORDS, "--output": UNCHECKED},
+    ),
     "cluster.students run": Command(
         main=students.main,
         right=("run", "--name", "one"),
@@ -365,6 +371,7 @@ COMMANDS = {
         )
         for name in ("follow", "stop")
     },
+    **CLUSTER_COMMANDS,
 }
 SETTINGS = {
     "trainer.main": (student.main, RunConfig, ("--config", f"{CONFIGS}/synthetic.yaml")),

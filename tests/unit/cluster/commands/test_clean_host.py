@@ -23,17 +23,18 @@ def test_program_that_is_sent_is_python_with_its_arguments() -> None:
 
 
 def test_keys_and_tokens_go_and_sources_stay(tmp_path: Path) -> None:
-    home, ray = tmp_path / "home", tmp_path / "ray"
+    home, ray, ssh = (tmp_path / it for it in ("home", "ray", "ray_ssh_4813494d13"))
     for name in ("conkd-tls/token", "conkd-tls-server/server.key", ".ray/auth_token", "other"):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("x")
     (home / "conkd" / "trainer").mkdir(parents=True)
     (ray / "session").mkdir(parents=True)
-    removed = clean_host.remove_files(home, ray)
-    expected = [home / ".ray/auth_token", home / "conkd-tls", home / "conkd-tls-server", ray]
-    assert removed == [str(it) for it in expected]
+    ssh.mkdir()
+    removed = clean_host.remove_files(home, tmp_path)
+    keys = [home / ".ray/auth_token", home / "conkd-tls", home / "conkd-tls-server"]
+    assert removed == [str(it) for it in (*keys, ray, ssh)]
     assert sorted(it.name for it in home.iterdir()) == [".ray", "conkd", "other"]
-    assert clean_host.remove_files(home, ray) == []
+    assert clean_host.remove_files(home, tmp_path) == []
 
 
 def test_only_lines_of_the_cluster_leave_bashrc(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_only_lines_of_the_cluster_leave_bashrc(tmp_path: Path) -> None:
         "export RAY_AUTH_MODE=token CONKD_SHARED=/shared PATH=$HOME/conkd/.venv/bin:$PATH\n"
         "export EDITOR=vi\n"
     )
-    assert clean_host.remove_files(tmp_path, tmp_path / "ray") == [str(tmp_path / ".bashrc")]
+    assert clean_host.remove_files(tmp_path, tmp_path) == [str(tmp_path / ".bashrc")]
     assert (tmp_path / ".bashrc").read_text() == "alias ll='ls -l'\nexport EDITOR=vi\n"
 
 
