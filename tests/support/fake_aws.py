@@ -153,14 +153,14 @@ def _make_image(aws: FakeAws) -> str:
 
     from cluster.aws.images import DEFAULT_IMAGE
 
-    ec2 = ec2_backends[ACCOUNT][REGION]
-    image = Ami(ec2, IMAGE, name=IMAGE_NAME, architecture="x86_64", region_name=REGION)
-    ec2.amis[image.id] = image
-    ssm_backends[ACCOUNT][REGION]._parameters[DEFAULT_IMAGE] = [
+    ec2: Any = ec2_backends[ACCOUNT][REGION]
+    ssm: Any = ssm_backends[ACCOUNT][REGION]
+    ec2.amis[IMAGE] = Ami(ec2, IMAGE, name=IMAGE_NAME, architecture="x86_64", region_name=REGION)
+    ssm._parameters[DEFAULT_IMAGE] = [
         Parameter(
             account_id=ACCOUNT,
             name=DEFAULT_IMAGE,
-            value=image.id,
+            value=IMAGE,
             parameter_type="String",
             description="",
             allowed_pattern=None,
@@ -171,7 +171,7 @@ def _make_image(aws: FakeAws) -> str:
         )
     ]
     aws.calls.clear()
-    return image.id
+    return IMAGE
 
 
 def policies_of(aws: FakeAws, role: str) -> list[dict[str, Any]]:
