@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(1800)
 # Ten minutes when it is to be seen that it may be as long: CONKD_HEAD_AWAY_S=600.
 HEAD_AWAY_S = float(os.environ.get("CONKD_HEAD_AWAY_S", "180"))
 # Students' links, so that the run is still at it when the last event is over.
-LINK_MBIT = 4.0
+LINK_MBIT = 6.0
 CHECKPOINT_EVERY = 50
 ENDLESS = 1_000_000
 LINK_CUT_S = 10.0
