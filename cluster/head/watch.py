@@ -41,10 +41,16 @@ class Wishes:
 
 
 def ask(*, hours: float | None, after: str | None) -> None:
-    """Note what is given beside the wishes that there are, and see to it that they are watched."""
+    """Note what is given beside the wishes that there are, and see to it that they are watched.
+
+    With nothing given: the process that watched may have gone with the head's power.
+    """
     wishes = _read()
     until_s = wishes.until_s if hours is None else time.time() + hours * 3600
-    write_json(WISHES.expanduser(), asdict(Wishes(until_s=until_s, after=after or wishes.after)))
+    wishes = Wishes(until_s=until_s, after=after or wishes.after)
+    if wishes == Wishes():
+        return
+    write_json(WISHES.expanduser(), asdict(wishes))
     with LOG.expanduser().open("a") as log:
         subprocess.Popen(
             [sys.executable, "-m", "cluster.head", "watcher"],

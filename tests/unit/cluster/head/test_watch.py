@@ -46,3 +46,20 @@ def test_head_stays_if_its_disk_alone_holds_a_run(
     command = end_command([run("a", tmp_path)] * runs)
     assert command[:3] == ["down", "/home/me/ray_bootstrap_config.yaml", "--force"]
     assert command[3:] == (["--workers-only"] if kept else [])
+
+
+def test_wishes_are_kept_beside_each_other_and_watched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(watch.subprocess, "Popen", lambda argv, **_: started.append(argv))
+    monkeypatch.setattr(watch.time, "time", lambda: 1000.0)
+    watch.ask(hours=None, after=None)
+    assert started == []
+    watch.ask(hours=2, after=None)
+    watch.ask(hours=None, after="a")
+    assert watch._read() == Wishes(until_s=8200.0, after="a")
+    # `up` after the head was off.
+    watch.ask(hours=None, after=None)
+    assert [it[1:] for it in started] == [["-m", "cluster.head", "watcher"]] * 3
