@@ -27,7 +27,7 @@ def teachers(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Fi
     return FittedTeachers(dialogue=folder / "dialogue", recommendation=folder / "recommendation")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def story(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Story]:

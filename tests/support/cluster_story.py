@@ -79,8 +79,8 @@ class Story:
     def replicas(self, kind: str) -> list[str]:
         """Names of the hosts of a kind's replicas that serve."""
         by_address = {host.address: name for name, host in self.lab.items()}
-        fleet = self.status()["fleet"] or {}
-        addresses = [it["address"] for it in fleet.get(kind, {}).get("replicas", ())]
+        kinds = (self.status()["fleet"] or {"kinds": {}})["kinds"]
+        addresses = [it["address"] for it in kinds[kind]["replicas"]] if kind in kinds else []
         return sorted(by_address[it.rpartition(":")[0]] for it in addresses if it)
 
     @property

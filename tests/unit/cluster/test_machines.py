@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
 )
 
-from cluster.machines import check
+from cluster.machines import check, start
 from cluster.machines.addresses import is_of_machines, workers_of
 from cluster.machines.check import (
     Machine,
@@ -122,6 +123,51 @@ def test_settings_are_the_command_and_rays_variables() -> None:
     settings = json.loads(settings_of(["ray", "start", "--head"], environment))
     assert settings["command"] == ["ray", "start", "--head"]
     assert settings["variables"] == {"RAY_AUTH_MODE": "token"}
+
+
+COMMAND = ["ray", "start", "--address=192.0.2.10:6379"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands of Ray that were run, all of which succeed."""
+    run: list[str] = []
+
+    def succeed(argv: tuple[object, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        run.append(" ".join(map(str, argv[1:])))
+        return subprocess.CompletedProcess(argv, 0)
+
+    monkeypatch.setattr(start.subprocess, "run", succeed)
+    return run
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_ray_is_started_once_and_again_where_it_is_gone(
+    is_running: bool, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "runs_here", lambda _: False)
+    main(COMMAND)
+    assert calls == ["stop", "start --address=192.0.2.10:6379"]
+    monkeypatch.setattr(start, "runs_here", lambda _: is_running)
+    main(COMMAND)
+    assert len(calls) == (2 if is_running else 4)
+
+
+def test_ray_is_started_again_with_other_settings(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "runs_here", lambda _: True)
+    main(COMMAND)
+    monkeypatch.setenv("RAY_health_check_period_ms", "1")
+    main(COMMAND)
+    assert calls == ["stop", "start --address=192.0.2.10:6379"] * 2
+
+
+def test_a_machine_without_a_raylet_runs_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start.psutil, "process_iter", lambda _: [])
+    assert not start.runs_here({"RAY_CLOUD_INSTANCE_ID": HEAD})
+    with pytest.raises(InputError, match="RAY_CLOUD_INSTANCE_ID must be set"):
+        start.runs_here({})
 
 
 def test_only_ray_is_started() -> None:
