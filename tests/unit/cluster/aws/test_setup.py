@@ -193,6 +193,10 @@ def test_image_is_the_one_that_was_named_and_stays_when_awss_is_a_newer_one(
     assert changed(set_up(clients, file)) == []
     assert changed(set_up(clients, file, SetupOptions(image=newer))) == ["parameter /conkd/image"]
     assert clients.ssm.get_parameter(Name="/conkd/image")["Parameter"]["Value"] == newer
+    # AWS takes old images back.
+    clients.ec2.deregister_image(ImageId=newer)
+    assert changed(set_up(clients, file)) == ["parameter /conkd/image"]
+    assert clients.ssm.get_parameter(Name="/conkd/image")["Parameter"]["Value"] == empty.image
 
 
 def test_a_second_laptop_gets_the_key_and_one_with_another_key_is_told(
