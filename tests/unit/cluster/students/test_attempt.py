@@ -11,7 +11,6 @@ from cluster.students.attempt import Outcome, run_attempt
 from cluster.students.node import Place
 from trainer.common.errors import MachineError
 
-
 SILENT = "no answer for 20 s"
 
 
