@@ -115,8 +115,9 @@ def test_head_hands_out_its_own_disk_if_setup_was_told_so(
     monkeypatch.setattr(module, "fetch", lambda *a: {**fetch(*a), "shared": "head"})
     head, ran = node(service, "conkd-head", tmp_path / "head")
     prepare(head, head=None)
-    assert "/etc/exports.d/conkd.exports" in ran[1][-1]
-    assert "exportfs -ra" in ran[2][-1]
+    assert ran[0][-1].endswith(" install -y -qq nfs-kernel-server >/dev/null")
+    assert "/etc/exports.d/conkd.exports" in ran[2][-1]
+    assert "exportfs -ra" in ran[3][-1]
     student, ran = node(service, "conkd-student", tmp_path / "student")
     prepare(student, head="10.0.0.1")
     assert ran[1][-1].endswith(" 10.0.0.1:/shared /shared")
