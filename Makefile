@@ -1,5 +1,6 @@
 # The environment lives in .venv; a target makes it first if it is missing or out of date.
-.PHONY: demo unit test test-all extensions same-loss base-given bench fuzz lint types protos
+.PHONY: demo unit test test-all cluster-test proof extensions same-loss base-given bench fuzz lint
+.PHONY: types protos
 .PHONY: environment clean
 
 VENV := .venv
@@ -33,6 +34,10 @@ test-all: extensions
 	@$(UNIT)
 	@exec $(TESTS) tests/system -n 2 --dist loadfile --no-loadscope-reorder
 
+# A whole cluster on hosts in namespaces, as root: one story, which ends where a part of it fails.
+cluster-test: extensions
+	@exec $(TESTS) -x tests/cluster
+
 # BASE is a revision; the working tree must compute what it computes, bit for bit.
 same-loss: base-given environment protos
 	@exec $(PYTHON) -m tests.same_loss "$(BASE)"
@@ -40,6 +45,10 @@ same-loss: base-given environment protos
 base-given:
 	@test -n "$(BASE)" || { \
 	  echo "error: BASE must be a revision, got none. Example: make same-loss BASE=HEAD" >&2; exit 1; }
+
+# Teachers on hosts that come and go, students with the weights of a calm run: 15 minutes, as root.
+proof: extensions
+	@exec $(PYTHON) -m cluster.proof
 
 bench: environment protos
 	@exec $(PYTHON) -m cluster.bench all $(if $(DATA),--data "$(DATA)")

@@ -53,8 +53,8 @@ def check_account(aws: Aws, file: AwsFile, *, ssh_folder: Path) -> list[str]:
     ]
     if undone:
         raise InputError(
-            f"setup must be done for {file.path}, got {len(undone)} parts missing or of another "
-            f"release, first the {undone[0].partition(':')[0]}. Run: python -m cluster setup "
+            f"setup must be done for {file.path}, got {len(undone)} missing or of another release, "
+            f"first the {undone[0].partition(':')[0]}. Run: python -m cluster setup "
             f"{file.path}"
         )
     with aws_errors("say what there is"):

@@ -108,7 +108,7 @@ class Secrets:
             self.aws.ssm.delete_parameter(Name=secret_parameter(self.file.profile(role)))
 
     def _there(self) -> dict[Role, dict[str, Any]]:
-        texts = {
+        texts: dict[Role, str | None] = {
             role: read_parameter(self.aws, secret_parameter(self.file.profile(role)))
             for role in ROLES
         }

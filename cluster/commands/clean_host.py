@@ -14,22 +14,27 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-TERM_S = 15.0
+# A replica drains for 5 s.
+TERM_S = 8.0
 KILL_S = 10.0
 POLL_S = 0.2
 # Keys, tokens and what Ray's launcher and our commands note; relative to the home.
 FILES = (
     *("ray_bootstrap_key.pem", "ray_bootstrap_config.yaml", ".ray/auth_token"),
+    # Of cluster.machines and its start commands.
+    *(".ray/started.json", ".ray/machines.json", ".ray/gcs"),
     *("conkd-tls", "conkd-tls-server", ".conkd-student", "conkd/runs/fleet.json"),
     *(".conkd-watch.json", ".conkd-watch.lock", ".conkd-watch.log"),
 )
-RAY = Path("/tmp/ray")
+TMP = Path("/tmp")
+# Ray's sessions, and its launcher's ssh connections.
+OF_RAY = ("ray", "ray_ssh_*")
 
 
-def clean(home: Path, spared: Iterable[int], *, files: bool, ray: Path = RAY) -> dict[str, object]:
+def clean(home: Path, spared: Iterable[int], *, files: bool, tmp: Path = TMP) -> dict[str, object]:
     """End the processes, and remove the files too if asked; what was found and what is left."""
     num_ended, left = end_processes(home, spared)
-    removed = remove_files(home, ray) if files else []
+    removed = remove_files(home, tmp) if files else []
     return {"ended": num_ended, "left": left, "removed": removed}
 
 
@@ -55,9 +60,10 @@ def end_processes(home: Path, spared: Iterable[int]) -> tuple[int, list[str]]:
     return len(found), [f"{pid} {_command(pid)}" for pid in sorted(_ours(home, spared))]
 
 
-def remove_files(home: Path, ray: Path = RAY) -> list[str]:
-    """Remove keys, tokens, notes and Ray's folder of this user; what was there."""
-    paths = [path for path in (*(home / name for name in FILES), ray) if _is_own(path)]
+def remove_files(home: Path, tmp: Path = TMP) -> list[str]:
+    """Remove keys, tokens, notes and Ray's folders of this user; what was there."""
+    of_ray = (path for pattern in OF_RAY for path in sorted(tmp.glob(pattern)))
+    paths = [path for path in (*(home / name for name in FILES), *of_ray) if _is_own(path)]
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cluster.head.nodes import BOOTSTRAP
+from cluster.machines.addresses import is_of_machines, workers_of
 from trainer.common.errors import InputError
 from trainer.common.text_files import read_text
 
@@ -18,8 +19,6 @@ OPTION = "--cluster"
 FILE_VARIABLE = "CONKD_CLUSTER"
 DEFAULT_FILE = Path("cluster/gpu.yaml")
 REMEDY = "There are cluster/gpu.yaml and cluster/local.yaml."
-LOCAL = "local"
-"""The provider of machines that one has; all others make machines, and end them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,8 @@ class ClusterFile:
 
     @property
     def is_local(self) -> bool:
-        """Whether the machines are there with and without a cluster."""
-        return self.provider["type"] == LOCAL
+        """Whether the machines are there with and without a cluster; all others are made for it."""
+        return is_of_machines(self.config)
 
     @property
     def provider(self) -> dict[str, Any]:
@@ -69,7 +68,7 @@ class ClusterFile:
     @property
     def worker_addresses(self) -> tuple[str, ...]:
         """All machines of one's own but the head."""
-        return tuple(self.provider.get("worker_ips", ()))
+        return tuple(it for group in workers_of(self.config).values() for it in group)
 
 
 def read_cluster_file(path: Path) -> ClusterFile:
@@ -98,14 +97,14 @@ def _check(file: ClusterFile) -> None:
             raise InputError(f"{file.path}: {group}.{key} must be set, got none. {REMEDY}")
     if not isinstance(config.get("cluster_name"), str):
         raise InputError(f"{file.path}: cluster_name must be a name, got none. {REMEDY}")
-    if file.is_local and not (
-        isinstance(file.provider.get("head_ip"), str)
-        and isinstance(file.provider.get("worker_ips"), list)
-    ):
+    types = config.get("available_node_types")
+    if not isinstance(types, dict) or config.get("head_node_type") not in types:
         raise InputError(
-            f"{file.path}: provider.head_ip and provider.worker_ips must name your machines, got "
-            "none. Set an address and a list of addresses."
+            f"{file.path}: head_node_type must be one of available_node_types, got "
+            f"{config.get('head_node_type')!r}. {REMEDY}"
         )
+    if file.is_local:
+        workers_of(config)
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:

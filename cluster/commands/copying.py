@@ -9,15 +9,25 @@ from pathlib import Path
 from cluster.commands.shell import Shell
 from trainer.common.errors import UnreachableError
 
-# Links as what they name. What is half there is gone on with.
-OPTIONS = ("--recursive", "--times", "--copy-links", "--partial", "--delete")
+# Links as what they name. A file grows in its place, so that what is half there is gone on with.
+# The other end of a dead connection ends too.
+OPTIONS = ("--recursive", "--times", "--copy-links", "--inplace", "--delete", "--timeout=60")
 VANISHED = 24
 """rsync's status if a file went while it was copied."""
 
 
-def copy_up(shell: Shell, folder: Path, remote: str, *, exact: bool) -> None:
-    """Make a remote folder what a local one is; `exact`: by content, not by size and time."""
-    _rsync(shell, f"{folder}/", f"{shell.target}:{remote}/", exact=exact)
+def copy_up(shell: Shell, folder: Path, remote: str, *, skipped: str, exact: bool) -> None:
+    """Make a remote folder what a local one is.
+
+    Args:
+        shell: the remote host's.
+        folder: the local one.
+        remote: path of the other.
+        skipped: an entry of the folder that is left out; empty: none.
+        exact: compare content, not size and time.
+    """
+    left_out = [f"--exclude=/{skipped}"] if skipped else []
+    _rsync(shell, f"{folder}/", f"{shell.target}:{remote}/", *left_out, exact=exact)
 
 
 def copy_down(shell: Shell, remote: str, folder: Path, *, exact: bool) -> None:
@@ -25,9 +35,9 @@ def copy_down(shell: Shell, remote: str, folder: Path, *, exact: bool) -> None:
     _rsync(shell, f"{shell.target}:{remote}/", f"{folder}/", exact=exact)
 
 
-def _rsync(shell: Shell, source: str, target: str, *, exact: bool) -> None:
+def _rsync(shell: Shell, source: str, target: str, *options: str, exact: bool) -> None:
     argv = [
-        *("rsync", *OPTIONS, *(["--checksum"] if exact else [])),
+        *("rsync", *OPTIONS, *options, *(["--checksum"] if exact else [])),
         *("--rsh", shlex.join(shell.ssh()), source, target),
     ]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

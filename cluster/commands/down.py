@@ -14,7 +14,7 @@ from cluster.commands.clean_host import text
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import answer_of
-from cluster.commands.provider import end_nodes
+from cluster.commands.ray_private import end_nodes
 from cluster.commands.shell import Shell
 from trainer.common.errors import InputError, MissingError, UnreachableError, UserError
 
@@ -102,7 +102,6 @@ def clean_hosts(cluster: Cluster, *, workers_only: bool) -> list[str]:
     unclean += _clean(cluster.workers(), spared=(), files=True)
     if not workers_only and not unclean_head(unclean, cluster.head):
         unclean += _clean([cluster.head], spared=(), files=True)
-    end_nodes(cluster.file, workers_only=workers_only)
     return unclean
 
 

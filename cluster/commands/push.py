@@ -20,6 +20,8 @@ from trainer.common.errors import InputError, MachineError, MissingError
 # trainer.data.manifest has the first, and imports torch.
 DATA_FILE = "manifest.json"
 TEACHER_FILE = "config.json"
+# What trainer.pretrain leaves of the fit beside the model: checkpoints, and no part of the teacher.
+FIT = "run"
 
 
 def add(commands: Any) -> None:
@@ -82,7 +84,8 @@ def send(cluster: Cluster, folder: Path, room: str, *, replace: bool) -> None:
         MachineError: if what arrived is not what was sent.
     """
     label = f"{room}/{folder.name}"
-    sent, size = digests(folder), num_bytes(folder)
+    skipped = FIT if room == TEACHERS else ""
+    sent, size = digests(folder, skipped=skipped), num_bytes(folder, skipped=skipped)
     place = ("--bytes", str(size), room, folder.name)
     answer = answer_of(cluster, "incoming", *place)
     if answer["there"] == sent:
@@ -94,7 +97,7 @@ def send(cluster: Cluster, folder: Path, room: str, *, replace: bool) -> None:
             "yours, or give --replace: replicas of the old teacher must be rolled then."
         )
     for exact in (False, True):
-        copy_up(cluster.head, folder, answer["part"], exact=exact)
+        copy_up(cluster.head, folder, answer["part"], skipped=skipped, exact=exact)
         done = json.loads(
             cluster.answer([*HEAD, "placed", room, folder.name], stdin=json.dumps(sent))
         )

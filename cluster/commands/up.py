@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from cluster.aws.check import check
@@ -10,12 +14,15 @@ from cluster.aws.roles import AWS
 from cluster.aws.schema import check_schema
 from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster import Cluster
-from cluster.commands.cluster_file import ClusterFile, add_file
+from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import HEAD
+from cluster.machines.check import check_machines
 from trainer.common.command import number
-from trainer.common.errors import MachineError, first_line
+from trainer.common.errors import MachineError
 
+AUTOSCALER_V2 = "RAY_UP_enable_autoscaler_v2"
 MAX_HOURS = 8760.0
+LOOK_S = 30.0
 
 
 def add(commands: Any) -> None:
@@ -34,7 +41,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Start the cluster, from a file that can be started."""
     cluster = Cluster(arguments.file)
-    for line in checked(cluster.file, is_dry=arguments.dry_run):
+    for line in checked(cluster, is_dry=arguments.dry_run):
         print(line, flush=True)
     if arguments.dry_run:
         return 0
@@ -44,34 +51,46 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def checked(file: ClusterFile, *, is_dry: bool) -> list[str]:
-    """What can be said of the file before anything is started.
+def checked(cluster: Cluster, *, is_dry: bool) -> list[str]:
+    """What can be said of the file, and of account or machines, before anything is started.
 
     Raises:
         UserError: if it cannot be started.
     """
+    file = cluster.file
     if file.provider["type"] == AWS:
         lines = check(file.path, file.config, is_dry=is_dry)
         if not is_dry:
             laptop_key(file.path, file.config)
         return lines
     check_schema(file.path, file.config)
-    return [f"{file.path}: cluster {file.name}, of machines that you have"]
+    if not file.is_local:
+        return [f"{file.path}: cluster {file.name}, of a provider that is not looked at"]
+    look_at_machines(cluster)
+    return [f"{file.path}: cluster {file.name}, of {1 + len(cluster.workers())} machines"]
+
+
+def look_at_machines(cluster: Cluster) -> None:
+    """Raise InputError with a line for each fault of the machines that the file names."""
+    shells = {shell.address: shell for shell in (cluster.head, *cluster.workers())}
+    check_machines(
+        cluster.file.config, lambda address, probe: shells[address].probe(probe, timeout_s=LOOK_S)
+    )
 
 
 def launch(cluster: Cluster) -> None:
-    """What `ray up` does.
+    """Run `ray up`, and show what it says.
 
     Raises:
-        MachineError: if Ray gives up; what it says is on the screen.
+        MachineError: if it fails.
     """
-    import click
-    from ray.autoscaler.sdk import create_or_update_cluster
-
-    try:
-        create_or_update_cluster(str(cluster.file.path))
-    except (click.ClickException, SystemExit, RuntimeError, OSError) as error:
+    path = cluster.file.path
+    program = Path(sys.executable).with_name("ray")
+    # Said explicitly, or Ray explains its default each time.
+    environment = {AUTOSCALER_V2: "1", **os.environ}
+    done = subprocess.run([program, "up", "--yes", path], env=environment)
+    if done.returncode:
         raise MachineError(
-            f"the cluster {cluster.file.name} must start, got: {first_line(error)}. See above; "
-            f"python -m cluster down {cluster.file.path} ends what was started."
-        ) from error
+            f"the cluster {cluster.file.name} must start, got status {done.returncode} of ray up. "
+            f"See above; python -m cluster down {path} ends what was started."
+        )

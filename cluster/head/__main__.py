@@ -29,6 +29,8 @@ def main(argv: list[str]) -> None:
     """Parse, then carry out one command."""
     arguments = parse(argv)
     arguments.run(arguments)
+    # Before Ray's own end: a driver that hears meanwhile of a lost node may end without Python's.
+    sys.stdout.flush()
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -116,13 +118,12 @@ def _newest(_: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from cluster.head.status import status, text
+    from cluster.head.status import as_json, as_text
 
-    found = status()
     if arguments.json:
-        _answer(found)
+        _answer(as_json())
     else:
-        sys.stdout.write(text(found))
+        sys.stdout.write(as_text())
 
 
 def _watch(arguments: argparse.Namespace) -> None:

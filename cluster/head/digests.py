@@ -10,9 +10,14 @@ from pathlib import Path
 BLOCK = 1 << 20
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below the folder, by its path there; links count as what they name."""
-    return {name: _sha256(folder / name) for name in file_names(folder)}
+def digests(folder: Path, *, skipped: str = "") -> dict[str, str]:
+    """SHA-256 of every file below the folder, by its path there; links count as what they name.
+
+    Args:
+        folder: any.
+        skipped: an entry of the folder that does not count.
+    """
+    return {name: _sha256(folder / name) for name in file_names(folder, skipped=skipped)}
 
 
 def fingerprint(folder: Path) -> str:
@@ -24,14 +29,14 @@ def fingerprint(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def num_bytes(folder: Path) -> int:
+def num_bytes(folder: Path, *, skipped: str = "") -> int:
     """Size of all files below the folder."""
-    return sum((folder / name).stat().st_size for name in file_names(folder))
+    return sum((folder / name).stat().st_size for name in file_names(folder, skipped=skipped))
 
 
-def file_names(folder: Path) -> list[str]:
+def file_names(folder: Path, *, skipped: str = "") -> list[str]:
     """Paths of all files below the folder, sorted."""
-    return sorted(_file_names(folder))
+    return sorted(it for it in _file_names(folder) if it.partition("/")[0] != skipped)
 
 
 def _file_names(folder: Path) -> Iterator[str]:

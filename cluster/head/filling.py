@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.head.shared import DATA, RUNS, TEACHERS, SharedFolder
+from cluster.head.shared import DATA, TEACHERS, SharedFolder
+from cluster.students.run_files import RUNS
 from trainer.common.errors import MissingError
 
 DIRECTORY_PORT = 50051

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cluster.head.digests import fingerprint
-from cluster.head.shared import PULLED, RUNS, SharedFolder, is_name
+from cluster.head.shared import PULLED, SharedFolder, is_name
+from cluster.students.following import SILENT_S
+from cluster.students.run_files import LOG_NAME, RUNS, STATE_NAME
 from trainer.common.atomic import write_json
 from trainer.common.errors import MissingError
 
-STATE = "supervisor.json"
-LOG = "train.log"
 UNKNOWN = "unknown"
 """State of a run that no supervisor writes about any more, or that was started by hand."""
-# Of a head that is away, students' nodes go on writing; a longer silence is an end without a word.
-SILENT_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +109,13 @@ def _run(shared: SharedFolder, folder: Path) -> Run:
     return Run(
         name=folder.name,
         folder=folder,
-        state=_json(folder / STATE),
+        state=_json(folder / STATE_NAME),
         marked=record.get("fingerprint"),
     )
 
 
 def _changed_s(folder: Path) -> float:
-    files = [it for it in (folder / STATE, folder / LOG) if it.is_file()]
+    files = [it for it in (folder / STATE_NAME, folder / LOG_NAME) if it.is_file()]
     return max(it.stat().st_mtime for it in (folder, *files))
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.students.run_files import NAME, VARIABLE
 from trainer.common.errors import InputError, MachineError, MissingError
 
-VARIABLE = "CONKD_SHARED"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME_RULE = "at most 64 letters, digits and . _ -, with a letter or digit first"
 DATA = "data"
 TEACHERS = "teachers"
-RUNS = "runs"
 CONFIGS = "configs"
 PULLED = "pulled"
 # A checkpoint that does not fit is an error hours later.

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.head.nodes import nodes_by_kind
@@ -16,40 +17,52 @@ FLEET = ("-m", "teacher_server", "status")
 MAX_RUNS = 8
 
 
-def status() -> dict[str, Any]:
+def as_json() -> dict[str, Any]:
     """What the cluster has and does; `fleet` is null if no teachers are up."""
-    fleet, now_s = _fleet("--json"), time.time()
-    return {
-        "nodes": nodes_by_kind(),
-        "runs": [it.shown(now_s) for it in all_runs(shared_folder())],
-        "fleet": json.loads(fleet) if fleet else None,
-    }
+    found, fleet = _found("--json")
+    return {**found, "fleet": json.loads(fleet) if fleet else None}
 
 
-def text(found: dict[str, Any]) -> str:
+def as_text() -> str:
     """The same to be read."""
-    nodes = found["nodes"]
+    found, fleet = _found()
+    return "\n".join([*_lines(found["nodes"], found["runs"]), "", fleet or "no teachers are up\n"])
+
+
+def _found(*options: str) -> tuple[dict[str, Any], str]:
+    """Nodes and runs, and what the fleet's own `status` prints; nothing if none is up."""
+    # Beside the look at nodes: both wait for Ray most of the time.
+    with subprocess.Popen(
+        [sys.executable, *FLEET, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        now_s = time.time()
+        runs = [it.shown(now_s) for it in all_runs(shared_folder())]
+        found = {"nodes": nodes_by_kind(), "runs": runs}
+        fleet, _ = process.communicate()
+    return found, fleet if process.returncode == 0 else ""
+
+
+def _lines(nodes: dict[str, list[str]], runs: Sequence[dict[str, Any]]) -> list[str]:
     counts = [f"{len(nodes[kind])} {kind}" for kind in ("teacher", "student")]
     lines = [f"head {', '.join(nodes['head']) or 'none'}; nodes: {', '.join(counts)}", ""]
-    lines += [_line("run", "state", "nodes", "step", "pulled")] if found["runs"] else ["no run"]
-    lines += [_run_line(it) for it in found["runs"][:MAX_RUNS]]
-    if len(found["runs"]) > MAX_RUNS:
-        lines.append(f"and {len(found['runs']) - MAX_RUNS} older ones")
-    return "\n".join([*lines, "", _fleet() or "no teachers are up\n"])
+    lines += [_line("run", "state", "nodes", "step", "pulled")] if runs else ["no run"]
+    lines += [_run_line(it) for it in runs[:MAX_RUNS]]
+    if len(runs) > MAX_RUNS:
+        lines.append(f"and {len(runs) - MAX_RUNS} older ones")
+    return lines
 
 
 def _run_line(run: dict[str, Any]) -> str:
-    state = run["state"] if not run["exit_status"] else f"{run['state']} ({run['exit_status']})"
-    nodes = f"{run['nodes']}/{run['wanted_nodes']}"
-    return _line(run["name"], state, nodes, str(run["step"]), "yes" if run["pulled"] else "no")
+    state = f"{run['state']} ({run['exit_status']})" if run["exit_status"] else run["state"]
+    # A run by hand has no supervisor that counts.
+    nodes = "-" if run["wanted_nodes"] is None else f"{run['nodes']}/{run['wanted_nodes']}"
+    step = "-" if run["step"] is None else f"{run['step']:,}"
+    return _line(run["name"], state, nodes, step, "yes" if run["pulled"] else "no")
 
 
 def _line(name: str, state: str, nodes: str, step: str, pulled: str) -> str:
     return f"{name[:34]:34}  {state:12}  {nodes:>6}  {step:>9}  {pulled}"
-
-
-def _fleet(*options: str) -> str:
-    """What the fleet's own `status` prints; nothing if none is up."""
-    argv = [sys.executable, *FLEET, *options]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return done.stdout if done.returncode == 0 else ""

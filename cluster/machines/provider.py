@@ -36,15 +36,19 @@ from trainer.common.atomic import write_json
 
 Tags = dict[str, str]
 STATE = "~/.ray/machines.json"
+# Between a machine's address and the number of its launch.
+MARK = "@"
 # What the head is known by; the launcher would start it over if it were not the file's.
 LAUNCH, HEAD_TYPE = "head_launch_hash", "head_node_type"
 logger = logging.getLogger(__name__)
 
 
 class Machines(NodeProvider):
-    """Nodes are machines, and their ids the machines' addresses.
+    """Nodes are launches of machines: their ids are an address, and a number beside it.
 
-    The head is always there. Which workers were launched is kept in a file of the head: an
+    The autoscaler counts on it that no id comes back: it gives a lost node up and launches another
+    at once, while the first one is still in its books. The head's id is its address alone, and it
+    is always there. Which workers were launched is kept in a file of the head: an
     autoscaler that is started again there goes on with them.
     """
 
@@ -88,19 +92,19 @@ class Machines(NodeProvider):
             if node_id == self._head:
                 self._head_tags.update(tags)
                 return
-            workers = self._workers()
+            num_launches, workers = self._read()
             if node_id in workers:
                 workers[node_id].update(tags)
-                self._write(workers)
+                self._write(num_launches, workers)
 
     def internal_ip(self, node_id: str) -> str:
         """The address by which nodes reach it."""
-        return socket.gethostbyname(node_id)
+        return socket.gethostbyname(address_of(node_id))
 
     def external_ip(self, node_id: str) -> str:
         """The address by which the launcher reaches it: provider.external_head_ip for the head."""
         outside = self.provider_config.get("external_head_ip") if node_id == self._head else None
-        return socket.gethostbyname(outside or node_id)
+        return socket.gethostbyname(outside or address_of(node_id))
 
     def create_node(self, node_config: dict[str, Any], tags: Tags, count: int) -> dict[str, Any]:
         """Launch machines of `node_config`'s list that are not launched yet.
@@ -112,21 +116,25 @@ class Machines(NodeProvider):
             if tags.get(TAG_RAY_NODE_KIND) == NODE_KIND_HEAD:
                 self._head_tags = dict(tags)
                 return {self._head: tags}
-            workers = self._workers()
-            free = [it for it in node_config[KEY] if it not in workers]
+            num_launches, workers = self._read()
+            taken = set(map(address_of, workers))
+            free = [it for it in node_config[KEY] if it not in taken]
             if len(free) < count:
                 raise ValueError(f"{count} machines must be free, got {free} of {node_config[KEY]}")
-            launched = {it: dict(tags) for it in free[:count]}
-            self._write({**workers, **launched})
+            launched = {
+                f"{address}{MARK}{num_launches + number}": dict(tags)
+                for number, address in enumerate(free[:count], start=1)
+            }
+            self._write(num_launches + count, {**workers, **launched})
         logger.info("Machines: launching %s", ", ".join(launched))
         return dict(launched)
 
     def terminate_node(self, node_id: str) -> None:
         """Give a worker up; the autoscaler then launches it again, as it wants all."""
         with self._lock:
-            workers = self._workers()
+            num_launches, workers = self._read()
             if workers.pop(node_id, None) is not None:
-                self._write(workers)
+                self._write(num_launches, workers)
 
     def nodes_for_teardown(self, tag_filters: Tags) -> list[str]:
         """Only what is launched: there is nothing on a machine that outlives Ray."""
@@ -149,11 +157,22 @@ class Machines(NodeProvider):
         return config
 
     def _workers(self) -> dict[str, Tags]:
+        return self._read()[1]
+
+    def _read(self) -> tuple[int, dict[str, Tags]]:
+        """How often machines were launched, and the tags of the nodes that are."""
         if not self._file.is_file():
-            return {}
+            return 0, {}
         content = json.loads(self._file.read_text())
         # Of another cluster that this machine was the head of: gone.
-        return content["workers"] if content["cluster"] == self.cluster_name else {}
+        is_ours = content["cluster"] == self.cluster_name
+        return (content["launches"], content["workers"]) if is_ours else (0, {})
 
-    def _write(self, workers: dict[str, Tags]) -> None:
-        write_json(self._file, {"cluster": self.cluster_name, "workers": workers})
+    def _write(self, num_launches: int, workers: dict[str, Tags]) -> None:
+        content = {"cluster": self.cluster_name, "launches": num_launches, "workers": workers}
+        write_json(self._file, content)
+
+
+def address_of(node_id: str) -> str:
+    """The machine of a node."""
+    return node_id.partition(MARK)[0]

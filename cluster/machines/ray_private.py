@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # pyright: ignore
 from ray.autoscaler._private.util import hash_launch_conf
 from ray.exceptions import RpcError
 

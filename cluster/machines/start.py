@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -75,12 +76,22 @@ def runs_here(environment: Mapping[str, str]) -> bool:
     # Not above: to start Ray needs no Ray here.
     from cluster.machines.ray_private import alive_instances
 
-    address = f"{environment.get(HEAD) or own}:{PORT}"
+    address = f"{environment.get(HEAD) or _address(own)}:{PORT}"
     try:
         return own in alive_instances(address)
     except MachineError as error:
         print(error)
         return False
+
+
+def _address(own: str) -> str:
+    """The head's address here, on the head: machines are named by theirs, those of a cloud not."""
+    try:
+        return socket.gethostbyname(own)
+    except OSError:
+        from ray.util import get_node_ip_address
+
+        return get_node_ip_address()
 
 
 if __name__ == "__main__":

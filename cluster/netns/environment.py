@@ -36,7 +36,7 @@ def write_changed_files(environment: Path, output: Path) -> None:
     """Write the files of an environment that hosts need in another form, below `output`."""
     shutil.copytree(environment / "bin", output / "bin", symlinks=True)
     for script in (output / "bin").iterdir():
-        if not script.is_symlink():
+        if script.is_file() and not script.is_symlink():
             _replace_interpreter(script)
     packages = next((environment / "lib").glob("python3*/site-packages"))
     sources = _installed_from(packages)

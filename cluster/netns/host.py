@@ -54,10 +54,15 @@ class HostProcess(subprocess.Popen[str]):
 
         What has entered the namespaces for it has to outlive it: nobody else would reap it.
         """
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        try:
+            started = psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if not started:  # not yet: it goes alone
+            super().kill()
 
 
 class Host:

@@ -171,7 +171,7 @@ def launcher_command(start: NodeStart, devices: Sequence[int], python: str) -> l
     info = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     return [
         *(python, "-m", "cluster.students.launch_guard"),
-        *(python, "-u", "-m", LAUNCHER, "--quiet"),
+        *(python, "-u", "-m", LAUNCHER, "--log_level=critical"),
         f"--world_info={info}",
         f"--node_rank={start.node_rank}",
         f"--master_addr={start.master_address}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.students.run_files import NAME, NAME_RULE
 from trainer.common.command import MAX_RANKS, CommandParser, number, whole
 from trainer.common.errors import InputError
 
@@ -80,11 +81,6 @@ def run_options(arguments: Namespace) -> RunOptions:
     student.add_argument("--config", type=Path, required=True, help="YAML file of a RunConfig")
     student.add_argument("overrides", nargs="*", metavar="key=value")
     given = student.parse_intermixed_args(arguments.student)
-    if any(each.partition("=")[0] == "output" for each in given.overrides):
-        raise InputError(
-            "output must be left out, got one: it is the run's folder in the shared one. Choose it "
-            "with --name."
-        )
     return RunOptions(
         name=arguments.name,
         nodes=arguments.nodes,
@@ -97,4 +93,10 @@ def run_options(arguments: Namespace) -> RunOptions:
 
 
 def _add_name(command: CommandParser) -> None:
-    command.add_argument("--name", required=True, help="of the run")
+    command.add_argument("--name", type=_name, required=True, help="of the run")
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ArgumentTypeError(f"must be {NAME_RULE}, got {text!r}")
+    return text

@@ -6,10 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
 from trainer.common.devices import VARIABLE, device_indices, num_visible_devices
-from trainer.common.errors import MachineError
+from trainer.common.interfaces import interface_of
 
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -44,18 +42,6 @@ def rank_environment(
         "PATH": f"{python.parent}{os.pathsep}{path}",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def interface_of(address: str) -> str:
-    """Name of the network interface that has an address."""
-    addresses = psutil.net_if_addrs()
-    for name, each in addresses.items():
-        if any(one.address.partition("%")[0] == address for one in each):
-            return name
-    raise MachineError(
-        f"the address of a student node in Ray must be one of its own, got {address} and "
-        f"interfaces {', '.join(sorted(addresses))}. Start Ray there with --node-ip-address."
-    )
 
 
 def rank_devices(start: Mapping[str, str], slots: int) -> Sequence[int]:

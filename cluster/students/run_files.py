@@ -19,6 +19,7 @@ LOG_NAME = "train.log"
 STATE_NAME = "supervisor.json"
 CONFIG_NAME = "given.yaml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_RULE = "at most 64 letters, digits and . _ -, with a letter or digit first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,8 @@ def run_folder(name: str) -> Path:
     """The folder of a run in the shared folder.
 
     Raises:
-        InputError: if the name is none, or there is no shared folder that can be written.
+        InputError: if there is no shared folder that can be written.
     """
-    if not NAME.fullmatch(name):
-        raise InputError(
-            "--name must be at most 64 letters, digits and . _ -, with a letter or digit first, "
-            f"got {name!r}. Change it."
-        )
     shared = os.environ.get(VARIABLE, "")
     if not shared or not Path(shared).is_dir():
         raise InputError(

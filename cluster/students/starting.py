@@ -6,6 +6,7 @@ import dataclasses
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ LOOK_S = 0.5
 def start_run(options: RunOptions) -> str:
     """Start the run, unless it is there: then what it does."""
     folder = run_folder(options.name)
+    _check_output(options.overrides, folder)
     overrides = [*options.overrides, f"output={folder}"]
     config = load_config(RunConfig, options.config, overrides)
     order = _order(options, folder)
@@ -89,6 +91,15 @@ def describe(name: str, *, as_json: bool) -> str:
         f"ranks on {nodes} ({len(state.nodes)} of {state.wanted_nodes} nodes); {age_s:.0f} s ago\n"
         f"  {state.message}"
     )
+
+
+def _check_output(overrides: Sequence[str], folder: Path) -> None:
+    for key, _, value in (each.partition("=") for each in overrides):
+        if key == "output" and Path(value) != folder:
+            raise InputError(
+                f"output must be {folder}, the run's folder in the shared one, got {value}. Leave "
+                "it out, or choose it with --name."
+            )
 
 
 def _order(options: RunOptions, folder: Path) -> RunOrder:

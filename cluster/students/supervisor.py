@@ -15,30 +15,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
 
 from cluster.students.attempt import Outcome, run_attempt
 from cluster.students.journal import Journal
 from cluster.students.lease import LEASE_S
 from cluster.students.node_link import NodeLink, monotonic
-from cluster.students.node_set import Group, free_nodes, gather, release_all
-from cluster.students.order import RunOrder, largest_fit
+from cluster.students.node_set import Group, release_all
+from cluster.students.order import RunOrder
+from cluster.students.roster import Roster
 from cluster.students.run_files import RunState, read_state
-from trainer.common.errors import InputError, MachineError, MissingError, UserError
-from trainer.config.run import RunConfig
+from trainer.common.errors import MachineError, MissingError, UserError
 
 NAMESPACE = "conkd"
 PREFIX = "students:"
 SUPERVISOR = "supervisor"
 SHARE = 0.01
 EXIT_STOPPED = 143
-LOOK_S = 1.0
-GROW_LOOK_S = 5.0
-# For the nodes of the attempt before to be given back.
-SETTLE_S = 5.0
-# By then Ray knows, too, that a node is lost; one that came back is another node to it.
-FORGET_S = 90.0
-MAX_LOSSES_WITHOUT_A_STEP = 10
+LOOK_S = 0.25
+# In a row, without a checkpoint between them.
+MAX_LOSSES = 10
 
 
 class Supervisor:
@@ -47,17 +42,16 @@ class Supervisor:
     def __init__(self, order: RunOrder) -> None:
         self._order = order
         self._name = f"{PREFIX}{order.name}"
-        self._folder = Path(order.folder)
+        folder = Path(order.folder)
         self._stop = threading.Event()
-        self._can_grow = False
-        self._grow_from = 0
-        self._lost_at: dict[str, float] = {}
-        before = _state_before(self._folder)
-        self._state = _first_state(order, before)
-        # What ran under the supervisor before has ended by then.
+        before = state_before(folder)
+        is_same = before is not None and before.id == order.id
+        self._is_over = is_same and before is not None and before.is_over
+        self._is_successor = is_same and not self._is_over
+        self._state = first_state(order, before)
+        # The ranks of a supervisor before have no lease any more by then.
         self._free_s = monotonic() + (0.0 if before is None or before.is_over else LEASE_S)
-        self._journal = Journal(self._folder, self._state)
-        self._is_over = before is not None and before.id == order.id and before.is_over
+        self._journal = Journal(folder, self._state)
         threading.Thread(target=self._run, name="supervise", daemon=True).start()
 
     def status(self) -> RunState:
@@ -85,138 +79,85 @@ class Supervisor:
         ray.kill(ray.get_actor(self._name, namespace=NAMESPACE))
 
     def _supervise(self) -> None:
-        config = self._order.run_config()
+        if self._is_successor:
+            self._say("the supervisor's node was lost, and another one has it now", "waiting")
         release_all(self._name)
+        roster = Roster(self._order, self._order.run_config(), name=self._name)
         losses = 0
         while True:
-            step = self._journal.seen.step
-            group = self._gather(config)
-            if group is None:
-                return
-            outcome = self._attempt(group, config)
+            checkpoint = self._journal.seen.checkpoint
+            outcome = self._attempt(roster)
             if outcome.ending in ("done", "failed", "stopped"):
-                state = outcome.ending
-                text = outcome.text or "all ranks have ended as they should"
-                self._end(state, f"{state}: {text}", exit_status=outcome.exit_status)
+                text = f"{outcome.ending}: {outcome.text or 'all ranks have ended as they should'}"
+                self._end(outcome.ending, text, exit_status=outcome.exit_status)
                 return
             if outcome.ending == "replaced":
                 return
-            losses = 0 if outcome.ending == "grow" or self._journal.seen.step > step else losses + 1
-            if losses >= MAX_LOSSES_WITHOUT_A_STEP:
+            seen = self._journal.seen.checkpoint
+            self._say(f"{outcome.text}; going on from step {seen}", "waiting")
+            losses = 0 if seen > checkpoint else losses + 1
+            if losses >= MAX_LOSSES:
                 raise MachineError(
-                    f"student nodes must live for a step, got {losses} losses in a row without one "
-                    f"({outcome.text}). Look at these nodes, then start the run again."
+                    f"student nodes must live from one checkpoint to the next, got {losses} losses "
+                    f"in a row ({outcome.text}). Look at these nodes, then run it again."
                 )
 
-    def _gather(self, config: RunConfig) -> Group | None:
-        """Actors on the nodes of the next attempt; None: the run was stopped."""
-        order, began_s, said = self._order, monotonic(), -1
-        slots = order.slots or 1  # until a node was asked for its GPUs
-        most = max(order.min_nodes, largest_fit(config, slots=slots, nodes=order.nodes))
-        while not self._stop.is_set():
-            if self._journal.seen.is_replaced:
-                return None
-            nodes = self._free_nodes()[: order.nodes]
-            waited_s = monotonic() - began_s
-            fit = largest_fit(config, slots=slots, nodes=len(nodes))
-            patient = waited_s < (SETTLE_S if self._state.attempt else order.wait_s)
-            enough = most if patient else order.min_nodes
-            if fit >= enough and monotonic() >= self._free_s:
-                group = gather(nodes, self._name)
-                if group is not None:
-                    return group
-            if waited_s > order.wait_s and fit < order.min_nodes:
-                raise MachineError(
-                    f"a run must have {order.min_nodes} student nodes, got {len(nodes)} free ones "
-                    f"for {order.wait_s:.0f} s. Look at ray status, or lower --min-nodes."
-                )
-            if said != len(nodes) and waited_s > SETTLE_S:
-                said = len(nodes)
-                self._say(f"waiting for student nodes: {said} of {order.nodes} are free", "waiting")
-            time.sleep(LOOK_S)
-        self._end("stopped", "stopped", exit_status=EXIT_STOPPED)
-        return None
-
-    def _attempt(self, group: Group, config: RunConfig) -> Outcome:
-        slots = self._order.slots or _slots_of(group)
-        fit = largest_fit(config, slots=slots, nodes=len(group.places))
+    def _attempt(self, roster: Roster) -> Outcome:
+        group = roster.gather(
+            is_first=self._state.attempt == 0,
+            is_over=lambda: self._told_to_end() is not None,
+            on_wait=lambda text: self._say(text, "waiting"),
+        )
+        if group is None:
+            return self._told_to_end() or Outcome(ending="replaced")
         try:
-            if not fit:
-                raise InputError(
-                    f"train.batch_size must be divisible by the ranks of a node, got "
-                    f"{config.train.batch_size} and {slots}. Change it, or --slots."
-                )
-            return self._run_ranks(group, config, slots=slots, fit=fit)
+            while monotonic() < self._free_s and not self._stop.is_set():
+                time.sleep(LOOK_S)
+            outcome = self._run_ranks(group, roster)
         finally:
             group.release()
+        self._free_s = max(self._free_s, outcome.free_s)
+        roster.lose(outcome.lost_nodes)
+        return outcome
 
-    def _run_ranks(self, group: Group, config: RunConfig, *, slots: int, fit: int) -> Outcome:
-        pairs = list(zip(group.actors, group.places, strict=True))[:fit]
-        links = [NodeLink(actor, place, monotonic) for actor, place in pairs]
+    def _run_ranks(self, group: Group, roster: Roster) -> Outcome:
+        slots, fit = roster.sizes(group)
+        places = group.places[:fit]
         goes_on = self._journal.seen.has_begun
-        attempt = self._state.attempt + 1
         self._state = dataclasses.replace(
             self._state,
-            attempt=attempt,
-            nodes=tuple(place.address for _, place in pairs),
+            attempt=self._state.attempt + 1,
+            nodes=tuple(place.address for place in places),
             ranks=fit * slots,
         )
-        hosts = ", ".join(place.host for _, place in pairs)
-        self._say(f"attempt {attempt}: {fit * slots} ranks on {fit} nodes ({hosts})", "running")
-        self._can_grow = False
-        watcher = threading.Event()
-        threading.Thread(
-            target=self._watch_nodes,
-            args=(config, slots, fit, len(group.places), watcher),
-            daemon=True,
-        ).start()
+        hosts = ", ".join(place.host for place in places)
+        text = f"attempt {self._state.attempt}: {fit * slots} ranks on {fit} nodes ({hosts})"
+        self._say(text, "running")
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(roster, group, ended), daemon=True).start()
         try:
-            outcome = run_attempt(
-                links,
+            return run_attempt(
+                [NodeLink(*each, monotonic) for each in zip(group.actors, places, strict=False)],
                 slots=slots,
                 argv=self._order.argv(goes_on=goes_on),
                 on_lines=self._on_lines,
-                interrupt=self._interrupt,
+                interrupt=lambda: self._interrupt(roster),
             )
         finally:
-            watcher.set()
-        self._free_s = max(self._free_s, outcome.free_s)
-        self._lost_at |= dict.fromkeys(outcome.lost_nodes, monotonic())
-        if outcome.ending in ("lost", "grow"):
-            self._say(
-                f"{outcome.text}; going on from step {self._journal.seen.checkpoint}", "waiting"
-            )
-        return outcome
+            ended.set()
 
-    def _interrupt(self) -> Outcome | None:
+    def _watch(self, roster: Roster, group: Group, ended: threading.Event) -> None:
+        roster.watch(group, ended=ended, checkpoint=lambda: self._journal.seen.checkpoint)
+
+    def _interrupt(self, roster: Roster) -> Outcome | None:
+        if roster.can_grow(self._journal.seen.checkpoint):
+            return Outcome(ending="grow", text="more student nodes are free")
+        return self._told_to_end()
+
+    def _told_to_end(self) -> Outcome | None:
         if self._stop.is_set():
             return Outcome(ending="stopped", text="as asked", exit_status=EXIT_STOPPED)
-        seen = self._journal.seen
-        if seen.is_replaced:
-            return Outcome(ending="replaced")
-        if self._can_grow and seen.checkpoint > self._grow_from:
-            return Outcome(ending="grow", text="more student nodes are free")
-        return None
-
-    def _watch_nodes(
-        self, config: RunConfig, slots: int, fit: int, held: int, ended: threading.Event
-    ) -> None:
-        """Look for nodes to grow by. A thread of its own: Ray's answers wait for the head."""
-        while fit < self._order.nodes and not ended.wait(GROW_LOOK_S):
-            nodes = min(self._order.nodes, held + len(self._free_nodes()))
-            can_grow = largest_fit(config, slots=slots, nodes=nodes) > fit
-            if can_grow and not self._can_grow:
-                self._grow_from = self._journal.seen.checkpoint
-            self._can_grow = can_grow and not ended.is_set()
-
-    def _free_nodes(self) -> list[str]:
-        """Nodes that may be had; none while Ray does not answer."""
-        after_s = monotonic() - FORGET_S
-        lost = {node_id for node_id, at_s in self._lost_at.items() if at_s > after_s}
-        try:
-            return free_nodes(lost)
-        except RayError:
-            return []
+        return Outcome(ending="replaced") if self._journal.seen.is_replaced else None
 
     def _on_lines(self, rank: int, lines: Sequence[str]) -> None:
         prefix = f"[{self._state.nodes[rank]}] " if rank else ""
@@ -231,14 +172,15 @@ class Supervisor:
         self._say(text, state)
 
 
-def _state_before(folder: Path) -> RunState | None:
+def state_before(folder: Path) -> RunState | None:
+    """What an earlier supervisor has left there; None: there was none."""
     try:
         return read_state(folder)
     except MissingError:
         return None
 
 
-def _first_state(order: RunOrder, before: RunState | None) -> RunState:
+def first_state(order: RunOrder, before: RunState | None) -> RunState:
     """The state of a new supervisor: that of its predecessor of the same run, or a new one."""
     epoch = 1 if before is None else before.epoch + 1
     if before is not None and before.id == order.id:
@@ -246,14 +188,3 @@ def _first_state(order: RunOrder, before: RunState | None) -> RunState:
     return RunState(
         run=order.name, id=order.id, epoch=epoch, state="waiting", wanted_nodes=order.nodes
     )
-
-
-def _slots_of(group: Group) -> int:
-    """Ranks of a node: one for each of its GPUs, or one."""
-    counts = {place.host: max(1, place.devices) for place in group.places}
-    if len(set(counts.values())) > 1:
-        raise InputError(
-            f"student nodes must have as many GPUs each, got {counts}. Give --slots, or make them "
-            "alike."
-        )
-    return next(iter(counts.values()))

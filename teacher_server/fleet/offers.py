@@ -57,17 +57,19 @@ def read_offers(running: Sequence[Mapping[str, float]], path: Path = BOOTSTRAP) 
     path = path.expanduser()
     content: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
     types = content.get("available_node_types") or {}
-    if (content.get("provider") or {}).get("type") == "local":
+    provider = content.get("provider") or {}
+    if provider.get("type") == "local":
         # Its one type has no resources: each machine has its own, which its raylet tells.
-        listed = len(content["provider"].get("worker_ips") or ())
+        listed = len(provider.get("worker_ips") or ())
         return Offers(running=running, num_awaited=max(0, listed + 1 - len(running)))
+    workers = [it for name, it in types.items() if name != content.get("head_node_type")]
+    startable = [it.get("resources") or {} for it in workers if it.get("max_workers", 0)]
+    if provider.get("type") != "external":
+        return Offers(running=running, startable=startable)
+    # Our provider of machines that one has: of their CPUs and GPUs the file does not tell either.
+    listed = sum(it["max_workers"] for it in workers)
     return Offers(
-        running=running,
-        startable=[
-            it.get("resources") or {}
-            for name, it in types.items()
-            if name != content.get("head_node_type") and it.get("max_workers", 0)
-        ],
+        running=running, startable=startable, num_awaited=max(0, listed + 1 - len(running))
     )
 
 

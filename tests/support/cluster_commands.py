@@ -34,8 +34,24 @@ def command(*right: str, wrong: dict[str, Texts], **positional: int) -> Command:
 
 
 CLUSTER_COMMANDS = {
+    "cluster setup": command(
+        "setup",
+        "ROOT/absent",
+        wrong={
+            "FILE": FOLDERS,
+            "--shared": st.sampled_from(["", "disk", "10.0.0.1", "/path"]),
+            # What is an image's name only the account can say.
+            "--image": UNCHECKED,
+            "--ssh-from": st.sampled_from(["", "all", "300.0.0.1/8", "203.0.113.7/33"]),
+            **dict.fromkeys(("--new-secrets", "--remove", "--with-data", "--yes"), NO_FLAG),
+        },
+        FILE=1,
+    ),
     "cluster up": command(
-        "up", "ROOT/absent", wrong={"FILE": FOLDERS, "--max-hours": number(0.01, 8760)}, FILE=1
+        "up",
+        "ROOT/absent",
+        wrong={"FILE": FOLDERS, "--max-hours": number(0.01, 8760), "--dry-run": NO_FLAG},
+        FILE=1,
     ),
     "cluster down": command(
         "down",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import socket
@@ -15,9 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.aws.session import Aws, connect
+
 REGION = "us-west-2"
 FILE = Path(__file__).resolve().parents[2] / "cluster" / "gpu.yaml"
 ACCOUNT = "123456789012"
+IMAGE = "ami-0fa4e0000000fa4e0"
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04), a fake of it"
 
 
@@ -37,11 +41,10 @@ class FakeAws:
         """Arguments of all calls of one operation."""
         return [arguments for name, arguments in self.calls if name == operation]
 
-    def client(self, service: str) -> Any:
-        """A client of its own for a test."""
-        import boto3
-
-        return boto3.client(service, region_name=REGION)
+    @functools.cached_property
+    def clients(self) -> Aws:
+        """Ours; made once, as each takes long, and good for all tests of a session."""
+        return connect(REGION)
 
 
 @contextmanager
@@ -52,6 +55,7 @@ def fake_aws_server() -> Iterator[FakeAws]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    _forget_clients()
     host, port = server.get_host_and_port()
     try:
         yield FakeAws(address=f"http://{host}:{port}", calls=[])
@@ -69,7 +73,6 @@ def start_over(aws: FakeAws, patch: pytest.MonkeyPatch, home: Path) -> None:
     urllib.request.urlopen(request).read()
     _add_what_is_missing(aws, patch)
     _record(aws, patch)
-    _forget_clients()
     aws.image = _make_image(aws)
 
 
@@ -99,7 +102,10 @@ def _add_what_is_missing(aws: FakeAws, patch: pytest.MonkeyPatch) -> None:
     from moto.servicequotas.models import ServiceQuotasBackend
 
     def describe(self: Any) -> Any:
-        return ActionResult({"PlacementGroups": list(aws.groups.values())})
+        (names,) = [it["Values"] for it in self._get_param("Filters", [])]
+        return ActionResult(
+            {"PlacementGroups": [aws.groups[it] for it in names if it in aws.groups]}
+        )
 
     def create(self: Any) -> Any:
         name, strategy = self._get_param("GroupName"), self._get_param("Strategy")
@@ -141,21 +147,20 @@ def _forget_clients() -> None:
 
 def _make_image(aws: FakeAws) -> str:
     """An image as AWS publishes it, and AWS's parameter with its id."""
+    from moto.ec2.models import ec2_backends
+    from moto.ec2.models.amis import Ami
     from moto.ssm.models import Parameter, ssm_backends
 
     from cluster.aws.images import DEFAULT_IMAGE
 
-    ec2 = aws.client("ec2")
-    base = ec2.describe_images()["Images"][0]["ImageId"]
-    instance = ec2.run_instances(ImageId=base, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
-    image = ec2.create_image(InstanceId=instance, Name=IMAGE_NAME)["ImageId"]
-    ec2.terminate_instances(InstanceIds=[instance])
-    backend = ssm_backends[ACCOUNT][REGION]
-    backend._parameters[DEFAULT_IMAGE] = [
+    ec2: Any = ec2_backends[ACCOUNT][REGION]
+    ssm: Any = ssm_backends[ACCOUNT][REGION]
+    ec2.amis[IMAGE] = Ami(ec2, IMAGE, name=IMAGE_NAME, architecture="x86_64", region_name=REGION)
+    ssm._parameters[DEFAULT_IMAGE] = [
         Parameter(
             account_id=ACCOUNT,
             name=DEFAULT_IMAGE,
-            value=image,
+            value=IMAGE,
             parameter_type="String",
             description="",
             allowed_pattern=None,
@@ -166,12 +171,12 @@ def _make_image(aws: FakeAws) -> str:
         )
     ]
     aws.calls.clear()
-    return image
+    return IMAGE
 
 
 def policies_of(aws: FakeAws, role: str) -> list[dict[str, Any]]:
     """The statements of all policies of an IAM role."""
-    iam = aws.client("iam")
+    iam = aws.clients.iam
     assert iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
     names = iam.list_role_policies(RoleName=role)["PolicyNames"]
     documents = [iam.get_role_policy(RoleName=role, PolicyName=it) for it in names]

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = (RunConfig, ClassifierConfig, RecommendationConfig)
 PACKAGES = ("protos", "trainer", "teacher_server")
 OTHER_COMMANDS = (
-    *("cluster.__main__", "cluster.bench.__main__", "cluster.capacity.__main__", "cluster.demo"),
+    *("cluster.__main__", "cluster.students.__main__", "cluster.capacity.__main__"),
+    *("cluster.bench.__main__", "cluster.demo", "cluster.proof.__main__"),
 )
 
 

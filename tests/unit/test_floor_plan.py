@@ -32,7 +32,7 @@ FLOORS = (
     ("teacher_server/replica",),
     ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
     ("teacher_server", "cluster/grafana", "cluster/students", "cluster/aws", "cluster"),
-    ("cluster/bench/fleet", "cluster/bench", "cluster/capacity"),
+    ("cluster/bench/fleet", "cluster/bench", "cluster/capacity", "cluster/proof"),
     tuple(
         f"cluster/bench/{name}"
         for name in ("chaos", "help", "loss", "memory", "scaling", "service", "step", "wire")
@@ -223,7 +223,10 @@ def slow_imports(path: Path, seen: set[Path]) -> Iterator[str]:
 
 def entry_points() -> list[Path]:
     """Modules that users run."""
-    hidden = tuple(f"cluster/bench/{it}/" for it in ("chaos", "fleet", "scaling", "step"))
+    hidden = (
+        *(f"cluster/bench/{room}/" for room in ("chaos", "fleet", "scaling", "step")),
+        *("cluster/proof/student.py", "cluster/proof/in_process_student.py"),
+    )
     return [
         path
         for path in modules()

@@ -12,6 +12,8 @@ from cluster import demo
 from cluster.bench import __main__ as bench
 from cluster.capacity import __main__ as capacity
 from cluster.grafana import __main__ as grafana
+from cluster.proof import __main__ as proof
+from cluster.students import __main__ as students
 from protos.conformance import __main__ as conformance
 from teacher_server import main as teacher_server
 from teacher_server.fleet.local_cluster import FleetState, write_state
@@ -66,6 +68,7 @@ WRONG_CONFIGS = {
 WRONG_MODELS = [f"ROOT/{name}" for name in WRONG_CONFIGS]
 COUNTS = st.sampled_from(["x", "1,x", "0", "1,,2", "1.5", "257", "-1"])
 FLEET = {"--fleet": FILE | GARBAGE}
+RUN_NAME = {"--name": st.sampled_from(["", "..", ".hidden", "a/b", "two words", "a" * 65])}
 SCALING = {
     "--timeout": number(1, 86_400),
     "--target-queue-ms": number(1, 600_000),
@@ -341,6 +344,33 @@ COMMANDS = {
             "--json": NO_FLAG,
         },
     ),
+    "cluster.proof": Command(
+        main=proof.main,
+        right=("--output", "ROOT/proof"),
+        # Where the output may lie only the machine says, after it was found to have namespaces.
+        wrong={"--short": NO_FLAG, "--events": WORDS, "--output": UNCHECKED},
+    ),
+    "cluster.students run": Command(
+        main=students.main,
+        right=("run", "--name", "one"),
+        wrong={
+            **RUN_NAME,
+            **dict.fromkeys(("--nodes", "--min-nodes"), whole(1, 1 << 16)),
+            "--slots": whole(0, 1 << 16),
+            "--wait": number(0, 86_400),
+        },
+    ),
+    "cluster.students status": Command(
+        main=students.main,
+        right=("status", "--name", "one"),
+        wrong={**RUN_NAME, "--json": NO_FLAG},
+    ),
+    **{
+        f"cluster.students {name}": Command(
+            main=students.main, right=(name, "--name", "one"), wrong=RUN_NAME
+        )
+        for name in ("follow", "stop")
+    },
     **CLUSTER_COMMANDS,
 }
 SETTINGS = {
@@ -402,7 +432,7 @@ def test_every_option_of_every_command_has_wrong_values() -> None:
         for line in OPTIONS
         if line.startswith("python -m ")
     }
-    parents = {"trainer.data", "trainer.targets", "teacher_server", "cluster"}
+    parents = {"trainer.data", "trainer.targets", "teacher_server", "cluster", "cluster.students"}
     # Another program's options: cluster.capacity.
     parents.add("cluster capacity")
     assert listed - parents == set(COMMANDS)

@@ -216,7 +216,9 @@ def _connector(first_s: float) -> Connect:
 
 
 def _leave_process(error: str) -> None:
-    if error and os.environ.get("LOCAL_RANK", "0") == "0":
+    rank, local = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    # The first of each node that lives: beside a lost rank 0 the next one.
+    if error and (local == 0 or rank == local == 1):
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
     if error:

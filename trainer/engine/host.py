@@ -68,6 +68,7 @@ def exclusive_build(name: str) -> Iterator[None]:
     would then wait for it without a word. Here an flock, which dies with its owner, is held around
     the build, and a file found under it can only be such a leftover.
     """
+    _prefer_own_ninja()
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from trainer.common.cli import ReportedByOtherRank
 from trainer.common.errors import MachineError
 from trainer.engine.host import keep_freed_memory, leave_out_shared_memory
 from trainer.engine.launcher_watch import leave_with_launcher
+from trainer.engine.own_interface import listen_where_others_are
 
 ResultT = TypeVar("ResultT")
 
@@ -39,6 +40,7 @@ def start_distributed(patience_s: float = 0.0) -> None:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
     leave_with_launcher()
+    listen_where_others_are()
     leave_out_shared_memory()
     accelerator = get_accelerator()
     assert accelerator is not None

@@ -29,5 +29,5 @@ def check_layers_for(folder: Path, num_devices: int) -> None:
     if isinstance(layers, int) and layers < num_devices:
         raise InputError(
             f"a dialogue teacher on {num_devices} GPUs must have as many layers, got {layers} in "
-            f"{folder}. Give its replicas fewer GPUs."
+            f"{folder}. Give its replicas fewer GPUs (--num-gpus)."
         )

@@ -63,40 +63,6 @@ def test_cluster_config_survives_the_json_that_ray_hands_to_the_head(name: str) 
     assert json.loads(json.dumps(prepared(name))) == prepared(name)
 
 
-def test_gpu_config_separates_head_teachers_and_students() -> None:
-    types = prepared("gpu.yaml")["available_node_types"]
-    assert set(types) == {"head", "teacher", "student"}
-    assert types["head"]["resources"] == {"CPU": 0}
-    assert types["head"]["max_workers"] == 0
-    assert types["teacher"]["resources"] == {"teacher": 1}
-    # Ray must place nothing on a student node: what it does not see it cannot give away.
-    assert types["student"]["resources"] == {"CPU": 0, "GPU": 0, "student": 1}
-
-
-def test_gpu_config_buys_spot_for_teachers_alone() -> None:
-    types = prepared("gpu.yaml")["available_node_types"]
-    spot = {name for name, it in types.items() if "InstanceMarketOptions" in it["node_config"]}
-    assert spot == {"teacher"}
-    assert types["teacher"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-
-
-def test_gpu_config_keeps_students_and_gives_idle_teachers_back() -> None:
-    config = prepared("gpu.yaml")
-    types = config["available_node_types"]
-    # A student runs no Ray work, so above min_workers it would count as idle and be ended.
-    assert types["student"]["min_workers"] == types["student"]["max_workers"] > 0
-    assert types["teacher"]["min_workers"] < types["teacher"]["max_workers"]
-    assert config["idle_timeout_minutes"] > 0
-    assert config["max_workers"] == sum(it["max_workers"] for it in types.values())
-
-
-def test_gpu_config_names_one_image_of_its_own_for_all_nodes() -> None:
-    types = prepared("gpu.yaml")["available_node_types"]
-    images = {it["node_config"]["ImageId"] for it in types.values()}
-    assert len(images) == 1
-    assert images.pop().startswith("ami-")
-
-
 def test_local_config_wants_every_listed_machine_as_what_it_is() -> None:
     config = Machines.bootstrap_config(
         {**prepared("local.yaml"), "auth": {}}  # which names a key that this machine need not have
@@ -115,8 +81,9 @@ def test_local_config_wants_every_listed_machine_as_what_it_is() -> None:
     validate_config(config)
 
 
-def test_local_config_starts_ray_once_and_keeps_its_state_on_disk() -> None:
-    config = prepared("local.yaml")
+@pytest.mark.parametrize("name", FILES)
+def test_config_starts_ray_once_and_keeps_its_state_on_disk(name: str) -> None:
+    config = prepared(name)
     for commands in STARTS:
         assert not any("ray stop" in it for it in config[commands])
         assert "-m cluster.machines.start ray start" in config[commands][-1]
@@ -135,18 +102,16 @@ def test_start_commands_ask_for_a_token_and_enough_files(name: str, commands: st
     assert "--dashboard-host=0.0.0.0" not in start
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_token_is_made_on_the_head_before_ray_starts_and_goes_to_the_workers(name: str) -> None:
-    config = prepared(name)
+def test_token_is_made_on_the_head_before_ray_starts_and_goes_to_the_workers() -> None:
+    config = prepared("local.yaml")
     assert any("get-auth-token --generate" in it for it in config["head_setup_commands"])
     assert not any("get-auth-token" in it for it in config["worker_setup_commands"])
     synced = ["~/.ray/auth_token", "~/conkd-tls", "~/conkd-tls-server"]
     assert config["cluster_synced_files"] == synced
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_student_node_drops_the_servers_key_first_and_installs_as_all_do(name: str) -> None:
-    config = prepared(name)
+def test_student_node_drops_the_servers_key_first_and_installs_as_all_do() -> None:
+    config = prepared("local.yaml")
     types = config["available_node_types"]
     commands = types["student"]["worker_setup_commands"]
     dropped = "rm -rf ~/conkd-tls-server"
@@ -162,10 +127,9 @@ def test_student_node_drops_the_servers_key_first_and_installs_as_all_do(name: s
     )
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_students_folder_gets_the_clients_files_alone(name: str) -> None:
+def test_students_folder_gets_the_clients_files_alone() -> None:
     # At each start, so that a second `ray up` hands on certificates that were replaced.
-    copied, *others = prepared(name)["head_start_ray_commands"]
+    copied, *others = prepared("local.yaml")["head_start_ray_commands"]
     assert not any("conkd-tls" in it for it in others)
     assert copied.endswith("cp ~/conkd-tls-server/{ca.pem,client.pem,client.key} ~/conkd-tls")
 
@@ -191,6 +155,12 @@ def test_setup_installs_this_repository_from_what_is_sent(name: str) -> None:
     packages = {"protos", "trainer", "teacher_server", "cluster"}
     files = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "Makefile"}
     assert set(mounts.values()) == packages | files
+    if name == "gpu.yaml":
+        scripts = [config["initialization_commands"][0], config["head_setup_commands"][0]]
+        paths = [it.removeprefix("bash ~/conkd/") for it in scripts]
+        assert paths == ["cluster/aws/prepare.sh", "cluster/aws/install.sh"]
+        assert all((ROOT / it).is_file() for it in paths)
+        return
     targets = re.findall(r"make (.*)$", config["head_setup_commands"][0])
     assert targets == ["environment protos"]
     makefile = (ROOT / "Makefile").read_text()
@@ -198,7 +168,25 @@ def test_setup_installs_this_repository_from_what_is_sent(name: str) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
+def test_nodes_on_aws_fetch_their_own_secret_and_pass_none_on() -> None:
+    config = prepared("gpu.yaml")
+    assert config["cluster_synced_files"] == []
+    commands = [
+        it for key, value in config.items() if key.endswith("_commands") for it in value or []
+    ]
+    assert not any("conkd-tls" in it or "auth-token" in it for it in commands)
+    fetch = "cd ~/conkd && .venv/bin/python -m cluster.aws.node"
+    assert config["head_start_ray_commands"][0] == fetch
+    assert config["worker_start_ray_commands"][0] == f"{fetch} --head $RAY_HEAD_IP"
+
+
+def test_gpu_config_buys_spot_for_teachers_alone() -> None:
+    types = prepared("gpu.yaml")["available_node_types"]
+    spot = {name for name, it in types.items() if "InstanceMarketOptions" in it["node_config"]}
+    assert spot == {name for name, it in types.items() if it["resources"].get("teacher")}
+
+
 def test_both_configs_install_the_same_way() -> None:
     gpu, local = read("gpu.yaml"), read("local.yaml")
-    for key in ("file_mounts", "cluster_synced_files", "rsync_exclude"):
+    for key in ("file_mounts", "rsync_exclude"):
         assert gpu[key] == local[key]

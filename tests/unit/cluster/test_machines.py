@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
 )
 
-from cluster.machines import check
+from cluster.machines import check, start
 from cluster.machines.addresses import is_of_machines, workers_of
 from cluster.machines.check import (
     Machine,
@@ -70,27 +71,32 @@ def test_launched_machines_are_of_the_list_and_each_is_launched_once() -> None:
     provider = machines()
     provider.create_node(TEACHERS, WORKER, 1)
     provider.create_node(TEACHERS, WORKER, 1)
-    assert provider.non_terminated_nodes(WORKER) == TEACHERS["addresses"]
+    nodes = provider.non_terminated_nodes(WORKER)
+    assert [provider.internal_ip(it) for it in nodes] == TEACHERS["addresses"]
     with pytest.raises(ValueError, match="1 machines must be free"):
         provider.create_node(TEACHERS, WORKER, 1)
 
 
-def test_a_machine_that_was_given_up_is_launched_again() -> None:
+def test_a_machine_that_was_given_up_is_launched_again_as_another_node() -> None:
     provider = machines()
-    provider.create_node(TEACHERS, WORKER, 2)
-    provider.terminate_node("192.0.2.11")
-    assert provider.is_terminated("192.0.2.11")
+    lost, _ = provider.create_node(TEACHERS, WORKER, 2)
+    provider.terminate_node(lost)
+    assert provider.is_terminated(lost)
     # The thread that was setting it up finishes later.
-    provider.set_node_tags("192.0.2.11", {TAG_RAY_NODE_STATUS: "up-to-date"})
-    assert provider.node_tags("192.0.2.11") == {}
-    assert list(provider.create_node(TEACHERS, WORKER, 1)) == ["192.0.2.11"]
+    provider.set_node_tags(lost, {TAG_RAY_NODE_STATUS: "up-to-date"})
+    assert provider.node_tags(lost) == {}
+    (again,) = provider.create_node(TEACHERS, WORKER, 1)
+    assert again != lost
+    assert provider.internal_ip(again) == provider.external_ip(lost) == "192.0.2.11"
+    assert provider.is_terminated(lost)
 
 
 def test_an_autoscaler_that_is_started_again_goes_on_with_the_launched_machines() -> None:
-    machines().create_node(TEACHERS, WORKER, 2)
-    machines().set_node_tags("192.0.2.12", {TAG_RAY_NODE_STATUS: "up-to-date"})
+    launched = list(machines().create_node(TEACHERS, WORKER, 2))
+    machines().set_node_tags(launched[1], {TAG_RAY_NODE_STATUS: "up-to-date"})
     marked = {**WORKER, TAG_RAY_NODE_STATUS: "up-to-date"}
-    assert machines().non_terminated_nodes(marked) == ["192.0.2.12"]
+    assert machines().non_terminated_nodes(WORKER) == launched
+    assert machines().non_terminated_nodes(marked) == launched[1:]
     assert machines("another").non_terminated_nodes(WORKER) == []
 
 
@@ -117,6 +123,51 @@ def test_settings_are_the_command_and_rays_variables() -> None:
     settings = json.loads(settings_of(["ray", "start", "--head"], environment))
     assert settings["command"] == ["ray", "start", "--head"]
     assert settings["variables"] == {"RAY_AUTH_MODE": "token"}
+
+
+COMMAND = ["ray", "start", "--address=192.0.2.10:6379"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The commands of Ray that were run, all of which succeed."""
+    run: list[str] = []
+
+    def succeed(argv: tuple[str | Path, ...], **_: object) -> subprocess.CompletedProcess[str]:
+        run.append(" ".join(map(str, argv[1:])))
+        return subprocess.CompletedProcess(argv, 0)
+
+    monkeypatch.setattr(start.subprocess, "run", succeed)
+    return run
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_ray_is_started_once_and_again_where_it_is_gone(
+    is_running: bool, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "runs_here", lambda _: False)
+    main(COMMAND)
+    assert calls == ["stop", "start --address=192.0.2.10:6379"]
+    monkeypatch.setattr(start, "runs_here", lambda _: is_running)
+    main(COMMAND)
+    assert len(calls) == (2 if is_running else 4)
+
+
+def test_ray_is_started_again_with_other_settings(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "runs_here", lambda _: True)
+    main(COMMAND)
+    monkeypatch.setenv("RAY_health_check_period_ms", "1")
+    main(COMMAND)
+    assert calls == ["stop", "start --address=192.0.2.10:6379"] * 2
+
+
+def test_a_machine_without_a_raylet_runs_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start.psutil, "process_iter", lambda _: [])
+    assert not start.runs_here({"RAY_CLOUD_INSTANCE_ID": HEAD})
+    with pytest.raises(InputError, match="RAY_CLOUD_INSTANCE_ID must be set"):
+        start.runs_here({})
 
 
 def test_only_ray_is_started() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cluster.aws.roles import AwsFile, read_aws_file
-from cluster.aws.session import Aws, connect
+from cluster.aws.session import Aws
 from cluster.aws.setup import SetupOptions, open_account
-from tests.support.fake_aws import FILE, REGION, FakeAws, fake_aws_server, gpu_config, start_over
+from tests.support.fake_aws import FILE, FakeAws, fake_aws_server, gpu_config, start_over
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def ready(server: FakeAws, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         home = tmp_path_factory.mktemp("home")
         start_over(server, patch, home)
         file = read_aws_file(FILE, gpu_config())
-        account = open_account(connect(REGION), file, SetupOptions(), ssh_folder=home / ".ssh")
+        account = open_account(server.clients, file, SetupOptions(), ssh_folder=home / ".ssh")
         account.carry_out(account.plan(), lambda _: None)
         server.calls.clear()
         yield server
@@ -44,4 +44,4 @@ def file() -> AwsFile:
 
 @pytest.fixture
 def clients(empty: FakeAws) -> Aws:
-    return connect(REGION)
+    return empty.clients

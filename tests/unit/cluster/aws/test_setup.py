@@ -238,7 +238,9 @@ def remains(aws: Aws) -> dict[str, Any]:
         "parameters": [it["Name"] for it in parameters if it["Name"].startswith("/conkd")],
         "keys": aws.ec2.describe_key_pairs()["KeyPairs"],
         "groups": [it["GroupName"] for it in groups],
-        "placement": aws.ec2.describe_placement_groups()["PlacementGroups"],
+        "placement": aws.ec2.describe_placement_groups(
+            Filters=[{"Name": "group-name", "Values": ["conkd-students"]}]
+        )["PlacementGroups"],
         "systems": aws.efs.describe_file_systems()["FileSystems"],
     }
 

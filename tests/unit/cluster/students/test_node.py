@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cluster.students.node import NodeStart, launcher_command
-from cluster.students.rank_environment import interface_of, rank_devices, rank_environment
+from cluster.students.rank_environment import rank_devices, rank_environment
 from trainer.common.errors import MachineError
+from trainer.common.interfaces import interface_of
 
 PYTHON = Path("/env/bin/python")
 
@@ -41,7 +42,7 @@ def test_what_the_user_has_set_on_the_node_stays_and_rays_own_goes() -> None:
 
 
 def test_address_that_no_interface_has_is_refused() -> None:
-    with pytest.raises(MachineError, match=r"must be one of its own, got 192\.0\.2\.77"):
+    with pytest.raises(MachineError, match=r"one of its interfaces', got 192\.0\.2\.77"):
         interface_of("192.0.2.77")
 
 

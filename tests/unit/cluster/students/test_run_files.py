@@ -48,12 +48,6 @@ def test_run_that_was_not_started_and_a_file_of_another_version_are_one_line(
         read_state(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../x", "a" * 65, "two words"])
-def test_name_that_is_no_name_of_a_folder_is_refused(name: str, shared: Path) -> None:
-    with pytest.raises(InputError, match="--name must be"):
-        run_folder(name)
-
-
 def test_folder_of_a_run_needs_the_shared_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

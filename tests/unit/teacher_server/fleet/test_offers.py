@@ -53,6 +53,22 @@ def test_listed_machine_that_has_not_joined_may_have_what_the_others_lack(tmp_pa
         check_offers({"dialogue": PLAIN}, read_offers([HEAD, {"student": 1.0}] * 2, path))
 
 
+def test_listed_machine_of_a_type_is_awaited_and_named(tmp_path: Path) -> None:
+    content = {
+        "provider": {"type": "external", "head_ip": "a"},
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "max_workers": 0},
+            "teacher": {"resources": {"teacher": 1}, "max_workers": 2},
+        },
+        "head_node_type": "head",
+    }
+    offers = read_offers([HEAD, TEACHER], left_by_ray_up(tmp_path, content))
+    assert offers.num_awaited == 1
+    assert offers.resources_for("dialogue") == {"teacher": 0.001}
+    larger = {"dialogue": ReplicaNeed(num_cpus=5.0, num_gpus=0.0)}
+    assert len(check_offers(larger, offers)) == 1
+
+
 def test_types_that_may_be_started_are_offered_and_the_heads_is_not(tmp_path: Path) -> None:
     content = {
         "provider": {"type": "aws"},
@@ -64,7 +80,7 @@ def test_types_that_may_be_started_are_offered_and_the_heads_is_not(tmp_path: Pa
         },
     }
     assert read_offers([HEAD], left_by_ray_up(tmp_path, content)).startable == [GPU]
-    assert read_offers([HEAD], tmp_path / "none") == Offers(running=[HEAD])
+    assert read_offers([HEAD], tmp_path / "none") == Offers(running=[HEAD], startable=[])
 
 
 def test_replica_asks_for_the_resource_of_its_kind_or_else_of_teachers() -> None:

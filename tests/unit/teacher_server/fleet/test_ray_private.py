@@ -21,7 +21,10 @@ PRIVATE = re.compile(
     r"^\s*(from|import) ray[\w.]*\._|^\s*from ray[\w.]* import _|\b(_internal|_temp_dir)=",
     re.MULTILINE,
 )
-MODULES = {Path("teacher_server/fleet/ray_private.py"), Path("cluster/machines/ray_private.py")}
+MODULES = {
+    Path(room, "ray_private.py")
+    for room in ("teacher_server/fleet", "cluster/machines", "cluster/commands")
+}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,8 @@ MODULES = {Path("teacher_server/fleet/ray_private.py"), Path("cluster/machines/r
         "ray.serve._private.deployment_scheduler:DeploymentScheduler._get_available_resources_per_node",
         "ray._raylet:GcsClient",
         "ray.autoscaler._private.util:hash_launch_conf",
+        "ray.autoscaler._private.commands:_bootstrap_config",
+        "ray.autoscaler._private.providers:_get_node_provider",
     ],
 )
 def test_symbol_that_we_use_is_there(name: str) -> None:

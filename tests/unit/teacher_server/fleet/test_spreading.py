@@ -19,6 +19,8 @@ from teacher_server.fleet.spreading import emptiest_node
 
 ROOM = {"CPU": 4.0}
 NEED = {"CPU": 0.5}
+# As Ray's ids of nodes are.
+N1, N2 = "01" * 28, "02" * 28
 
 
 @pytest.mark.parametrize(
@@ -48,12 +50,12 @@ class FakeCluster:
     """Two nodes with room, as Serve's controller sees them."""
 
     def get_total_resources_per_node(self) -> dict[str, dict[str, float]]:
-        return {"n1": dict(ROOM), "n2": dict(ROOM)}
+        return {N1: dict(ROOM), N2: dict(ROOM)}
 
     get_available_resources_per_node = get_total_resources_per_node
 
     def get_active_node_ids(self) -> list[str]:
-        return ["n1", "n2"]
+        return [N1, N2]
 
 
 class FakeActor:
@@ -110,5 +112,5 @@ def test_serve_places_our_replicas_by_kind_and_those_of_others_as_before(
     upscale("conkd-dialogue", "d2", "d3", "d4")
     upscale("of-others", "o1")
     nodes = [getattr(it, "node_id", it) for it in actor.strategies]
-    assert nodes == ["n1", "n2", "n2", "n1", "n2", "SPREAD"]
+    assert nodes == [N1, N2, N2, N1, N2, "SPREAD"]
     assert all(it.soft for it in actor.strategies[:-1])

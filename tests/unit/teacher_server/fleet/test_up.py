@@ -136,7 +136,11 @@ def test_record_of_a_fleet_that_ended_with_its_cluster_is_no_obstacle(
     monkeypatch.setattr(ray_cluster, "cluster_id", lambda: "now")
     monkeypatch.setattr(up, "serve_is_running", lambda: is_running)
     monkeypatch.setattr(up, "check_reachable", check_reachable)
-    state = FleetState(**{"ray_address": HERE, "directory": "10.77.1.1:50051", **record})
+    state = FleetState(
+        ray_address=record.get("ray_address", HERE),
+        directory="10.77.1.1:50051",
+        cluster_id=record["cluster_id"],
+    )
     if is_up:
         with pytest.raises(InputError, match=r"no fleet must be up, got one at 10\.77\.1\.1:50051"):
             up._check_gone(state, Path("fleet.json"))

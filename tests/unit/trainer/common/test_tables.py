@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from trainer.common.tables import fitted
+from trainer.common.tables import fitted, terminal_width
 
 COLUMNS = ("kind", "state", "endpoint", "requests/s")
 ROWS = [
@@ -39,3 +41,12 @@ def test_wide_characters_count_for_two_columns() -> None:
 
 def test_table_without_rows_is_its_header() -> None:
     assert fitted([], ("a", "b")) == "a  b\n-  -"
+
+
+def test_pipe_has_the_width_of_a_terminal_at_its_other_end_if_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert terminal_width(io.StringIO()) is None
+    monkeypatch.setenv("COLUMNS", "80")
+    assert terminal_width(io.StringIO()) == 80

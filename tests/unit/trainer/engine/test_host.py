@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,12 @@ def test_home_that_cannot_be_written_names_the_variable_that_helps(
         exclusive_build("cpu_adam"),
     ):
         pass
+
+
+def test_build_finds_the_ninja_of_this_environment_whatever_path_pdsh_has_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    with exclusive_build("cpu_adam"):
+        assert os.environ["PATH"] == f"{Path(sys.executable).parent}:/usr/bin:/bin"

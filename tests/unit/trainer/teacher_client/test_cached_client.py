@@ -67,7 +67,7 @@ def test_client_with_everything_cached_works_without_a_directory(
     expected = fill(world, tmp_path, 2, 3)
     world.kill("directory")
     with caplog.at_level(logging.WARNING):
-        client = client_of(world, tmp_path, connect_s=0.5, patience_s=1.0)
+        client = client_of(world, tmp_path, connect_s=0.2, patience_s=1.0)
     try:
         assert "cached targets of the weights weights-dialogue are used" in caplog.text
         assert client.identity["dialogue"] == "weights-dialogue in float32 at temperature 1"
@@ -109,14 +109,14 @@ def test_client_puts_aside_another_teacher_than_the_caches_that_comes_later(
     fill(world, tmp_path, 2)
     for name in ("d", "r"):
         world.list_(name, None)
-    client = client_of(world, tmp_path, patience_s=2.0)
+    client = client_of(world, tmp_path, patience_s=1.0)
     try:
         teacher = FakeTeacher("dialogue")
         setattr(teacher, field, other)
         world.add("new", teacher)
         wait_for(lambda: client.counters.quarantined == 1)
         assert ask(client, 2)["dialogue"].num_rows == 2
-        with pytest.raises(TeacherUnavailable, match=f"answered for 2 s .*Put aside: .*{message}"):
+        with pytest.raises(TeacherUnavailable, match=f"answered for 1 s .*Put aside: .*{message}"):
             ask(client, 4)
     finally:
         client.close()
@@ -133,7 +133,7 @@ def test_client_of_a_settled_teacher_takes_that_of_several_in_the_cache(
     client.close()
     world.kill("directory")
     settled = {"dialogue": "weights-dialogue in float32 at temperature 1"}
-    client = client_of(world, tmp_path, settled=settled, connect_s=0.5)
+    client = client_of(world, tmp_path, settled=settled, connect_s=0.2)
     try:
         assert client.identity["dialogue"] == settled["dialogue"]
         assert_same_targets(ask(client, 2, 3), expected)
@@ -157,7 +157,7 @@ def test_client_with_a_live_teacher_of_other_weights_takes_nothing_of_the_old_on
     # Now nobody could tell which of the two is meant.
     world.kill("directory")
     with pytest.raises(TeacherUnavailable, match="no Directory answers"):
-        client_of(world, tmp_path, connect_s=0.5)
+        client_of(world, tmp_path, connect_s=0.2)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_client_that_asks_otherwise_misses_and_needs_teachers(
     finally:
         client.close()
     world.kill("directory")
-    client_of(world, tmp_path, changed, connect_s=0.5).close()
+    client_of(world, tmp_path, changed, connect_s=0.2).close()
     unknown = DistillConfig(values="float32", top_k=8)
     with pytest.raises(TeacherUnavailable, match="no Directory answers"):
-        client_of(world, tmp_path, unknown, connect_s=0.5)
+        client_of(world, tmp_path, unknown, connect_s=0.2)
 
 
 def test_client_of_an_example_with_other_inputs_misses(world: World, tmp_path: Path) -> None:

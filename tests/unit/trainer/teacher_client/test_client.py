@@ -254,8 +254,8 @@ def test_client_teacher_that_takes_nothing_it_needs_is_refused(
 
 def test_client_without_a_kind_runs_out_of_patience(world: World) -> None:
     world.add("d", FakeTeacher("dialogue"))
-    with pytest.raises(TeacherUnavailable, match="no recommendation teacher answered for 2 s"):
-        world.client(patience_s=2.0)
+    with pytest.raises(TeacherUnavailable, match="no recommendation teacher answered for 1 s"):
+        world.client(patience_s=1.0)
 
 
 def test_client_wakes_a_kind_that_was_scaled_to_zero_whenever_it_asks(world: World) -> None:
@@ -280,7 +280,7 @@ def test_client_wakes_a_kind_that_was_scaled_to_zero_whenever_it_asks(world: Wor
 def test_client_without_directory_says_where_it_looked(world: World) -> None:
     world.kill("directory")
     with pytest.raises(TeacherUnavailable, match=f"no Directory answers at {world.address}"):
-        world.client(connect_s=0.5)
+        world.client(connect_s=0.2)
 
 
 def test_client_does_not_take_another_replica_on_the_port_of_a_dead_one_for_it(
@@ -290,7 +290,7 @@ def test_client_does_not_take_another_replica_on_the_port_of_a_dead_one_for_it(
     other = world.add("d", FakeTeacher("dialogue"))
     other.replica_id = "born later on the same port"
     with pytest.raises(TeacherUnavailable, match="born later on the same port answers there"):
-        world.client(patience_s=2.0)
+        world.client(patience_s=1.0)
     assert other.streams == 0
 
 

@@ -206,7 +206,7 @@ def test_named_teacher_that_is_not_listed_is_taken_from_the_cache_beside_others(
         add(world, "stranger")
     client, second = asked(lambda: client_of(world, tmp_path, config))
     world.kill("directory")
-    alone, third = asked(lambda: client_of(world, tmp_path, config, connect_s=0.5))
+    alone, third = asked(lambda: client_of(world, tmp_path, config, connect_s=0.2))
     assert client.counters.requests == alone.counters.requests == 0
     assert client.identity == alone.identity
     for targets in (second, third):

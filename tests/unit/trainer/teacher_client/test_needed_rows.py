@@ -125,7 +125,7 @@ def test_archive_of_targets_has_the_rows_of_every_gate(world: World, tmp_path: P
     assert not received(client, *LENGTHS)["recommendation"].is_absent_R.any()
     world.kill("directory")
     for distill, absent in ((HARD, 2), (SOFT, 0)):
-        client = client_of(world, tmp_path, distill, connect_s=0.5, patience_s=1.0)
+        client = client_of(world, tmp_path, distill, connect_s=0.2, patience_s=1.0)
         assert received(client, *LENGTHS)["recommendation"].is_absent_R.sum() == absent
     assert recommendation.requests == 1
 

@@ -92,7 +92,7 @@ def test_cached_targets_of_another_temperature_are_not_used(world: World, tmp_pa
         assert len(dialogue.asked) == asked
     # And without a fleet each run finds the targets of its own temperature.
     world.kill("directory")
-    client = client_of(world, tmp_path, distill(temperature=3.0), connect_s=0.5)
+    client = client_of(world, tmp_path, distill(temperature=3.0), connect_s=0.2)
     try:
         assert client.submit(examples(2, 3), 3.0).result()["dialogue"].num_rows == 5
     finally:

@@ -48,20 +48,17 @@ def private_key(file: ClusterFile) -> str:
 
 
 def end_nodes(file: ClusterFile, *, workers_only: bool) -> list[str]:
-    """End all nodes that the provider knows of, and wait for it; those that are left.
-
-    Of machines of one's own this only makes Ray forget them.
-    """
+    """End all machines of a cloud's cluster, and wait for it; those that are left."""
     with _provider_errors(file):
         provider = _provider(file)
         kinds = ("worker",) if workers_only else ("worker", "head")
         end_s = time.monotonic() + ENDS_S
         while nodes := [it for kind in kinds for it in _nodes(provider, kind)]:
             provider.terminate_nodes(nodes)
-            if file.is_local or time.monotonic() > end_s:
+            if time.monotonic() > end_s:
                 break
             time.sleep(POLL_S)
-    return [] if file.is_local else [f"{it}: still there" for it in nodes]
+    return [f"{it}: still there" for it in nodes]
 
 
 def _provider(file: ClusterFile) -> Any:

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.head import watch
+from cluster.head.runs import Run
+from cluster.head.shared import SharedFolder
+from cluster.head.watch import Wishes, end_command
+
+HERE = Path(__file__).parent
+
+
+def run(name: str, folder: Path = HERE, **state: Any) -> Run:
+    return Run(name=name, folder=folder, state=state, marked=None)
+
+
+def test_cluster_ends_when_its_hours_are_over() -> None:
+    wishes = Wishes(until_s=100.0)
+    assert not wishes.are_due([], now_s=99.0)
+    assert wishes.are_due([], now_s=100.0)
+    assert not Wishes().are_due([run("a", exit_status=0)], now_s=1e12)
+
+
+def test_cluster_ends_after_a_run_whatever_its_status() -> None:
+    wishes = Wishes(after="a")
+    assert not wishes.are_due([run("a"), run("b", exit_status=0)], now_s=0.0)
+    assert wishes.are_due([run("a", exit_status=1)], now_s=0.0)
+
+
+@pytest.mark.parametrize(
+    ("outlives", "runs", "kept"), [(True, 1, False), (False, 1, True), (False, 0, False)]
+)
+def test_head_stays_if_its_disk_alone_holds_a_run(
+    outlives: bool,
+    runs: int,
+    kept: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(watch, "shared_folder", lambda: SharedFolder(root=tmp_path))
+    monkeypatch.setattr(watch, "outlives_this_machine", lambda _: outlives)
+    command = end_command([run("a", tmp_path)] * runs)
+    assert command[:3] == ["down", "/home/me/ray_bootstrap_config.yaml", "--force"]
+    assert command[3:] == (["--workers-only"] if kept else [])
