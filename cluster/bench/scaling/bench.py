@@ -38,7 +38,7 @@ DIRECTORY_PORT, MASTER_PORT, REAL_PORT = 50_051, 29_500, 29_501
 FLEET = "fleet"
 # What sleeps nearly all the time stands for hosts of their own: no other program of this machine
 # may come before it when it wakes up. The run without sleeps has no such place.
-FIRST = ("nice", "-n", "-10")
+FIRST = ("nice", "-n", "-20")
 LOGS = Path("bench/logs/scaling")
 # Of the run without sleeps: two ranks on two cores.
 REAL_HOSTS = 2
