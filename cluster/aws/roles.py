@@ -158,7 +158,7 @@ def _image(fields: _Fields, config: Mapping[str, Any], name: str) -> str:
 
 
 def _role(path: Path, name: str, resources: Mapping[str, int], *, is_head: bool) -> Role:
-    found = [role for role in ROLES if resources.get(role)]
+    found: list[Role] = [role for role in ROLES if resources.get(role)]
     if len(found) != 1 or (found[0] == "head") != is_head:
         wanted = "head: 1" if is_head else "one of teacher: 1 and student: 1"
         raise InputError(

@@ -15,6 +15,10 @@ from cluster.commands.shell import Shell
 from trainer.common.errors import MachineError, MissingError
 
 TOOLS = ("ssh", "rsync")
+NOT_FOUND = 127
+"""A shell's status if there is no such program."""
+ERROR = "error: "
+"""How `run_main` begins an error of the user's."""
 
 
 class Cluster:
@@ -49,29 +53,48 @@ class Cluster:
         return [dataclasses.replace(shell, proxy=proxy) for shell in shells]
 
     def show(self, argv: Sequence[str]) -> int:
-        """Run a command on the head with this process's stdin, stdout and stderr; its status."""
-        return self.head.show(argv)
+        """Run a command on the head with this process's stdin, stdout and stderr; its status.
+
+        Raises:
+            MissingError: if the head has no environment.
+        """
+        # Without a terminal there, tables keep to the width of this one.
+        columns = f"COLUMNS={shutil.get_terminal_size().columns}"
+        status = self.head.show(["env", columns, *argv])
+        self._check_environment(status)
+        return status
 
     def answer(self, argv: Sequence[str], *, stdin: str | None = None) -> str:
         """What a command prints on the head.
 
         Raises:
-            MachineError: if it fails; its last line on stderr is the message.
+            MissingError: if the head has no environment.
+            MachineError: if the command fails; its error line is the message.
         """
         done = self.head.call(argv, stdin=stdin)
+        self._check_environment(done.returncode)
         if done.returncode:
-            raise MachineError(_told(done.stderr, argv, done.returncode))
+            raise _told(done.stderr, argv, done.returncode)
         return done.stdout
+
+    def _check_environment(self, status: int) -> None:
+        if status == NOT_FOUND:
+            raise MissingError(
+                f"the head of {self.file.name} must be set up, got no environment in ~/conkd. Run: "
+                f"python -m cluster up {self.file.path}"
+            )
 
     def _shell(self, address: str, key: str | None) -> Shell:
         return Shell(address=address, user=self.file.user, key=key)
 
 
-def _told(stderr: str, argv: Sequence[str], status: int) -> str:
-    """The error line of a command of ours, or that it failed."""
+def _told(stderr: str, argv: Sequence[str], status: int) -> MachineError:
+    """The error line of a command of ours and what stands below it, or that it failed."""
     lines = stderr.strip().splitlines()
-    for line in lines:
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
+    for place, line in enumerate(lines):
+        if line.startswith(ERROR):
+            return MachineError(line.removeprefix(ERROR), details=lines[place + 1 :])
     last = lines[-1] if lines else "nothing on stderr"
-    return f"{shlex.join(argv)[:80]} must succeed on the head, got status {status}: {last}."
+    return MachineError(
+        f"{shlex.join(argv)[:80]} must succeed on the head, got status {status}: {last}."
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_cluster_option
 from cluster.commands.on_head import STUDENTS, name_or_newest, run_name
+from trainer.common.errors import UnreachableError
 
 
 def add(commands: Any) -> None:
@@ -35,3 +36,7 @@ def follow(cluster: Cluster, name: str) -> int:
             f"-m cluster stop {name}` ends it\n"
         )
         return 0
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error} The run goes on without this command: python -m cluster logs {name}"
+        ) from error

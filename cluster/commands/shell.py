@@ -101,14 +101,14 @@ class Shell:
     def _run(
         self, command: str, *, stdin: str | None, timeout_s: float | None
     ) -> subprocess.CompletedProcess[str]:
-        given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         try:
             done = subprocess.run(
                 [*self.ssh(), self.target, command],
                 capture_output=True,
                 text=True,
                 timeout=timeout_s,
-                **given,
+                # Never this process's own: a terminal's belongs to its user.
+                input=stdin or "",
             )
         except subprocess.TimeoutExpired as error:
             raise self._unreachable(f"nothing for {timeout_s:g} s") from error

@@ -29,6 +29,8 @@ def main(argv: list[str]) -> None:
     """Parse, then carry out one command."""
     arguments = parse(argv)
     arguments.run(arguments)
+    # Before Ray's own end: a driver that hears meanwhile of a lost node may end without Python's.
+    sys.stdout.flush()
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -97,16 +97,10 @@ def lose_head(machines: Machines) -> None:
 
 
 def mend_head(machines: Machines) -> None:
-    """A new control plane at the old address, and a new fleet; the record of the old one is there.
-
-    The replicas of the fleet before end here, with the Ray that they belong to.
-    """
+    """Ray's control plane goes on with what it had, and Serve starts the Directory there."""
     machines.head.power_on()
     machines.start_ray(HEAD)
-    for name in machines.names(TEACHER):
-        machines.stop_ray(name)
-        machines.start_ray(name)
-    machines.up()
+    machines.wait_for_directory()
 
 
 EVENTS: Mapping[str, Sequence[Event]] = {
@@ -122,7 +116,7 @@ EVENTS: Mapping[str, Sequence[Event]] = {
     "certificates": (Event(text="new certificates, rolled", act=rotate_certificates),),
     "head": (
         Event(text="the head loses power", act=lose_head),
-        Event(text="a new head and fleet", act=mend_head),
+        Event(text="the head is back", act=mend_head),
     ),
 }
 """In their order; those of one name belong together."""

@@ -6,11 +6,14 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
+from cluster.netns.environment import HOME
 from cluster.netns.host import Host, HostProcess
 from cluster.netns.lab import Lab
 from teacher_server.fleet.certificates import make_certificates
@@ -21,9 +24,11 @@ HEAD, TEACHER, STUDENT = "head", "teacher", "student"
 RAY_PORT, DIRECTORY_PORT, RANKS_PORT = 6379, 50051, 29500
 REPLICA_PORTS = "50100-50199"
 COMMAND_S = 300.0
-STOP_S = 20.0
+POLL_S = 0.5
 FLEET = Path("/shared/fleet.json")
 SECRETS = ("server.pem", "server.key", "client.pem", "client.key")
+# As in the cluster's files: what the control plane holds outlives the head's power.
+ON_DISK = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": f"{HOME}/.ray/gcs"}
 RAY: Mapping[str, str] = {
     "RAY_AUTH_MODE": "token",
     # Teachers outlive an absence of the head, on which nothing of theirs depends.
@@ -64,9 +69,15 @@ class Machines:
         """Secrets of two authorities that trust each other, Ray everywhere, and the fleet."""
         self._make_secrets()
         self.start_ray(HEAD)
-        for name in self.names(TEACHER):
-            self.start_ray(name)
+        self.on_teachers(self.start_ray)
         self.up()
+
+    def on_teachers(self, act: Callable[[str], None]) -> None:
+        """Do the same on all teacher hosts, side by side; the first error of one of them."""
+        with ThreadPoolExecutor() as pool:
+            done = [pool.submit(act, name) for name in self.names(TEACHER)]
+        for each in done:
+            each.result()
 
     def start_ray(self, name: str) -> None:
         """Start Ray on a host that has power, as the cluster's files do."""
@@ -78,11 +89,8 @@ class Machines:
             *("--num-cpus=4", '--resources={"teacher": 1}'),
         )
         role = ("--head", *of_head, "--include-dashboard=false") if name == HEAD else of_teacher
-        host.run("ray", "start", *where, *role, "--num-gpus=0", env=RAY, timeout_s=COMMAND_S)
-
-    def stop_ray(self, name: str) -> None:
-        """End all of Ray on a host; it sees no process of another one."""
-        self.lab[name].run("ray", "stop", "--force", env=RAY, timeout_s=COMMAND_S)
+        env = {**RAY, **(ON_DISK if name == HEAD else {})}
+        host.run("ray", "start", *where, *role, "--num-gpus=0", env=env, timeout_s=COMMAND_S)
 
     def up(self) -> None:
         """Start the fleet, spread over the teacher hosts."""
@@ -114,6 +122,14 @@ class Machines:
             kind: sum(bool(self._processes(name, replica_title(kind))) for name in hosts)
             for kind in self.kinds
         }
+
+    def wait_for_directory(self) -> None:
+        """Return once the Directory's process runs; MachineError if it does not come."""
+        deadline_s = time.monotonic() + COMMAND_S
+        while not self._processes(HEAD, replica_title("directory")):
+            if time.monotonic() > deadline_s:
+                raise MachineError(f"the Directory must run within {COMMAND_S:g} s, got none.")
+            time.sleep(POLL_S)
 
     def new_certificates(self) -> None:
         """Servers and students get certificates of the other authority, which all trust already."""

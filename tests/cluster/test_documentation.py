@@ -1,7 +1,8 @@
-"""Every command of docs/cluster.md, run from top to bottom on hosts of a lab or against a fake AWS.
+"""The commands of docs/cluster.md for machines of one's own, run from top to bottom.
 
-A block of commands says which: `sh local`, on the laptop of a lab, or `sh aws`. Where machines of a
-lab cannot do what a line says, `INSTEAD` has what is run in its place.
+A block of commands says where it is run: `sh local` on the laptop of a lab, here, and `sh aws`
+against a fake AWS, in unit/cluster/aws. Where machines of a lab cannot do what a line says,
+`INSTEAD` has what is run in its place.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import __main__ as cluster
 from cluster.netns.lab import Lab
-from tests.support.fake_aws import fake_aws_server, start_over
 from tests.support.labs import need_lab
 from tests.support.served_teachers import FittedTeachers
 from tests.support.student_runs import ROOT
@@ -32,8 +31,6 @@ INSTEAD = {
         "--config trainer/configs/synthetic.yaml"
     ),
 }
-# What starts machines ends where ssh would begin; unit/cluster/aws goes so far.
-NOT_ON_A_FAKE = {"python -m cluster up cluster/gpu.yaml --max-hours 12"}
 
 
 def commands(sort: str) -> list[str]:
@@ -47,7 +44,6 @@ def test_every_block_of_commands_says_where_it_is_run() -> None:
     assert {name for name, _ in BLOCK.findall(text)} == {"local", "aws"}
     assert text.count("```") == 2 * len(BLOCK.findall(text))
     assert set(INSTEAD) <= set(commands("local"))
-    assert set(NOT_ON_A_FAKE) <= set(commands("aws"))
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +96,3 @@ def test_commands_on_machines_of_ones_own_work_line_by_line(lab: Lab) -> None:
     for name in (HEAD, TEACHER, STUDENT):
         assert lab[name].run("pgrep", "-f", "ray|conkd", check=False).stdout == ""
         assert not (lab[name].home / "conkd-tls").exists()
-
-
-def test_commands_on_aws_work_line_by_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    with fake_aws_server() as aws:
-        start_over(aws, monkeypatch, tmp_path)
-        for line in commands("aws"):
-            if line in NOT_ON_A_FAKE:
-                continue
-            argv = line.removeprefix("python -m cluster ").split()
-            if argv[0] == "setup":
-                argv.append("--yes")
-            with pytest.raises(SystemExit) as end:
-                cluster.main(argv)
-            assert not end.value.code, f"{line}: {capsys.readouterr()}"
-        assert aws.asked("RunInstances") == []

@@ -22,6 +22,7 @@ BUDGETS = {
     "tests/system/test_bench_loss.py": (0.0, 150.0),
     "tests/system/test_cached_student.py": (75.0, 200.0),
     "tests/system/test_chaos.py": (0.0, 400.0),
+    "tests/system/test_cluster_commands.py": (0.0, 150.0),
     "tests/system/test_elastic_fleet.py": (90.0, 250.0),
     "tests/system/test_fleet.py": (75.0, 75.0),
     "tests/system/test_fp16_student.py": (0.0, 150.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,17 +59,24 @@ class Story:
         self, *arguments: str | Path, check: bool = True, timeout_s: float = COMMAND_S
     ) -> str:
         """What `python -m cluster ...` prints on the laptop."""
-        laptop = self.lab[LAPTOP]
-        return laptop.run(
+        return self.ended(*arguments, check=check, timeout_s=timeout_s).stdout
+
+    def ended(
+        self, *arguments: str | Path, check: bool = True, timeout_s: float = COMMAND_S
+    ) -> subprocess.CompletedProcess[str]:
+        """The same command, when it has ended."""
+        return self.lab[LAPTOP].run(
             *("python", "-m", "cluster", *arguments),
             env={"CONKD_CLUSTER": FILE},
             timeout_s=timeout_s * self.slowness,
             check=check,
-        ).stdout
+        )
 
     def status(self) -> dict[str, Any]:
         """`python -m cluster status --json`."""
-        return json.loads(self.command("status", "--json"))
+        done = self.ended("status", "--json")
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
 
     def nodes(self) -> dict[str, list[str]]:
         """Names of the nodes that are alive, by kind."""

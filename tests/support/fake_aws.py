@@ -22,6 +22,7 @@ REGION = "us-west-2"
 FILE = Path(__file__).resolve().parents[2] / "cluster" / "gpu.yaml"
 ACCOUNT = "123456789012"
 IMAGE = "ami-0fa4e0000000fa4e0"
+FAMILIES = ("g4dn.", "g5.", "g6.", "m5.", "m6i.", "m7i.")
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04), a fake of it"
 
 
@@ -72,6 +73,7 @@ def start_over(aws: FakeAws, patch: pytest.MonkeyPatch, home: Path) -> None:
     request = urllib.request.Request(f"{aws.address}/moto-api/reset", method="POST")
     urllib.request.urlopen(request).read()
     _add_what_is_missing(aws, patch)
+    _shorten(patch)
     _record(aws, patch)
     aws.image = _make_image(aws)
 
@@ -125,6 +127,14 @@ def _add_what_is_missing(aws: FakeAws, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ServiceQuotasBackend, "get_service_quota", quota)
 
 
+def _shorten(patch: pytest.MonkeyPatch) -> None:
+    """Some types of instances for all: Ray reads the whole list each time."""
+    from moto.ec2.models.instance_types import InstanceTypeBackend
+
+    types = [it for it in InstanceTypeBackend.instance_types if it.name.startswith(FAMILIES)]
+    patch.setattr(InstanceTypeBackend, "instance_types", types)
+
+
 def _record(aws: FakeAws, patch: pytest.MonkeyPatch) -> None:
     from botocore.client import BaseClient
 
@@ -153,14 +163,14 @@ def _make_image(aws: FakeAws) -> str:
 
     from cluster.aws.images import DEFAULT_IMAGE
 
-    ec2 = ec2_backends[ACCOUNT][REGION]
-    image = Ami(ec2, IMAGE, name=IMAGE_NAME, architecture="x86_64", region_name=REGION)
-    ec2.amis[image.id] = image
-    ssm_backends[ACCOUNT][REGION]._parameters[DEFAULT_IMAGE] = [
+    ec2: Any = ec2_backends[ACCOUNT][REGION]
+    ssm: Any = ssm_backends[ACCOUNT][REGION]
+    ec2.amis[IMAGE] = Ami(ec2, IMAGE, name=IMAGE_NAME, architecture="x86_64", region_name=REGION)
+    ssm._parameters[DEFAULT_IMAGE] = [
         Parameter(
             account_id=ACCOUNT,
             name=DEFAULT_IMAGE,
-            value=image.id,
+            value=IMAGE,
             parameter_type="String",
             description="",
             allowed_pattern=None,
@@ -171,7 +181,7 @@ def _make_image(aws: FakeAws) -> str:
         )
     ]
     aws.calls.clear()
-    return image.id
+    return IMAGE
 
 
 def policies_of(aws: FakeAws, role: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ tests/cluster has the whole story.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.netns.lab import Lab
+from cluster.netns.lab import PROFILE, Lab
 from tests.support.labs import need_lab
 from tests.support.student_runs import ROOT
 
@@ -148,6 +149,27 @@ def test_down_waits_for_runs_to_be_pulled_and_leaves_hosts_clean(lab: Lab, share
     lab[WORKER].power_on()
     done = command(lab, "down", FILE)
     assert done.returncode == 0, done.stderr
+    assert_clean(lab, WORKER)
+
+
+def test_head_ends_the_cluster_when_its_hours_are_over(lab: Lab) -> None:
+    laptop, head = lab[LAPTOP], lab[HEAD]
+    # As Ray's launcher leaves them there.
+    config = yaml.safe_load((laptop.home / "conkd" / FILE).read_text())
+    config["auth"]["ssh_private_key"] = "~/ray_bootstrap_key.pem"
+    (head.home / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy2(laptop.home / ".ssh" / "id_ed25519", head.home / "ray_bootstrap_key.pem")
+    for host in (head, lab[WORKER]):
+        (host.home / ".bashrc").write_text(PROFILE)
+        (host.home / SECRETS[0]).parent.mkdir()
+        (host.home / SECRETS[0]).write_text("secret")
+        host.start("setsid", "python", "-c", STUBBORN, log=host.console)
+    head.run("python", "-m", "cluster.head", "watch", "--hours", "1")
+    # Sooner, by the one process that watches already.
+    head.run("python", "-m", "cluster.head", "watch", "--hours", "0.01")
+    wait_until(lambda: not (head.home / "ray_bootstrap_key.pem").exists())
+    wait_until(lambda: "cluster" not in head.run("ps", "-eo", "args").stdout)
+    assert_clean(lab, HEAD)
     assert_clean(lab, WORKER)
 
 

@@ -8,6 +8,7 @@ for `python -m cluster.capacity` to say what such machines should do, before the
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -63,7 +64,10 @@ def _train(address: str, cell: Cell, config: Path, shared: Path) -> list[dict[st
         address, "cluster.head", "train", "--name", name, *nodes, *settings, text=config.read_text()
     )
     _cluster(address, "cluster.students", "follow", "--name", name)
-    return read_steps(shared / "runs" / name, after=WARM_UP)
+    steps = read_steps(shared / "runs" / name, after=WARM_UP)
+    # Nobody will pull it, and `down` refuses to lose a run that nobody has.
+    shutil.rmtree(shared / "runs" / name)
+    return steps
 
 
 def _cluster(address: str, module: str, *arguments: str, text: str = "") -> None:

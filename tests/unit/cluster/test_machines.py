@@ -133,7 +133,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands of Ray that were run, all of which succeed."""
     run: list[str] = []
 
-    def succeed(argv: tuple[object, ...], **_: object) -> subprocess.CompletedProcess[str]:
+    def succeed(argv: tuple[str | Path, ...], **_: object) -> subprocess.CompletedProcess[str]:
         run.append(" ".join(map(str, argv[1:])))
         return subprocess.CompletedProcess(argv, 0)
 

@@ -11,9 +11,15 @@ from ray.autoscaler._private import commands, util
 from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig as TypeOfRay
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated import autoscaler_pb2
 
-from tests.support.fake_aws import FILE, REGION, FakeAws, gpu_config
+from teacher_server.fleet.offers import SHARE
+from tests.support.fake_aws import FILE, FakeAws, gpu_config
 
+# Its fields are made at import, so that no tool sees them.
+GangResourceRequest: Any = vars(autoscaler_pb2)["GangResourceRequest"]
 SPOT = {"MarketType": "spot"}
 TYPES = {
     "head": ("m7i.xlarge", "conkd-head", None),
@@ -150,17 +156,53 @@ def test_autoscaler_gives_every_type_back_that_is_idle(
     assert read_by_autoscaler.get_max_num_worker_nodes() == 12
 
 
-def test_a_pool_is_several_types_with_the_same_resources() -> None:
-    types = gpu_config()["available_node_types"]
-    pools: dict[str, list[str]] = {}
-    for name, it in types.items():
-        pools.setdefault(str(it["resources"]), []).append(name)
-    assert sorted(pools.values()) == [
-        ["dialogue", "dialogue-g6", "dialogue-g4dn"],
-        ["head"],
-        ["recommendation", "recommendation-m6i"],
-        ["student"],
-    ]
-    assert types["dialogue"]["resources"] == {"teacher": 1, "dialogue": 1}
-    assert types["recommendation"]["resources"] == {"teacher": 1, "recommendation": 1}
-    assert gpu_config()["provider"]["region"] == REGION
+def wanted(
+    work: list[dict[str, float]], *, failed: tuple[str, ...] = (), apart: bool = False
+) -> dict[str, int]:
+    """The nodes that Ray's scheduler starts for pending work; types of `failed` just had none."""
+    config = AutoscalingConfig(bootstrapped(), skip_content_hash=True)
+    # As a placement group STRICT_SPREAD asks.
+    rules = [(ResourceRequestUtil.PlacementConstraintType.ANTI_AFFINITY, "_PG_1", "")]
+    requests = [ResourceRequestUtil.make(it, rules if apart else None) for it in work]
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            disable_launch_config_check=True,
+            node_type_configs=config.get_node_type_configs() or {},
+            max_num_nodes=config.get_max_num_nodes(),
+            resource_requests=[] if apart else ResourceRequestUtil.group_by_count(requests),
+            gang_resource_requests=[GangResourceRequest(requests=requests)] if apart else [],
+            cloud_resource_availabilities=dict.fromkeys(failed, 0.0),
+            recoverable_resource_availabilities=dict.fromkeys(failed, 0.0),
+        )
+    )
+    return {it.instance_type: it.count for it in reply.to_launch}
+
+
+# What replicas ask for, of the resource of their kind too (teacher_server/fleet/offers.py).
+DIALOGUE = {"CPU": 0.5, "GPU": 1.0, "dialogue": SHARE}
+RECOMMENDATION = {"CPU": 0.5, "recommendation": SHARE}
+STUDENT = {"student": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("work", "failed", "nodes"),
+    [
+        ([DIALOGUE] * 2, (), {"dialogue": 2}),
+        ([DIALOGUE] * 2, ("dialogue",), {"dialogue-g6": 2}),
+        ([DIALOGUE], ("dialogue", "dialogue-g6"), {"dialogue-g4dn": 1}),
+        ([DIALOGUE] * 9, (), {"dialogue": 8, "dialogue-g6": 1}),
+        ([RECOMMENDATION], (), {"recommendation": 1}),
+        ([RECOMMENDATION], ("recommendation",), {"recommendation-m6i": 1}),
+        ([{"supervisor": 0.01}], (), {"student": 1}),
+    ],
+)
+def test_autoscaler_takes_the_next_type_of_a_pool_where_aws_had_none(
+    ready: FakeAws, work: list[dict[str, float]], failed: tuple[str, ...], nodes: dict[str, int]
+) -> None:
+    del ready
+    assert wanted(work, failed=failed) == nodes
+
+
+def test_students_of_a_run_get_a_node_each(ready: FakeAws) -> None:
+    del ready
+    assert wanted([STUDENT] * 2, apart=True) == {"student": 2}

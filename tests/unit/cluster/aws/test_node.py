@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,48 +13,9 @@ from cluster.aws.metadata import Metadata
 from cluster.aws.node import Node, prepare
 from cluster.aws.spot import drain_arguments, seconds_left, watch
 from tests.support.fake_aws import REGION, FakeAws
+from tests.support.fake_metadata import NOTICE, FakeMetadata, notice
 from trainer.common.errors import MachineError
 from trainer.security.credentials import SecurityFiles, read_credentials
-
-TOKEN = "fake-session-token"
-
-
-class FakeMetadata(ThreadingHTTPServer):
-    """The instance metadata of one node, on loopback."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), FakeMetadataHandler)
-        self.texts: dict[str, str] = {}
-
-    @property
-    def metadata(self) -> Metadata:
-        return Metadata(address=f"http://127.0.0.1:{self.server_port}")
-
-
-class FakeMetadataHandler(BaseHTTPRequestHandler):
-    server: FakeMetadata
-
-    def do_PUT(self) -> None:
-        assert self.path == "/latest/api/token"
-        self.answer(TOKEN)
-
-    def do_GET(self) -> None:
-        if self.headers["X-aws-ec2-metadata-token"] != TOKEN:
-            self.send_error(401)
-            return
-        text = self.server.texts.get(self.path.removeprefix("/latest/meta-data/"))
-        if text is None:
-            self.send_error(404)
-        else:
-            self.answer(text)
-
-    def answer(self, text: str) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        del format, args
 
 
 @pytest.fixture
@@ -67,6 +25,10 @@ def service() -> Iterator[FakeMetadata]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+def metadata_of(service: FakeMetadata) -> Metadata:
+    return Metadata(address=f"http://127.0.0.1:{service.server_port}")
 
 
 def node(service: FakeMetadata, profile: str, home: Path) -> tuple[Node, list[list[str]]]:
@@ -80,7 +42,7 @@ def node(service: FakeMetadata, profile: str, home: Path) -> tuple[Node, list[li
         "placement/region": REGION,
         "instance-life-cycle": "spot" if profile == "conkd-teacher" else "on-demand",
     }
-    return Node(metadata=service.metadata, home=home, run=run), ran
+    return Node(metadata=metadata_of(service), home=home, run=run), ran
 
 
 def files_below(folder: Path) -> dict[str, int]:
@@ -153,8 +115,9 @@ def test_head_hands_out_its_own_disk_if_setup_was_told_so(
     monkeypatch.setattr(module, "fetch", lambda *a: {**fetch(*a), "shared": "head"})
     head, ran = node(service, "conkd-head", tmp_path / "head")
     prepare(head, head=None)
-    assert "/etc/exports.d/conkd.exports" in ran[1][-1]
-    assert "exportfs -ra" in ran[2][-1]
+    assert ran[0][-1].endswith(" install -y -qq nfs-kernel-server >/dev/null")
+    assert "/etc/exports.d/conkd.exports" in ran[2][-1]
+    assert "exportfs -ra" in ran[3][-1]
     student, ran = node(service, "conkd-student", tmp_path / "student")
     prepare(student, head="10.0.0.1")
     assert ran[1][-1].endswith(" 10.0.0.1:/shared /shared")
@@ -176,34 +139,29 @@ def test_node_without_a_profile_and_one_that_may_not_read_are_one_line(
     assert files_below(tmp_path) == {}
 
 
-def notice(seconds: int) -> str:
-    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
-    return json.dumps({"action": "terminate", "time": f"{end:%Y-%m-%dT%H:%M:%SZ}"})
-
-
 def test_watch_drains_once_and_again_if_the_head_is_away(service: FakeMetadata) -> None:
     slept, drained = [], []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == 3:
-            service.texts["spot/instance-action"] = notice(120)
+            service.texts[NOTICE] = notice(120)
 
     def drain(left_s: int) -> None:
         drained.append(left_s)
         if len(drained) == 1:
             raise MachineError("the head is away")
 
-    watch(service.metadata, drain=drain, sleep=sleep)
+    watch(metadata_of(service), drain=drain, sleep=sleep)
     assert len(slept) == 4
     assert len(drained) == 2
     assert all(60 < it <= 110 for it in drained)
 
 
 def test_a_notice_of_the_past_leaves_no_time(service: FakeMetadata) -> None:
-    assert seconds_left(service.metadata) is None
-    service.texts["spot/instance-action"] = notice(-30)
-    assert seconds_left(service.metadata) == 0
+    assert seconds_left(metadata_of(service)) is None
+    service.texts[NOTICE] = notice(-30)
+    assert seconds_left(metadata_of(service)) == 0
 
 
 def test_drain_is_a_command_of_ray() -> None:
