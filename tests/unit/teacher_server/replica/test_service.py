@@ -124,8 +124,9 @@ def test_stream_that_nobody_reads_ends_with_resource_exhausted_and_the_next_one_
         async with running(FakeTeacher()) as (server, stub):
             silent = stub.Score(iter_async([request(i) for i in range(60)]), metadata=METADATA)
             await poll(lambda: server.counters.blocks > 0)
-            assert (await score(stub, [request(7)])).keys() == {7}
-            await poll(lambda: server.counters.streams == 0)
+            # At first they may find room beside it.
+            while server.counters.streams:
+                assert (await score(stub, [request(7)])).keys() == {7}
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 replies = [reply.request_id async for reply in silent]
                 raise AssertionError(f"all {len(replies)} replies came")
