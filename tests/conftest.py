@@ -11,7 +11,7 @@ from tests.support.budgets import Clock
 from tests.support.made_once import made_once
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
-SHARED = Path(os.environ.get("CONKD_SHARED", BESIDE))
+SHARED = Path(os.environ.get("CONKD_TEST_DATA", BESIDE))
 # Fixtures that need it: the tests that use one of them are marked `redial`.
 REAL_DATA = {"redial_dir", "dialogpt_tokenizer_dir"}
 
@@ -30,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # What a test reads of a pipe has the width that it needs, in xdist's workers too.
+    os.environ.pop("COLUMNS", None)
     # A shell starts jobs in the background with Ctrl-C ignored, and processes pass that on: what a
     # test starts must end by it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
