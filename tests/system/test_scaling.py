@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_cell_is_answered_whole_while_replicas_join(
             world, shared, inputs.with_lengths(lengths), GRID, steps=STEPS, port=free_port()
         )
         world.start_directory(FLEET)
-        world.start_students(plan, 2)
+        bus = world.start_students(plan, 2)
         cells = run_cells(world, plan, GRID.cells(), lengths)
         processes = world.processes()
     finally:
@@ -59,6 +60,7 @@ def test_every_cell_is_answered_whole_while_replicas_join(
             # A row keeps 64 entries, and an entry takes a byte at least.
             assert rank.teacher_bytes > rank.rows * 64
             assert rank.teacher_bytes == pytest.approx(bytes_per_row * rank.rows, rel=0.02)
+    assert 0.0 < bus < math.inf
     assert processes == {"fleet-directory", "fleet-1", "fleet-2", "student1", "student2"}
     table = table_of(cells, lengths, 10.0)
     assert [row["scaling"] for row in table] == [WEAK] * 4 + [STRONG]

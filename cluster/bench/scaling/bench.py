@@ -8,6 +8,7 @@ if every host had a device of its own. Beside each cell stands what the capacity
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ DIRECTORY_PORT, MASTER_PORT, REAL_PORT = 50_051, 29_500, 29_501
 FLEET = "fleet"
 # What sleeps nearly all the time stands for hosts of their own: no other program of this machine
 # may come before it when it wakes up. The run without sleeps has no such place.
-FIRST = ("nice", "-n", "-10")
+FIRST = ("nice", "-n", "-20")
 LOGS = Path("bench/logs/scaling")
 # Of the run without sleeps: two ranks on two cores.
 REAL_HOSTS = 2
@@ -77,8 +78,9 @@ def bench_alone(source: Path | None, grid: Grid, *, steps: int = STEPS) -> Bench
             host.limit(rate_mbit=1e3 * LINK_GBIT)
         dialogues = prepared_dialogues(source)
         inputs = prepare_inputs(dialogues, shared)
-        cells, real = measure_all(lab, shared, inputs, grid, steps=steps, ports=Ports())
-    return result_of(cells, real, inputs.lengths, dialogues.name)
+        measured = measure_all(lab, shared, inputs, grid, steps=steps, ports=Ports())
+    lengths, cells, real = measured
+    return result_of(cells, real, lengths, dialogues.name)
 
 
 def measure_all(
@@ -89,21 +91,26 @@ def measure_all(
     *,
     steps: int,
     ports: Ports,
-) -> tuple[list[MeasuredCell], list[Row]]:
-    """The cells, and then the run without sleeps on one host and, if there are some, on two."""
+) -> tuple[Lengths, list[MeasuredCell], list[Row]]:
+    """The cells, and then the run without sleeps on one host and, if there are some, on two.
+
+    Also the lengths, with what an exchange alone sends on these hosts.
+    """
     LOGS.mkdir(parents=True, exist_ok=True)
     world = World(hosts, shared, LOGS, directory_port=ports.directory, prefix=FIRST)
     try:
         plan = plan_of(world, shared, inputs, grid, steps=steps, port=ports.master)
         world.start_directory(FLEET)
-        world.start_students(plan, grid.students[-1])
-        cells = run_cells(world, plan, grid.cells(), inputs.lengths)
+        bus = world.start_students(plan, grid.students[-1])
+        lengths = dataclasses.replace(inputs.lengths, bus_bytes_per_s=bus)
+        cells = run_cells(world, plan, grid.cells(), lengths)
         world.stop()
         numbers = range(1, min(REAL_HOSTS, grid.students[-1]) + 1)
+        inputs = inputs.with_lengths(lengths)
         real = measure_real(world, shared, inputs, numbers, port=ports.real, gbit=LINK_GBIT)
     finally:
         world.stop()
-    return cells, real
+    return lengths, cells, real
 
 
 def plan_of(
@@ -162,6 +169,7 @@ def result_of(
         **figures_of(rows, lengths),
         "link_gbit": LINK_GBIT,
         "gradient_mb": gradient_bytes(lengths) / 1e6,
+        "bus_mb_per_s": lengths.bus_bytes_per_s / 1e6,
         "steps": float(cells[0].steps),
         "real_efficiency": float(real[-1]["efficiency"]),
     }

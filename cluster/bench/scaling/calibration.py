@@ -7,6 +7,7 @@ devices of many hosts. CPU seconds, not seconds: other programs of the machine d
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Lengths:
     """Of BATCH responses."""
     num_parameters: int
     """Of the student."""
+    bus_bytes_per_s: float = math.inf
+    """Of a rank in the exchange alone, on the hosts; known once these run."""
 
     @property
     def load(self) -> float:

@@ -24,8 +24,8 @@ from trainer.kinds.names import DIALOGUE
 
 SHARED = "CONKD_SHARED"
 STEPS, WARM_UP = 70, 10
-# A host may have up to eight ranks.
-MICRO_BATCH = 16
+# Responses of a host, which may have up to eight ranks.
+BATCH, MICRO_BATCH = 128, 16
 
 
 def bench_on_cluster(address: str, config: Path, grid: Grid) -> BenchResult:
@@ -55,7 +55,7 @@ def _train(address: str, cell: Cell, config: Path, shared: Path) -> list[dict[st
     """Steps of a new run on so many hosts."""
     name = f"bench-{cell.name}-{uuid.uuid4().hex[:6]}"
     settings = (
-        *(f"train.batch_size={cell.batch * cell.students}", f"train.steps={STEPS}"),
+        *(f"train.batch_size={BATCH * cell.students}", f"train.steps={STEPS}"),
         *(f"train.micro_batch_size={MICRO_BATCH}", f"train.checkpoint_every={STEPS}"),
         *("train.epochs=null", "train.select=last"),
     )

@@ -77,7 +77,8 @@ def read_plan(folder: Path) -> Plan:
 
 
 def ready_file(folder: Path, rank: int) -> Path:
-    """Is there once a student has loaded everything and met the others."""
+    """Is there once a student has loaded everything and met the others: what its exchange alone
+    sends, in bytes a second."""
     return folder / f"ready-{rank}"
 
 

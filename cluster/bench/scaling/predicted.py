@@ -1,7 +1,7 @@
 """What the capacity model says of the cells that are measured here.
 
-Its constants are the lengths of the sleeps, the stated rate of the links, and figures of other
-benchmarks. None is taken from a cell.
+Its constants are the lengths of the sleeps, the stated rate of the links or what an exchange alone
+gets of it, and figures of other benchmarks. None is taken from a cell.
 """
 
 from __future__ import annotations
@@ -11,14 +11,10 @@ from cluster.bench.scaling.grid import MICRO_BATCH, Cell
 from cluster.capacity import work
 from cluster.capacity.model import Prediction, Rates, predict
 from cluster.capacity.network import Link, exchange_s
-from trainer.common.machine import num_cpus
 
 # Gradients are exchanged in bf16.
 GRADIENT_ELEMENT_BYTES = 2
 FLOAT32_BYTES = 4
-# Of gloo's all-reduce of 16 MB among four ranks on one machine: 8.4 CPU ms of each rank for the
-# 24 MB that it sends and receives.
-GLOO_CPU_S_PER_BYTE = 0.35e-9
 # Of a veth pair and a bridge, with gloo's threads waking up at both ends.
 LATENCY_S = 100e-6
 # All-reduce without shards: a ring moves as many bytes as it does at stages 1 and 2.
@@ -45,7 +41,7 @@ def predicted(cell: Cell, lengths: Lengths, *, rows: int, link_gbit: float) -> P
         gradient_bytes=gradient_bytes(lengths),
         num_parameters=lengths.num_parameters,
         stage=STAGE,
-        link=_link(link_gbit, cell.students),
+        link=_link(link_gbit, lengths),
         request_s=work.EXCHANGE_S * max(1, cell.batch // MICRO_BATCH),
     )
     return predict(rates, students=cell.students, teachers=cell.teachers)
@@ -63,7 +59,7 @@ def real_step_s(lengths: Lengths, *, hosts: int, rows: float, link_gbit: float) 
     met_s = exchange_s(
         STAGE,
         lengths.num_parameters * FLOAT32_BYTES,
-        _link(link_gbit, hosts),
+        _link(link_gbit, lengths),
         hosts=hosts,
         ranks=hosts,
         num_elements=lengths.num_parameters,
@@ -71,7 +67,6 @@ def real_step_s(lengths: Lengths, *, hosts: int, rows: float, link_gbit: float) 
     return compute + met_s
 
 
-def _link(gbit: float, hosts: int) -> Link:
-    # All hosts' gloo shares this machine's cores.
-    passed_on = num_cpus() / (hosts * GLOO_CPU_S_PER_BYTE)
-    return Link(gbit=gbit, latency_s=LATENCY_S, host_bytes_per_s=passed_on)
+def _link(gbit: float, lengths: Lengths) -> Link:
+    # All hosts' gloo shares this machine's cores, which may pass on less than the links.
+    return Link(gbit=gbit, latency_s=LATENCY_S, host_bytes_per_s=lengths.bus_bytes_per_s)

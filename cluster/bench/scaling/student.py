@@ -15,8 +15,11 @@ import collections
 import contextlib
 import datetime
 import itertools
+import math
 import os
+import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,11 @@ from cluster.bench.scaling.plan import (
     read_plan,
     ready_file,
     result_file,
-    write_mark,
     write_measured,
 )
+from cluster.capacity.network import exchanged_bytes
 from protos.target_rows import Targets
+from trainer.common.atomic import write_text
 from trainer.common.cli import run_main
 from trainer.common.errors import MachineError
 from trainer.config.run import RunConfig
@@ -47,6 +51,8 @@ from trainer.data.prepared import PreparedData, load_prepared
 from trainer.teacher_client.client import TeacherClient
 
 POLL_S = 0.02
+# Of the exchange alone, before any cell.
+REPEATS = 12
 # A cell that teachers bind takes minutes, and idle ranks wait for it.
 GROUP_TIMEOUT = datetime.timedelta(hours=1)
 
@@ -106,6 +112,24 @@ class Student:
             teacher_bytes=round(share * (counters.wire_bytes + counters.request_bytes)),
             resends=counters.resends,
         )
+
+    def bus_bytes_per_s(self) -> float:
+        """Bytes a second of a rank in the exchange alone, the slowest of all numbers of ranks.
+
+        As nccl-tests count it: what a ring sends over the time, so that the number matters little.
+        """
+        found = [math.inf]
+        for size, group in self._group_of.items():
+            if self.rank < size:
+                sent = exchanged_bytes(0, self._plan.gradient_bytes, size)
+                found.append(sent / statistics.median(self._lone_exchanges(group)))
+        return min(found)
+
+    def _lone_exchanges(self, group: Any) -> Iterator[float]:
+        for _ in range(REPEATS):
+            start_s = time.perf_counter()
+            dist.all_reduce(self._gradients, group=group)
+            yield time.perf_counter() - start_s
 
     def _exchange(self, cell: CellPlan) -> None:
         if cell.students > 1:
@@ -198,7 +222,7 @@ def main(argv: list[str]) -> None:
         timeout=GROUP_TIMEOUT,
     )
     student = Student(plan, rank, arguments.world)
-    write_mark(ready_file(folder, rank))
+    write_text(ready_file(folder, rank), str(student.bus_bytes_per_s()))
     for index, cell in enumerate(plan.cells):
         wait_for(go_file(folder, index))
         if rank < cell.students:

@@ -135,8 +135,8 @@ class World:
             )
         self._wait_for([ready_file(here, f"{fleet}-{number}") for number in numbers], START_S)
 
-    def start_students(self, plan: Plan, world: int) -> None:
-        """Start all ranks with a plan; returns when they have met."""
+    def start_students(self, plan: Plan, world: int) -> float:
+        """Start all ranks with a plan; once they have met, bytes a second of an exchange alone."""
         plans.write_plan(self._shared.here, plan)
         for rank in range(world):
             host = self._hosts[student_host(rank)]
@@ -148,6 +148,7 @@ class World:
             )
         marks = [plans.ready_file(self._shared.here, rank) for rank in range(world)]
         self._wait_for(marks, START_S)
+        return min(float(mark.read_text()) for mark in marks)
 
     def run_cell(self, plan: Plan, index: int) -> list[Measured]:
         """Let the students run a cell; what each measured."""

@@ -168,7 +168,7 @@ def test_benchmark_with_a_failed_part_is_reported_whole_and_exits_with_1(
         return lambda source: result
 
     benchmarks = {"chaos": measured(("kill: it ended",)), "wire": measured(())}
-    monkeypatch.setattr(command, "benchmarks", lambda: benchmarks)
+    monkeypatch.setattr(command, "benchmarks", lambda _: benchmarks)
     monkeypatch.setattr(command, "NAMES", tuple(benchmarks))
     monkeypatch.setattr(shown, "RESULTS", tmp_path)
     monkeypatch.setattr(command, "default_source", lambda: None)
