@@ -3,8 +3,8 @@
 The supervisor beats to every node. A beat carries the token that the node's last answer brought, so
 it proves that the supervisor was alive after that answer; the ranks may run for LEASE_S from the
 moment at which the node made that token, by the node's own clock. Hence, of a node that last
-answered at t (by the supervisor's clock), no rank runs after t + LEASE_S + END_S, whether the node, the
-supervisor or the network between them has failed, and however late a beat arrives.
+answered at t (by the supervisor's clock), no rank runs after t + LEASE_S + END_S, whether the node,
+the supervisor or the network between them has failed, and however late a beat arrives.
 """
 
 from __future__ import annotations
