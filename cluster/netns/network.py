@@ -86,12 +86,12 @@ class Cable:
         for where, device in ((self._bridge, self._port), (self._host, "eth0")):
             with contextlib.suppress(MachineError):  # it had no limit
                 call(*where, "tc", "qdisc", "delete", "dev", device, "root")
-            discipline = _discipline(self._rate)
-            if discipline:
-                call(*where, "tc", "qdisc", "add", "dev", device, "root", *discipline)
+            queueing = discipline(self._rate)
+            if queueing:
+                call(*where, "tc", "qdisc", "add", "dev", device, "root", *queueing)
 
 
-def _discipline(rate: Rate) -> tuple[str, ...]:
+def discipline(rate: Rate) -> tuple[str, ...]:
     """What `tc` is told; a delay needs the kernel's netem, which some machines have not."""
     limit = () if rate.mbit is None else ("rate", f"{rate.mbit}mbit")
     if rate.delay_ms is not None:
