@@ -8,7 +8,7 @@ from typing import Any
 from cluster.aws.session import Aws, code
 from trainer.common.errors import InputError
 
-# AWS's own: Ubuntu 24.04 (Python 3.12) with a current NVIDIA driver and nothing of CUDA besides.
+# AWS's own: Ubuntu 24.04 (Python 3.12) with a current NVIDIA driver.
 DEFAULT_IMAGE = (
     "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 )

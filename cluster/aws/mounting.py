@@ -17,8 +17,10 @@ def mount_commands(source: str, target: Path) -> list[list[str]]:
 
 def export(target: Path) -> list[list[str]]:
     """Make the folder here, on the head, and hand it to the others of its network."""
+    install = "apt-get -o DPkg::Lock::Timeout=600 install -y -qq nfs-kernel-server >/dev/null"
     networks = " ".join(f"{it}(rw,sync,no_subtree_check)" for it in PRIVATE.split(","))
     return [
+        _as_root(f"command -v exportfs >/dev/null || {install}"),
         _as_root(f"mkdir -p {target} && mkdir -p /etc/exports.d"),
         _as_root(f"echo '{target} {networks}' > /etc/exports.d/conkd.exports"),
         _as_root("systemctl start nfs-server && exportfs -ra"),

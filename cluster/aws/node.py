@@ -3,13 +3,14 @@
 python -m cluster.aws.node [--head ADDRESS]
 
 Which role the node has, EC2 says: the name of its instance profile names its secrets. The head is
-started without --head.
+started without --head. The shared folder goes where CONKD_SHARED says, to /shared without it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
 from trainer.common.errors import MachineError
 
-SHARED = Path("/shared")
+VARIABLE, SHARED = "CONKD_SHARED", "/shared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,8 @@ class Node:
     metadata: Metadata
     home: Path
     run: Callable[[Sequence[str]], None]
+    shared: Path = Path(SHARED)
+    """Where the shared folder is mounted."""
 
 
 def main(argv: list[str]) -> None:
@@ -42,7 +45,8 @@ def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m cluster.aws.node", description=__doc__)
     parser.add_argument("--head", metavar="ADDRESS", help="the head's; the head itself has none")
     arguments: argparse.Namespace = parser.parse_args(argv)
-    node = Node(metadata=Metadata(), home=Path.home(), run=run_command)
+    shared = Path(os.environ.get(VARIABLE) or SHARED)
+    node = Node(metadata=Metadata(), home=Path.home(), run=run_command, shared=shared)
     prepare(node, head=arguments.head)
 
 
@@ -57,7 +61,7 @@ def prepare(node: Node, *, head: str | None) -> None:
     content = fetch(secret_parameter(profile), region)
     for path, text in files_of(content).items():
         write_secret(node.home / path, text)
-    for command in _shared(content["shared"], head):
+    for command in _mounting(content["shared"], node.shared, head):
         node.run(command)
     if node.metadata.get("instance-life-cycle") == "spot":
         for command in watch_commands(node.home):
@@ -74,13 +78,13 @@ def fetch(parameter: str, region: str) -> dict[str, str]:
     return json.loads(found["Parameter"]["Value"])
 
 
-def _shared(shared: str, head: str | None) -> list[list[str]]:
+def _mounting(source: str, target: Path, head: str | None) -> list[list[str]]:
     """The commands that make the shared folder be there."""
-    if shared != HEAD:
-        return mount_commands(shared, SHARED)
+    if source != HEAD:
+        return mount_commands(source, target)
     if head is None:
-        return export(SHARED)
-    return mount_commands(f"{head}:{SHARED}", SHARED)
+        return export(target)
+    return mount_commands(f"{head}:{target}", target)
 
 
 def run_command(command: Sequence[str]) -> None:

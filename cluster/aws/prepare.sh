@@ -9,7 +9,7 @@ CACHES=(.cache .triton)
 apt() { sudo DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 "$@"; }
 
 missing=()
-for package in g++ python3-venv python3-dev nfs-common nfs-kernel-server; do
+for package in g++ python3-venv python3-dev nfs-common; do
   dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
 done
 if ((${#missing[@]})); then

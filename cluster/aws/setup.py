@@ -6,6 +6,7 @@ nothing, and one that was interrupted is gone on with.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +137,6 @@ def _image(aws: Aws, file: AwsFile, options: SetupOptions) -> list[Part]:
 
 def _stored_sort(aws: Aws, file: AwsFile) -> str:
     """What --shared was, from what nodes read; `efs` before the first setup."""
-    import json
-
     text = read_parameter(aws, secret_parameter(file.profile("head")))
     shared = EFS if text is None else str(json.loads(text)["shared"])
     return EFS if ".efs." in shared else shared

@@ -12,6 +12,7 @@ from cluster.aws.parameters import MAX_BYTES, new_secrets, secret_parameter
 from cluster.aws.parts import State
 from cluster.aws.roles import ROLES, AwsFile, Role
 from cluster.aws.session import Aws
+from trainer.common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +30,21 @@ class Image:
     def what(self) -> str:
         """The parameter, and what is or will be in it."""
         there = self._there()
-        if there is not None and not self.is_named:
-            return f"parameter {self.name}: image {there}"
-        image = resolve(self.aws, self.wanted)
+        stays = there is not None and not self.is_named and self._is_usable(there)
+        image = resolve(self.aws, there if there and stays else self.wanted)
         return f"parameter {self.name}: image {image.id} ({image.name})"
 
     def state(self) -> State:
-        """Ready if there is an image that exists, and, if one was named, that one."""
+        """Ready if there is an image that exists, and, if one was named, that one.
+
+        AWS takes old images back: then the newest one takes the place.
+        """
         there = self._there()
         if there is None:
             return "missing"
-        resolve(self.aws, there)
-        differs = self.is_named and resolve(self.aws, self.wanted).id != there
-        return "differs" if differs else "ready"
+        if self.is_named:
+            return "ready" if resolve(self.aws, self.wanted).id == there else "differs"
+        return "ready" if self._is_usable(there) else "differs"
 
     def make(self) -> None:
         """Write the id; AWS checks that it is one."""
@@ -59,6 +62,13 @@ class Image:
 
     def _there(self) -> str | None:
         return read_parameter(self.aws, self.name)
+
+    def _is_usable(self, image: str) -> bool:
+        try:
+            resolve(self.aws, image)
+        except InputError:
+            return False
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

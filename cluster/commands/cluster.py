@@ -58,7 +58,9 @@ class Cluster:
         Raises:
             MissingError: if the head has no environment.
         """
-        status = self.head.show(argv)
+        # Without a terminal there, tables keep to the width of this one.
+        columns = f"COLUMNS={shutil.get_terminal_size().columns}"
+        status = self.head.show(["env", columns, *argv])
         self._check_environment(status)
         return status
 

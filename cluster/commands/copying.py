@@ -26,18 +26,19 @@ def copy_up(shell: Shell, folder: Path, remote: str, *, skipped: str, exact: boo
         skipped: an entry of the folder that is left out; empty: none.
         exact: compare content, not size and time.
     """
-    left_out = [f"--exclude=/{skipped}"] if skipped else []
-    _rsync(shell, f"{folder}/", f"{shell.target}:{remote}/", *left_out, exact=exact)
+    _rsync(shell, f"{folder}/", f"{shell.target}:{remote}/", without=skipped, exact=exact)
 
 
-def copy_down(shell: Shell, remote: str, folder: Path, *, exact: bool) -> None:
-    """Make a local folder what a remote one is."""
-    _rsync(shell, f"{shell.target}:{remote}/", f"{folder}/", exact=exact)
+def copy_down(shell: Shell, remote: str, folder: Path, *, kept: str, exact: bool) -> None:
+    """Make a local folder what a remote one is, but for one entry of its own that is kept."""
+    _rsync(shell, f"{shell.target}:{remote}/", f"{folder}/", without=kept, exact=exact)
 
 
-def _rsync(shell: Shell, source: str, target: str, *options: str, exact: bool) -> None:
+def _rsync(shell: Shell, source: str, target: str, *, without: str, exact: bool) -> None:
     argv = [
-        *("rsync", *OPTIONS, *options, *(["--checksum"] if exact else [])),
+        *("rsync", *OPTIONS),
+        *([f"--exclude=/{without}"] if without else []),
+        *(["--checksum"] if exact else []),
         *("--rsh", shlex.join(shell.ssh()), source, target),
     ]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -12,7 +12,11 @@ from cluster.commands.cluster_file import add_cluster_option
 from cluster.commands.copying import copy_down
 from cluster.commands.on_head import answer_of, run_name
 from cluster.head.digests import digests
+from trainer.common.atomic import write_text
 from trainer.common.errors import InputError, MachineError
+
+MARK = ".conkd-run"
+"""File that says which run a folder on the laptop is of."""
 
 
 def add(commands: Any) -> None:
@@ -26,11 +30,24 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Copy, compare, and tell the cluster."""
-    folder: Path = arguments.folder
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"DIR must be a folder or new, got the file {folder}. Name another one.")
-    pull(Cluster(arguments.file), arguments.name, folder)
+    check_folder(arguments.folder, arguments.name)
+    pull(Cluster(arguments.file), arguments.name, arguments.folder)
     return 0
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Raise InputError if there are files that are not of an earlier pull: they would be lost."""
+    if folder.is_dir():
+        mark = folder / MARK
+        of = mark.read_text().strip() if mark.is_file() else ""
+        if of == name or not any(folder.iterdir()):
+            return
+        raise InputError(
+            f"DIR must be new, empty or an earlier pull of {name}, got {folder} with "
+            f"{f'the run {of}' if of else 'other files'}. Name another one."
+        )
+    if folder.exists():
+        raise InputError(f"DIR must be a folder or new, got the file {folder}. Name another one.")
 
 
 def pull(cluster: Cluster, name: str, folder: Path) -> None:
@@ -39,10 +56,10 @@ def pull(cluster: Cluster, name: str, folder: Path) -> None:
     Raises:
         MachineError: if they differ, and not because the run goes on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / MARK, f"{name}\n")
     for exact in (False, True):
         offer = answer_of(cluster, "outgoing", name)
-        copy_down(cluster.head, offer["folder"], folder, exact=exact)
+        copy_down(cluster.head, offer["folder"], folder, kept=MARK, exact=exact)
         here = digests(folder)
         wrong = [it for it, digest in offer["digests"].items() if here.get(it) != digest]
         if not wrong and answer_of(cluster, "pulled", name, offer["fingerprint"])["whole"]:

@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return 0
     launch(cluster)
-    if arguments.max_hours:
-        cluster.answer([*HEAD, "watch", "--hours", str(arguments.max_hours)])
+    hours = arguments.max_hours
+    cluster.answer([*HEAD, "watch", *(["--hours", str(hours)] if hours else [])])
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from cluster.head import incoming, outgoing, watch
 from cluster.head.runs import all_runs, newest
-from cluster.head.shared import shared_folder
+from cluster.head.shared import DATA, TEACHERS, shared_folder
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser, number, whole
 
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     teachers.set_defaults(run=_teachers)
     for name, run in (("incoming", _incoming), ("placed", _placed)):
         command = commands.add_parser(name, help="of push")
-        command.add_argument("room")
+        command.add_argument("room", choices=(DATA, TEACHERS))
         command.add_argument("name")
         command.add_argument("--bytes", type=whole(0), default=0)
         command.set_defaults(run=run)

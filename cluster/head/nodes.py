@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from trainer.common.errors import UnreachableError, first_line
+from trainer.common.errors import MachineError, UnreachableError, first_line
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where Ray's launcher puts the cluster's file on the head."""
@@ -20,8 +20,10 @@ def connect() -> None:
 
     Raises:
         UnreachableError: if there is none.
+        MachineError: if this node's token is not the cluster's.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         return
@@ -32,6 +34,11 @@ def connect() -> None:
             configure_logging=False,
             logging_level=logging.ERROR,
         )
+    except AuthenticationError as error:
+        raise MachineError(
+            f"the head's token (~/.ray/auth_token) must be that of its cluster, got: "
+            f"{first_line(error)} Take the cluster down and up: python -m cluster down FILE"
+        ) from error
     except (ConnectionError, RuntimeError) as error:
         raise UnreachableError(
             f"Ray must run on the head, got: {first_line(error).rstrip('.')}. Start it: python -m "

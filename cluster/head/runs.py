@@ -40,6 +40,11 @@ class Run:
         """None: it has not ended, or no supervisor has started it."""
         return self.state.get("exit_status")
 
+    @property
+    def ended_s(self) -> float:
+        """Unix time of its end; 0: it has not ended."""
+        return 0.0 if self.exit_status is None else self.state.get("updated", 0.0)
+
     def is_going(self, now_s: float) -> bool:
         """Whether a supervisor is at work; it writes every few seconds, wherever it runs."""
         is_over = self.exit_status is not None

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cluster.head.nodes import BOOTSTRAP
@@ -33,18 +33,28 @@ class Wishes:
     """Unix time."""
     after: str | None = None
     """Name of a run."""
+    asked_s: float = 0.0
+    """Unix time at which `after` was asked for: an end before it is that of an earlier run."""
 
     def are_due(self, runs: list[Run], now_s: float) -> bool:
         """Whether one of the reasons is there."""
-        ended = {it.name for it in runs if it.exit_status is not None}
+        ended = {it.name for it in runs if it.ended_s > self.asked_s}
         return self.after in ended or (self.until_s is not None and now_s >= self.until_s)
 
 
 def ask(*, hours: float | None, after: str | None) -> None:
-    """Note what is given beside the wishes that there are, and see to it that they are watched."""
+    """Note what is given beside the wishes that there are, and see to it that they are watched.
+
+    With nothing given: the process that watched may have gone with the head's power.
+    """
     wishes = _read()
-    until_s = wishes.until_s if hours is None else time.time() + hours * 3600
-    write_json(WISHES.expanduser(), asdict(Wishes(until_s=until_s, after=after or wishes.after)))
+    if hours is not None:
+        wishes = replace(wishes, until_s=time.time() + hours * 3600)
+    if after is not None:
+        wishes = replace(wishes, after=after, asked_s=time.time())
+    if wishes == Wishes():
+        return
+    write_json(WISHES.expanduser(), asdict(wishes))
     with LOG.expanduser().open("a") as log:
         subprocess.Popen(
             [sys.executable, "-m", "cluster.head", "watcher"],

@@ -111,7 +111,7 @@ EVENTS: Mapping[str, Sequence[Event]] = {
         Event(text="a teacher host loses power", act=power_off),
         Event(text="it has power again", act=power_on),
     ),
-    "none": (Event(text="teachers 4 -> 0 -> 4", act=to_none_and_back),),
+    "none": (Event(text="no teachers, then all again", act=to_none_and_back),),
     "upgrade": (Event(text="a rolling upgrade", act=upgrade),),
     "certificates": (Event(text="new certificates, rolled", act=rotate_certificates),),
     "head": (

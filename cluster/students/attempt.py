@@ -21,8 +21,8 @@ class Outcome:
     ending: Ending
     text: str = ""
     exit_status: int = 0
-    lost_nodes: tuple[str, ...] = ()
-    """Ray's ids of the nodes that were lost."""
+    silent_nodes: tuple[str, ...] = ()
+    """Ray's ids of the nodes that do not answer: Ray may not know yet that they are lost."""
     free_s: float = 0.0
     """From when on no rank of this attempt can run, by the supervisor's clock."""
 
@@ -53,7 +53,7 @@ def run_attempt(
         ending=outcome.ending,
         text=outcome.text,
         exit_status=outcome.exit_status,
-        lost_nodes=outcome.lost_nodes,
+        silent_nodes=outcome.silent_nodes,
         free_s=free_s,
     )
 
@@ -126,7 +126,7 @@ def _lost(links: Sequence[NodeLink]) -> Outcome | None:
     return Outcome(
         ending="lost",
         text=f"student node lost: {'; '.join(reasons)}",
-        lost_nodes=tuple(link.place.node_id for link in lost if link.lost),
+        silent_nodes=tuple(link.place.node_id for link in lost if link.is_silent),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
 from cluster.students.lease import BEAT_S, LEASE_S, LOST_S
 from cluster.students.node import Beat, NodeStart, Place
@@ -25,6 +25,7 @@ class NodeLink:
         place: where it is.
         exit_status: of its launcher; None while that runs.
         lost: why the node is given up; empty: it is not.
+        is_silent: it is, because it does not answer: Ray may not know yet.
         sent: number of beats sent.
         answered: number of the last beat that was answered.
     """
@@ -34,6 +35,7 @@ class NodeLink:
         self.exit_status: int | None = None
         self.lease_is_over = False
         self.lost = ""
+        self.is_silent = False
         self.sent = self.answered = 0
         self._actor = actor
         self._clock = clock
@@ -70,6 +72,7 @@ class NodeLink:
             raise MachineError(first_line(error.cause)) from error
         except RayError as error:
             self.lost = f"it did not start: {first_line(error)}"
+            self.is_silent = isinstance(error, GetTimeoutError)
             return None
         self._answered_s = self._clock()
         return token
@@ -86,6 +89,7 @@ class NodeLink:
             lines = self._take(self._pending)
         if not self.lost and now_s - self._answered_s > LOST_S:
             self.lost = f"no answer for {LOST_S:.0f} s"
+            self.is_silent = True
         return lines
 
     def stop(self) -> Any:

@@ -117,7 +117,7 @@ class Supervisor:
         finally:
             group.release()
         self._free_s = max(self._free_s, outcome.free_s)
-        roster.lose(outcome.lost_nodes)
+        roster.lose(outcome.silent_nodes)
         return outcome
 
     def _run_ranks(self, group: Group, roster: Roster) -> Outcome:

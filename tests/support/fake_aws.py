@@ -22,6 +22,7 @@ REGION = "us-west-2"
 FILE = Path(__file__).resolve().parents[2] / "cluster" / "gpu.yaml"
 ACCOUNT = "123456789012"
 IMAGE = "ami-0fa4e0000000fa4e0"
+FAMILIES = ("g4dn.", "g5.", "g6.", "m5.", "m6i.", "m7i.")
 IMAGE_NAME = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 24.04), a fake of it"
 
 
@@ -72,6 +73,7 @@ def start_over(aws: FakeAws, patch: pytest.MonkeyPatch, home: Path) -> None:
     request = urllib.request.Request(f"{aws.address}/moto-api/reset", method="POST")
     urllib.request.urlopen(request).read()
     _add_what_is_missing(aws, patch)
+    _shorten(patch)
     _record(aws, patch)
     aws.image = _make_image(aws)
 
@@ -123,6 +125,14 @@ def _add_what_is_missing(aws: FakeAws, patch: pytest.MonkeyPatch) -> None:
         plural = "s" if name == "describe" else ""
         patch.setattr(EC2Response, f"{name}_placement_group{plural}", fake, raising=False)
     patch.setattr(ServiceQuotasBackend, "get_service_quota", quota)
+
+
+def _shorten(patch: pytest.MonkeyPatch) -> None:
+    """Some types of instances for all: Ray reads the whole list each time."""
+    from moto.ec2.models.instance_types import InstanceTypeBackend
+
+    types = [it for it in InstanceTypeBackend.instance_types if it.name.startswith(FAMILIES)]
+    patch.setattr(InstanceTypeBackend, "instance_types", types)
 
 
 def _record(aws: FakeAws, patch: pytest.MonkeyPatch) -> None:

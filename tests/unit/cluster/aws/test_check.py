@@ -172,6 +172,14 @@ def test_library_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         session.connect("us-west-2")
 
 
+def test_aws_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fake")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "fake")
+    with pytest.raises(MachineError, match=r"^AWS must say which account this is, got: Could not"):
+        check(FILE, gpu_config(), is_dry=True)
+
+
 def test_account_that_is_set_up_is_told_with_its_image(ready: FakeAws, file: AwsFile) -> None:
     (line,) = check_account(ready.clients, file, ssh_folder=Path.home() / ".ssh")
     assert ready.image in line

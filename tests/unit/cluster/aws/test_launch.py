@@ -15,6 +15,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated import autoscaler_pb2
 
+from teacher_server.fleet.offers import SHARE
 from tests.support.fake_aws import FILE, FakeAws, gpu_config
 
 # Its fields are made at import, so that no tool sees them.
@@ -177,8 +178,9 @@ def wanted(
     return {it.instance_type: it.count for it in reply.to_launch}
 
 
-DIALOGUE = {"CPU": 1.0, "GPU": 1.0}
-RECOMMENDATION = {"CPU": 1.0}
+# What replicas ask for, of the resource of their kind too (teacher_server/fleet/offers.py).
+DIALOGUE = {"CPU": 0.5, "GPU": 1.0, "dialogue": SHARE}
+RECOMMENDATION = {"CPU": 0.5, "recommendation": SHARE}
 STUDENT = {"student": 1.0}
 
 

@@ -27,6 +27,9 @@ def service() -> Iterator[FakeMetadata]:
     server.server_close()
 
 
+SHARED = Path("/elsewhere")
+
+
 def metadata_of(service: FakeMetadata) -> Metadata:
     return Metadata(address=f"http://127.0.0.1:{service.server_port}")
 
@@ -42,7 +45,7 @@ def node(service: FakeMetadata, profile: str, home: Path) -> tuple[Node, list[li
         "placement/region": REGION,
         "instance-life-cycle": "spot" if profile == "conkd-teacher" else "on-demand",
     }
-    return Node(metadata=metadata_of(service), home=home, run=run), ran
+    return Node(metadata=metadata_of(service), home=home, run=run, shared=SHARED), ran
 
 
 def files_below(folder: Path) -> dict[str, int]:
@@ -93,9 +96,9 @@ def test_node_mounts_the_file_system_and_a_spot_node_is_watched(
     one, ran = node(service, "conkd-teacher", tmp_path / "ubuntu")
     prepare(one, head="10.0.0.1")
     shell = [it[-1] for it in ran]
-    assert shell[0] == "mkdir -p /shared"
-    assert shell[1].startswith("mountpoint -q /shared || mount -t nfs4 -o nfsvers=4.1,")
-    assert shell[1].endswith(f",noresvport {system}.efs.us-west-2.amazonaws.com:/ /shared")
+    assert shell[0] == "mkdir -p /elsewhere"
+    assert shell[1].startswith("mountpoint -q /elsewhere || mount -t nfs4 -o nfsvers=4.1,")
+    assert shell[1].endswith(f",noresvport {system}.efs.us-west-2.amazonaws.com:/ /elsewhere")
     watching = ran[-1]
     assert watching[:2] == ["sudo", "systemd-run"]
     assert "--uid=ubuntu" in watching
@@ -115,11 +118,12 @@ def test_head_hands_out_its_own_disk_if_setup_was_told_so(
     monkeypatch.setattr(module, "fetch", lambda *a: {**fetch(*a), "shared": "head"})
     head, ran = node(service, "conkd-head", tmp_path / "head")
     prepare(head, head=None)
-    assert "/etc/exports.d/conkd.exports" in ran[1][-1]
-    assert "exportfs -ra" in ran[2][-1]
+    assert ran[0][-1].endswith(" install -y -qq nfs-kernel-server >/dev/null")
+    assert "/etc/exports.d/conkd.exports" in ran[2][-1]
+    assert "exportfs -ra" in ran[3][-1]
     student, ran = node(service, "conkd-student", tmp_path / "student")
     prepare(student, head="10.0.0.1")
-    assert ran[1][-1].endswith(" 10.0.0.1:/shared /shared")
+    assert ran[1][-1].endswith(" 10.0.0.1:/elsewhere /elsewhere")
 
 
 def test_node_without_a_profile_and_one_that_may_not_read_are_one_line(

@@ -25,9 +25,12 @@ def test_cluster_ends_when_its_hours_are_over() -> None:
 
 
 def test_cluster_ends_after_a_run_whatever_its_status() -> None:
-    wishes = Wishes(after="a")
-    assert not wishes.are_due([run("a"), run("b", exit_status=0)], now_s=0.0)
-    assert wishes.are_due([run("a", exit_status=1)], now_s=0.0)
+    wishes = Wishes(after="a", asked_s=50.0)
+    others = run("b", exit_status=0, updated=60.0)
+    assert not wishes.are_due([run("a", updated=60.0), others], now_s=0.0)
+    assert wishes.are_due([run("a", exit_status=1, updated=60.0)], now_s=0.0)
+    # It had ended before, and the same command goes on with it.
+    assert not wishes.are_due([run("a", exit_status=0, updated=40.0)], now_s=0.0)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,20 @@ def test_head_stays_if_its_disk_alone_holds_a_run(
     command = end_command([run("a", tmp_path)] * runs)
     assert command[:3] == ["down", "/home/me/ray_bootstrap_config.yaml", "--force"]
     assert command[3:] == (["--workers-only"] if kept else [])
+
+
+def test_wishes_are_kept_beside_each_other_and_watched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(watch.subprocess, "Popen", lambda argv, **_: started.append(argv))
+    monkeypatch.setattr(watch.time, "time", lambda: 1000.0)
+    watch.ask(hours=None, after=None)
+    assert started == []
+    watch.ask(hours=2, after=None)
+    watch.ask(hours=None, after="a")
+    assert watch._read() == Wishes(until_s=8200.0, after="a", asked_s=1000.0)
+    # `up` after the head was off.
+    watch.ask(hours=None, after=None)
+    assert [it[1:] for it in started] == [["-m", "cluster.head", "watcher"]] * 3

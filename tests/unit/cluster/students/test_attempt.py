@@ -11,6 +11,8 @@ from cluster.students.attempt import Outcome, run_attempt
 from cluster.students.node import Place
 from trainer.common.errors import MachineError
 
+SILENT = "no answer for 20 s"
+
 
 class FakeLink:
     """A node whose answers are a list: lines and exit status of each beat, or why it is lost."""
@@ -26,6 +28,7 @@ class FakeLink:
         self.exit_status: int | None = None
         self.lease_is_over = False
         self.lost = ""
+        self.is_silent = False
         self.sent = self.answered = 0
         self.free_s = 1000.0 + number
         self.started_with: Any = None
@@ -47,6 +50,7 @@ class FakeLink:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         if isinstance(answer, str):
             self.lost = answer
+            self.is_silent = answer == SILENT
             return ()
         self.answered = self.sent
         line, self.exit_status = answer
@@ -93,11 +97,11 @@ def test_all_nodes_start_with_the_address_of_the_first() -> None:
 
 
 def test_lost_node_ends_the_others_and_its_own_ranks_run_no_longer_than_its_lease() -> None:
-    links = [FakeLink(1, ("", None)), FakeLink(2, ("", None), "no answer for 20 s")]
+    links = [FakeLink(1, ("", None)), FakeLink(2, ("", None), SILENT)]
     outcome, _ = attempt(*links)
     assert outcome.ending == "lost"
     assert outcome.text == "student node lost: student2 (10.0.0.2): no answer for 20 s"
-    assert outcome.lost_nodes == ("id2",)
+    assert outcome.silent_nodes == ("id2",)
     assert (links[0].is_stopped, links[1].is_stopped) == (True, False)
     assert outcome.free_s == links[1].free_s
 
@@ -106,7 +110,12 @@ def test_node_that_ended_its_ranks_for_want_of_beats_is_no_failure_of_the_run() 
     link = FakeLink(1, ("", 75))
     link.lease_is_over = True
     outcome, _ = attempt(link)
-    assert (outcome.ending, outcome.lost_nodes) == ("lost", ())
+    assert (outcome.ending, outcome.silent_nodes) == ("lost", ())
+
+
+def test_node_of_which_the_actor_alone_is_gone_may_be_taken_again_at_once() -> None:
+    outcome, _ = attempt(FakeLink(1, "Ray has lost it, or the actor there"))
+    assert (outcome.ending, outcome.silent_nodes) == ("lost", ())
 
 
 def test_rank_that_fails_while_all_nodes_live_ends_the_run_with_its_status() -> None:

@@ -24,7 +24,7 @@ PRIVATE = re.compile(
 MODULES = {
     Path(room, "ray_private.py")
     for room in ("teacher_server/fleet", "cluster/machines", "cluster/commands")
-}
+} | {Path("cluster/aws/schema.py"), Path("cluster/students/node_set.py")}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,9 @@ MODULES = {
         "ray.serve._private.deployment_scheduler:DeploymentScheduler._get_available_resources_per_node",
         "ray._raylet:GcsClient",
         "ray.autoscaler._private.util:hash_launch_conf",
+        "ray._raylet:PlacementGroupID",
+        "ray.autoscaler._private.util:prepare_config",
+        "ray.autoscaler._private.util:validate_config",
         "ray.autoscaler._private.commands:_bootstrap_config",
         "ray.autoscaler._private.providers:_get_node_provider",
     ],
