@@ -36,13 +36,14 @@ def connect() -> None:
         )
     except AuthenticationError as error:
         raise MachineError(
-            f"the head's token (~/.ray/auth_token) must be that of its cluster, got: "
-            f"{first_line(error)} Take the cluster down and up: python -m cluster down FILE"
+            "the head must have its cluster's token in ~/.ray/auth_token, got: "
+            f"{first_line(error).partition('. ')[0]}. Make it: python -m cluster up FILE"
         ) from error
     except (ConnectionError, RuntimeError) as error:
+        # A wrong token is no error of its own: Ray's client tries on until its time is over.
         raise UnreachableError(
-            f"Ray must run on the head, got: {first_line(error).rstrip('.')}. Start it: python -m "
-            "cluster up FILE"
+            "Ray must run on the head, under the token in ~/.ray/auth_token, got: "
+            f"{first_line(error).rstrip('.')}. Start it: python -m cluster up FILE"
         ) from error
 
 

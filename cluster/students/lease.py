@@ -3,14 +3,16 @@
 The supervisor beats to every node. A beat carries the token that the node's last answer brought, so
 it proves that the supervisor was alive after that answer; the ranks may run for LEASE_S from the
 moment at which the node made that token, by the node's own clock. Hence, of a node that last
-answered at t (by the supervisor's clock), no rank runs after t + LEASE_S, whether the node, the
-supervisor or the network between them has failed, and however late a beat arrives.
+answered at t (by the supervisor's clock), no rank runs after t + LEASE_S + END_S, whether the node,
+the supervisor or the network between them has failed, and however late a beat arrives.
 """
 
 from __future__ import annotations
 
 BEAT_S = 1.0
 LEASE_S = 18.0
+# A guard looks at the clock, and kills.
+END_S = 1.0
 # A node that answers nothing for so long is lost. Its ranks have ended by then: others may start.
 LOST_S = 20.0
 

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 
-from cluster.students.lease import BEAT_S, LEASE_S, LOST_S
+from cluster.students.lease import BEAT_S, END_S, LEASE_S, LOST_S
 from cluster.students.node import Beat, NodeStart, Place
 from trainer.common.errors import MachineError, first_line
 
@@ -46,7 +46,7 @@ class NodeLink:
     @property
     def free_s(self) -> float:
         """From when on no rank of this node's can run, by the clock."""
-        return self._answered_s + LEASE_S
+        return self._answered_s + LEASE_S + END_S
 
     def greet(self) -> Any:
         """Ask for the token of the start; what `start` waits for."""

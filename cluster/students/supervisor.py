@@ -18,7 +18,7 @@ import ray
 
 from cluster.students.attempt import Outcome, run_attempt
 from cluster.students.journal import Journal
-from cluster.students.lease import LEASE_S
+from cluster.students.lease import END_S, LEASE_S
 from cluster.students.node_link import NodeLink, monotonic
 from cluster.students.node_set import Group, release_all
 from cluster.students.order import RunOrder
@@ -50,7 +50,7 @@ class Supervisor:
         self._is_successor = is_same and not self._is_over
         self._state = first_state(order, before)
         # The ranks of a supervisor before have no lease any more by then.
-        self._free_s = monotonic() + (0.0 if before is None or before.is_over else LEASE_S)
+        self._free_s = monotonic() + (0.0 if before is None or before.is_over else LEASE_S + END_S)
         self._journal = Journal(folder, self._state)
         threading.Thread(target=self._run, name="supervise", daemon=True).start()
 

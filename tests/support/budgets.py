@@ -41,6 +41,7 @@ BUDGETS = {
     "tests/system/test_secure_fleet.py": (0.0, 250.0),
     "tests/system/test_served_student.py": (75.0, 250.0),
     "tests/system/test_students_by_hand.py": (0.0, 250.0),
+    "tests/system/test_spot_notice.py": (0.0, 150.0),
     "tests/system/test_student_run.py": (45.0, 180.0),
     "tests/system/test_two_hosts.py": (90.0, 120.0),
     "tests/system/test_zero_stages.py": (45.0, 500.0),

@@ -63,7 +63,8 @@ def _block(row: Sequence[str], columns: Sequence[str], width: int) -> list[str]:
     """The first cell on a line, below it the others, as many in a line as fit."""
     lines, line = [row[0]], ""
     for name, cell in zip(columns[1:], row[1:], strict=True):
-        pair = f"{name} {cell or '-'}"
+        # Joined, not formatted: a state of Ray's is a str that formats as its name in Python.
+        pair = " ".join((name, cell or "-"))
         if line and _width(GAP + line + GAP + pair) > width:
             lines.append(GAP + line)
             line = ""

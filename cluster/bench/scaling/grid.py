@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 DEFAULT_COUNTS = (1, 2, 4)
 WEAK, STRONG = "weak", "strong"
-# Responses at a step, of each student if scaling is weak, of all together if it is strong: five
+# Responses at a step, of each student if scaling is weak, of all together if it is strong: six
 # micro-batches of the paper's size.
-BATCH = 160
+BATCH = 192
 MICRO_BATCH = 32
 
 

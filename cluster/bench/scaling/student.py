@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import datetime
 import itertools
 import math
@@ -83,18 +84,18 @@ class Student:
             return self._run(cell, client, parts)
 
     def _run(self, cell: CellPlan, client: TeacherClient, parts: list[list[Example]]) -> Measured:
-        # As in a whole run, nothing is asked for steps after the last.
         steps = range(-self._plan.warm_up, self._plan.steps)
-        asked = iter(steps)
+        in_flight = self._config.teachers.in_flight
         ahead: collections.deque[list[Future[Targets]]] = collections.deque()
-        for _ in itertools.islice(asked, self._config.teachers.in_flight):
+        for _ in range(in_flight):
             ahead.append([client.submit(part) for part in parts])
         meter = Meter()
         for step in steps:
             if step == 0:
                 meter = Meter()
-            if next(asked, None) is not None:
-                ahead.append([client.submit(part) for part in parts])
+            # Also for steps after the last: teachers have as much ahead of them at the end as at
+            # the beginning, else what they answered before it would count.
+            ahead.append([client.submit(part) for part in parts])
             asked_s = time.perf_counter()
             for answer in ahead.popleft():
                 answer.result()
@@ -104,11 +105,14 @@ class Student:
             self._exchange(cell)
             met_s = time.perf_counter()
             meter.step(wait_s=answered_s - asked_s, exchange_s=met_s - computed_s)
+        measured = meter.measured(rows=self._plan.steps * sum(map(rows_of, parts)))
+        for answer in itertools.chain(*ahead):
+            answer.result()
         # Every step asks the same, so of all bytes these steps have their share.
-        share = self._plan.steps / len(steps)
+        share = self._plan.steps / (len(steps) + in_flight)
         counters = client.counters
-        return meter.measured(
-            rows=self._plan.steps * sum(map(rows_of, parts)),
+        return dataclasses.replace(
+            measured,
             teacher_bytes=round(share * (counters.wire_bytes + counters.request_bytes)),
             resends=counters.resends,
         )
@@ -158,19 +162,19 @@ class Meter:
         self._times.append((now - self._last, wait_s, exchange_s))
         self._last = now
 
-    def measured(self, *, rows: int, teacher_bytes: int, resends: int) -> Measured:
-        """All of it until now."""
+    def measured(self, *, rows: int) -> Measured:
+        """All of it until now, without what the client counts."""
         sent, received = (
             now - before for now, before in zip(network_bytes(), self._network, strict=True)
         )
         step_s, wait_s, exchange_s = zip(*self._times, strict=True)
         return Measured(
             rows=rows,
-            teacher_bytes=teacher_bytes,
+            teacher_bytes=0,
             sent_bytes=sent,
             received_bytes=received,
             cpu_s=time.process_time() - self._cpu_s,
-            resends=resends,
+            resends=0,
             step_s=step_s,
             wait_s=wait_s,
             exchange_s=exchange_s,

@@ -61,7 +61,7 @@ def test_cells_add_replicas_and_take_none_away() -> None:
 
 def test_strong_scaling_divides_the_batch_that_a_weak_student_has_whole() -> None:
     weak, strong = (Cell(scaling=it, students=4, teachers=1) for it in (WEAK, STRONG))
-    assert (weak.batch, strong.batch) == (160, 40)
+    assert (weak.batch, strong.batch) == (192, 48)
 
 
 def test_counts_are_sorted_and_each_is_there_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.students.lease import LEASE_S, LOST_S, Lease
+from cluster.students.lease import END_S, LEASE_S, LOST_S, Lease
 
 
 def test_lease_counts_from_the_moment_of_the_token_and_not_of_the_beat() -> None:
@@ -21,4 +21,4 @@ def test_token_renews_once_and_older_ones_not_at_all() -> None:
 
 
 def test_ranks_have_ended_before_their_node_counts_as_lost() -> None:
-    assert LEASE_S < LOST_S < 30.0
+    assert LEASE_S + END_S < LOST_S < 30.0

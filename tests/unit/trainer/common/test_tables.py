@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from enum import Enum
 
 import pytest
 
@@ -50,3 +51,11 @@ def test_pipe_has_the_width_of_a_terminal_at_its_other_end_if_it_is_told(
     assert terminal_width(io.StringIO()) is None
     monkeypatch.setenv("COLUMNS", "80")
     assert terminal_width(io.StringIO()) == 80
+
+
+def test_states_of_an_enumeration_are_shown_by_their_value() -> None:
+    class State(str, Enum):
+        UP = "RUNNING"
+
+    text = fitted([["dialogue", State.UP, "x" * 30]], ["kind", "state", "endpoint"], width=20)
+    assert text.splitlines()[1].split() == ["state", "RUNNING"]
