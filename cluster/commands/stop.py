@@ -1,4 +1,4 @@
-"""`stop [RUN]`: ends a run after a checkpoint that it goes on from when it is started again."""
+"""`stop [RUN]`: ends a run at once; started again, it goes on from its last checkpoint."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ CLUSTER_COMMANDS = {
     "cluster pull": command(
         "pull",
         "run",
-        "ROOT/out",
+        "ROOT/pulled",
         wrong={**NO_FILE, "NAME": NO_NAME, "FOLDER": FILE},
         NAME=1,
         FOLDER=2,
