@@ -34,8 +34,10 @@ class Guarded:
         self.guard = guard
         assert guard.stdout is not None and guard.stdin is not None
         self.stdin = guard.stdin
+        # The guard has no child before the launcher says who its own are.
+        pids = guard.stdout.readline().split()
         self.processes = psutil.Process(guard.pid).children()
-        for pid in guard.stdout.readline().split():
+        for pid in pids:
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
                 self.processes.append(psutil.Process(int(pid)))
 
