@@ -49,6 +49,7 @@ def start_run(options: RunOptions) -> str:
     _check_nodes()
     write_text(folder / CONFIG_NAME, read_text(options.config))
     _start(order)
+    _wait_for_state(order)
     return f"run {options.name} is started on {options.nodes} nodes; its folder is {folder}"
 
 
@@ -160,3 +161,22 @@ def _start(order: RunOrder) -> None:
             f"the supervisor of run {order.name} must start on a student node within "
             f"{START_S:.0f} s, got: {first_line(error)}. Look at ray status."
         ) from error
+
+
+def _wait_for_state(order: RunOrder) -> None:
+    """Wait for the state of this run in its folder: `follow` and `status` look there alone."""
+    deadline_s = time.monotonic() + START_S
+    while not _has_state(order):
+        if time.monotonic() > deadline_s:
+            raise MachineError(
+                f"the supervisor of run {order.name} must write to {order.folder} within "
+                f"{START_S:.0f} s, got nothing. See that its node has the shared folder there."
+            )
+        time.sleep(LOOK_S)
+
+
+def _has_state(order: RunOrder) -> bool:
+    try:
+        return read_state(Path(order.folder)).id == order.id
+    except MissingError:
+        return False
