@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from trainer.common.errors import MissingError
 
 LOOK_S = 2.0
 CLOSE_S = 30.0
+# Of ranks that go on while the folder stands still; what comes beyond is counted.
+MAX_LINES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,9 @@ class Journal:
         self._folder = folder
         self._state = state
         self._identity = log_identity(folder)
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._lines: queue.Queue[str] = queue.Queue(MAX_LINES)
+        self._unwritten: list[str] = []
+        self._num_dropped = 0
         self._due = threading.Event()
         self._closed = False
         self.seen = Seen(has_begun=state.has_begun, checkpoint=newest_checkpoint(folder))
@@ -60,16 +65,22 @@ class Journal:
 
     def event(self, text: str, state: RunState) -> None:
         """A line about the run itself, with the time, and the state that it leads to."""
-        self._lines.put(f"{time.strftime('%H:%M:%S')} {text}")
+        self._put(f"{time.strftime('%H:%M:%S')} {text}")
         self._state = dataclasses.replace(state, message=text)
         self._due.set()
 
     def lines(self, lines: Sequence[str]) -> None:
         """What ranks said."""
         for line in lines:
-            self._lines.put(line)
+            self._put(line)
         if lines:
             self._due.set()
+
+    def _put(self, line: str) -> None:
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._num_dropped += 1
 
     def close(self) -> None:
         """Write what is left, if the folder takes it."""
@@ -90,7 +101,15 @@ class Journal:
                 is_written = is_last
             except (OSError, ValueError) as error:
                 # Lines that were not written stay, and come at the next look.
-                self.seen = dataclasses.replace(self.seen, problem=str(error))
+                self._note_problem(str(error))
+
+    def _note_problem(self, problem: str) -> None:
+        """Once: in the actor's own log now, and in the run's when it can be written again."""
+        if problem != self.seen.problem:
+            text = f"the run's folder must be readable and writable, got: {problem}"
+            sys.stderr.write(f"{text}. It is tried every {LOOK_S:g} s.\n")
+            self._put(text)
+        self.seen = dataclasses.replace(self.seen, problem=problem)
 
     def _look(self) -> Seen:
         """What others have written: a later supervisor, and the ranks."""
@@ -107,9 +126,15 @@ class Journal:
         )
 
     def _write(self) -> None:
+        while len(self._unwritten) < MAX_LINES and not self._lines.empty():
+            self._unwritten.append(self._lines.get_nowait())
+        dropped, lines = self._num_dropped, self._unwritten
+        if dropped:
+            lines = [*lines, f"{dropped} lines more came while the folder could not be written"]
         with (self._folder / LOG_NAME).open("a", encoding="utf-8", errors="replace") as log:
-            while not self._lines.empty():
-                log.write(f"{self._lines.get()}\n")
+            log.writelines(f"{line}\n" for line in lines)
+        self._unwritten.clear()
+        self._num_dropped -= dropped
         seen = self.seen
         state = dataclasses.replace(
             self._state, has_begun=seen.has_begun, step=seen.step, updated=time.time()

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class Supervisor:
             except UserError as error:
                 self._end("failed", f"error: {error}", exit_status=2)
             except Exception as error:  # of ours: the run must not seem to go on
+                self._journal.lines(traceback.format_exc().splitlines())
                 self._end("failed", f"error: a mistake of ours: {error!r}", exit_status=1)
             self._journal.close()
         if self._journal.seen.is_replaced:

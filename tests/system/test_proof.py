@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from cluster.netns.tools import what_is_missing
 from cluster.proof.events import CUT_S, EVENTS
 from cluster.proof.materials import copy_materials
 from cluster.proof.prove import SHORT, prove
+from tests.support.labs import need_lab
 from tests.support.served_teachers import FittedTeachers
 
 
@@ -19,10 +18,7 @@ from tests.support.served_teachers import FittedTeachers
 def test_student_has_the_weights_of_a_calm_run_whatever_happens_to_its_teachers(
     teachers: FittedTeachers, prepared_dir: Path, tmp_path: Path
 ) -> None:
-    missing = what_is_missing()
-    if missing and os.environ.get("CI") != "true":
-        pytest.skip(f"no hosts in namespaces here: {missing}")
-    assert not missing
+    need_lab()
     folders = {"dialogue": teachers.dialogue, "recommendation": teachers.recommendation}
     copy_materials(tmp_path / "shared", prepared_dir, folders)
     said: list[str] = []

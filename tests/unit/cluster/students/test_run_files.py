@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.students import journal as journal_module
 from cluster.students.following import SILENT_S, follow
 from cluster.students.journal import Journal
 from cluster.students.progress import last_step, newest_checkpoint
@@ -140,3 +141,36 @@ def test_follow_does_not_wait_for_ever_for_a_supervisor_that_is_gone(shared: Pat
     written(shared, exit_status=None, updated=1000.0)
     with pytest.raises(UnreachableError, match="run one must have a supervisor that writes"):
         follow("one", io.StringIO(), wait=lambda _: None, now=lambda: 1001.0 + SILENT_S)
+
+
+def test_journal_keeps_lines_while_the_folder_fails_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journal_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(journal_module, "MAX_LINES", 3)
+    (tmp_path / LOG_NAME).mkdir()
+    journal = Journal(tmp_path, STATE)
+    journal.lines(["a", "b"])
+    journal.start()
+    deadline_s = time.monotonic() + 30
+    while not journal.seen.problem:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    (tmp_path / LOG_NAME).rmdir()
+    journal.close()
+    first, second, problem = (tmp_path / LOG_NAME).read_text().splitlines()
+    assert (first, second) == ("a", "b")
+    assert "must be readable and writable, got: [Errno 21]" in problem
+    assert capsys.readouterr().err.count("must be readable and writable") == 1
+
+
+def test_journal_counts_the_lines_that_it_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "MAX_LINES", 2)
+    journal = Journal(tmp_path, STATE)
+    journal.lines(["a", "b", "c", "d", "e"])
+    journal.start()
+    journal.close()
+    *lines, told = (tmp_path / LOG_NAME).read_text().splitlines()
+    assert (lines, told.split()[0]) == (["a", "b"], "3")
