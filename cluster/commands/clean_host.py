@@ -27,6 +27,8 @@ FILES = (
     *(".conkd-watch.json", ".conkd-watch.lock", ".conkd-watch.log"),
 )
 TMP = Path("/tmp")
+# The line of ~/.bashrc begins so that the cluster's file adds; other lines are the user's.
+EXPORT = "export RAY_AUTH_MODE=token CONKD_SHARED="
 # Ray's sessions, and its launcher's ssh connections.
 OF_RAY = ("ray", "ray_ssh_*")
 
@@ -34,8 +36,8 @@ OF_RAY = ("ray", "ray_ssh_*")
 def clean(home: Path, spared: Iterable[int], *, files: bool, tmp: Path = TMP) -> dict[str, object]:
     """End the processes, and remove the files too if asked; what was found and what is left."""
     num_ended, left = end_processes(home, spared)
-    removed = remove_files(home, tmp) if files else []
-    return {"ended": num_ended, "left": left, "removed": removed}
+    removed, kept = remove_files(home, tmp) if files else ([], [])
+    return {"ended": num_ended, "left": left, "removed": removed, "kept": kept}
 
 
 def end_processes(home: Path, spared: Iterable[int]) -> tuple[int, list[str]]:
@@ -60,16 +62,19 @@ def end_processes(home: Path, spared: Iterable[int]) -> tuple[int, list[str]]:
     return len(found), [f"{pid} {_command(pid)}" for pid in sorted(_ours(home, spared))]
 
 
-def remove_files(home: Path, tmp: Path = TMP) -> list[str]:
-    """Remove keys, tokens, notes and Ray's folders of this user; what was there."""
+def remove_files(home: Path, tmp: Path = TMP) -> tuple[list[str], list[str]]:
+    """Remove keys, tokens, notes and Ray's folders of this user; what went, and what did not."""
     of_ray = (path for pattern in OF_RAY for path in sorted(tmp.glob(pattern)))
     paths = [path for path in (*(home / name for name in FILES), *of_ray) if _is_own(path)]
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink()
-    return [str(path) for path in paths if not os.path.lexists(path)] + _remove_exports(home)
+            with contextlib.suppress(OSError):  # then it is among what did not go
+                path.unlink()
+    kept = [str(path) for path in paths if os.path.lexists(path)]
+    gone = [str(path) for path in paths if not os.path.lexists(path)]
+    return gone + _remove_exports(home), kept
 
 
 def _is_own(path: Path) -> bool:
@@ -77,12 +82,12 @@ def _is_own(path: Path) -> bool:
 
 
 def _remove_exports(home: Path) -> list[str]:
-    """Take the lines of the cluster's file out of ~/.bashrc."""
+    """Take the line of the cluster's file out of ~/.bashrc."""
     path = home / ".bashrc"
     if not path.is_file():
         return []
     lines = path.read_text().splitlines(keepends=True)
-    kept = [it for it in lines if not (it.startswith("export ") and "conkd" in it.lower())]
+    kept = [it for it in lines if not it.startswith(EXPORT)]
     if kept == lines:
         return []
     path.write_text("".join(kept))

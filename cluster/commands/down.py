@@ -125,6 +125,8 @@ def _clean_one(shell: Shell, program: str, *, files: bool) -> str | None:
         return f"{shell.address}: {error}"
     if done["left"]:
         return f"{shell.address}: still runs {', '.join(done['left'])}"
+    if done["kept"]:
+        return f"{shell.address}: still has {', '.join(done['kept'])}"
     if files:
         _say(f"{shell.address}: clean, {len(done['removed'])} files and folders removed")
     return None

@@ -4,6 +4,8 @@ import ast
 import sys
 from pathlib import Path
 
+import pytest
+
 from cluster.commands import clean_host
 
 
@@ -30,21 +32,43 @@ def test_keys_and_tokens_go_and_sources_stay(tmp_path: Path) -> None:
     (home / "conkd" / "trainer").mkdir(parents=True)
     (ray / "session").mkdir(parents=True)
     ssh.mkdir()
-    removed = clean_host.remove_files(home, tmp_path)
+    removed, kept = clean_host.remove_files(home, tmp_path)
     keys = [home / ".ray/auth_token", home / "conkd-tls", home / "conkd-tls-server"]
-    assert removed == [str(it) for it in (*keys, ray, ssh)]
+    assert (removed, kept) == ([str(it) for it in (*keys, ray, ssh)], [])
     assert sorted(it.name for it in home.iterdir()) == [".ray", "conkd", "other"]
-    assert clean_host.remove_files(home, tmp_path) == []
+    assert clean_host.remove_files(home, tmp_path) == ([], [])
+
+
+def test_keys_that_cannot_be_removed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, folder = tmp_path / "ray_bootstrap_key.pem", tmp_path / "conkd-tls"
+    key.write_text("x")
+    folder.mkdir()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(clean_host.shutil, "rmtree", lambda *_, **__: None)
+    assert clean_host.remove_files(tmp_path, tmp_path) == ([], [str(key), str(folder)])
+
+
+@pytest.mark.parametrize("name", ["gpu.yaml", "local.yaml"])
+def test_line_that_leaves_bashrc_is_the_one_that_the_cluster_adds(name: str) -> None:
+    cluster = Path(clean_host.__file__).parents[1]
+    assert f"echo '{clean_host.EXPORT}" in (cluster / name).read_text()
 
 
 def test_only_lines_of_the_cluster_leave_bashrc(tmp_path: Path) -> None:
     (tmp_path / ".bashrc").write_text(
         "alias ll='ls -l'\n"
         "export RAY_AUTH_MODE=token CONKD_SHARED=/shared PATH=$HOME/conkd/.venv/bin:$PATH\n"
-        "export EDITOR=vi\n"
+        "export CONKD_CLUSTER=mine.yaml\n"
     )
-    assert clean_host.remove_files(tmp_path, tmp_path) == [str(tmp_path / ".bashrc")]
-    assert (tmp_path / ".bashrc").read_text() == "alias ll='ls -l'\nexport EDITOR=vi\n"
+    assert clean_host.remove_files(tmp_path, tmp_path) == ([str(tmp_path / ".bashrc")], [])
+    left = "alias ll='ls -l'\nexport CONKD_CLUSTER=mine.yaml\n"
+    assert (tmp_path / ".bashrc").read_text() == left
 
 
 def test_children_of_a_process_are_all_below_it() -> None:

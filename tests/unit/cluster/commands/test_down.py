@@ -86,10 +86,12 @@ def test_hosts_that_are_not_clean_are_named_each_with_its_reason(
         if shell.address == "192.0.2.12":
             raise UnreachableError("it must answer.")
         left = ["7 python"] if shell.address == "192.0.2.13" else []
-        return json.dumps({"ended": 0, "left": left, "removed": []})
+        kept = ["conkd-tls"] if shell.address == "192.0.2.14" else []
+        return json.dumps({"ended": 0, "left": left, "removed": [], "kept": kept})
 
     monkeypatch.setattr(Shell, "script", script)
     assert down.clean_hosts(Cluster(LOCAL), workers_only=False) == [
         "192.0.2.12: it must answer.",
         "192.0.2.13: still runs 7 python",
+        "192.0.2.14: still has conkd-tls",
     ]
