@@ -8,8 +8,7 @@ from pathlib import Path
 
 from trainer.common.devices import VARIABLE, device_indices, num_visible_devices
 from trainer.common.interfaces import interface_of
-
-INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+from trainer.engine.own_interface import INTERFACE_VARIABLES
 
 
 def rank_environment(
@@ -34,7 +33,7 @@ def rank_environment(
     path = kept.get("PATH", os.defpath)
     return {
         # Ranks would listen at what their machine's name means, 127.0.1.1 on Debian.
-        **dict.fromkeys(INTERFACES, interface),
+        **dict.fromkeys(INTERFACE_VARIABLES, interface),
         "DS_ACCELERATOR": "cuda" if devices else "cpu",
         "OMP_NUM_THREADS": str(max(1, cpus // slots)),
         **kept,

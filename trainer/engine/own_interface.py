@@ -17,7 +17,7 @@ from trainer.common.interfaces import (
     own_address_towards,
 )
 
-VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 Towards = Callable[[str], str | None]
 
 
@@ -28,7 +28,7 @@ def listen_where_others_are(towards: Towards = own_address_towards) -> None:
         MachineError: if it cannot be known.
     """
     here, all_ranks = os.environ.get("LOCAL_SIZE"), os.environ.get("WORLD_SIZE")
-    if here is None or here == all_ranks or any(name in os.environ for name in VARIABLES):
+    if here is None or here == all_ranks or any(name in os.environ for name in INTERFACE_VARIABLES):
         return
     master = os.environ["MASTER_ADDR"]
     address = towards(master)
@@ -37,7 +37,7 @@ def listen_where_others_are(towards: Towards = own_address_towards) -> None:
         address = towards(ELSEWHERE)
     if address is None or is_own_loopback(address):
         raise MachineError(
-            f"{VARIABLES[0]} must name the interface to the other machines, got nothing, and to "
-            f"this machine {master} is itself. Set it, or give --master_addr as an address."
+            f"{INTERFACE_VARIABLES[0]} must name the interface to the other machines, got nothing, "
+            f"and to this machine {master} is itself. Set it, or give --master_addr as an address."
         )
-    os.environ.update(dict.fromkeys(VARIABLES, interface_of(address)))
+    os.environ.update(dict.fromkeys(INTERFACE_VARIABLES, interface_of(address)))

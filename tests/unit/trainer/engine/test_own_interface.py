@@ -9,7 +9,7 @@ import pytest
 from trainer.common.errors import MachineError
 from trainer.common.interfaces import ELSEWHERE, interface_of, own_address_towards
 from trainer.engine import own_interface
-from trainer.engine.own_interface import VARIABLES, listen_where_others_are
+from trainer.engine.own_interface import INTERFACE_VARIABLES, listen_where_others_are
 
 LOOPBACK = interface_of("127.0.0.1")
 NAMES = {"10.0.0.5": "eth0", "10.1.0.5": "eth1"}
@@ -17,7 +17,7 @@ NAMES = {"10.0.0.5": "eth0", "10.1.0.5": "eth1"}
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in INTERFACE_VARIABLES:
         # So that what is set meanwhile goes with the test.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -28,7 +28,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen() -> list[str | None]:
-    return [os.environ.get(name) for name in VARIABLES]
+    return [os.environ.get(name) for name in INTERFACE_VARIABLES]
 
 
 def test_rank_listens_on_the_interface_towards_the_master() -> None:
