@@ -46,7 +46,7 @@ base-given:
 	@test -n "$(BASE)" || { \
 	  echo "error: BASE must be a revision, got none. Example: make same-loss BASE=HEAD" >&2; exit 1; }
 
-# Teachers on hosts that come and go, students with the weights of a calm run: 15 minutes, as root.
+# Teachers on hosts that come and go, students with the weights of a calm run: 7 minutes, as root.
 proof: extensions
 	@exec $(PYTHON) -m cluster.proof
 
