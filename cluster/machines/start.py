@@ -29,6 +29,8 @@ RECORD = Path("~/.ray/started.json")
 RAYLET = "raylet"
 INSTANCE, HEAD = "RAY_CLOUD_INSTANCE_ID", "RAY_HEAD_IP"
 PORT = 6379
+# Not written down. With another token Ray does not answer here, and is started again.
+SECRETS = ("RAY_AUTH_TOKEN",)
 STOP_S = 90.0
 
 
@@ -53,7 +55,11 @@ def main(argv: list[str]) -> None:
 
 def settings_of(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """All that Ray is started with here, as text."""
-    variables = {it: value for it, value in environment.items() if it.startswith("RAY_")}
+    variables = {
+        it: value
+        for it, value in environment.items()
+        if it.startswith("RAY_") and it not in SECRETS
+    }
     content = {
         "ray": importlib.metadata.version("ray"),
         "command": list(argv),

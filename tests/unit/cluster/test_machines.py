@@ -118,8 +118,8 @@ def test_a_file_of_another_provider_is_not_of_machines() -> None:
     assert not is_of_machines({"provider": {"type": "external", "module": "other.Provider"}})
 
 
-def test_settings_are_the_command_and_rays_variables() -> None:
-    environment = {"RAY_AUTH_MODE": "token", "TERM": "xterm"}
+def test_settings_are_the_command_and_rays_variables_without_its_token() -> None:
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "secret", "TERM": "xterm"}
     settings = json.loads(settings_of(["ray", "start", "--head"], environment))
     assert settings["command"] == ["ray", "start", "--head"]
     assert settings["variables"] == {"RAY_AUTH_MODE": "token"}
