@@ -18,11 +18,14 @@ from cluster.head.nodes import BOOTSTRAP
 from cluster.head.runs import Run, all_runs
 from cluster.head.shared import outlives_this_machine, shared_folder
 from trainer.common.atomic import write_json
+from trainer.common.errors import UserError
 
 WISHES = Path("~/.conkd-watch.json")
 LOCK = Path("~/.conkd-watch.lock")
 LOG = Path("~/.conkd-watch.log")
 PERIOD_S = 10.0
+END_TRIES = 60
+END_AGAIN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +75,35 @@ def wait(sleep: Callable[[float], None] = time.sleep) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        while not _read().are_due(all_runs(shared_folder()), time.time()):
+        while not _read().are_due(_runs() or [], time.time()):
             sleep(PERIOD_S)
-    subprocess.run([sys.executable, "-m", "cluster", *end_command(all_runs(shared_folder()))])
+    for _ in range(END_TRIES):
+        # A cloud may refuse a call; what is not ended goes on to cost.
+        if subprocess.run([sys.executable, "-m", "cluster", *end_command()]).returncode == 0:
+            return
+        sleep(END_AGAIN_S)
 
 
-def end_command(runs: list[Run]) -> list[str]:
-    """The command that ends what costs: all, unless the head's disk holds a run that none has."""
-    root = shared_folder().root
-    keeps_head = not outlives_this_machine(root) and not all(it.pulled for it in runs)
-    kept = ["--workers-only"] if keeps_head else []
+def end_command() -> list[str]:
+    """The command that ends what costs: all, but for a head whose disk may alone hold a run."""
+    kept = ["--workers-only"] if _keeps_head() else []
     return ["down", str(BOOTSTRAP.expanduser()), "--force", *kept]
+
+
+def _keeps_head() -> bool:
+    runs = _runs()
+    if runs is None:
+        return True
+    return not outlives_this_machine(shared_folder().root) and not all(it.pulled for it in runs)
+
+
+def _runs() -> list[Run] | None:
+    """The runs; None while the shared folder cannot be read: hours end a cluster all the same."""
+    try:
+        return all_runs(shared_folder())
+    except (UserError, OSError) as error:
+        print(f"runs could not be looked at: {error}", flush=True)
+        return None
 
 
 def _read() -> Wishes:

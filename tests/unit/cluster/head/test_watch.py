@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,58 @@ def test_head_stays_if_its_disk_alone_holds_a_run(
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setattr(watch, "shared_folder", lambda: SharedFolder(root=tmp_path))
     monkeypatch.setattr(watch, "outlives_this_machine", lambda _: outlives)
-    command = end_command([run("a", tmp_path)] * runs)
+    monkeypatch.setattr(watch, "all_runs", lambda _: [run("a", tmp_path)] * runs)
+    command = end_command()
     assert command[:3] == ["down", "/home/me/ray_bootstrap_config.yaml", "--force"]
     assert command[3:] == (["--workers-only"] if kept else [])
+
+
+class Cluster:
+    """What a watcher sees and does; sleeping makes time pass."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        self.commands: list[list[str]] = []
+        self.statuses: list[int] = []
+        monkeypatch.setenv("HOME", str(folder))
+        monkeypatch.setattr(watch, "shared_folder", lambda: SharedFolder(root=folder))
+        monkeypatch.setattr(watch, "outlives_this_machine", lambda _: True)
+        monkeypatch.setattr(watch.time, "time", lambda: self.now_s)
+        monkeypatch.setattr(watch.subprocess, "run", self.run)
+
+    def run(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
+        self.commands.append(argv[3:])
+        return subprocess.CompletedProcess(argv, self.statuses.pop(0))
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_hours_end_a_cluster_whose_shared_folder_cannot_be_read_but_for_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> list[Run]:
+        raise OSError("Stale file handle")
+
+    cluster = Cluster(tmp_path, monkeypatch)
+    monkeypatch.setattr(watch, "all_runs", refuse)
+    watch.write_json(tmp_path / ".conkd-watch.json", {"until_s": 100.0})
+    cluster.statuses = [0]
+    watch.wait(cluster.sleep)
+    assert cluster.now_s == 100.0
+    (command,) = cluster.commands
+    assert command[0] == "down" and command[-1] == "--workers-only"
+    assert "runs could not be looked at: Stale file handle" in capsys.readouterr().out
+
+
+def test_end_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(tmp_path, monkeypatch)
+    monkeypatch.setattr(watch, "all_runs", lambda _: [])
+    watch.write_json(tmp_path / ".conkd-watch.json", {"until_s": 0.0})
+    cluster.statuses = [2, 2, 0]
+    watch.wait(cluster.sleep)
+    assert len(cluster.commands) == 3
+    assert cluster.now_s == 2 * watch.END_AGAIN_S
 
 
 def test_wishes_are_kept_beside_each_other_and_watched_again(
