@@ -1,6 +1,6 @@
 #!/bin/bash
-# The environment of a node: what runs need, and neither tests nor tools. A node without a GPU takes
-# torch's build without CUDA, which is a tenth of its size.
+# The environment of a node: what runs need, and neither tests nor tools. Pip's own variables hold
+# here, too: PIP_EXTRA_INDEX_URL may name an index with torch's smaller build without CUDA.
 set -euo pipefail
 cd ~/conkd
 
@@ -12,7 +12,7 @@ fi
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
   sources=(-c cluster/constraints-gpu.txt)
 else
-  sources=(-c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu)
+  sources=(-c constraints.txt)
 fi
 # Of what was installed, and from what: the same again is no work.
 wanted=$(cat pyproject.toml "${sources[1]}" cluster/aws/install.sh | sha256sum)

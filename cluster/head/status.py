@@ -15,35 +15,44 @@ from cluster.head.shared import shared_folder
 
 FLEET = ("-m", "teacher_server", "status")
 MAX_RUNS = 8
+ERROR = "error: "
 
 
 def as_json() -> dict[str, Any]:
-    """What the cluster has and does; `fleet` is null if no teachers are up."""
-    found, fleet = _found("--json")
-    return {**found, "fleet": json.loads(fleet) if fleet else None}
+    """What the cluster has and does; `fleet` is null if none answers, `fleet_problem` says why."""
+    found, fleet, problem = _found("--json")
+    return {**found, "fleet": json.loads(fleet) if fleet else None, "fleet_problem": problem}
 
 
 def as_text() -> str:
     """The same to be read."""
-    found, fleet = _found()
-    return "\n".join([*_lines(found["nodes"], found["runs"]), "", fleet or "no teachers are up\n"])
+    found, fleet, problem = _found()
+    return "\n".join(
+        [*_lines(found["nodes"], found["runs"]), "", fleet or f"teachers: {problem}\n"]
+    )
 
 
-def _found(*options: str) -> tuple[dict[str, Any], str]:
-    """Nodes and runs, and what the fleet's own `status` prints; nothing if none is up."""
+def _found(*options: str) -> tuple[dict[str, Any], str, str]:
+    """Nodes and runs, and what the fleet's own `status` prints; or, without that, its error."""
     # Beside the look at nodes: both wait for Ray most of the time.
     with subprocess.Popen(
         [sys.executable, *FLEET, *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     ) as process:
         now_s = time.time()
         runs = [it.shown(now_s) for it in all_runs(shared_folder())]
         found = {"nodes": nodes_by_kind(), "runs": runs}
-        fleet, _ = process.communicate()
-    return found, fleet if process.returncode == 0 else ""
+        fleet, said = process.communicate()
+    return (found, fleet, "") if process.returncode == 0 else (found, "", _error_of(said))
+
+
+def _error_of(said: str) -> str:
+    """The line of an error, without what Ray said before it; it tells what to do."""
+    lines = said.strip().splitlines() or ["its status ended without a word"]
+    return next((it[len(ERROR) :] for it in lines if it.startswith(ERROR)), lines[-1])
 
 
 def _lines(nodes: dict[str, list[str]], runs: Sequence[dict[str, Any]]) -> list[str]:

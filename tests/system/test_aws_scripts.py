@@ -110,7 +110,7 @@ def sources(node: FakeNode) -> None:
     ("driver", "options"),
     [
         ("580.65.06", "-c cluster/constraints-gpu.txt"),
-        ("", "-c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu"),
+        ("", "-c constraints.txt"),
     ],
 )
 def test_install_takes_what_runs_need_once(node: FakeNode, driver: str, options: str) -> None:

@@ -18,7 +18,9 @@ def run(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def found(monkeypatch: pytest.MonkeyPatch, runs: list[dict[str, Any]], fleet: str) -> None:
-    monkeypatch.setattr(status, "_found", lambda *_: ({"nodes": NODES, "runs": runs}, fleet))
+    problem = "" if fleet else "a fleet must be up, got none."
+    content = {"nodes": NODES, "runs": runs}
+    monkeypatch.setattr(status, "_found", lambda *_: (content, fleet, problem))
 
 
 def test_nodes_and_runs_are_lines_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,11 +46,24 @@ def test_older_runs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     found(monkeypatch, [run(f"run{it}") for it in range(status.MAX_RUNS + 3)], "")
     lines = status.as_text().splitlines()
     assert "and 3 older ones" in lines
-    assert lines[-1] == "no teachers are up"
+    assert lines[-1] == "teachers: a fleet must be up, got none."
 
 
 def test_json_has_the_fleet_as_it_says_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     found(monkeypatch, [], '{"dialogue": {"replicas": []}}')
     assert status.as_json()["fleet"] == {"dialogue": {"replicas": []}}
     found(monkeypatch, [], "")
-    assert status.as_json()["fleet"] is None
+    shown = status.as_json()
+    assert (shown["fleet"], shown["fleet_problem"]) == (None, "a fleet must be up, got none.")
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("W ray: slow\nerror: the token must be ours. Look.\n", "the token must be ours. Look."),
+        ("Traceback\nKeyError: 'a'\n", "KeyError: 'a'"),
+        ("", "its status ended without a word"),
+    ],
+)
+def test_fleet_that_does_not_answer_says_why(said: str, problem: str) -> None:
+    assert status._error_of(said) == problem
