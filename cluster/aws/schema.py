@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from cluster.machines.ray_private import judge_file
 from trainer.common.errors import InputError, MissingError
 
 STUBS = Path("protos/teacher_pb2_grpc.py")
@@ -23,14 +23,10 @@ def check_schema(path: Path, config: Mapping[str, Any]) -> None:
     """
     from jsonschema import ValidationError
 
-    # Private, and the only way: there is no public function that judges a file.
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
     try:
         # Ray warns of each single file that is sent, for the sake of Docker.
         with redirect_stdout(StringIO()):
-            validate_config(copy.deepcopy(dict(config)))
-            prepare_config(copy.deepcopy(dict(config)))
+            judge_file(config)
     except ValidationError as error:
         place = ".".join(map(str, error.absolute_path)) or "the file"
         raise InputError(

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.commands.cloud_nodes import head_address, private_key
 from cluster.commands.cluster_file import ClusterFile, read_cluster_file
-from cluster.commands.ray_private import head_address, private_key
 from cluster.commands.shell import Shell
 from trainer.common.errors import MachineError, MissingError
 

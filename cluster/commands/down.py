@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cluster.commands.clean_host import text
+from cluster.commands.cloud_nodes import end_nodes
 from cluster.commands.cluster import Cluster
 from cluster.commands.cluster_file import add_file
 from cluster.commands.on_head import answer_of
-from cluster.commands.ray_private import end_nodes
 from cluster.commands.shell import Shell
 from trainer.common.errors import InputError, MissingError, UnreachableError, UserError
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.machines.ray_private import alive_instances
 from trainer.common.atomic import write_text
 from trainer.common.cli import run_main
 from trainer.common.errors import InputError, MachineError
@@ -79,9 +80,6 @@ def runs_here(environment: Mapping[str, str]) -> bool:
         raise InputError(f"{INSTANCE} must be set, as Ray's launcher does, got none.")
     if not any(it.info["name"] == RAYLET for it in psutil.process_iter(["name"])):
         return False
-    # Not above: to start Ray needs no Ray here.
-    from cluster.machines.ray_private import alive_instances
-
     address = f"{environment.get(HEAD) or _address(own)}:{PORT}"
     try:
         return own in alive_instances(address)

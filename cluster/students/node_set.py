@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._raylet import PlacementGroupID  # pyright: ignore
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import (
     PlacementGroup,
@@ -18,6 +17,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.machines.ray_private import placement_group_of
 from cluster.students.node import Place, StudentNode
 from teacher_server.fleet.ray_private import free_by_node
 
@@ -57,7 +57,7 @@ def release_all(name: str) -> None:
     """Give back what a lost supervisor of this name held: Ray keeps it for its successor."""
     for group_id, each in placement_group_table().items():
         if each["name"].startswith(f"{name}/") and each["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
+            remove_placement_group(placement_group_of(group_id))
 
 
 def gather(node_ids: Sequence[str], name: str) -> Group | None:

@@ -28,6 +28,7 @@ MAX_CPUS = 4096
 MAX_PORT = 65_535
 DEFAULT_FLEET = Path("runs/fleet.json")
 KEEP = "keep"
+DRAIN_S = 600.0
 """The command that `up` runs to own a local cluster, and its word to a cluster that stays."""
 
 
@@ -51,8 +52,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     roll.add_argument(
         "--drain-s",
         type=number(1, 2_592_000),
-        default=600.0,
-        help="seconds without a student after which replicas of a teacher that was followed end",
+        help="seconds without a student after which replicas of a teacher that was followed end "
+        f"(default {DRAIN_S:g}); if given, also of those that retire already",
     )
     roll.add_argument("--json", action="store_true", help="what replaced what, as JSON on stdout")
     _add_timeout(roll)

@@ -1,7 +1,8 @@
-"""All that we use of Ray beside its public API, each with the reason.
+"""All that the fleet uses of Ray beside its public API, each with the reason.
 
 tests/unit/teacher_server/fleet/test_ray_private.py names what a new version has taken away; until
-it passes there, pyproject.toml keeps that version out.
+it passes there, pyproject.toml keeps that version out. What the cluster uses is in
+cluster/machines/ray_private.py.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _check(fleet: FleetChange, plan: RollPlan) -> None:
     for group in before.retiring:
         check_folder_of(before, group)
     for kind, options in plan.others.items():
-        after = succeeded(after, kind, options, plan.drain_s)
+        after = succeeded(after, kind, options, plan.new_drain_s)
     check_room_beside(after, further_replicas(before, after, known), known)
     for doubt in (distrust, dropped):
         if why := doubt(fleet.state.security, fleet.state.authorities):
@@ -146,14 +146,25 @@ def _roll_teachers(
     if gone:
         fleet.record(without_groups(fleet.state, gone))
     retiring = {group: fleet.state.options[group] for group in fleet.state.retiring}
+    if plan.drain_s is not None and not retiring and not plan.others:
+        fleet.progress("no teacher retires, so --drain-s changes nothing")
     for group, options in {**retiring, **plan.same}.items():
+        if group in retiring and plan.drain_s is not None:
+            _drain_for(fleet, group, plan.drain_s)
         pairs = roll_to_same(fleet, group, options, [*replaced])
         replaced.setdefault(kind_of(group), []).extend(pairs)
     for kind, options in plan.others.items():
         old = fleet.state.current[kind]
-        pairs = roll_to_other(fleet, kind, options, plan.drain_s, [*replaced])
+        pairs = roll_to_other(fleet, kind, options, plan.new_drain_s, [*replaced])
         followed += [kind] if fleet.state.current[kind] != old else []
         replaced.setdefault(kind, []).extend(pairs)
+
+
+def _drain_for(fleet: FleetChange, group: str, drain_s: float) -> None:
+    """Have a group that retires already do so by another time; Serve gets it with the replicas."""
+    retiring = {**fleet.state.retiring, group: drain_s}
+    fleet.record(dataclasses.replace(fleet.state, retiring=retiring))
+    fleet.progress(f"{group}: retires: it ends when no student has used it for {drain_s:g} s")
 
 
 def _changed_kinds(before: FleetState, now: FleetState) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from teacher_server.fleet.groups import kind_of
 from teacher_server.fleet.local_cluster import FleetState
-from teacher_server.fleet.options import folders_anew
+from teacher_server.fleet.options import DRAIN_S, folders_anew
 from teacher_server.fleet.pins import check_pin, pin_of
 from teacher_server.scoring.kinds import SERVED_KINDS, checked_spread
 from trainer.common.errors import InputError
@@ -28,8 +28,14 @@ class RollPlan:
     """Group that serves new students -> options of its new replicas, of the same teacher."""
     others: Mapping[str, Mapping[str, Any]]
     """Kind -> options of the replicas of another teacher, whose group is a new one."""
-    drain_s: float
-    """Replicas that retire end when no student has used them for so long."""
+    drain_s: float | None
+    """Replicas that retire end when no student has used them for so long, also those that retire
+    already; None: these keep their time, and others get DRAIN_S."""
+
+    @property
+    def new_drain_s(self) -> float:
+        """The same for those that begin to retire."""
+        return DRAIN_S if self.drain_s is None else self.drain_s
 
 
 def plan_roll(args: argparse.Namespace, state: FleetState) -> RollPlan:

@@ -203,10 +203,13 @@ class World:
         await server.start()
         return f"127.0.0.1:{port}"
 
-    def add(self, name: str, teacher: FakeTeacher) -> FakeTeacher:
+    def add(self, name: str, teacher: FakeTeacher, *, weights_digest: str = "") -> FakeTeacher:
+        """Serve and list a teacher; `weights_digest` is what its lease says."""
         teacher.replica_id = name
         address = self.run(self._serve(name, teacher))
-        endpoint = teacher_pb2.Endpoint(kind=teacher.kind, address=address, replica_id=name)
+        endpoint = teacher_pb2.Endpoint(
+            kind=teacher.kind, address=address, replica_id=name, weights_digest=weights_digest
+        )
         self.list_(name, endpoint)
         return teacher
 

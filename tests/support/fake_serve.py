@@ -29,6 +29,7 @@ class FakeServe:
         self.of = {it: "1" for ids in self.running.values() for it in ids}
         self.surges: list[tuple[str, bool]] = []
         self.retiring: set[str] = set()
+        self.drains: dict[str, float] = {}
         self.scaled: list[str] = []
         self._to_start: dict[str, int] = {}
         self._bad_group, self._interrupt = bad_group, interrupt
@@ -47,6 +48,7 @@ class FakeServe:
             self.ranges[group] = ReplicaRange(min=0, max=wanted.max)
         assert wanted.max == self.ranges[group].max
         self.retiring = self.retiring - {group} | ({group} & state.retiring.keys())
+        self.drains |= {group: state.retiring[group]} if group in state.retiring else {}
         self.versions[group] = state.version_of(group)
         self.surges.append((group, has_surge))
 

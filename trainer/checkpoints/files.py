@@ -32,7 +32,7 @@ DIGESTS_PREFIX = "digests-"
 FORMAT = 2
 # One list of all checkpoints, of an earlier version: refused, or its folders would be cleared.
 EARLIER_LIST_NAME = "newest.json"
-# DeepSpeed writes it; this repository does not read it.
+# DeepSpeed writes it beside a rearranged checkpoint. Nobody reads it: we name what is loaded.
 UNIVERSAL_LIST_NAME = "latest_universal"
 CHECKPOINTS_NAME = "checkpoints"
 
@@ -197,7 +197,8 @@ def oldest_whole(folder: Path) -> int:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a crash has left of rearranging a checkpoint."""
+    """Remove what a crash has left of rearranging a checkpoint, and an earlier version."""
+    (folder / UNIVERSAL_LIST_NAME).unlink(missing_ok=True)
     for path in _universal(folder):
         if path.name.startswith("."):
             shutil.rmtree(path)

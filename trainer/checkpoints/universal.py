@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
-from trainer.checkpoints.files import flush, tag_of, universal_tag_of
+from trainer.checkpoints.files import UNIVERSAL_LIST_NAME, flush, tag_of, universal_tag_of
 from trainer.common.errors import MachineError, first_line
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,9 @@ def make_universal(folder: Path, step: int, convert: Callable[[argparse.Namespac
             f"{path} must be rearranged for this number of ranks, got: {first_line(error)}. If the "
             "disk is full make room for twice its size, or go on with as many ranks as wrote it."
         ) from error
+    finally:
+        # It names the unfinished folder, and would outlive the finished one, too.
+        (folder / UNIVERSAL_LIST_NAME).unlink(missing_ok=True)
     # A folder with this name must survive a power cut.
     flush(unfinished)
     unfinished.rename(universal)

@@ -91,6 +91,15 @@ class MetTeachers:
         told = [it for it in of_kind if digest and self._teachers[it].is_it(endpoint.kind, digest)]
         return met or told or of_kind
 
+    def is_other(self, name: str, endpoint: teacher_pb2.Endpoint) -> bool:
+        """Whether a replica says that it has other weights than this teacher's, which was met.
+
+        All ranks of a run say so of the same replicas, so their choices of the rest are balanced.
+        """
+        fitting = [*self._fitting[name].values()]
+        told = endpoint.weights_digest
+        return bool(told and fitting) and told != fitting[-1].weights_digest
+
     def unmet(self, kind: str) -> list[str]:
         """Those of a kind that were not met yet."""
         return [name for name in names_of(kind, self._teachers) if not self.has_met(name)]

@@ -205,7 +205,11 @@ class TeacherStreams:
 
     def _may_be(self, name: str) -> list[str]:
         """Ids of the listed replicas of a teacher, and of those that were not met and may be."""
-        return [it for it, endpoint in self._listed.items() if name in self._met.names(endpoint)]
+        return [
+            replica_id
+            for replica_id, it in self._listed.items()
+            if name in self._met.names(it) and not self._met.is_other(name, it)
+        ]
 
     def _streams_of(self, name: str) -> dict[str, Replica]:
         """The streams of a teacher that take requests, by replica id."""

@@ -57,7 +57,7 @@ def test_keys_that_cannot_be_removed_are_named(
 @pytest.mark.parametrize("name", ["gpu.yaml", "local.yaml"])
 def test_line_that_leaves_bashrc_is_the_one_that_the_cluster_adds(name: str) -> None:
     cluster = Path(clean_host.__file__).parents[1]
-    assert f"echo '{clean_host.EXPORT}" in (cluster / name).read_text()
+    assert f"line='{clean_host.EXPORT}" in (cluster / name).read_text()
 
 
 def test_only_lines_of_the_cluster_leave_bashrc(tmp_path: Path) -> None:

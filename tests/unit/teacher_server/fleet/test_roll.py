@@ -26,7 +26,7 @@ from trainer.security.credentials import SecurityFiles
 KINDS = ("dialogue", "recommendation")
 OPTIONS = {kind: {"folder": "f", "num_cpus": 0.5, "num_gpus": 0.0} for kind in KINDS}
 STATE = FleetState(ray_address="a", directory="127.0.0.1:5", options=OPTIONS)
-SAME = RollPlan(same=OPTIONS, others={}, drain_s=9.0)
+SAME = RollPlan(same=OPTIONS, others={}, drain_s=None)
 
 
 @pytest.fixture

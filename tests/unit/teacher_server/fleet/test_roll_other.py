@@ -54,10 +54,10 @@ def to_other(fleet: FleetChange, options: Mapping[str, Any] = NEW) -> dict[str, 
     return roll_fleet(fleet, plan)
 
 
-def same_again(fleet: FleetChange) -> None:
+def same_again(fleet: FleetChange, drain_s: float | None = None) -> None:
     groups = fleet.state.current.values()
     same = {group: fleet.state.options[group] for group in groups}
-    roll_fleet(fleet, RollPlan(same=same, others={}, drain_s=9.0))
+    roll_fleet(fleet, RollPlan(same=same, others={}, drain_s=drain_s))
 
 
 def test_other_teacher_serves_beside_the_old_one_which_retires(
@@ -100,6 +100,25 @@ def test_next_roll_replaces_what_retires_and_forgets_what_has_ended(
     assert fleet.state.current["dialogue"] == "dialogue.3"
 
 
+@pytest.mark.parametrize(("drain_s", "then_s"), [(None, 9.0), (5.0, 5.0)])
+def test_what_retires_keeps_its_time_unless_a_roll_names_another(
+    drain_s: float | None, then_s: float, rolled: Rolled, tmp_path: Path
+) -> None:
+    serve = FakeServe()
+    fleet, said = rolled(serve)
+    to_other(fleet)
+    same_again(fleet, drain_s)
+    assert read_state(tmp_path / "fleet.json").retiring == {"dialogue": then_s}
+    assert serve.drains == {"dialogue": then_s}
+    assert any("used it for 5 s" in line for line in said) == (drain_s is not None)
+
+
+def test_time_to_retire_of_nobody_is_told_to_change_nothing(rolled: Rolled) -> None:
+    fleet, said = rolled(FakeServe())
+    same_again(fleet, 5.0)
+    assert "no teacher retires, so --drain-s changes nothing" in said
+
+
 def test_roll_back_takes_the_replicas_that_retire(rolled: Rolled) -> None:
     serve = FakeServe()
     fleet, _ = rolled(serve)
@@ -125,7 +144,7 @@ def test_other_teacher_that_does_not_start_leaves_the_fleet_as_it_was(
     if back:
         serve.running["dialogue.2"] = []
         options = {**OPTIONS, "dialogue.2": NEW}
-        retiring = {"dialogue.2": 7.0}
+        retiring = {"dialogue.2": 9.0}
         fleet.state = dataclasses.replace(STATE, options=options, retiring=retiring)
         serve.ranges["dialogue.2"] = ReplicaRange.of(2)
         serve.versions["dialogue.2"] = "1"

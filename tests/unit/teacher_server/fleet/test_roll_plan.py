@@ -58,7 +58,7 @@ def planned(state: FleetState, *arguments: str | Path) -> RollPlan:
 def test_roll_takes_the_same_teacher_from_anywhere(
     folders: dict[str, Path], state: FleetState, tmp_path: Path
 ) -> None:
-    assert planned(state) == RollPlan(same=state.options, others={}, drain_s=600.0)
+    assert planned(state) == RollPlan(same=state.options, others={}, drain_s=None)
     copied = altered(folders["dialogue"], tmp_path / "copied")
     plan = planned(state, "--dialogue", copied)
     assert plan.same["dialogue"] == {**state.options["dialogue"], "folder": str(copied)}

@@ -119,9 +119,12 @@ def test_what_else_lies_beside_the_checkpoints_is_neither_read_nor_removed(tmp_p
         shutil.copytree(tmp_path / "step-00000010", tmp_path / name)
     for name in ("universal-step-00000010", ".universal-step-00000010"):
         (tmp_path / name).mkdir()
+    # Of an earlier version; it names a folder that is gone.
+    (tmp_path / "latest_universal").write_text(".universal-step-00000010")
     assert checkpoint.newest_whole(tmp_path) == WholeCheckpoint(step=10, ranks=2)
     checkpoint.clear_unfinished(tmp_path)
     assert not (tmp_path / ".universal-step-00000010").exists()
+    assert not (tmp_path / "latest_universal").exists()
     write(tmp_path, 20)
     write(tmp_path, 30)
     whole = ["step-00000020", "step-00000030"]

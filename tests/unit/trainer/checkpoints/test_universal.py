@@ -13,6 +13,8 @@ def write_files(settings: argparse.Namespace) -> None:
     folder = Path(settings.output_folder)
     folder.mkdir()
     (folder / "weights.pt").write_bytes(b"weights")
+    # As DeepSpeed does: the name that the folder has while it is unfinished.
+    (folder.parent / "latest_universal").write_text(folder.name)
 
 
 def test_rearranged_checkpoint_has_its_name_once_it_is_whole_and_is_made_once(

@@ -223,6 +223,31 @@ def test_stream_that_is_released_and_wanted_again_is_opened_anew(
         client.close()
 
 
+def test_ranks_dial_their_teacher_alike_beside_another_one_whose_replicas_say_so(
+    world: World,
+) -> None:
+    teachers = Fleet(world, NAMES, FakeTeacher)
+    for number, (name, teacher) in enumerate(teachers.teachers.items()):
+        teacher.weights_digest = "new" if number % 3 == 0 else "old"
+        told = teacher_pb2.Endpoint(weights_digest=teacher.weights_digest)
+        told.MergeFrom(world.directory.fleet[name])
+        world.list_(name, told)
+    callers = [Caller(run="run-a", rank=rank, num_ranks=3) for rank in range(3)]
+    settled = {"dialogue": "old in float32 at temperature 1"}
+    clients = [world.client(distill=DIALOGUE, caller=it, settled=settled) for it in callers]
+    try:
+        # 24 streams to the 12 that fit, and none to the others.
+        expected = {"old": 2, "new": 0}
+        wait_for(
+            lambda: all(
+                it.streams == expected[it.weights_digest] for it in teachers.teachers.values()
+            )
+        )
+    finally:
+        for client in clients:
+            client.close()
+
+
 def test_ranks_of_a_run_dial_each_replica_alike(world: World) -> None:
     teachers = Fleet(world, NAMES[:12], FakeTeacher)
     callers = [Caller(run="run-a", rank=rank, num_ranks=3) for rank in range(3)]

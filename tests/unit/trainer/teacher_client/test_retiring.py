@@ -100,6 +100,23 @@ def test_run_goes_on_with_its_teacher_that_retires_and_with_replicas_that_come(
         client.close()
 
 
+def test_run_that_has_its_teacher_leaves_replicas_alone_that_say_other_weights(
+    served: World,
+) -> None:
+    add(served, "a", "old")
+    client = served.client()
+    try:
+        other = FakeTeacher("dialogue", weights_digest="new")
+        served.add("b", other, weights_digest="new")
+        own = FakeTeacher("dialogue", weights_digest="old")
+        served.add("c", own, weights_digest="old")
+        wait_for(lambda: own.streams == 1)
+        assert ask(client, 2)["dialogue"].num_rows == 2
+        assert (other.describes, client.counters.quarantined) == (0, 0)
+    finally:
+        client.close()
+
+
 def test_run_that_is_gone_on_with_takes_its_teacher_though_it_retires(served: World) -> None:
     old = add(served, "a", "old", retiring=True)
     add(served, "b", "new")

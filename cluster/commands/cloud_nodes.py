@@ -1,4 +1,4 @@
-"""What commands ask of Ray's node providers: private parts of Ray, and the only place of them."""
+"""Machines of a cloud, which Ray's node providers name and end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from cluster.aws.roles import AWS
 from cluster.aws.ssh_key import laptop_key
 from cluster.commands.cluster_file import ClusterFile
+from cluster.machines.ray_private import node_provider
 from trainer.common.errors import MachineError, MissingError, UserError, first_line
 
 KIND = "ray-node-type"
@@ -42,15 +43,15 @@ def private_key(file: ClusterFile) -> str:
         # Not from Ray: where the file is missing it makes another pair.
         return str(laptop_key(file.path, file.config))
     with _provider_errors(file):
-        from ray.autoscaler._private.commands import _bootstrap_config
+        from ray.autoscaler.sdk import bootstrap_config
 
-        return _bootstrap_config(dict(file.config))["auth"]["ssh_private_key"]
+        return bootstrap_config(dict(file.config))["auth"]["ssh_private_key"]
 
 
 def end_nodes(file: ClusterFile, *, workers_only: bool) -> list[str]:
     """End all machines of a cloud's cluster, and wait for it; those that are left."""
     with _provider_errors(file):
-        provider = _provider(file)
+        provider = node_provider(file.provider, file.name)
         kinds = ("worker",) if workers_only else ("worker", "head")
         end_s = time.monotonic() + ENDS_S
         while nodes := [it for kind in kinds for it in _nodes(provider, kind)]:
@@ -59,12 +60,6 @@ def end_nodes(file: ClusterFile, *, workers_only: bool) -> list[str]:
                 break
             time.sleep(POLL_S)
     return [f"{it}: still there" for it in nodes]
-
-
-def _provider(file: ClusterFile) -> Any:
-    from ray.autoscaler._private.providers import _get_node_provider
-
-    return _get_node_provider(file.provider, file.name)
 
 
 def _nodes(provider: Any, kind: str) -> list[str]:
