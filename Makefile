@@ -28,15 +28,16 @@ test: extensions
 	@$(UNIT) -m "not everything"
 	@exec $(TESTS) tests/system -m "not everything"
 
-# Two processes of pytest: most system tests wait for half of their time.
+# Three processes of pytest: most system tests wait for half of their time.
 test-all: extensions
 	@$(PYTHON) -m ruff check .
 	@$(UNIT)
-	@exec $(TESTS) tests/system -n 2 --dist loadfile --no-loadscope-reorder
+	@exec $(TESTS) tests/system -n 3 --dist loadfile --no-loadscope-reorder
 
-# A whole cluster on hosts in namespaces, as root: one story, which ends where a part of it fails.
+# Hosts in namespaces, as root: a cluster from `up` to `down`, and beside it what loses hosts and links.
+# A story ends where a part of it fails.
 cluster-test: extensions
-	@exec $(TESTS) -x tests/cluster
+	@exec $(TESTS) -x tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
 
 # BASE is a revision; the working tree must compute what it computes, bit for bit.
 same-loss: base-given environment protos

@@ -5,13 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.bench.fleet.fleet import Served, running_fleet
 from cluster.launch.ports import free_port
-from tests.support.student_runs import ROOT, environment, launcher, run_to_end, student_command
+from tests.support.student_runs import (
+    ROOT,
+    TINY,
+    environment,
+    launcher,
+    run_to_end,
+    student_command,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,19 @@ def fit(kind: str, data: Path, output: Path, *overrides: str, ranks: int = 0) ->
     launch = [*launcher(ranks), "--module"] if ranks else [sys.executable, "-m"]
     command(*arguments, f"data={data}", *overrides, launch=launch)
     return output
+
+
+def fit_both(data: Path, folder: Path) -> None:
+    """One small teacher of each kind, in folders of their names."""
+    settings = {"dialogue": (*TINY, "train.steps=30"), "recommendation": ("epochs=2",)}
+    # Side by side: most of the time they import torch.
+    with ThreadPoolExecutor() as pool:
+        fits = [
+            pool.submit(fit, kind, data, folder / kind, *overrides)
+            for kind, overrides in settings.items()
+        ]
+    for each in fits:
+        each.result()
 
 
 @contextmanager

@@ -57,6 +57,12 @@ def run_student(
     return run_to_end(student_command(data, output, *overrides, ranks=ranks), timeout_s)
 
 
+def plain_student(data: Path, output: Path, stage: int) -> None:
+    """An uninterrupted run of two ranks without teachers."""
+    result = run_student(data, output, *PLAIN, f"zero_stage={stage}")
+    assert result.returncode == 0, result.stderr
+
+
 def run_to_end(argv: Sequence[str], timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
     """A launcher and its ranks, none of which outlives the time or the test."""
     with subprocess.Popen(

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.budgets import budget_of
+from tests.support.budgets import longest_first
 from tests.support.made_once import made_once
-from tests.support.served_teachers import FittedTeachers, Service, fit, serving
-from tests.support.student_runs import PLAIN, SERVED, TINY, run_student
+from tests.support.served_teachers import FittedTeachers, Service, fit_both, serving
+from tests.support.student_runs import SERVED, plain_student, run_student
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that two workers, which take whole files, end together."""
-    items.sort(key=lambda item: -budget_of(_file(item), everything=True))
+    longest_first(items)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         # Ray takes a part of a core as long as it is up: tests of the fleet come last.
         items.sort(key=lambda item: "service" in getattr(item, "fixturenames", ()))
-
-
-def _file(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0]
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +32,9 @@ def plain_run(
     """
 
     def run_of(stage: int) -> Path:
-        def run(output: Path) -> None:
-            result = run_student(prepared_dir, output, *PLAIN, f"zero_stage={stage}")
-            assert result.returncode == 0, result.stderr
-
-        return made_once(tmp_path_factory, f"stage{stage}", run)
+        return made_once(
+            tmp_path_factory, f"stage{stage}", partial(plain_student, prepared_dir, stage=stage)
+        )
 
     return run_of
 
@@ -49,20 +42,8 @@ def plain_run(
 @pytest.fixture(scope="session")
 def teachers(prepared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> FittedTeachers:
     """One teacher of each kind."""
-    settings = {"dialogue": (*TINY, "train.steps=30"), "recommendation": ("epochs=2",)}
-
-    def fit_all(folder: Path) -> None:
-        # Side by side: most of the time they import torch.
-        with ThreadPoolExecutor() as pool:
-            fits = [
-                pool.submit(fit, kind, prepared_dir, folder / kind, *overrides)
-                for kind, overrides in settings.items()
-            ]
-        for each in fits:
-            each.result()
-
-    folder = made_once(tmp_path_factory, "teachers", fit_all)
-    return FittedTeachers(**{kind: folder / kind for kind in settings})
+    folder = made_once(tmp_path_factory, "teachers", partial(fit_both, prepared_dir))
+    return FittedTeachers(dialogue=folder / "dialogue", recommendation=folder / "recommendation")
 
 
 @pytest.fixture(scope="session")

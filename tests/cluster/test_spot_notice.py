@@ -15,7 +15,7 @@ from tests.support.labs import need_lab
 from tests.support.served_teachers import fit
 from tests.support.student_runs import ROOT
 
-pytestmark = pytest.mark.everything
+pytestmark = pytest.mark.timeout(900)
 PORT = "6379"
 METADATA = "169.254.169.254"
 FAKE = ROOT / "tests" / "support" / "fake_metadata.py"

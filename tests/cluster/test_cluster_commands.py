@@ -1,6 +1,6 @@
 """python -m cluster on hosts of a lab, as far as it needs no Ray: copies, and what `down` leaves.
 
-tests/cluster has the whole story.
+test_cluster.py has the whole story.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cluster.netns.lab import PROFILE, Lab
 from tests.support.labs import need_lab
 from tests.support.student_runs import ROOT
 
-pytestmark = pytest.mark.everything
+pytestmark = pytest.mark.timeout(900)
 LAPTOP, HEAD, WORKER = "laptop", "head", "worker"
 FILE = "mine.yaml"
 LIMIT_S = 120.0

@@ -1,6 +1,6 @@
 """A run of students on three hosts that lose processes and links, one after the other.
 
-The tests are one story, of one run. Hosts without power, and the head, are in tests/cluster.
+The tests are one story, of one run. Hosts without power, and the head, are in test_cluster.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cluster.students.lease import LEASE_S, LOST_S
 from tests.support.labs import need_lab
 from tests.support.student_runs import TINY, step_lines
 
-pytestmark = [pytest.mark.everything, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 STUDENTS = ("student1", "student2")
 # Ray is quick to see that a node is gone; RAY_worker_niceness: ranks beside other tests.
 SETTINGS = {
