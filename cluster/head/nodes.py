@@ -25,8 +25,11 @@ def connect() -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
+    from teacher_server.fleet.ray_private import keep_stdout
+
     if ray.is_initialized():
         return
+    keep_stdout()
     try:
         ray.init(
             address="auto",

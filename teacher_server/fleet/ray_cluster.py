@@ -15,6 +15,7 @@ from teacher_server.fleet.ray_private import (
     HEAD_RESOURCE,
     cluster_id,
     free_by_node,
+    keep_stdout,
     read_settings_again,
     serve_is_running,
     stay_on_loopback,
@@ -42,6 +43,7 @@ def connect(address: str, auth_token_path: str = "") -> None:
         read_settings_again()
         if is_loopback(host_of(address)):
             stay_on_loopback()
+    keep_stdout()
     try:
         ray.init(
             address=address,

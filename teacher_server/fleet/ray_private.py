@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray._private.state import available_resources_per_node
 from ray._private.worker import global_worker
 from ray._raylet import Config  # pyright: ignore
@@ -33,6 +33,7 @@ HEAD_RESOURCE = "node:__internal_head__"
 # cluster is lost with that address (a VPN, a laptop that moves on). With this variable, meant for
 # other systems than Linux, a node takes 127.0.0.1.
 ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+PRINT = worker.print_to_stdstream
 
 
 def read_settings_again() -> None:
@@ -45,8 +46,21 @@ def stay_on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def keep_stdout() -> None:
+    """Have a driver write to stderr what it hears of its cluster, such as a node that is lost.
+
+    Ray writes that to stdout, into the middle of an answer in JSON, and has no setting for it.
+    """
+    worker.print_to_stdstream = _print_to_stderr
+
+
+def _print_to_stderr(data: dict[str, Any], ignore_prefix: bool) -> None:
+    PRINT({**data, "is_err": True}, ignore_prefix)
+
+
 def start_local(folder: Path, *, num_cpus: int, object_store_bytes: int) -> str:
     """Start a cluster that ends with this process, and keeps its files in `folder`; its address."""
+    keep_stdout()
     ray.init(
         address="local",
         num_cpus=num_cpus,

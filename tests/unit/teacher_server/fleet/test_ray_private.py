@@ -13,7 +13,7 @@ import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from teacher_server.fleet.ray_private import HEAD_RESOURCE
+from teacher_server.fleet.ray_private import HEAD_RESOURCE, keep_stdout
 
 ROOT = Path(__file__).resolve().parents[4]
 # Of an import of Ray, or an argument of one of its functions.
@@ -54,6 +54,21 @@ def test_deployment_takes_a_version_of_ours() -> None:
 
 def test_cluster_takes_a_folder_of_ours() -> None:
     assert '"_temp_dir"' in inspect.getsource(ray.init)
+
+
+def test_what_a_driver_hears_of_its_cluster_is_not_written_into_our_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = importlib.import_module("ray._private.worker")
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    keep_stdout()
+    said = {"lines": ["a node is lost"], "pid": "raylet", "is_err": False}
+    worker.print_to_stdstream(said, ignore_prefix=False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "a node is lost" in captured.err
+    # The thread that hears of it takes this function, by this name.
+    assert "print_to_stdstream(" in inspect.getsource(worker.listen_error_messages)
 
 
 def test_head_node_and_reports_have_the_names_that_we_use() -> None:
