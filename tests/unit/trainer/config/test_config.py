@@ -12,6 +12,7 @@ from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
 from trainer.config.removed import REMOVED
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.config.yaml_file import load_config, setting_names, to_yaml
+from trainer.data.dialogue_share import training_examples
 from trainer.export import resolve_num_steps
 
 CONFIGS = Path(__file__).resolve().parents[4] / "trainer" / "configs"
@@ -163,6 +164,29 @@ def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> No
     config = RunConfig(data="", output="", train=TrainConfig(epochs=3, batch_size=2))
     assert resolve_num_steps(config, data).train.num_steps == 3 * (num_examples // 2)
     assert resolve_num_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
+
+
+def test_epochs_of_a_share_are_whole_batches_of_its_examples(tmp_path: Path) -> None:
+    data = write_tiny_data(tmp_path)
+    train = TrainConfig(epochs=3, batch_size=1, share=0.5)
+    num_examples = len(training_examples(data, train))
+    assert 0 < num_examples < len(data.examples("train"))
+    config = RunConfig(data="", output="", train=train)
+    assert resolve_num_steps(config, data).train.num_steps == 3 * num_examples
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [
+        ("train.share=0", r"train\.share must be in \(0, 1\], got 0"),
+        ("train.share=1.5", r"train\.share must be in \(0, 1\], got 1.5"),
+        ("train.share_seed=-1", r"train\.share_seed must be in \[0, .*, got -1"),
+    ],
+)
+def test_config_of_a_share_that_is_none_is_refused(tmp_path: Path, setting: str, rule: str) -> None:
+    path = write(tmp_path, "data: a\noutput: b\n")
+    with pytest.raises(ValueError, match=rule):
+        load_config(RunConfig, path, [setting])
 
 
 def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:
