@@ -47,6 +47,13 @@ class Decoding:
         if not 0.0 < self.top_p <= 1.0:
             raise InputError(f"top_p must be in (0, 1], got {self.top_p}. Change it.")
 
+    @property
+    def text(self) -> str:
+        """As a card has it, all that counts named."""
+        if self.method == "greedy":
+            return "greedy"
+        return f"nucleus p {self.top_p} seed {self.seed}"
+
     def choice(self, example_ids: Sequence[str], num_steps: int) -> Choice:
         """The choice for a batch: it depends on a response's id, not on its place in the batch."""
         if self.method == "greedy":

@@ -67,22 +67,21 @@ class SpeakingResponder:
 
     def check(self, contexts: Sequence[MessageContext]) -> None:
         """Raise InputError for a context that leaves no room for a response."""
-        prompts = [self.prompt(context, recommends=True) for context in contexts]
+        prompts = [self._prompt(context, recommends=True) for context in contexts]
         check_lengths(self.loaded.model, prompts, self.config)
 
-    def prompt(self, context: MessageContext, *, recommends: bool) -> Prompt:
-        """What the model is given of a context."""
-        prompt = self.loaded.prompt(context.example, recommends=recommends)
-        return Prompt(prompt.example_id, prompt.given, context.num_films)
+    def prompts(self, contexts: Sequence[MessageContext]) -> list[Prompt]:
+        """What the model is given of each context, action tokens chosen."""
+        actions = self.choose_actions([context.example for context in contexts])
+        return [
+            self._prompt(context, recommends=bool(recommends))
+            for context, recommends in zip(contexts, actions.recommends_T, strict=True)
+        ]
 
     def respond(self, contexts: Sequence[MessageContext]) -> list[Record]:
         """Generate a batch, and score the gold responses of those that stand for a turn."""
         loaded = self.loaded
-        actions = self.choose_actions([context.example for context in contexts])
-        prompts = [
-            self.prompt(context, recommends=bool(recommends))
-            for context, recommends in zip(contexts, actions.recommends_T, strict=True)
-        ]
+        prompts = self.prompts(contexts)
         responses = generate_batch(loaded.model, loaded.vocabulary, prompts, self.config)
         turns = [row for row, context in enumerate(contexts) if context.stands_for_turn]
         nlls = dict(
@@ -92,6 +91,10 @@ class SpeakingResponder:
             to_record(context, response, nlls.get(row), loaded.vocabulary)
             for row, (context, response) in enumerate(zip(contexts, responses, strict=True))
         ]
+
+    def _prompt(self, context: MessageContext, *, recommends: bool) -> Prompt:
+        prompt = self.loaded.prompt(context.example, recommends=recommends)
+        return Prompt(prompt.example_id, prompt.given, context.num_films)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
