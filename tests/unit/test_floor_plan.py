@@ -26,7 +26,7 @@ FLOORS = (
     ("trainer/data/corpora", "trainer/models", "trainer/loss", "trainer/scoring"),
     ("trainer/engine", "trainer/telemetry", "trainer/plan"),
     ("trainer/target_cache", "trainer/evaluation"),
-    ("trainer/teacher_client",),
+    ("trainer/teacher_client", "trainer/ablation"),
     ("trainer", "trainer/targets"),
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),

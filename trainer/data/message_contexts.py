@@ -26,8 +26,8 @@ class MessageContext:
     dialogue_id: str
     message_id: str
     example: Example
-    """The whole turn's for the first message of an example's turn. Of others the context alone
-    counts; their example_id is "<dialogue id>/<message id>"."""
+    """The whole turn's for the first message of an example's turn. Others have a context and an
+    action alone; their example_id is "<dialogue id>/<message id>"."""
     stands_for_turn: bool
     """Whether it is the first message of an example's turn, and `example` has the gold response."""
     num_films: int
@@ -66,7 +66,7 @@ def _context(
     index: int,
     turn: Example | None,
     data: PreparedData,
-    films: Collection[int],
+    films: frozenset[int],
 ) -> MessageContext:
     """Of the message at `index`; `turn` is the example of its turn, None where that opens."""
     message = dialogue.messages[index]
@@ -74,7 +74,9 @@ def _context(
     said = [it for it in before if it.turn == message.turn]
     named = {movie for it in before for movie in it.mentions}
     example_id = f"{dialogue.dialogue_id}/{message.message_id}"
-    example = _inside_turn(example_id, turn, _merged(said, named), data) if said else turn
+    example = turn
+    if said:
+        example = _inside_turn(example_id, turn, _merged(said, named), bool(message.mentions), data)
     assert example is not None, f"{example_id} must have something before it"
     return MessageContext(
         dialogue_id=dialogue.dialogue_id,
@@ -93,7 +95,7 @@ def _merged(said: Sequence[StoredMessage], named: Collection[str]) -> MergedTurn
 
 
 def _inside_turn(
-    example_id: str, turn: Example | None, said: MergedTurn, data: PreparedData
+    example_id: str, turn: Example | None, said: MergedTurn, recommends: bool, data: PreparedData
 ) -> Example:
     """A context that goes on with what its turn said so far."""
     none = np.empty(0, np.int32)
@@ -108,6 +110,7 @@ def _inside_turn(
         context_entities=_distinct([*entities, *_entities(said.movie_ids, data)]),
         context_words=np.array([*words, *data.words.find(said.text)], np.int32),
         gold_items=none,
+        is_recommendation=recommends,
     )
 
 

@@ -1,0 +1,30 @@
+"""The commands that make a cell: ordinary ones, which can be run by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.launch.child import Command
+from cluster.launch.machine import ROOT, Machine
+
+SPLIT = "test"
+
+
+def train(machine: Machine, name: str, config: Path) -> Command:
+    """Train a student on all ranks, by a whole config."""
+    start = machine.student_start()
+    return Command(
+        name=f"{name} train",
+        argv=(*start.argv, "--config", str(config.resolve())),
+        env={**machine.environment(machine.num_ranks), **start.env},
+        cwd=ROOT,
+    )
+
+
+def respond(machine: Machine, name: str, model: Path, data: Path, output: Path) -> Command:
+    """Write the records of the test split."""
+    return machine.module(
+        f"{name} respond",
+        *("trainer.evaluation.respond", "--checkpoint", str(model.resolve())),
+        *("--data", str(data.resolve()), "--output", str(output.resolve()), "--split", SPLIT),
+    )
