@@ -21,6 +21,7 @@ from trainer.scoring.records import Record
 from trainer.scoring.related_films import random_hit
 from trainer.scoring.scored_split import ScoredSplit, Turn, scored_split
 from trainer.scoring.sums import DialogueSums
+from trainer.scoring.variety import variety_counts
 from trainer.scoring.wording import response_words, wording_counts
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _text_counts(answers: Answers[Turn], split: ScoredSplit) -> Iterator[tuple[s
     words = [(turn.key[0], response_words(it.text, split.films)) for turn, it in answers.pairs]
     for dialogue, counts in wording_counts(words).items():
         yield dialogue, dict(counts)
+    yield from variety_counts(words)
     has_nll = _are_known("nll and gold_tokens", [it.nll for _, it in answers.pairs])
     has_tokens = _are_known("tokens", [it.tokens for _, it in answers.pairs])
     for turn, record in answers.pairs:
