@@ -44,7 +44,7 @@ from trainer.config.run import RunConfig
 from trainer.data import __main__ as data
 from trainer.data.corpora.table import CORPORA
 from trainer.evaluation import __main__ as evaluation
-from trainer.evaluation import report, teachers
+from trainer.evaluation import divergence, report, teachers
 from trainer.plan import __main__ as plan
 from trainer.pretrain import __main__ as pretrain
 from trainer.targets import __main__ as targets
@@ -161,6 +161,14 @@ COMMANDS = {
         main=evaluation.main,
         right=("--checkpoint", "ROOT/model", "--data", "ROOT/data", "--classifier", "oracle"),
         wrong={**SCORED, **MODEL, "--json": NO_FLAG},
+    ),
+    "trainer.evaluation.divergence": Command(
+        main=divergence.main,
+        right=("--checkpoint", "ROOT/model", "--teacher", "ROOT/teacher", "--data", "ROOT/data"),
+        wrong={
+            **MODEL,
+            **{"--teacher": FOLDERS, "--split": WORDS, "--limit": whole(1), "--json": NO_FLAG},
+        },
     ),
     "trainer.evaluation.report": Command(
         main=report.main,

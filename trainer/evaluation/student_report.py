@@ -157,6 +157,7 @@ def _run_part(
             "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
         },
         **history.report,
+        "at_end": history.at_end,
         "machine": {
             "cores": num_cpus(),
             "threads": torch.get_num_threads(),

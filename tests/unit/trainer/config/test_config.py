@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from trainer.config.removed import REMOVED
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.config.yaml_file import load_config, setting_names, to_yaml
 from trainer.data.dialogue_share import training_examples
+from trainer.data.examples import write_examples
 from trainer.export import resolve_num_steps
 
 CONFIGS = Path(__file__).resolve().parents[4] / "trainer" / "configs"
@@ -168,9 +170,12 @@ def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> No
 
 def test_epochs_of_a_share_are_whole_batches_of_its_examples(tmp_path: Path) -> None:
     data = write_tiny_data(tmp_path)
+    # Each example is a dialogue of its own.
+    examples = [replace(it, example_id=f"{n}:1") for n, it in enumerate(data.examples("train"))]
+    write_examples(tmp_path / "train.jsonl", examples)
     train = TrainConfig(epochs=3, batch_size=1, share=0.5)
     num_examples = len(training_examples(data, train))
-    assert 0 < num_examples < len(data.examples("train"))
+    assert num_examples == len(examples) // 2
     config = RunConfig(data="", output="", train=train)
     assert resolve_num_steps(config, data).train.num_steps == 3 * num_examples
 
