@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cluster.launch.machine import Machine
 from trainer.checkpoints.provenance import ORIGIN_NAME
 from trainer.common.machine import memory_bytes
 from trainer.common.text_files import read_json_object
+from trainer.evaluation.machine_facts import machine_facts
 from trainer.evaluation.run_history import RunHistory, read_history
 
 LAST = 10
@@ -52,16 +51,14 @@ def sources_of(folder: Path) -> dict[str, Any]:
     return {**origin, "teachers": {name: it.split()[0] for name, it in teachers.items()}}
 
 
-def machine_facts(machine: Machine) -> dict[str, Any]:
+def facts_of(machine: Machine) -> dict[str, Any]:
     """What the seconds of a cell depend on."""
-    device = torch.cuda.get_device_name() if machine.num_devices else "cpu"
+    facts = machine_facts()
     return {
         "cpu": _cpu_name(),
-        "cores": machine.num_cores,
         "memory_gib": round(memory_bytes() / 2**30),
-        "device": device,
         "ranks": machine.num_ranks,
-        "torch": torch.__version__,
+        **{name: facts[name] for name in ("cores", "device", "torch")},
     }
 
 

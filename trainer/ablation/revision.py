@@ -18,7 +18,11 @@ TRAINING = (
     *("trainer/train.py", "trainer/lookahead.py", "trainer/selection.py"),
 )
 """What makes a student of data, teachers and settings; settings are compared by their values."""
-SCORING = ("trainer/evaluation/generate.py", "trainer/evaluation/loaded_model.py")
+ANSWERING = ("actions", "answering", "decoding", "generate", "likelihood", "loaded_model")
+SCORING = (
+    "trainer/scoring",
+    *(f"trainer/evaluation/{name}.py" for name in (*ANSWERING, "responders", "response_run")),
+)
 """What makes scores of a student."""
 SAME_NAME = "same.json"
 """Beside the cells: lists of digests between which `make same-loss` found no difference."""

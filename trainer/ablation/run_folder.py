@@ -63,8 +63,11 @@ class RunFolder:
         shutil.rmtree(self.path / CHECKPOINTS_NAME, ignore_errors=True)
 
     def _forget_responses(self) -> None:
-        for path in self.path.glob(f"{self.responses.stem}*"):
-            path.unlink()
+        for path in self.path.glob(f"{self.responses.stem}.*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _state(self) -> dict[str, Any]:
         path = self.path / STATE_NAME

@@ -19,7 +19,7 @@ from trainer.ablation import stages
 from trainer.ablation.arms import CEILING, DIALOGUE_TEACHER
 from trainer.ablation.cell import Cell, read_cell, write_cell
 from trainer.ablation.checks import check_done, declared_settings, shared_settings
-from trainer.ablation.outcome import last_steps, machine_facts, sources_of
+from trainer.ablation.outcome import facts_of, last_steps, sources_of
 from trainer.ablation.plan import PlannedCell
 from trainer.ablation.revision import Revision, SameRevisions
 from trainer.ablation.run_folder import RunFolder
@@ -90,7 +90,7 @@ class Runner:
         if "train" not in folder.seconds:
             config = folder.path.with_suffix(".yaml")
             write_text(config, to_yaml(_trained_with(cell.config, cache)))
-            self._run(folder, "train", stages.train(self.machine, name, config))
+            self._run(folder, "train", [stages.train(self.machine, name, config)])
         scored = self._respond_and_score(folder, name, folder.path, data)
         folder.forget_checkpoints()
         return self._cell(
@@ -117,17 +117,17 @@ class Runner:
     def _respond_and_score(
         self, folder: RunFolder, name: str, model: Path, data: PreparedData
     ) -> Scored:
-        command = stages.respond(self.machine, name, model, data.root, folder.responses)
         if "respond" not in folder.seconds:
-            self._run(folder, "respond", command)
+            lanes = stages.respond(self.machine, name, model, data.root, folder.responses)
+            self._run(folder, "respond", *lanes)
         started_s = time.monotonic()
         scored = score_records(folder.responses, data, stages.SPLIT)
         folder.finish("score", time.monotonic() - started_s)
         return scored
 
-    def _run(self, folder: RunFolder, stage: str, command: Command) -> None:
+    def _run(self, folder: RunFolder, stage: str, *lanes: Sequence[Command]) -> None:
         started_s = time.monotonic()
-        self.launcher.run([command])
+        self.launcher.run(*lanes)
         folder.finish(stage, time.monotonic() - started_s)
 
     def _cell(
@@ -147,7 +147,7 @@ class Runner:
             shared={} if cell.arm.name in CEILING else shared_settings(cell),
             revision=self.revision,
             sources=sources,
-            machine=machine_facts(self.machine),
+            machine=facts_of(self.machine),
             seconds=seconds,
             steps=steps,
             scores=scored.scores,

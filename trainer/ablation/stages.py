@@ -21,10 +21,19 @@ def train(machine: Machine, name: str, config: Path) -> Command:
     )
 
 
-def respond(machine: Machine, name: str, model: Path, data: Path, output: Path) -> Command:
-    """Write the records of the test split."""
-    return machine.module(
-        f"{name} respond",
-        *("trainer.evaluation.respond", "--checkpoint", str(model.resolve())),
-        *("--data", str(data.resolve()), "--output", str(output.resolve()), "--split", SPLIT),
-    )
+def respond(
+    machine: Machine, name: str, model: Path, data: Path, output: Path
+) -> list[list[Command]]:
+    """Write the records of the test split, in as many processes as a student has ranks."""
+    return [
+        [
+            machine.module(
+                f"{name} respond {shard}",
+                *("trainer.evaluation.respond", "--checkpoint", str(model.resolve())),
+                *("--data", str(data.resolve()), "--output", str(output.resolve())),
+                *("--split", SPLIT, "--shard", f"{shard}/{machine.num_ranks}"),
+                num_processes=machine.num_ranks,
+            )
+        ]
+        for shard in range(machine.num_ranks)
+    ]
