@@ -167,7 +167,8 @@ COMMANDS = {
         right=("--checkpoint", "ROOT/model", "--teacher", "ROOT/teacher", "--data", "ROOT/data"),
         wrong={
             **MODEL,
-            **{"--teacher": FOLDERS, "--split": WORDS, "--limit": whole(1), "--json": NO_FLAG},
+            **{"--teacher": FOLDERS, "--split": WORDS, "--limit": whole(1)},
+            "--output": UNWRITABLE.map(lambda path: f"{path}/file"),
         },
     ),
     "trainer.evaluation.report": Command(

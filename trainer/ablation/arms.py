@@ -18,6 +18,8 @@ OF_TEACHERS = "teachers_"
 """Before the name of the teachers in which alone an arm of the table `teacher` differs."""
 WEAKER = ("half", "quarter", "eighth")
 """Names of teachers that were fitted for less long."""
+ANSWERS = "respond."
+"""Before an option of `trainer.evaluation.respond` that an arm differs in, not in its training."""
 SPECIAL_TOKEN: Mapping[str, Any] = {"action_tokens": True}
 """The reading of the paper's special token (section 3.4) that the arms with +ST have."""
 NO_TOKEN: Mapping[str, Any] = {"action_tokens": False}
@@ -34,6 +36,8 @@ class Table:
     """The arm that all others are compared with."""
     has_ceiling: bool = True
     """Whether the teachers themselves stand in it."""
+    diverges: bool = False
+    """Whether each student is compared with the dense dialogue teacher, too (`divergence`)."""
 
     @property
     def ceiling(self) -> tuple[Arm, ...]:
@@ -90,6 +94,18 @@ _TAILS = tuple(
     for tail in ("bucket", "drop", "renormalise", "sampled")
     for k in (16, 64)
 )
+_DECODED = tuple(
+    Arm(
+        name=f"{name}_{decoding}" + ("" if top_p is None else f"_{top_p}".replace(".", "_")),
+        settings={
+            f"{ANSWERS}decoding": decoding,
+            f"{ANSWERS}top_p": top_p,
+            **({"distill.gamma": 0.0} if name == VANILLA else {}),
+        },
+    )
+    for decoding, top_p in (("greedy", None), *(("nucleus", p) for p in (0.5, 0.7, 0.9)))
+    for name in (VANILLA, "plus_D_R")
+)
 _SIZES = tuple(
     Arm(
         name=f"{name}_{text}",
@@ -119,6 +135,7 @@ TABLES: Mapping[str, Table] = {
             arms=_TAILS,
             baseline="bucket_64",
             has_ceiling=False,
+            diverges=True,
         ),
         Table(
             name="size",
@@ -148,6 +165,14 @@ TABLES: Mapping[str, Table] = {
             arms=_values("distill.gamma", (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)),
             baseline="gamma_0_0",
             has_ceiling=False,
+            diverges=True,
+        ),
+        Table(
+            name="decoding",
+            title="Greedy and nucleus decoding",
+            arms=_DECODED,
+            baseline=f"{VANILLA}_greedy",
+            has_ceiling=False,
         ),
         Table(
             name="k",
@@ -160,6 +185,7 @@ TABLES: Mapping[str, Table] = {
             title="Temperature of the teachers' rows",
             arms=(_VANILLA, *_values("distill.temperature", (0.5, 1.0, 2.0, 4.0))),
             has_ceiling=False,
+            diverges=True,
         ),
     )
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainer.ablation.arms import CEILING, OF_TEACHERS, Table
+from trainer.ablation.arms import ANSWERS, CEILING, OF_TEACHERS, Table
 from trainer.ablation.cell import Cell, cell_path
 from trainer.ablation.plan import PlannedCell, is_compared
 from trainer.ablation.revision import Revision, SameRevisions
@@ -33,9 +34,19 @@ def declared_settings(cell: PlannedCell) -> dict[str, Any]:
     return {key: flat[key] for key in sorted(cell.table.declared)}
 
 
+def training_settings(cell: PlannedCell) -> dict[str, Any]:
+    """What decides what a cell's student learns, however it answers."""
+    return {
+        key: value
+        for key, value in json_settings(cell).items()
+        if (is_compared(key) or key == "seed") and not key.startswith(ANSWERS)
+    }
+
+
 def json_settings(cell: PlannedCell) -> dict[str, Any]:
     """All settings of a cell by their dotted keys, as JSON has them."""
-    return json.loads(json.dumps(flat_settings(cell.config)))
+    answers = {f"{ANSWERS}{key}": it for key, it in asdict(cell.answering).items()}
+    return json.loads(json.dumps({**flat_settings(cell.config), **answers}))
 
 
 def check_done(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.ablation.arms import OF_TEACHERS, Table, table_of
+from protos.fingerprint import digest_strings
+from trainer.ablation.arms import ANSWERS, OF_TEACHERS, Table, table_of
 from trainer.ablation.config import AblationConfig, TeacherPair
+from trainer.checkpoints.provenance import flat_settings
 from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import parse_config
@@ -21,6 +23,19 @@ GROUPS_OF_THE_MACHINE = ("teachers.", "watch.")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answering:
+    """How a student is let answer: options of `trainer.evaluation.respond`."""
+
+    decoding: str = "greedy"
+    top_p: float | None = None
+
+    @property
+    def name(self) -> str:
+        """As files of its answers are told apart; empty for greedy ones."""
+        return "" if self.decoding == "greedy" else f"{self.decoding}-{self.top_p}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedCell:
     """One student to be trained and scored."""
 
@@ -28,8 +43,9 @@ class PlannedCell:
     arm: Arm
     seed: int
     config: RunConfig
-    """Whole; its `output` is the run's folder."""
+    """Whole; its `output` is the run's folder, the same in all tables that train it."""
     teachers: TeacherPair
+    answering: Answering = field(default_factory=Answering)
 
     @property
     def name(self) -> str:
@@ -66,17 +82,37 @@ def planned_cells(
 
 
 def _planned(config: AblationConfig, table: Table, arm: Arm, seed: int) -> PlannedCell:
-    output = Path(config.run.output) / table.name / f"{arm.name}-seed{seed}"
-    settings = {**config.tables[table.name], **arm.settings, "seed": seed, "output": str(output)}
+    settings = {**config.tables[table.name], **arm.settings, "seed": seed}
+    trained = {key: it for key, it in settings.items() if not key.startswith(ANSWERS)}
     teachers = _teachers_of(config, arm)
     assert teachers is not None, "arms without teachers are left out"
+    run = with_settings(config.run, trained, f"{table.name} {arm.name}")
+    output = Path(config.run.output) / "students" / _digest(run, teachers)
     return PlannedCell(
         table=table,
         arm=arm,
         seed=seed,
-        config=with_settings(config.run, settings, f"{table.name} {arm.name}"),
+        config=dataclasses.replace(run, output=str(output)),
         teachers=teachers,
+        answering=Answering(
+            **{
+                key.removeprefix(ANSWERS): value
+                for key, value in settings.items()
+                if key.startswith(ANSWERS)
+            }
+        ),
     )
+
+
+def _digest(run: RunConfig, teachers: TeacherPair) -> str:
+    """Of all that decides what a student learns: a student of several tables is trained once."""
+    settings = {
+        key: value
+        for key, value in flat_settings(run).items()
+        if is_compared(key) or key == "seed" or (key in OF_THE_MACHINE and key != "output")
+    }
+    pair = dataclasses.astuple(teachers) if run.distill.gamma else ()
+    return digest_strings([f"{key}={settings[key]}" for key in sorted(settings)], pair)[:12]
 
 
 def _teachers_of(config: AblationConfig, arm: Arm) -> TeacherPair | None:

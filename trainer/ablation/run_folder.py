@@ -14,7 +14,9 @@ from trainer.common.atomic import write_json
 from trainer.common.text_files import read_json_object
 
 STATE_NAME = "cell.json"
-RESPONSES_NAME = "responses.jsonl"
+RESPONSES = "responses"
+RESPOND = "respond"
+DIVERGENCE_NAME = "divergence.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +25,14 @@ class RunFolder:
 
     path: Path
 
+    def responses(self, name: str = "") -> Path:
+        """The records of the test split, of a way to answer (`Answering.name`)."""
+        return self.path / f"{'-'.join(filter(None, (RESPONSES, name)))}.jsonl"
+
     @property
-    def responses(self) -> Path:
-        """The records of the test split."""
-        return self.path / RESPONSES_NAME
+    def divergence(self) -> Path:
+        """The comparison with the dense dialogue teacher."""
+        return self.path / DIVERGENCE_NAME
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -45,7 +51,11 @@ class RunFolder:
             state = {"seconds": {}}
         elif not same.are(was.scoring, revision.scoring):
             self._forget_responses()
-            state["seconds"].pop("respond", None)
+            state["seconds"] = {
+                stage: it
+                for stage, it in state["seconds"].items()
+                if not stage.startswith((RESPOND, "diverge"))
+            }
         of_now = {"training": revision.training, "scoring": revision.scoring}
         write_json(
             self.path / STATE_NAME,
@@ -63,7 +73,7 @@ class RunFolder:
         shutil.rmtree(self.path / CHECKPOINTS_NAME, ignore_errors=True)
 
     def _forget_responses(self) -> None:
-        for path in self.path.glob(f"{self.responses.stem}.*"):
+        for path in self.path.glob(f"{RESPONSES}*"):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

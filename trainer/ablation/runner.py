@@ -18,18 +18,25 @@ from cluster.launch.screen import duration
 from trainer.ablation import stages
 from trainer.ablation.arms import CEILING, DIALOGUE_TEACHER
 from trainer.ablation.cell import Cell, read_cell, write_cell
-from trainer.ablation.checks import check_done, declared_settings, shared_settings
+from trainer.ablation.checks import (
+    check_done,
+    declared_settings,
+    shared_settings,
+    training_settings,
+)
 from trainer.ablation.outcome import facts_of, last_steps, sources_of
 from trainer.ablation.plan import PlannedCell
 from trainer.ablation.revision import Revision, SameRevisions
-from trainer.ablation.run_folder import RunFolder
+from trainer.ablation.run_folder import RESPOND, RunFolder
 from trainer.ablation.scored import Scored, score_records
 from trainer.ablation.targets import Targets, teacher_digests
 from trainer.common.atomic import write_text
+from trainer.common.text_files import read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
+from trainer.scoring.sums import DialogueSums
 
 CACHED = {"in_flight": 4, "connect_s": 1.0, "patience_s": 60.0}
 """Of teachers that do not run: a target that is missing is a mistake, and told soon."""
@@ -84,19 +91,22 @@ class Runner:
         if cell.arm.name in CEILING:
             return self._score_teacher(cell, data)
         folder = RunFolder(path=Path(cell.config.output))
-        settings = {**shared_settings(cell), **declared_settings(cell), "seed": cell.seed}
-        folder.open(self.revision, settings, self.same)
+        folder.open(self.revision, training_settings(cell), self.same)
         name = f"{cell.table.name} {cell.name}"
         if "train" not in folder.seconds:
             config = folder.path.with_suffix(".yaml")
             write_text(config, to_yaml(_trained_with(cell.config, cache)))
             self._run(folder, "train", [stages.train(self.machine, name, config)])
-        scored = self._respond_and_score(folder, name, folder.path, data)
+        scored = self._respond_and_score(folder, name, folder.path, data, cell)
+        if cell.table.diverges:
+            scored = scored.with_view("divergence", self._diverge(folder, name, data, cell))
         folder.forget_checkpoints()
+        # Other cells of the same student may have let it answer otherwise.
+        of_cell = ("train", _stage_of(cell), "score", *(["diverge"] * cell.table.diverges))
         return self._cell(
             cell,
             scored,
-            seconds=folder.seconds,
+            seconds={it: of for it, of in folder.seconds.items() if it in of_cell},
             sources=sources_of(folder.path),
             steps=last_steps(folder.path),
         )
@@ -109,21 +119,34 @@ class Runner:
         model = cell.teachers.dialogue if is_dialogue else cell.teachers.recommendation
         folder = RunFolder(path=self.work / "teachers" / f"{kind}-{digests[kind][:12]}")
         folder.open(self.revision, {"data": cell.config.data}, self.same)
-        scored = self._respond_and_score(folder, f"{kind} teacher", Path(model), data)
+        scored = self._respond_and_score(folder, f"{kind} teacher", Path(model), data, cell)
         vocabulary = data.vocabulary.digest
         sources = {"vocabulary": vocabulary, "teachers": {kind: digests[kind]}}
         return self._cell(cell, scored, seconds=folder.seconds, sources=sources, steps={})
 
     def _respond_and_score(
-        self, folder: RunFolder, name: str, model: Path, data: PreparedData
+        self, folder: RunFolder, name: str, model: Path, data: PreparedData, cell: PlannedCell
     ) -> Scored:
-        if "respond" not in folder.seconds:
-            lanes = stages.respond(self.machine, name, model, data.root, folder.responses)
-            self._run(folder, "respond", *lanes)
+        responses, stage = folder.responses(cell.answering.name), _stage_of(cell)
+        if stage not in folder.seconds:
+            options = _options_of(cell)
+            lanes = stages.respond(self.machine, name, model, data.root, responses, options)
+            self._run(folder, stage, *lanes)
         started_s = time.monotonic()
-        scored = score_records(folder.responses, data, stages.SPLIT)
+        scored = score_records(responses, data, stages.SPLIT)
         folder.finish("score", time.monotonic() - started_s)
         return scored
+
+    def _diverge(
+        self, folder: RunFolder, name: str, data: PreparedData, cell: PlannedCell
+    ) -> DialogueSums:
+        """The student beside the dense dialogue teacher."""
+        output = folder.divergence
+        if "diverge" not in folder.seconds:
+            teacher = Path(cell.teachers.dialogue)
+            command = stages.diverge(self.machine, name, folder.path, teacher, data.root, output)
+            self._run(folder, "diverge", [command])
+        return DialogueSums.from_dict(read_json_object(output).get("sums"), str(output))
 
     def _run(self, folder: RunFolder, stage: str, *lanes: Sequence[Command]) -> None:
         started_s = time.monotonic()
@@ -153,6 +176,19 @@ class Runner:
             scores=scored.scores,
             sums=scored.sums,
         )
+
+
+def _stage_of(cell: PlannedCell) -> str:
+    return " ".join(filter(None, (RESPOND, cell.answering.name)))
+
+
+def _options_of(cell: PlannedCell) -> tuple[str, ...]:
+    """How the records of a cell are decoded."""
+    answering = cell.answering
+    if answering.decoding == "greedy":
+        return ()
+    draws = ("--top-p", str(answering.top_p), "--seed", str(cell.seed))
+    return ("--decoding", answering.decoding, *draws)
 
 
 def _trained_with(config: RunConfig, cache: Path | None) -> RunConfig:

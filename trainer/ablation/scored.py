@@ -12,6 +12,7 @@ from trainer.scoring.metrics import scores
 from trainer.scoring.paper_view import paper_view
 from trainer.scoring.records import read_records
 from trainer.scoring.sigir26_view import sigir26_view
+from trainer.scoring.sums import DialogueSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,12 @@ class Scored:
     """View -> metric -> score."""
     sums: Mapping[str, Mapping[str, Any]]
     """View -> DialogueSums, as JSON."""
+
+    def with_view(self, name: str, sums: DialogueSums) -> Scored:
+        """The same and one more view."""
+        return Scored(
+            scores={**self.scores, name: scores(sums)}, sums={**self.sums, name: sums.to_dict()}
+        )
 
 
 def score_records(path: Path, data: PreparedData, split: str) -> Scored:

@@ -6,16 +6,15 @@ P positions of a batch, C of one chunk, V vocabulary, D hidden.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from trainer.common.atomic import write_json
 from trainer.common.errors import InputError
 from trainer.common.progress import progress_bar
 from trainer.common.tables import fitted, terminal_width
@@ -34,7 +33,7 @@ POSITION_CHUNK = 256
 
 
 def print_divergence(arguments: argparse.Namespace) -> None:
-    """Compare as the command line says; a table, or one JSON object with the sums."""
+    """Compare as the command line says: a table, and a file with the sums."""
     # Hugging Face's bar for the reading of weights is noise in logs.
     disable_progress_bar()
     data = load_prepared(arguments.data)
@@ -44,16 +43,9 @@ def print_divergence(arguments: argparse.Namespace) -> None:
     examples = data.examples(arguments.split)[: arguments.limit]
     sums = divergence(student, teacher, examples)
     found = scores(sums)
-    if arguments.json:
-        said = {
-            "checkpoint": Path(arguments.checkpoint).name,
-            "teacher": Path(arguments.teacher).name,
-            "split": arguments.split,
-            "scores": found,
-            "sums": sums.to_dict(),
-        }
-        sys.stdout.write(json.dumps(said) + "\n")
-        return
+    if arguments.output is not None:
+        told = {"split": arguments.split, "scores": found, "sums": sums.to_dict()}
+        write_json(arguments.output, told)
     cells = {name: "-" if value is None else f"{value:.4g}" for name, value in found.items()}
     rows = [(it.title, cells[it.name]) for it in METRICS if it.name in cells]
     title = f"{arguments.checkpoint} on {arguments.split}, {len(examples)} responses"
