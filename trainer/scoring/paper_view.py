@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
 
 from trainer.common.errors import InputError
+from trainer.data.prepared import PreparedData
 from trainer.scoring.answers import Answers, check_records, lay_out, sum_counts
 from trainer.scoring.hits import (
     Counts,
@@ -23,10 +23,6 @@ from trainer.scoring.scored_split import ScoredSplit, Turn, scored_split
 from trainer.scoring.sums import DialogueSums
 from trainer.scoring.variety import variety_counts
 from trainer.scoring.wording import response_words, wording_counts
-
-if TYPE_CHECKING:
-    # Not otherwise: scores are made from sums without the tokenizers' libraries.
-    from trainer.data.prepared import PreparedData
 
 
 def paper_view(

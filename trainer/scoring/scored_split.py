@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from trainer.common.errors import InputError
 from trainer.data.examples import Example
+from trainer.data.prepared import PreparedData
 from trainer.data.stored_dialogues import StoredDialogue
+from trainer.data.vocabulary import Vocabulary
 from trainer.scoring.related_films import RelatedFilms
-
-if TYPE_CHECKING:
-    # Not otherwise: scores are made from sums without the tokenizers' libraries.
-    from trainer.data.prepared import PreparedData
-    from trainer.data.vocabulary import Vocabulary
 
 Key = tuple[str, str]
 """Dialogue and message."""

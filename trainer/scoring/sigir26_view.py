@@ -6,19 +6,15 @@ Source: Kostric and Balog, SIGIR 2026: raw messages, micro recall, success rate 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from trainer.data.dialogue import FilmAnswers
+from trainer.data.prepared import PreparedData
 from trainer.data.stored_dialogues import StoredDialogue
 from trainer.scoring.answers import Answers, check_records, lay_out, sum_counts
 from trainer.scoring.hits import Counts, ranking_hits
 from trainer.scoring.records import Record, first_list
 from trainer.scoring.scored_split import Instance, ScoredSplit, scored_split
 from trainer.scoring.sums import DialogueSums
-
-if TYPE_CHECKING:
-    # Not otherwise: scores are made from sums without the tokenizers' libraries.
-    from trainer.data.prepared import PreparedData
 
 YES = 1
 """In ReDial's questionnaires."""

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainer.common.errors import InputError
+from trainer.data.prepared import PreparedData
 from trainer.scoring.answers import MissingRecords
 from trainer.scoring.baselines import NOT_THEIRS, baseline_records
 from trainer.scoring.card import SystemCard, read_system_card
@@ -20,10 +21,6 @@ from trainer.scoring.records import Record, read_records
 from trainer.scoring.scored_split import ScoredSplit, scored_split
 from trainer.scoring.sigir26_view import sigir26_sums
 from trainer.scoring.sums import DialogueSums
-
-if TYPE_CHECKING:
-    # Not otherwise: scores are made from sums without the tokenizers' libraries.
-    from trainer.data.prepared import PreparedData
 
 Sums = Mapping[str, DialogueSums]
 """Variant, "all" or "new" -> sums."""
