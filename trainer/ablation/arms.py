@@ -10,6 +10,8 @@ from trainer.common.errors import InputError
 from trainer.evaluation.arms import Arm
 
 VANILLA = "vanilla"
+BLANDNESS = ("within_dist_4", "conventional_dist_4", "frequent_share", "word_entropy")
+"""Metrics of how varied the responses are, where it costs something to learn from teachers."""
 DIALOGUE_TEACHER = "dialogue_teacher"
 RECOMMENDATION_TEACHER = "recommendation_teacher"
 CEILING = (DIALOGUE_TEACHER, RECOMMENDATION_TEACHER)
@@ -38,6 +40,8 @@ class Table:
     """Whether the teachers themselves stand in it."""
     diverges: bool = False
     """Whether each student is compared with the dense dialogue teacher, too (`divergence`)."""
+    shown: tuple[str, ...] = ()
+    """Metrics in its table beside those of all tables."""
 
     @property
     def ceiling(self) -> tuple[Arm, ...]:
@@ -136,6 +140,7 @@ TABLES: Mapping[str, Table] = {
             baseline="bucket_64",
             has_ceiling=False,
             diverges=True,
+            shown=("kl_dialogue", "teacher_agreed", "student_entropy"),
         ),
         Table(
             name="size",
@@ -166,6 +171,7 @@ TABLES: Mapping[str, Table] = {
             baseline="gamma_0_0",
             has_ceiling=False,
             diverges=True,
+            shown=(*BLANDNESS, "kl_dialogue", "student_entropy"),
         ),
         Table(
             name="decoding",
@@ -173,6 +179,7 @@ TABLES: Mapping[str, Table] = {
             arms=_DECODED,
             baseline=f"{VANILLA}_greedy",
             has_ceiling=False,
+            shown=BLANDNESS,
         ),
         Table(
             name="k",
@@ -186,6 +193,7 @@ TABLES: Mapping[str, Table] = {
             arms=(_VANILLA, *_values("distill.temperature", (0.5, 1.0, 2.0, 4.0))),
             has_ceiling=False,
             diverges=True,
+            shown=(*BLANDNESS, "kl_dialogue", "student_entropy"),
         ),
     )
 }

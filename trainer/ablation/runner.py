@@ -99,7 +99,8 @@ class Runner:
             self._run(folder, "train", [stages.train(self.machine, name, config)])
         scored = self._respond_and_score(folder, name, folder.path, data, cell)
         if cell.table.diverges:
-            scored = scored.with_view("divergence", self._diverge(folder, name, data, cell))
+            compared = self._diverge(folder, name, data, cell)
+            scored = scored.with_counts("paper.all", compared)
         folder.forget_checkpoints()
         # Other cells of the same student may have let it answer otherwise.
         of_cell = ("train", _stage_of(cell), "score", *(["diverge"] * cell.table.diverges))

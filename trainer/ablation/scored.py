@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.common.errors import InputError
 from trainer.data.prepared import PreparedData
 from trainer.scoring.metrics import scores
 from trainer.scoring.paper_view import paper_view
@@ -24,10 +25,21 @@ class Scored:
     sums: Mapping[str, Mapping[str, Any]]
     """View -> DialogueSums, as JSON."""
 
-    def with_view(self, name: str, sums: DialogueSums) -> Scored:
-        """The same and one more view."""
+    def with_counts(self, view: str, more: DialogueSums) -> Scored:
+        """The same with more counts in one view, so that all tests of it read them, too.
+
+        Raises:
+            InputError: if they are of other dialogues.
+        """
+        sums = DialogueSums.from_dict(self.sums[view], view)
+        if more.dialogues != sums.dialogues:
+            raise InputError(
+                f"counts beside {view} must be of its {len(sums.dialogues)} dialogues, got "
+                f"{len(more.dialogues)} others. Count the same split."
+            )
+        both = DialogueSums(dialogues=sums.dialogues, counts={**sums.counts, **more.counts})
         return Scored(
-            scores={**self.scores, name: scores(sums)}, sums={**self.sums, name: sums.to_dict()}
+            scores={**self.scores, view: scores(both)}, sums={**self.sums, view: both.to_dict()}
         )
 
 

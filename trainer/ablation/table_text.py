@@ -20,13 +20,15 @@ OF_TEACHERS = ("recall_at_1", "recall_at_10", "recall_at_50")
 RATIOS = ("f1_at_10", "f1_at_50")
 """Of which each arm is divided by the baseline, over all gold and over new items."""
 WITH_PAPER = ("paper", "kgsf", "vectors")
+WIDE = ("perplexity", "words_per_response")
+"""Metrics with one decimal."""
 NONE = "-"
 TITLES = {metric.name: metric.title for metric in METRICS}
 
 
 def table_lines(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     """The Markdown of one table: scores, the arms against the baseline, and their order."""
-    metrics = (*SCORES, *(OF_TEACHERS if table.has_ceiling else ()))
+    metrics = (*SCORES, *table.shown, *(OF_TEACHERS if table.has_ceiling else ()))
     yield "Mean over the seeds (95 % interval over dialogues and seeds):"
     yield ""
     yield from _score_table(table, results, metrics)
@@ -63,12 +65,14 @@ def _ratio_table(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     titles = [f"{note}{TITLES[it]}" for note in views for it in RATIOS]
     yield f"Each arm over {table.baseline}, paired: ratio (95 % interval), p of no difference:"
     yield ""
-    yield _row(["arm", *titles, "perplexity, difference"])
-    yield "|---|" + "---:|" * (len(titles) + 1)
+    differences = ("perplexity", *(["kl_dialogue"] * table.diverges))
+    yield _row(["arm", *titles, *(f"{TITLES[it]}: difference" for it in differences)])
+    yield "|---|" + "---:|" * (len(titles) + len(differences))
     for arm in others:
         found = {view: arm.against(base, view) for view in views.values()}
         ratios = [_ratio(found[view].get(it)) for view in views.values() for it in RATIOS]
-        yield _row([arm.name, *ratios, _difference(found[ALL].get("perplexity"))])
+        compared = [_difference(it, found[ALL].get(it)) for it in differences]
+        yield _row([arm.name, *ratios, *compared])
 
 
 def _order_lines(results: Sequence[ArmResults]) -> Iterator[str]:
@@ -107,11 +111,12 @@ def _ratio(found: Paired | None) -> str:
     return f"{found.ratio:.2f} ({ends}), {_p(found.p)}"
 
 
-def _difference(found: Paired | None) -> str:
+def _difference(metric: str, found: Paired | None) -> str:
     if found is None:
         return NONE
-    ends = f"{found.difference_low:+.1f} to {found.difference_high:+.1f}"
-    return f"{found.difference:+.1f} ({ends}), {_p(found.p)}"
+    digits = 1 if metric in WIDE else 3
+    ends = f"{found.difference_low:+.{digits}f} to {found.difference_high:+.{digits}f}"
+    return f"{found.difference:+.{digits}f} ({ends}), {_p(found.p)}"
 
 
 def _p(p: float) -> str:
@@ -120,7 +125,7 @@ def _p(p: float) -> str:
 
 def number(metric: str, value: float) -> str:
     """A score as tables have it: .063, 59.9; None is not a number."""
-    if metric in ("perplexity", "words_per_response"):
+    if metric in WIDE:
         return f"{value:.1f}"
     return f"{value:.3f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.3f}"
 
