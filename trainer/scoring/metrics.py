@@ -111,6 +111,7 @@ def _perplexity(totals: Totals) -> np.ndarray:
 
 
 METRICS: tuple[Metric, ...] = (
+    _count("dialogues", "Dialogues with an instance"),
     _count("instances", "Instances"),
     _count("responses", "Responses"),
     _count("gold", "Gold films"),
