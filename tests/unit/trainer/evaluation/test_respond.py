@@ -226,8 +226,8 @@ def test_a_student_takes_its_action_from_gold_or_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--top-p", "0.5"), "--top-p and --seed must be left out unless --decoding is nucleus"),
-        (("--seed", "1"), "--top-p and --seed must be left out unless --decoding is nucleus"),
+        (("--top-p", "0.5"), "--top-p must be left out unless --decoding is nucleus, got 0.5"),
+        (("--seed", "1"), "--seed must be left out unless --decoding is nucleus, got 1"),
         (("--shard", "2/2"), r"--shard must be I/N with whole numbers 0 <= I < N"),
         (("--decoding", "beam"), "--decoding must be one of greedy, nucleus, got beam"),
         (("--limit", "0"), "--limit must be a whole number in"),
