@@ -79,7 +79,7 @@ def _config(arguments: argparse.Namespace) -> AblationConfig:
     """The checked config; InputError for a table that there is not."""
     if arguments.config is None:
         raise InputError("--config must be given to make cells, got nothing. See --help.")
-    config = load_config(AblationConfig, arguments.config, arguments.overrides)
+    config = load_config(AblationConfig, arguments.config, [])
     for name in config.tables:
         table_of(name)
     check_output("--cells", arguments.cells)
@@ -115,14 +115,6 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the finished cells")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="of table: the file to write")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting of the config, e.g. run.data=DIR; may be repeated",
-    )
     return parser
 
 
