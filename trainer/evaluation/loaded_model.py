@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from protos.fingerprint import digest_strings
 from trainer.common.errors import InputError, MissingError
 from trainer.data.examples import Example
 from trainer.data.model_input import prompt_input
@@ -38,6 +41,8 @@ class LoadedModel:
     """The turn classifier named in its card, if any."""
     graph_digest: str
     """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
+    digest: str
+    """Of its card, which names the digests of its files."""
 
     def prompt(self, example: Example, *, recommends: bool) -> Prompt:
         """Context and, if the model was trained with one, the action token."""
@@ -56,6 +61,8 @@ class ModelCard:
     classifier: str | None
     vocabulary_digest: str
     graph_digest: str
+    digest: str
+    """Of the card, which names the digests of its files."""
     student: StudentCard | None = None
     """The whole card, if it is a student's."""
 
@@ -77,6 +84,7 @@ def read_model_card(folder: Path) -> ModelCard:
             classifier=student.classifier,
             vocabulary_digest=student.vocabulary_digest,
             graph_digest=student.graph_digest,
+            digest=digest_strings([json.dumps(dataclasses.asdict(student), sort_keys=True)]),
             student=student,
         )
     if (folder / CARD_NAME).is_file():
@@ -87,6 +95,7 @@ def read_model_card(folder: Path) -> ModelCard:
             classifier=None,
             vocabulary_digest=card.vocabulary_digest,
             graph_digest=card.graph_digest,
+            digest=card.weights_digest,
         )
     raise MissingError(
         f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
@@ -116,6 +125,7 @@ def load_model(folder: Path) -> LoadedModel:
         action_tokens=card.action_tokens,
         classifier=card.classifier,
         graph_digest=card.graph_digest,
+        digest=card.digest,
     )
 
 
