@@ -193,10 +193,11 @@ def _notes(name: str, views: Mapping[str, Sums], split: ScoredSplit) -> list[str
     wanted = len({it.key[0] for it in split.turns})
     if num_covered < wanted:
         notes.append(f"{name}: answers {num_covered} of {wanted} dialogues.")
-    short = int(views["paper"]["all"].counts["short_lists"].sum()) if "paper" in views else 0
+    counts = views["paper"]["all"].counts if "paper" in views else {}
+    short = int(counts["short_lists"].sum()) if "short_lists" in counts else 0
     if short:
         notes.append(
-            f"{name}: {short} lists are shorter than 50 films and those named before: what they "
+            f"{name}: {short:,} lists are shorter than 50 films and those named before: what they "
             "leave out counts as not found."
         )
     return notes
