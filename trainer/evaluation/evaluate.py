@@ -41,7 +41,8 @@ class EvaluateConfig:
 
     split: str = "test"
     classifier: str | None = None
-    """Folder of a turn classifier, "oracle" for the gold action, None: the one in student.json."""
+    """Folder of a turn classifier, "oracle" for the gold action, "student" for the model's own,
+    None: the classifier in student.json, or else the model itself."""
     limit: int | None = None
     """Only the first examples; None: all."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -163,18 +164,17 @@ def gold_likelihood(loaded: LoadedModel, examples: Sequence[Example]) -> Likelih
     """
     model, vocabulary = loaded.model, loaded.vocabulary
     weight_VD = model.head.weight.detach()
-    in_chains = reads_dialogues(model.limits, action_tokens=loaded.action_tokens)
-    ordered = longest_first(examples, in_chains=in_chains)
+    limits = loaded.limits
+    ordered = longest_first(examples, in_chains=reads_dialogues(limits))
     nll_sum, num_tokens, batch_size = 0.0, 0, 32
     with torch.inference_mode(), progress_bar() as bar:
         task = bar.add_task("perplexity", total=len(examples))
         for start in range(0, len(ordered), batch_size):
             batch = tuple(ordered[start : start + batch_size])
-            inputs = to_student_input(
-                batch, vocabulary, model.limits, action_tokens=loaded.action_tokens
-            )
-            hidden_PD = model.response_states(inputs.model.to(model.device))
-            labels_P = inputs.positions.labels_P.to(model.device)
+            inputs = to_student_input(batch, vocabulary, limits)
+            of_response = inputs.positions.of_response
+            hidden_PD = of_response(model.response_states(inputs.model.to(model.device)))
+            labels_P = of_response(inputs.positions.labels_P).to(model.device)
             nll_sum += _nll_sum(hidden_PD, weight_VD, labels_P)
             num_tokens += len(labels_P)
             bar.advance(task, len(batch))

@@ -54,19 +54,20 @@ class StepSums:
         nll_P: Tensor,
         wait_s: float,
     ) -> StepSums:
-        """The sums of one forward."""
-        is_item_P = inputs.positions.is_item_P
+        """The sums of one forward; of the response's own tokens, but for the loss."""
+        of_response = inputs.positions.of_response
+        is_item_R, nll_R = of_response(inputs.positions.is_item_P), of_response(nll_P)
         values = {
             "tokens": int(inputs.model.lengths_B.sum()),
             "slots": inputs.model.input_ids_BL.numel(),
-            "positions": len(is_item_P),
-            "item_steps": int(is_item_P.sum()),
-            "word_steps": int((~is_item_P).sum()),
+            "positions": len(is_item_R),
+            "item_steps": int(is_item_R.sum()),
+            "word_steps": int((~is_item_R).sum()),
             "wait_s": wait_s,
             **(dataclasses.asdict(statistics) if statistics is not None else {}),
         }
         return cls(
-            losses_2=torch.stack([loss_sum.detach().double(), nll_P.double().sum()]),
+            losses_2=torch.stack([loss_sum.detach().double(), nll_R.double().sum()]),
             host={name: np.asarray(value, np.float64) for name, value in values.items()},
         )
 

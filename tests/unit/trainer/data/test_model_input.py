@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.action_forms import form_of
 from tests.support.tiny_teachers import tiny_vocabulary
 from trainer.config.language_model import LanguageModelConfig
 from trainer.data.examples import Example
@@ -126,7 +128,7 @@ def loss_and_gradient(
     """Loss, all gradients end to end, and the number of sequences."""
     longest = max(len(it.context_ids) + len(it.response_ids) for it in examples)
     model, student = small_student(vocabulary, longest)
-    inputs = to_student_input(examples, vocabulary, limits, action_tokens=False)
+    inputs = to_student_input(examples, vocabulary, limits)
     loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
     loss.backward()
     gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
@@ -158,10 +160,9 @@ def test_action_tokens_keep_the_responses_of_a_dialogue_apart() -> None:
     vocabulary = tiny_vocabulary()
     first = example(int32(1, 0), int32(2, 0))
     second = example(int32(1, 0, 2, 0, 3, 0), int32(4, 0))
-    for action_tokens, number in ((False, 1), (True, 2)):
-        inputs = to_student_input(
-            (first, second), vocabulary, ANYWHERE, action_tokens=action_tokens
-        )
+    for form, number in ((None, 1), (form_of(vocabulary), 2)):
+        limits = replace(ANYWHERE, actions=form)
+        inputs = to_student_input((first, second), vocabulary, limits)
         assert len(inputs.model.lengths_B) == number
         assert inputs.positions.labels_P.tolist() == [2, 0, 4, 0]
 
@@ -201,7 +202,7 @@ def gradient_of_step(
             micro_batch_size=micro_batch_size,
         )
         for part in next(batches(examples, loader)).parts:
-            inputs = to_student_input(part, data.vocabulary, ANYWHERE, action_tokens=False)
+            inputs = to_student_input(part, data.vocabulary, ANYWHERE)
             loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
             (loss / 16).backward()
     gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
