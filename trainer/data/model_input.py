@@ -184,10 +184,13 @@ def prompt_input(
 ) -> SequenceInput:
     """Input of a language model that predicts the first token of a response.
 
-    With action tokens, that is the first one behind the token of `recommends`; None: that token.
+    With action tokens, that is the first one behind the token of `recommends`; None: that token. If
+    the model has predicted it, the rows wanted begin before it, as in training.
     """
+    form = limits.actions
+    has_predicted = form is not None and form.is_predicted and recommends is not None
     return SequenceInput.at_end(
-        num_rows=1,
+        num_rows=1 + has_predicted,
         tokens=_prompt_ids(example, limits, recommends=recommends),
         entities=last_ids(example.context_entities, limits.max_entities),
         words=last_ids(example.context_words, limits.max_words),

@@ -114,10 +114,22 @@ def test_a_prompt_ends_with_the_action_that_was_chosen_or_before_it() -> None:
 
 
 @pytest.mark.parametrize("names", [(), (ACTION_LOSS,)], ids=["given", "predicted"])
+def test_actions_in_the_history_keep_one_pass_per_dialogue(
+    prepared_dir: Path, names: tuple[str, ...]
+) -> None:
+    assert_chains_stay(prepared_dir, names)
+
+
+@pytest.mark.everything
+@pytest.mark.parametrize("names", [(), (ACTION_LOSS,)], ids=["given", "predicted"])
 def test_actions_in_the_history_keep_one_pass_per_real_dialogue(
     redial_prepared: Path, names: tuple[str, ...]
 ) -> None:
-    data = load_prepared(redial_prepared)
+    assert_chains_stay(redial_prepared, names)
+
+
+def assert_chains_stay(prepared: Path, names: tuple[str, ...]) -> None:
+    data = load_prepared(prepared)
     examples = data.examples("valid")
     plain = merge_sequences([dialogue_input(each, InputLimits()) for each in examples])
     limits = InputLimits(actions=form_of(data.vocabulary, ACTION_HISTORY, *names))
