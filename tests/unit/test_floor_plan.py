@@ -23,7 +23,7 @@ FLOORS = (
     ("trainer/config", "protos/conformance"),
     ("trainer/data", "trainer/checkpoints"),
     ("trainer/kinds",),
-    ("trainer/data/corpora", "trainer/models", "trainer/loss"),
+    ("trainer/data/corpora", "trainer/models", "trainer/loss", "trainer/scoring"),
     ("trainer/engine", "trainer/telemetry", "trainer/plan"),
     ("trainer/target_cache", "trainer/evaluation"),
     ("trainer/teacher_client",),

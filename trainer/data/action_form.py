@@ -73,12 +73,12 @@ class ActionForm:
         """The action token of a turn."""
         return self.rec_id if recommends else self.gen_id
 
-    def history(self, context_ids: np.ndarray) -> np.ndarray:
+    def history(self, context_ids: np.ndarray, *, continues_turn: bool = False) -> np.ndarray:
         """A context as the model reads it: with its action tokens if they stand in the history.
 
-        Turns alternate, and the one before a response is the seeker's. A turn that lost its head to
-        the limit of a context has the token of what is left; one that goes on behind the last end
-        of text has none yet.
+        Turns alternate, and the one before a response is the seeker's, or with `continues_turn` the
+        recommender's own. A turn that lost its head to the limit of a context has the token of what
+        is left; one that has no end of text yet has none.
         """
         if not self.in_history or not len(context_ids):
             return context_ids
@@ -86,8 +86,8 @@ class ActionForm:
         end_T = np.flatnonzero(context_ids == eos_id) + 1
         start_T = np.concatenate([[0], end_T[:-1]]).astype(np.int64)[: len(end_T)]
         num_films_C1 = np.concatenate([[0], np.cumsum(self._is_item(context_ids))])
-        # The recommender's, of all whole turns: every second one, from the last but one back.
-        mine = slice(len(end_T) % 2, None, 2)
+        # The recommender's: every second one, from the last but one back, or from the last.
+        mine = slice((len(end_T) + continues_turn) % 2, None, 2)
         recommends_R = num_films_C1[end_T[mine]] > num_films_C1[start_T[mine]]
         action_R = np.where(recommends_R, self.rec_id, self.gen_id)
         return np.insert(context_ids, start_T[mine], action_R).astype(context_ids.dtype)

@@ -202,7 +202,7 @@ def _prompt_ids(example: Example, limits: InputLimits, *, recommends: bool | Non
     form = limits.actions
     if form is None:
         return example.context_ids
-    context_ids = form.history(example.context_ids)
+    context_ids = form.history(example.context_ids, continues_turn=example.continues_turn)
     if recommends is None:
         return context_ids
     return np.append(context_ids, np.int32(form.token(recommends=recommends)))

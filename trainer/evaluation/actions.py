@@ -64,10 +64,13 @@ class ActionChooser:
         self._loaded = loaded
         self._where = resolve_classifier(loaded, choice)
         self._classifier: TurnClassifier | None = None
+        self.digest = self._where or ""
+        """Of what is asked: of a classifier its weights'."""
         if self._where is not None and self._where not in (ORACLE, STUDENT):
             folder = Path(self._where)
             self._classifier, card = load_classifier(folder)
             check_vocabulary(folder, card.vocabulary_digest, loaded.vocabulary.digest)
+            self.digest = card.weights_digest
 
     def __call__(self, examples: Sequence[Example]) -> Actions:
         """The action of every example's response."""

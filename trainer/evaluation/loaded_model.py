@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from protos.fingerprint import digest_strings
 from trainer.common.errors import InputError, MissingError
 from trainer.data.action_form import ACTION_LOSS, ACTIONS, ActionForm
 from trainer.data.examples import Example
@@ -42,6 +45,8 @@ class LoadedModel:
     """The turn classifier named in its card, if any."""
     graph_digest: str
     """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
+    digest: str
+    """Of its card, which names the digests of its files."""
 
     @property
     def limits(self) -> InputLimits:
@@ -67,6 +72,8 @@ class ModelCard:
     classifier: str | None
     vocabulary_digest: str
     graph_digest: str
+    digest: str
+    """Of the card, which names the digests of its files."""
     student: StudentCard | None = None
     """The whole card, if it is a student's."""
 
@@ -88,6 +95,7 @@ def read_model_card(folder: Path) -> ModelCard:
             classifier=student.classifier,
             vocabulary_digest=student.vocabulary_digest,
             graph_digest=student.graph_digest,
+            digest=digest_strings([json.dumps(dataclasses.asdict(student), sort_keys=True)]),
             student=student,
         )
     if (folder / CARD_NAME).is_file():
@@ -98,6 +106,7 @@ def read_model_card(folder: Path) -> ModelCard:
             classifier=None,
             vocabulary_digest=card.vocabulary_digest,
             graph_digest=card.graph_digest,
+            digest=card.weights_digest,
         )
     raise MissingError(
         f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
@@ -127,6 +136,7 @@ def load_model(folder: Path) -> LoadedModel:
         actions=card.actions,
         classifier=card.classifier,
         graph_digest=card.graph_digest,
+        digest=card.digest,
     )
 
 

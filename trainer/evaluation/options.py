@@ -21,7 +21,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "--classifier",
         help="folder of the turn classifier, oracle, or student; default: student.json's",
     )
-    parser.add_argument("--limit", type=whole(1), help="only the first so many responses")
+    parser.add_argument("--limit", type=whole(1), help="only the first so many dialogues")
     parser.add_argument(
         "--batch-size",
         type=whole(1, MAX_BATCH_SIZE),

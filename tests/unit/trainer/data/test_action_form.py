@@ -41,10 +41,9 @@ def turns_of(ids: list[int]) -> list[list[int]]:
     return turns
 
 
-def walked(ids: list[int]) -> list[int]:
-    """The twin: turn by turn from the end."""
-    *turns, rest = turns_of(ids)
-    given, is_seekers = rest, True
+def walked(ids: list[int], *, is_seekers: bool = True) -> list[int]:
+    """The twin: turn by turn from the end; whose the last one is."""
+    *turns, given = turns_of(ids)
     for turn in reversed(turns):
         action = REC if any(10 <= token < 13 for token in turn) else GEN
         given = [*([] if is_seekers else [action]), *turn, *given]
@@ -73,6 +72,8 @@ def test_each_turn_of_the_recommender_in_the_history_starts_with_its_action() ->
 @given(st.lists(st.sampled_from([EOS, EOS, 1, 2, FILM, 12]), max_size=30))
 def test_history_is_that_of_a_walk_over_the_turns(ids: list[int]) -> None:
     assert FORM.history(int32(ids)).tolist() == walked(ids)
+    own = FORM.history(int32(ids), continues_turn=True)
+    assert own.tolist() == walked(ids, is_seekers=False)
     of_teacher = replace(FORM, eos_id=None)
     assert of_teacher.history(int32([*ids, EOS])).tolist() == walked([*ids, EOS])
 
