@@ -21,10 +21,11 @@ from typing import TextIO
 
 from cluster.launch.child import Command
 from cluster.launch.launcher import CommandFailed, Launcher
-from cluster.launch.ports import free_port
+from cluster.launch.machine import ROOT, this_machine
 from cluster.launch.screen import duration
+from cluster.launch.teachers import serve_teachers, take_down
 from cluster.sources import checked_source
-from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
+from cluster.stages import PRETRAIN_LANES, Demo
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
@@ -60,14 +61,12 @@ class Stages:
 def run_demo(demo: Demo, launcher: Launcher) -> None:
     """The story: prepare, pretrain, serve and distil, train without teachers, report."""
     stages = Stages(launcher, demo.output)
-    if demo.fleet_file.exists():
-        # A demo that was ended by SIGKILL has left its fleet.
-        launcher.run([demo.fleet_down()])
+    take_down(demo.fleet, launcher)
 
     stages.run([demo.prepare()])
     stages.run(*([demo.pretrain(kind) for kind in lane] for lane in PRETRAIN_LANES))
     if not stages.is_finished("student distilled"):
-        with serve_teachers(demo, launcher) as directory:
+        with serve_teachers(demo.fleet, launcher) as directory:
             stages.run([demo.train_student("distilled", f"teachers.directory={directory}")])
     stages.run([demo.train_student("undistilled", "distill.gamma=0")])
     if demo.has_item_vectors:
@@ -80,18 +79,6 @@ def run_demo(demo: Demo, launcher: Launcher) -> None:
             shutil.copytree(made, demo.output / part, dirs_exist_ok=True)
         else:
             shutil.copy2(made, demo.output / part)
-
-
-@contextlib.contextmanager
-def serve_teachers(demo: Demo, launcher: Launcher) -> Iterator[str]:
-    """Serve the teachers inside the context; yields the Directory's host:port."""
-    port = free_port()
-    try:
-        launcher.run([demo.fleet_up(port)])
-        yield f"127.0.0.1:{port}"
-    finally:
-        if demo.fleet_file.exists():
-            launcher.run([demo.fleet_down()])
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from trainer.common.errors import InputError, UserError
 from trainer.config.run import RunConfig
 from trainer.data.action_form import ActionForm, action_names
 from trainer.data.corpora.table import CORPORA
+from trainer.data.dialogue_share import training_examples
 from trainer.data.examples import Example, digest_examples
 from trainer.data.joint_tokenizer import write_joint_tokenizer
 from trainer.data.model_input import InputLimits, prompt_input
@@ -236,6 +237,8 @@ def resolve_num_steps(config: RunConfig, data: PreparedData) -> RunConfig:
     if config.train.epochs is None:
         return config
     num_examples = data.manifest.splits["train"].responses
+    if config.train.share < 1.0:
+        num_examples = len(training_examples(data, config.train))
     steps = max(1, config.train.epochs * (num_examples // config.train.batch_size))
     train_config = dataclasses.replace(config.train, steps=steps, epochs=None)
     return dataclasses.replace(config, train=train_config)
@@ -258,7 +261,7 @@ def _build(
         item_vectors_IK=None if item_source is None else item_source.items_ID,
         knowledge=recommenders.get(config.knowledge),
     )
-    examples = data.examples("train")
+    examples = training_examples(data, config.train)
     _check_length(config, _limits(config, language_model, data.vocabulary), examples)
     if teachers is not None:
         _check_teachers(config, teachers, examples)

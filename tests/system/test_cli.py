@@ -67,6 +67,7 @@ WRONG = {
     "-m trainer.plan": ("--student", "small", "--gpus", "0", "--gpu-memory", "8GiB"),
     "-m trainer.chat": ("--checkpoint", "absent", "--jason"),
     "-m trainer.evaluation": ("--checkpoint", "absent", "--data", "absent", "--limit", "0"),
+    "-m trainer.evaluation.divergence": ("--checkpoint", "absent", "--limit", "0"),
     "-m trainer.evaluation.report": ("--run", "/proc/below"),
     "-m trainer.evaluation.teachers": ("--data", "absent", "--output", "ROOT/out"),
     "-m teacher_server": ("up", "--dialogue", "absent", "--fleet", "ROOT/fleet.json"),

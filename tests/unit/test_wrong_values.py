@@ -44,7 +44,7 @@ from trainer.config.run import RunConfig
 from trainer.data import __main__ as data
 from trainer.data.corpora.table import CORPORA
 from trainer.evaluation import __main__ as evaluation
-from trainer.evaluation import report, teachers
+from trainer.evaluation import divergence, report, respond, teachers
 from trainer.plan import __main__ as plan
 from trainer.pretrain import __main__ as pretrain
 from trainer.targets import __main__ as targets
@@ -161,6 +161,32 @@ COMMANDS = {
         main=evaluation.main,
         right=("--checkpoint", "ROOT/model", "--data", "ROOT/data", "--classifier", "oracle"),
         wrong={**SCORED, **MODEL, "--json": NO_FLAG},
+    ),
+    "trainer.evaluation.divergence": Command(
+        main=divergence.main,
+        right=("--checkpoint", "ROOT/model", "--teacher", "ROOT/teacher", "--data", "ROOT/data"),
+        wrong={
+            **MODEL,
+            **{"--teacher": FOLDERS, "--split": WORDS, "--limit": whole(1)},
+            "--output": UNWRITABLE.map(lambda path: f"{path}/file"),
+        },
+    ),
+    "trainer.evaluation.respond": Command(
+        main=respond.main,
+        right=(
+            *("--checkpoint", "ROOT/model", "--data", "ROOT/data", "--classifier", "oracle"),
+            *("--output", "ROOT/responses.jsonl"),
+        ),
+        wrong={
+            **{**SCORED, **MODEL},
+            "--output": UNWRITABLE.map(lambda path: f"{path}/a.jsonl") | st.just("ROOT/a.txt"),
+            "--decoding": WORDS,
+            "--top-p": number(0.01, 1),
+            "--seed": whole(0, (1 << 32) - 1),
+            "--shard": st.sampled_from(["", "x", "1", "1/1", "2/1", "-1/2", "0/0", "1/", "0/1e3"]),
+            "--latency": NO_FLAG,
+            "--local_rank": whole(0, 1 << 16),
+        },
     ),
     "trainer.evaluation.report": Command(
         main=report.main,

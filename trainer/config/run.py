@@ -57,6 +57,11 @@ class TrainConfig:
     """Optimiser steps; 1,000 if epochs is not given either."""
     epochs: int | None = None
     """Passes over the training examples, instead of steps."""
+    share: float = 1.0
+    """Share of the training dialogues that the run learns from (learning curves): a seeded choice,
+    of which a smaller share takes a part."""
+    share_seed: int = 0
+    """Of that choice, apart from the run's own: students of several seeds meet the same share."""
     batch_size: int = 32
     """Examples per optimiser step over all ranks."""
     micro_batch_size: int | None = None
@@ -101,6 +106,10 @@ class TrainConfig:
         for name, value in (("steps", self.steps), ("epochs", self.epochs)):
             if value is not None and value < 1:
                 raise InputError(f"train.{name} must be at least 1, got {value}.")
+        if not 0.0 < self.share <= 1.0:
+            raise InputError(f"train.share must be in (0, 1], got {self.share}.")
+        if not 0 <= self.share_seed <= MAX_SEED:
+            raise InputError(f"train.share_seed must be in [0, {MAX_SEED}], got {self.share_seed}.")
         if self.patience is not None and (self.patience < 1 or self.select != "best"):
             raise InputError(
                 f"train.patience must be at least 1, with train.select best, got {self.patience} "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,9 +19,8 @@ from transformers import LogitsProcessor
 
 from trainer.common.errors import InputError
 from trainer.data.vocabulary import Vocabulary
+from trainer.evaluation.options import METHODS, Method
 
-Method = Literal["greedy", "nucleus"]
-METHODS: tuple[Method, ...] = get_args(Method)
 Choice = Callable[[Tensor, int], Tensor]
 """From scores [B, V] and the step to the chosen tokens, int64 [B]."""
 WIDTHS = (256, 8192)

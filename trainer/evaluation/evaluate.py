@@ -1,7 +1,4 @@
-"""Score one trained model on one split: text, recommendations and likelihood.
-
-P response positions of a batch, V vocabulary, I items.
-"""
+"""Score one trained model on one split: text, recommendations and likelihood."""
 
 from __future__ import annotations
 
@@ -13,26 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trainer.common.errors import InputError
-from trainer.common.progress import progress_bar
-from trainer.data.chains import longest_first
+from trainer.data.dialogue import Mention, split_mentions
 from trainer.data.examples import Example
-from trainer.data.loader import to_student_input
-from trainer.data.model_input import reads_dialogues
+from trainer.data.message_contexts import MessageContext, message_contexts
 from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions
-from trainer.evaluation.generate import GenerateConfig, generate
-from trainer.evaluation.loaded_model import LoadedModel, check_knows, load_model
-from trainer.evaluation.metrics import GeneratedResponse
+from trainer.evaluation.answering import answer_all, first_dialogues
+from trainer.evaluation.generate import GenerateConfig
+from trainer.evaluation.loaded_model import check_knows, load_model
+from trainer.evaluation.responders import SpeakingResponder
 from trainer.evaluation.views import RecommendationViews, recommendation_views
+from trainer.scoring.records import Record
 
 DISTINCT_N = (1, 2, 3, 4)
-POSITION_CHUNK = 256
-"""Positions whose logits are held at once: 59 MB at 57,184 tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +38,7 @@ class EvaluateConfig:
     """Folder of a turn classifier, "oracle" for the gold action, "student" for the model's own,
     None: the classifier in student.json, or else the model itself."""
     limit: int | None = None
-    """Only the first examples; None: all."""
+    """Only the first dialogues; None: all."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
 
     def __post_init__(self) -> None:
@@ -80,8 +74,8 @@ class EvaluationResult:
     conventional_distinct: dict[int, float]
     """n -> distinct n-grams per response."""
     actions: Actions
-    responses: tuple[GeneratedResponse, ...]
-    """In the order of the split; not in to_dict."""
+    records: tuple[Record, ...]
+    """Of the split's responses, in order; not in to_dict."""
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,8 +89,8 @@ class EvaluationResult:
             "checkpoint": self.checkpoint,
             "split": self.split,
             "vocabulary_digest": self.vocabulary_digest,
-            "num_responses": len(self.responses),
-            "num_generated_tokens": sum(len(r.token_ids) for r in self.responses),
+            "num_responses": len(self.records),
+            "num_generated_tokens": sum(record.tokens or 0 for record in self.records),
             **headline,
             "rec_ratio": self.rec_ratio,
             "gold_rec_ratio": self.gold_rec_ratio,
@@ -120,6 +114,12 @@ def evaluate_config(arguments: argparse.Namespace) -> EvaluateConfig:
     )
 
 
+def response_contexts(data: PreparedData, config: EvaluateConfig) -> list[MessageContext]:
+    """The messages that stand for a response: one for each example, in order."""
+    contexts = first_dialogues(message_contexts(data, config.split), config.limit)
+    return [context for context in contexts if context.stands_for_turn]
+
+
 def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) -> EvaluationResult:
     """Generate and score every response of a split; deterministic but for `seconds`.
 
@@ -135,54 +135,17 @@ def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) 
     """
     loaded = load_model(model_dir)
     check_knows(loaded, data)
-    examples = data.examples(config.split)[: config.limit]
+    choose_actions = ActionChooser(loaded, config.classifier)
+    contexts = response_contexts(data, config)
+    responder = SpeakingResponder(
+        loaded=loaded, choose_actions=choose_actions, config=config.generate
+    )
     started = time.perf_counter()
-    actions = ActionChooser(loaded, config.classifier)(examples)
-    chosen = time.perf_counter()
-    prompts = [
-        loaded.prompt(example, recommends=bool(recommends))
-        for example, recommends in zip(examples, actions.recommends_T, strict=True)
-    ]
-    responses = generate(
-        loaded.model, loaded.vocabulary, prompts, config.generate, title="generate"
-    )
+    records = answer_all(responder, contexts, config.generate.batch_size, title="generate")
     generated = time.perf_counter()
-    likelihood = gold_likelihood(loaded, examples)
-    scored = time.perf_counter()
-    seconds = {
-        "actions": chosen - started,
-        "generate": generated - chosen,
-        "perplexity": scored - generated,
-    }
-    return _score(model_dir, data, config, examples, responses, likelihood, actions, seconds)
-
-
-def gold_likelihood(loaded: LoadedModel, examples: Sequence[Example]) -> Likelihood:
-    """NLL of the gold responses, end of text included, the gold action token given.
-
-    Never holds more than [POSITION_CHUNK, V] logits; independent of padding.
-    """
-    model, vocabulary = loaded.model, loaded.vocabulary
-    weight_VD = model.head.weight.detach()
-    limits = loaded.limits
-    ordered = longest_first(examples, in_chains=reads_dialogues(limits))
-    nll_sum, num_tokens, batch_size = 0.0, 0, 32
-    with torch.inference_mode(), progress_bar() as bar:
-        task = bar.add_task("perplexity", total=len(examples))
-        for start in range(0, len(ordered), batch_size):
-            batch = tuple(ordered[start : start + batch_size])
-            inputs = to_student_input(batch, vocabulary, limits)
-            of_response = inputs.positions.of_response
-            hidden_PD = of_response(model.response_states(inputs.model.to(model.device)))
-            labels_P = of_response(inputs.positions.labels_P).to(model.device)
-            nll_sum += _nll_sum(hidden_PD, weight_VD, labels_P)
-            num_tokens += len(labels_P)
-            bar.advance(task, len(batch))
-    return Likelihood(
-        nll_sum=nll_sum,
-        num_tokens=num_tokens,
-        num_characters=sum(len(gold_text(example, vocabulary)) for example in examples),
-    )
+    actions = choose_actions([context.example for context in contexts])
+    seconds = {"generate": generated - started, "actions": time.perf_counter() - generated}
+    return _score(model_dir, data, config, contexts, records, actions, seconds)
 
 
 def gold_text(example: Example, vocabulary: Vocabulary) -> str:
@@ -190,32 +153,29 @@ def gold_text(example: Example, vocabulary: Vocabulary) -> str:
     return vocabulary.decode(example.response_ids.tolist()).strip()
 
 
-def _nll_sum(hidden_PD: torch.Tensor, weight_VD: torch.Tensor, labels_P: torch.Tensor) -> float:
-    total = 0.0
-    for start in range(0, len(labels_P), POSITION_CHUNK):
-        chunk = slice(start, start + POSITION_CHUNK)
-        logits_CV = hidden_PD[chunk] @ weight_VD.T
-        gold_C = logits_CV.gather(1, labels_P[chunk, None]).squeeze(1)
-        total += float((logits_CV.logsumexp(-1) - gold_C).double().sum())
-    return total
+def readable(text: str, vocabulary: Vocabulary) -> str:
+    """A record's text with films' titles in place of their ids."""
+    return "".join(
+        vocabulary.titles[vocabulary.item_index(piece.movie_id)]
+        if isinstance(piece, Mention)
+        else piece
+        for piece in split_mentions(text, frozenset(vocabulary.movie_ids))
+    )
 
 
 def _score(
     model_dir: Path,
     data: PreparedData,
     config: EvaluateConfig,
-    examples: Sequence[Example],
-    responses: Sequence[GeneratedResponse],
-    likelihood: Likelihood,
+    contexts: Sequence[MessageContext],
+    records: Sequence[Record],
     actions: Actions,
     seconds: dict[str, float],
 ) -> EvaluationResult:
-    vocabulary = data.vocabulary
-    slots = [response.item_slots for response in responses]
-    words = [
-        metrics.response_words(r.token_ids, vocabulary.is_item, vocabulary.decode)
-        for r in responses
-    ]
+    vocabulary, examples = data.vocabulary, [context.example for context in contexts]
+    slots = [_slots(record, vocabulary) for record in records]
+    films = frozenset(vocabulary.movie_ids)
+    words = [_words(record.text, films) for record in records]
     return EvaluationResult(
         checkpoint=str(model_dir),
         split=config.split,
@@ -223,10 +183,41 @@ def _score(
         recommendations=recommendation_views(slots, examples, data),
         rec_ratio=metrics.recommendation_ratio(slots),
         gold_rec_ratio=float(np.mean([e.is_recommendation for e in examples])),
-        likelihood=likelihood,
+        likelihood=_likelihood(records, examples, vocabulary),
         distinct={n: metrics.distinct_n(words, n) for n in DISTINCT_N},
         conventional_distinct={n: metrics.conventional_distinct_n(words, n) for n in DISTINCT_N},
         actions=actions,
-        responses=tuple(responses),
+        records=tuple(records),
         seconds=seconds,
     )
+
+
+def _likelihood(
+    records: Sequence[Record], examples: Sequence[Example], vocabulary: Vocabulary
+) -> Likelihood:
+    return Likelihood(
+        nll_sum=sum(record.nll or 0.0 for record in records),
+        num_tokens=sum(record.gold_tokens or 0 for record in records),
+        num_characters=sum(len(gold_text(example, vocabulary)) for example in examples),
+    )
+
+
+def _slots(record: Record, vocabulary: Vocabulary) -> tuple[metrics.ItemSlot, ...]:
+    return tuple(
+        metrics.ItemSlot(
+            vocabulary.item_index(slot.item),
+            np.array([vocabulary.item_index(film) for film in slot.ranked], np.int32),
+        )
+        for slot in record.slots
+    )
+
+
+def _words(text: str, films: frozenset[str]) -> list[str]:
+    """The words of a response, a film as one word."""
+    return [
+        word
+        for piece in split_mentions(text, films)
+        for word in (
+            [f"@{piece.movie_id}"] if isinstance(piece, Mention) else metrics.to_words(piece)
+        )
+    ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -48,10 +48,10 @@ def measure_latency(
     with progress_bar() as bar:
         for prompt in bar.track(prompts, description="latency"):
             _wait_for_device()
-            started = time.perf_counter()
+            started = perf_counter()
             (response,) = generate_batch(loaded.model, loaded.vocabulary, [prompt], config)
             _wait_for_device()
-            ms.append(1e3 * (time.perf_counter() - started) / response.num_steps)
+            ms.append(1e3 * (perf_counter() - started) / response.num_steps)
     return summarised(ms[WARM_UP:])
 
 

@@ -37,17 +37,6 @@ class ItemSlot:
     """
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class GeneratedResponse:
-    """What a model said in one turn."""
-
-    example_id: str
-    token_ids: tuple[int, ...]
-    """Generated tokens without the end of text."""
-    text: str
-    item_slots: tuple[ItemSlot, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class RecommendationScores:
     """Corpus sums behind ReR@k, PrR@k and F1@k, and these scores.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal, get_args
 
 from trainer.common.command import whole
 from trainer.data.dialogue import SPLITS
 
+Method = Literal["greedy", "nucleus"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""How the next token of a response is chosen."""
 BATCH_SIZE = 64
 """Prompts of a forward; changes speed, and float rounding at most."""
 MAX_BATCH_SIZE = 1 << 16

@@ -12,6 +12,7 @@ from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.evaluate import gold_text
 from trainer.evaluation.metrics import CUTOFFS
 from trainer.telemetry.run_totals import RUN_TOTALS
+from trainer.telemetry.step_metrics import TAUGHT_METRICS
 
 CONTEXT_TURNS = 4
 COMPARED = (
@@ -253,6 +254,10 @@ def _teacher_text(report: dict[str, Any]) -> str:
         for group, _, key in [metric.report.partition(".")]
         # What is not in a group has its place among what was run.
         if key
+    ]
+    rows += [
+        [f"at the end, {metric.text.partition(';')[0]}", _number(report["at_end"][metric.name])]
+        for metric in TAUGHT_METRICS
     ]
     return _table(["what", "value"], rows, numbers=True)
 

@@ -20,13 +20,11 @@ from trainer.common.cli import once_per_node, run_rank
 from trainer.common.command import MAX_RANKS, CommandParser, number, whole
 from trainer.common.errors import InputError
 from trainer.common.outputs import check_output
-from trainer.evaluation.options import add_evaluate_arguments
+from trainer.evaluation.options import METHODS, add_evaluate_arguments
 from trainer.evaluation.shards import Shard, local_rank, shard_of_rank, shard_option
 
 SUFFIX = ".jsonl"
-METHODS = ("greedy", "nucleus")
 MAX_SEED = (1 << 32) - 1
-DRAWS = "--top-p and --seed must be left out unless --decoding is nucleus, got {}. Leave it out."
 
 
 def main(argv: list[str]) -> None:
@@ -92,11 +90,14 @@ def _check_output(output: Path) -> None:
 
 
 def _check_draws(arguments: argparse.Namespace) -> None:
-    """Refuse options that would say nothing, and fill in the others."""
+    """Refuse options that would say nothing."""
     given = {"--top-p": arguments.top_p, "--seed": arguments.seed}
     named = [name for name, value in given.items() if value is not None]
-    if arguments.decoding != "nucleus" and named:
-        raise InputError(DRAWS.format(named[0]))
+    if named and arguments.decoding != "nucleus":
+        raise InputError(
+            f"{named[0]} must be left out unless --decoding is nucleus, got {given[named[0]]}. "
+            "Leave it out."
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.answering import answer, first_dialogues, message_batches
 from trainer.evaluation.decoding import Decoding
 from trainer.evaluation.generate import GenerateConfig
-from trainer.evaluation.latency import measure_latency
+from trainer.evaluation.latency import WARM_UP, measure_latency
 from trainer.evaluation.machine_facts import machine_text
 from trainer.evaluation.responders import Responder, SpeakingResponder, load_responder
 from trainer.evaluation.response_parts import PLAN_KEY, Plan, ResponseParts
@@ -145,8 +145,8 @@ def _add_latency(work: Work) -> None:
     latency = measure_latency(work.responder, work.contexts)
     if latency is None:
         raise InputError(
-            f"--latency must be measured over more than 20 responses, got {len(work.contexts)}. "
-            "Leave it out, or raise --limit."
+            f"--latency must be measured over more than {WARM_UP} responses, got "
+            f"{len(work.contexts)}. Leave it out, or raise --limit."
         )
     card = dataclasses.replace(
         read_system_card(work.parts.output),

@@ -11,7 +11,10 @@ from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import as_object, parse_json, read_text
 from trainer.telemetry.run_log import METRICS_NAME
 from trainer.telemetry.run_totals import RUN_TOTALS
-from trainer.telemetry.step_metrics import STEP_METRICS, Metric
+from trainer.telemetry.step_metrics import STEP_METRICS, TAUGHT_METRICS, Metric
+
+END_SHARE = 0.1
+"""Of the steps of a run: its end."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +42,16 @@ class RunHistory:
     def has_teachers(self) -> bool:
         """Whether teachers were asked (gamma above 0)."""
         return all(step["teacher_wait_s"] is not None for step in self.steps)
+
+    @property
+    def at_end(self) -> dict[str, float | None]:
+        """What is taught and learnt (TAUGHT_METRICS): means over the last tenth of the steps.
+
+        Steps at which a metric is null are left out; it is None if all are.
+        """
+        end = self.steps[-max(1, round(END_SHARE * len(self.steps))) :]
+        values = {it.name: [step.get(it.name) for step in end] for it in TAUGHT_METRICS}
+        return {name: _mean([it for it in of if it is not None]) for name, of in values.items()}
 
     def column(self, key: str) -> list[float]:
         """One value per step; ValueError where a step lacks it."""
@@ -92,6 +105,10 @@ def read_history(folder: Path) -> RunHistory:
             "Let the run finish; it resumes from its newest checkpoint."
         )
     return RunHistory(folder=folder, steps=tuple(steps), end=end, valid=tuple(valid))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _require(record: dict[str, Any], metrics: Sequence[Metric], place: str) -> None:

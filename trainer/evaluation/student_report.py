@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from trainer.checkpoints.provenance import CONFIG_NAME
 from trainer.common.atomic import write_json, write_text
 from trainer.common.errors import InputError
-from trainer.common.machine import num_cpus
 from trainer.common.text_files import as_object, read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
@@ -26,8 +24,11 @@ from trainer.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
     evaluate_model,
+    readable,
+    response_contexts,
 )
 from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
+from trainer.evaluation.machine_facts import machine_facts
 from trainer.evaluation.metrics import CUTOFFS
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
@@ -103,8 +104,11 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     plots = _draw(student_history, undistilled_history, config.run / "plots", eta)
     seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
     report["seconds"] = {**seconds, "total": time.perf_counter() - started}
-    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
-    texts = {name: [r.text for r in result.responses] for name, result in results.items()}
+    examples = [context.example for context in response_contexts(data, config.evaluate)]
+    texts = {
+        name: [readable(record.text, data.vocabulary) for record in result.records]
+        for name, result in results.items()
+    }
     samples = sample_dialogues(examples, texts, data.vocabulary, NUM_SAMPLES)
     write_text(config.run / "report.md", to_markdown(report, plots, samples))
     write_json(config.run / "report.json", report)
@@ -157,12 +161,8 @@ def _run_part(
             "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
         },
         **history.report,
-        "machine": {
-            "cores": num_cpus(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "device": _device_name(),
-        },
+        "at_end": history.at_end,
+        "machine": machine_facts(),
     }
 
 
@@ -175,7 +175,7 @@ def _ratios(results: dict[str, EvaluationResult], name: str) -> dict[str, float 
 
 
 def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
-    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
+    examples = [context.example for context in response_contexts(data, config.evaluate)]
     views = baseline_views(examples, data.examples("train"), data)
     return {name: view.to_dict() for name, view in views.items()}
 
@@ -234,7 +234,3 @@ def _draw(
     from trainer.evaluation.plots import draw_plots
 
     return draw_plots(student, undistilled, folder, eta=eta)
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

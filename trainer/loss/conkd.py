@@ -44,6 +44,7 @@ from trainer.loss.gate_statistics import GateStatistics, gate_statistics
 from trainer.loss.gates import gate_of_rows
 from trainer.loss.needed_rows import check_needed
 from trainer.loss.soft_targets import SoftTargets, SparseRows, TeacherTerm
+from trainer.loss.watched import watch
 
 
 def hard_targets(positions: Positions) -> SoftTargets:
@@ -96,11 +97,22 @@ def mix_targets(
         own_P = weight_P * of_kind_P * teacher.weight
         check_needed(name, rows, row_P, own_P)
         support = kind.support(rows.vocab_size, items)
+        sparse = sparse_rows(rows, config.tail)
         return TeacherTerm.of(
-            rows=sparse_rows(rows, config.tail),
+            rows=sparse,
             row_P=row_P,
             weight_P=own_P,
             support=(support.start, support.stop),
+            watched=watch(
+                kind=teacher.kind_name,
+                weight=teacher.weight,
+                offsets_R1=sparse.offsets_R1,
+                ids_E=sparse.ids_E,
+                probs_E=sparse.probs_E,
+                row_P=row_P,
+                weight_P=own_P,
+                is_item_P=positions.is_item_P,
+            ),
         )
 
     return SoftTargets(

@@ -105,12 +105,37 @@ def _decrease(k: int) -> Metric:
     )
 
 
+def _divergence() -> Iterator[Metric]:
+    """A student beside the dense dialogue teacher, at all steps and at those of a gold film."""
+    titles = {
+        "kl_dialogue": "KL to the dialogue teacher, nats",
+        "teacher_agreed": "Same first token as the dialogue teacher",
+        "teacher_entropy": "Entropy of the dialogue teacher, nats",
+        "student_entropy": "Entropy of the student, nats",
+        "teacher_item_mass": "Mass on films, of the dialogue teacher",
+        "student_item_mass": "Mass on films, of the student",
+    }
+    for suffix, steps, positions in (
+        ("", "", "positions"),
+        ("_item", " at films", "item_positions"),
+    ):
+        for name, title in titles.items():
+            yield _ratio(
+                f"{name}{suffix}",
+                f"{title}{steps}",
+                f"{name}{suffix}",
+                positions,
+                lower_is_better=name == "kl_dialogue",
+            )
+
+
 def _perplexity(totals: Totals) -> np.ndarray:
     with np.errstate(over="ignore"):
         return np.exp(ratio(totals["nll"], totals["gold_tokens"]))
 
 
 METRICS: tuple[Metric, ...] = (
+    _count("dialogues", "Dialogues with an instance"),
     _count("instances", "Instances"),
     _count("responses", "Responses"),
     _count("gold", "Gold films"),
@@ -169,6 +194,16 @@ METRICS: tuple[Metric, ...] = (
     ),
     _ratio("words_per_response", "Words per response", "ngrams_1", "responses"),
     _ratio("tokens_per_response", "Tokens per response", "tokens", "responses"),
+    *(
+        _ratio(
+            f"within_dist_{n}", f"DIST-{n} within a response", f"within_distinct_{n}", f"ngrams_{n}"
+        )
+        for n in DISTINCT_N
+    ),
+    _ratio("frequent_share", "Share of the 10 most frequent responses", "frequent", "responses"),
+    _ratio("repeated_share", "Share of responses said twice or more", "repeated", "responses"),
+    _ratio("word_entropy", "Entropy of words, bits", "word_surprisal", "ngrams_1"),
+    *_divergence(),
     _count("short_lists", "Lists too short"),
     _count("empty_questionnaires", "Dialogues without answers"),
 )

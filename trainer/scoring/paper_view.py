@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
+from trainer.common.errors import InputError
 from trainer.data.prepared import PreparedData
+from trainer.scoring.answers import Answers, check_records, lay_out, sum_counts
+from trainer.scoring.hits import (
+    Counts,
+    mismatches,
+    ranking_hits,
+    related_hits,
+    slot_hits,
+    without,
+)
+from trainer.scoring.metrics import CUTOFFS
 from trainer.scoring.records import Record
+from trainer.scoring.related_films import random_hit
+from trainer.scoring.scored_split import ScoredSplit, Turn, scored_split
 from trainer.scoring.sums import DialogueSums
+from trainer.scoring.variety import variety_counts
+from trainer.scoring.wording import response_words, wording_counts
 
 
 def paper_view(
@@ -20,4 +36,106 @@ def paper_view(
     Raises:
         InputError: if a record is of no recommender message of the split, or one is missing.
     """
-    raise NotImplementedError
+    return paper_sums(records, scored_split(data, split))
+
+
+def paper_sums(records: Sequence[Record], split: ScoredSplit) -> dict[str, DialogueSums]:
+    """As `paper_view`, of a split that is read already."""
+    check_records(records, split)
+    answers = lay_out(records, split.turns, "the paper's view")
+    ranks = any(record.ranking is not None for _, record in answers.pairs)
+    return {
+        "all": sum_counts(
+            answers.dialogues,
+            [
+                *((turn.key[0], _film_counts(turn, record, frozenset(), split, ranks))
+                  for turn, record in answers.pairs),
+                *_cut_counts(answers),
+                *_text_counts(answers, split),
+            ],
+        ),
+        "new": sum_counts(
+            answers.dialogues,
+            [
+                (turn.key[0], _film_counts(turn, record, frozenset(turn.named), split, ranks))
+                for turn, record in answers.pairs
+            ],
+        ),
+    }  # fmt: skip
+
+
+def _film_counts(
+    turn: Turn, record: Record, left_out: AbstractSet[str], split: ScoredSplit, ranks: bool
+) -> Counts:
+    """Counts of films; `left_out` are neither gold nor in any list, and naming one still costs."""
+    gold = without(turn.gold, left_out)
+    lists = [without(slot.ranked, left_out) for slot in record.slots]
+    items = without([slot.item for slot in record.slots], left_out)
+    related = (split.related.of(turn.named) | set(gold)) - left_out if lists else frozenset()
+    num_films = len(split.films) - len(left_out)
+    counts = {
+        "responses": 1.0,
+        "responses_with_gold": float(bool(gold)),
+        "responses_with_slot": float(bool(items)),
+        "gold": float(len(gold)),
+        "slots": float(len(lists)),
+        **slot_hits(lists, gold),
+        **related_hits(lists, related),
+        **{
+            f"random_related_{k}": len(lists) * random_hit(num_films, len(related), k)
+            for k in CUTOFFS
+        },
+    }
+    if ranks:
+        ranking = without(record.ranking or (), left_out)
+        counts |= ranking_hits(ranking, gold)
+        counts |= {"module_slots": float(len(items)), **mismatches(items, ranking)}
+    return counts
+
+
+def _cut_counts(answers: Answers[Turn]) -> Iterator[tuple[str, Counts]]:
+    """Hits of gold as cut to the limit of a response."""
+    for turn, record in answers.pairs:
+        hits = slot_hits([slot.ranked for slot in record.slots], turn.cut_gold, prefix="truncated_")
+        yield turn.key[0], {"truncated_gold": float(len(turn.cut_gold)), **hits}
+
+
+def _text_counts(answers: Answers[Turn], split: ScoredSplit) -> Iterator[tuple[str, Counts]]:
+    """Counts of the text, the likelihood, and lists that are shorter than a cutoff needs."""
+    words = [(turn.key[0], response_words(it.text, split.films)) for turn, it in answers.pairs]
+    for dialogue, counts in wording_counts(words).items():
+        yield dialogue, dict(counts)
+    yield from variety_counts(words)
+    has_nll = _are_known("nll and gold_tokens", [it.nll for _, it in answers.pairs])
+    has_tokens = _are_known("tokens", [it.tokens for _, it in answers.pairs])
+    for turn, record in answers.pairs:
+        wanted = min(len(split.films), max(CUTOFFS) + len(turn.named))
+        short = sum(len(slot.ranked) < wanted for slot in record.slots)
+        yield turn.key[0], {"short_lists": float(short)}
+        if has_tokens:
+            yield turn.key[0], {"tokens": float(record.tokens or 0)}
+        if has_nll:
+            yield turn.key[0], _likelihood(turn, record)
+
+
+def _likelihood(turn: Turn, record: Record) -> Counts:
+    if record.gold_tokens is None:
+        raise InputError(
+            f"gold_tokens must stand beside nll, got none in message {record.message} of dialogue "
+            f"{record.dialogue}. Write both or neither."
+        )
+    return {
+        "nll": float(record.nll or 0.0),
+        "gold_tokens": float(record.gold_tokens),
+        "gold_characters": float(turn.num_characters),
+    }
+
+
+def _are_known(what: str, values: Sequence[float | None]) -> bool:
+    num_known = sum(value is not None for value in values)
+    if num_known not in (0, len(values)):
+        raise InputError(
+            f"{what} must stand in all records of first messages or in none, got {num_known} of "
+            f"{len(values)}. Write them in all of these."
+        )
+    return num_known > 0

@@ -23,8 +23,9 @@ from cluster.bench.memory.rank_memory import RankMemory, Sampler
 from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
+from cluster.launch.machine import ROOT, Machine, this_machine
 from cluster.launch.ports import free_port
-from cluster.stages import ROOT, Demo, Machine, this_machine
+from cluster.stages import Demo
 from trainer.common.errors import InputError
 from trainer.data.loader import LoaderConfig, StudentInput, batches, to_student_input
 from trainer.data.model_input import InputLimits

@@ -66,7 +66,7 @@ def measure_lengths(config: RunConfig, data: PreparedData, teacher: Path) -> Len
 
     def train() -> None:
         for part in inputs:
-            loss_sum, _ = student(part.model, hard_targets(part.positions))
+            loss_sum, *_ = student(part.model, hard_targets(part.positions))
             (loss_sum / BATCH).backward()
         optimiser.step()
         optimiser.zero_grad()

@@ -11,7 +11,7 @@ import torch
 from cluster.bench.corpus import Corpus
 from cluster.bench.result import Row
 from cluster.bench.wire.metered_fleet import Exchange, ask_metered
-from cluster.stages import ROOT
+from cluster.launch.machine import ROOT
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.run import RunConfig

@@ -130,7 +130,7 @@ def loss_and_gradient(
     longest = max(len(dialogue_input(it, limits).tokens) for it in examples)
     model, student = small_student(vocabulary, longest)
     inputs = to_student_input(examples, vocabulary, limits)
-    loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
+    loss, *_ = student(inputs.model, conkd.hard_targets(inputs.positions))
     loss.backward()
     gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
     return float(loss.detach()), torch.cat(gradients), len(inputs.model.lengths_B)
@@ -223,7 +223,7 @@ def gradient_of_step(
         )
         for part in next(batches(examples, loader)).parts:
             inputs = to_student_input(part, data.vocabulary, ANYWHERE)
-            loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
+            loss, *_ = student(inputs.model, conkd.hard_targets(inputs.positions))
             (loss / 16).backward()
     gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
     return torch.cat(gradients)

@@ -22,7 +22,8 @@ from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData
 from trainer.evaluation import __main__ as command
 from trainer.evaluation.actions import ActionChooser, Actions
-from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model, gold_likelihood
+from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
+from trainer.evaluation.likelihood import gold_nlls
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.metrics import ItemSlot
 from trainer.evaluation.views import (
@@ -90,12 +91,12 @@ def test_evaluate_model_of_a_dialogue_teacher_uses_no_action_token(
     assert result["actions"]["accuracy"] is None
 
 
-def test_evaluate_model_with_a_limit_scores_the_first_examples(
+def test_evaluate_model_with_a_limit_scores_the_first_dialogues(
     student: Path, data: PreparedData
 ) -> None:
     whole = evaluate_model(student, data, ORACLE)
     part = evaluate_model(student, data, dataclasses.replace(ORACLE, limit=2))
-    assert [r.token_ids for r in part.responses] == [r.token_ids for r in whole.responses[:2]]
+    assert list(part.records) == list(whole.records[:2])
 
 
 def test_evaluate_model_with_another_vocabulary_is_refused_with_both_digests(
@@ -122,27 +123,31 @@ def test_evaluate_config_with_limit_zero_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
-def test_gold_likelihood_equals_one_unpadded_forward_per_example(
+def test_gold_nlls_equal_one_unpadded_forward_per_example(
     kind: str, request: pytest.FixtureRequest, data: PreparedData
 ) -> None:
-    loaded = load_model(request.getfixturevalue(kind))
+    folder = request.getfixturevalue(kind)
+    loaded = load_model(folder)
     examples = data.examples("test")
-    likelihood = gold_likelihood(loaded, examples)
-    expected, tokens = 0.0, 0
-    for example in examples:
+    nlls = gold_nlls(loaded, examples)
+    for example, nll in zip(examples, nlls, strict=True):
         prompt = loaded.prompt(example, recommends=example.is_recommendation).given.tokens
         ids = torch.tensor([[*prompt.tolist(), *example.response_ids.tolist()]])
         with torch.no_grad():
             log_probs = loaded.model.module(input_ids=ids).logits[0].double().log_softmax(-1)
-        for position in range(len(prompt), ids.shape[1]):
-            expected -= float(log_probs[position - 1, ids[0, position]])
-            tokens += 1
-    assert likelihood.num_tokens == tokens
-    assert likelihood.nll_sum == pytest.approx(expected, rel=1e-5)
+        expected = -sum(
+            float(log_probs[position - 1, ids[0, position]])
+            for position in range(len(prompt), ids.shape[1])
+        )
+        assert nll == pytest.approx(expected, rel=1e-5)
+    likelihood = evaluate_model(folder, data, ORACLE).likelihood
+    assert likelihood.num_tokens == sum(len(example.response_ids) for example in examples)
+    assert likelihood.nll_sum == pytest.approx(sum(nlls), rel=1e-5)
     # "see" five times "see Film 4 (1904)"-like; two responses have no film.
     assert likelihood.num_characters == 2 * 3 + 3 * len("see Film 4 (1904)") + len(
         "see Film 70 (1970)"
     )
+    assert gold_nlls(loaded, []) == []
 
 
 def test_load_model_takes_the_student_out_of_a_run_directory(

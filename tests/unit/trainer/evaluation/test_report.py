@@ -24,7 +24,7 @@ from trainer.config.watch import WatchConfig
 from trainer.config.yaml_file import load_config
 from trainer.evaluation.arms import UNDISTILLED, check_arm
 from trainer.evaluation.evaluate import EvaluateConfig
-from trainer.evaluation.plots import gate_figure, loss_figure, smoothed
+from trainer.evaluation.plots import closeness_figure, gate_figure, loss_figure, smoothed
 from trainer.evaluation.report import main
 from trainer.evaluation.report_text import context_turns, look_up, losses_text, score_rows
 from trainer.evaluation.run_history import read_history
@@ -100,7 +100,7 @@ def test_write_report_holds_the_contract_keys(reported: Path) -> None:
 
 def test_write_report_leaves_text_and_plots(reported: Path) -> None:
     text = (reported / "report.md").read_text()
-    for name in ("loss", "gate", "teacher_wait"):
+    for name in ("loss", "gate", "teacher_wait", "closeness"):
         assert (reported / "plots" / f"{name}.png").read_bytes().startswith(PNG_MAGIC)
         assert f"(plots/{name}.png)" in text
     for expected in ("| F1@10 |", "distilled student", "-> gold", "see Film 70 (1970)", "a film?"):
@@ -347,6 +347,43 @@ def test_run_history_sums_histograms_over_steps(folders: dict[str, Path]) -> Non
     assert history.column("loss") == [5.0, 2.5, 5.0 / 3, 1.25]
     with pytest.raises(ValueError, match="must have gate_x"):
         history.histogram("gate_x")
+
+
+def test_at_the_end_is_the_mean_over_the_last_tenth_of_the_steps(
+    folders: dict[str, Path],
+) -> None:
+    history = read_history(folders["distilled"])
+    steps = tuple(
+        {**history.steps[0], "step": step, "nll": float(step), "kept_mass": step}
+        for step in range(1, 41)
+    )
+    steps[-1]["kept_mass"] = None
+    at_end = dataclasses.replace(history, steps=steps).at_end
+    assert at_end["nll"] == (37 + 38 + 39 + 40) / 4
+    assert at_end["kept_mass"] == (37 + 38 + 39) / 3
+    assert at_end["recommendation_overlap_item_steps"] is None
+    # Seconds and bytes are no end of their own, nor are the counts of a histogram.
+    assert not {"step_s", "wire_bytes", "gate_histogram_item_steps"} & set(at_end)
+    assert history.at_end["nll"] == 1.0
+
+
+def test_closeness_is_drawn_of_the_steps_that_have_it(folders: dict[str, Path]) -> None:
+    history = read_history(folders["distilled"])
+    steps = tuple(
+        {
+            **history.steps[0],
+            "step": step,
+            "dialogue_student_mass": 0.1 * step if step % 2 else None,
+            "recommendation_overlap_item_steps": 0.5,
+        }
+        for step in range(1, 6)
+    )
+    mass, agreement, overlap = closeness_figure(dataclasses.replace(history, steps=steps)).axes
+    (drawn,) = mass.get_lines()
+    assert np.asarray(drawn.get_xdata()).tolist() == [1, 3, 5]
+    assert np.asarray(drawn.get_ydata()).tolist() == pytest.approx([0.1, 0.3, 0.5])
+    assert not agreement.get_lines()
+    assert [str(it.get_label()) for it in overlap.get_lines()] == ["recommendation, item steps"]
 
 
 def test_smoothed_equals_a_mean_of_the_values_around() -> None:

@@ -12,6 +12,7 @@ from tests.support.evaluation_fakes import (
     NUM_ITEMS,
     write_classifier,
     write_dialogue_teacher,
+    write_recommender,
     write_tiny_data,
 )
 from trainer.data.chains import longest_first
@@ -32,8 +33,6 @@ from trainer.evaluation.teacher_quality import (
 from trainer.evaluation.teachers import main
 from trainer.models.frozen_recommender import (
     Bags,
-    FrozenRecommender,
-    export_recommender,
     load_recommender,
 )
 
@@ -46,29 +45,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 @pytest.fixture
 def samples(data: PreparedData) -> GoldSamples:
     return gold_samples(data.examples("test"), data)
-
-
-def write_recommender(folder: Path, data: PreparedData, seed: int) -> Path:
-    generator = torch.Generator().manual_seed(seed)
-    recommender = FrozenRecommender(
-        entities_ND=torch.randn(data.graph.num_entities, 8, generator=generator),
-        attention_N=torch.randn(data.graph.num_entities, generator=generator),
-        items_I=torch.from_numpy(data.graph.item_entities_I.astype(np.int64)),
-        item_bias_I=torch.randn(NUM_ITEMS, generator=generator),
-        words_WD=torch.randn(2, 8, generator=generator),
-        word_attention_W=torch.randn(2, generator=generator),
-        gate_2D=torch.randn(16, generator=generator),
-        gate_bias=torch.zeros(()),
-    )
-    export_recommender(
-        folder,
-        recommender,
-        data.vocabulary,
-        graph_digest=data.graphs_digest,
-        max_entities=9,
-        max_words=9,
-    )
-    return folder
 
 
 def test_gold_samples_are_the_gold_movies_and_tell_the_new_ones(

@@ -1,0 +1,96 @@
+"""docs/results/ablation.md, made of the finished cells alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trainer.ablation.arm_results import arm_results
+from trainer.ablation.arms import TABLES, Table
+from trainer.ablation.cell import Cell, read_cells
+from trainer.ablation.checks import check_together
+from trainer.ablation.revision import SameRevisions
+from trainer.ablation.table_text import table_lines
+from trainer.common.atomic import write_text
+from trainer.common.errors import MissingError
+
+SHOWN = (
+    *("train.steps", "train.batch_size", "train.group", "distill.gamma", "distill.gate"),
+    *("distill.eta", "distill.temperature", "distill.top_k", "student.architecture"),
+    *("student.num_layers", "student.hidden_size"),
+)
+"""Settings that a table names; all of them are in each cell."""
+WIDTH = 120
+HEAD = """# Ablation
+
+Made by `python -m trainer.ablate table` of the cells in `docs/results/cells/` alone; do not edit.
+Each cell is an ordinary run of `deepspeed trainer/main.py` on redial-mini, scored on the test
+split; nothing was chosen on test. An arm differs from the others of its table in what
+`trainer/ablation/arms.py` declares for it, and a cell that differs in more is refused. Intervals
+are bootstrap over dialogues and seeds, 1,000 resamples; tests are paired over the same dialogues.
+Definitions: [evaluation.md](../evaluation.md). Cells are made, and this page, by:
+
+    python -m trainer.ablate --config trainer/configs/ablation.yaml
+    python -m trainer.ablate --config trainer/configs/ablation-kgsf.yaml
+    python -m trainer.ablate table
+"""
+
+
+def write_document(cells: Path, output: Path) -> None:
+    """Check the cells and write the page.
+
+    Raises:
+        MissingError: if there is no cell.
+        InputError: if cells of one table do not belong together.
+    """
+    same = SameRevisions.beside(cells)
+    found = {name: read_cells(cells, name) for name in TABLES}
+    if not any(found.values()):
+        raise MissingError(
+            f"--cells must hold finished cells, got none in {cells}. Make them with: "
+            "python -m trainer.ablate --config trainer/configs/ablation.yaml"
+        )
+    lines = [HEAD]
+    for name, of_table in found.items():
+        if of_table:
+            check_together(TABLES[name], of_table, same, cells)
+            lines += [*_section(TABLES[name], of_table, cells), ""]
+    write_text(output, "\n".join(lines).rstrip() + "\n")
+
+
+def _section(table: Table, cells: Sequence[Cell], folder: Path) -> Iterator[str]:
+    yield f"## {table.title}"
+    yield ""
+    yield _made_by(table, cells)
+    yield ""
+    yield from table_lines(table, arm_results(table, cells, folder))
+
+
+def _made_by(table: Table, cells: Sequence[Cell]) -> str:
+    """What cells share, how long they took, and where."""
+    shared = next((cell.shared for cell in cells if cell.shared), {})
+    settings = ", ".join(f"{key} {shared[key]}" for key in SHOWN if key in shared)
+    hours = sum(sum(cell.seconds.values()) for cell in cells) / 3600
+    longest = max(sum(cell.seconds.values()) for cell in cells) / 60
+    revisions = sorted({cell.revision.training[:12] for cell in cells})
+    return textwrap.fill(
+        f"Table `{table.name}`: {len(cells)} cells, {hours:.1f} hours, the longest "
+        f"{longest:.1f} minutes, on {'; '.join(_machines(cells))}. Training code "
+        f"{', '.join(revisions)}. Shared settings: {settings}.",
+        WIDTH,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _machines(cells: Sequence[Cell]) -> list[str]:
+    return sorted({_machine(cell) for cell in cells})
+
+
+def _machine(cell: Cell) -> str:
+    facts = cell.machine
+    return (
+        f"{facts.get('cores')} cores of {facts.get('cpu')}, {facts.get('memory_gib')} GiB, "
+        f"{facts.get('device')}, torch {facts.get('torch')}"
+    )
