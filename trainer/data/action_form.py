@@ -22,14 +22,15 @@ ACTION_HISTORY = "action-history"
 """Those of the recommender's earlier turns stand in the context, too."""
 ACTION_LOSS = "action-loss"
 """The model learnt to predict the token."""
+ACTION_NAMES = (ACTIONS, ACTION_HISTORY, ACTION_LOSS)
 NUM_ACTIONS = 2
 """[REC] and [GEN], the ids behind those of the items."""
 
 
 def action_names(*, tokens: bool, history: bool, loss: bool) -> tuple[str, ...]:
     """A form by the names that a dialogue teacher lists among its capabilities."""
-    named = {ACTIONS: tokens, ACTION_HISTORY: history, ACTION_LOSS: loss}
-    return tuple(name for name, holds in named.items() if holds)
+    named = zip(ACTION_NAMES, (tokens, history, loss), strict=True)
+    return tuple(name for name, holds in named if holds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 
 from protos.fingerprint import digest_strings
 from trainer.common.errors import InputError, MissingError
-from trainer.data.action_form import ACTION_LOSS, ACTIONS, ActionForm
+from trainer.data.action_form import ACTION_LOSS, ACTION_NAMES, ACTIONS, ActionForm
 from trainer.data.examples import Example
 from trainer.data.model_input import InputLimits, prompt_input
 from trainer.data.prepared import PreparedData
@@ -102,7 +102,7 @@ def read_model_card(folder: Path) -> ModelCard:
         card = read_card(folder, "dialogue")
         return ModelCard(
             folder=folder,
-            actions=tuple(card.capabilities),
+            actions=tuple(it for it in card.capabilities if it in ACTION_NAMES),
             classifier=None,
             vocabulary_digest=card.vocabulary_digest,
             graph_digest=card.graph_digest,
