@@ -35,7 +35,8 @@ class EvaluateConfig:
 
     split: str = "test"
     classifier: str | None = None
-    """Folder of a turn classifier, "oracle" for the gold action, None: the one in student.json."""
+    """Folder of a turn classifier, "oracle" for the gold action, "student" for the model's own,
+    None: the classifier in student.json, or else the model itself."""
     limit: int | None = None
     """Only the first dialogues; None: all."""
     generate: GenerateConfig = field(default_factory=GenerateConfig)

@@ -156,7 +156,7 @@ def test_load_model_takes_the_student_out_of_a_run_directory(
     write_run(tmp_path, data.vocabulary, seed=3, teachers=True)
     loaded = load_model(tmp_path)
     assert loaded.folder == tmp_path / "model"
-    assert loaded.action_tokens
+    assert loaded.actions
 
 
 def test_load_model_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
