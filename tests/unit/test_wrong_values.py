@@ -36,7 +36,7 @@ from tests.support.wrong_values import (
     whole,
     wrong_settings,
 )
-from trainer import chat
+from trainer import ablate, chat
 from trainer import main as student
 from trainer.common.atomic import write_json
 from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
@@ -99,6 +99,21 @@ COMMANDS = {
             "OVERRIDES": UNCHECKED,
         },
         positional={"KIND": 0},
+    ),
+    "trainer.ablate": Command(
+        main=ablate.main,
+        right=("run", "--config", f"{CONFIGS}/ablation.yaml", "--cells", "ROOT/cells"),
+        wrong={
+            "COMMAND": WORDS,
+            "--config": ABSENT | FILE,
+            "--seeds": whole(1, 100),
+            "--table": WORDS,
+            "--limit-cells": whole(1),
+            "--again": NO_FLAG,
+            "--cells": UNWRITABLE,
+            "--output": UNWRITABLE.map(lambda path: f"{path}/page.md"),
+        },
+        positional={"COMMAND": 0},
     ),
     "trainer.targets build": Command(
         main=targets.main,
