@@ -48,6 +48,11 @@ def scores(sums: DialogueSums) -> dict[str, float | None]:
     }
 
 
+def list_depth(num_films: int, num_named: int) -> int:
+    """Films that a list must hold so that the last cutoff is filled without those named before."""
+    return min(num_films, max(CUTOFFS) + num_named)
+
+
 def as_number(value: float) -> float | None:
     """None for what is no finite number."""
     return value if math.isfinite(value) else None
