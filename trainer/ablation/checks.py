@@ -96,11 +96,17 @@ def _check_sources(table: Table, cells: Sequence[Cell], folder: Path) -> None:
                 continue
             for name, digest in value.items() if isinstance(value, Mapping) else [("", value)]:
                 what = f"{key} {name}".strip()
+                # These may have teachers of their own, the same in all of them.
+                what += " of arms with the special token" * _has_token(cell, key)
                 if known.setdefault(what, digest) != digest:
                     path = cell_path(folder, cell)
                     raise InputError(
                         f"{path} must have the {what} {known[what]:.20}, got {digest:.20}. {APART}"
                     )
+
+
+def _has_token(cell: Cell, key: str) -> bool:
+    return key == "teachers" and bool(cell.settings.get("action_tokens"))
 
 
 def _check_settings(

@@ -118,6 +118,8 @@ def _digest(run: RunConfig, teachers: TeacherPair) -> str:
 def _teachers_of(config: AblationConfig, arm: Arm) -> TeacherPair | None:
     """The teachers of an arm; None where the config does not have those that it is named by."""
     name = arm.name.removeprefix(OF_TEACHERS)
+    if arm.settings.get("action_tokens") and config.token_teachers is not None:
+        return config.token_teachers
     if name in (arm.name, "full"):
         return config.teachers
     return config.weaker.get(name)

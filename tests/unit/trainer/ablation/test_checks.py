@@ -100,3 +100,14 @@ def test_a_setting_of_a_later_version_is_no_difference(tmp_path: Path) -> None:
         cell("paper", "vanilla"), settings=declared_settings(planned), shared={"no.such": 1}
     )
     check_done(planned, made, REVISION, NONE_SAME, Path("cell"))
+
+
+def test_arms_with_the_special_token_may_have_teachers_of_their_own() -> None:
+    one, two = ({"teachers": {"dialogue": it}} for it in ("one", "two"))
+    together(
+        cell("paper", "plus_D_R", sources=one),
+        cell("paper", "plus_D_R_ST", sources=two),
+        cell("paper", "soft", sources=two),
+    )
+    with pytest.raises(ValueError, match="teachers dialogue of arms with the special token two"):
+        together(cell("paper", "plus_D_R_ST", sources=two), cell("paper", "soft", sources=one))

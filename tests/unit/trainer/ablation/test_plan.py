@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests.support.ablation_cells import ablation_config
 from trainer.ablation.arms import CEILING, TABLES, VANILLA
 from trainer.ablation.checks import declared_settings, shared_settings
-from trainer.ablation.config import AblationConfig
+from trainer.ablation.config import AblationConfig, TeacherPair
 from trainer.ablation.plan import PlannedCell, planned_cells
 from trainer.config.yaml_file import load_config
 
@@ -86,3 +87,13 @@ def test_a_table_with_a_key_that_is_no_setting_is_refused(tmp_path: Path) -> Non
         cells_of(ablation_config(tmp_path, paper={"train.no_such": 1}))
     with pytest.raises(ValueError, match=r"every key must be a setting, got no\.such"):
         cells_of(ablation_config(tmp_path, paper={"no.such": 1}))
+
+
+def test_arms_with_the_special_token_take_the_teachers_that_the_config_has_for_them(
+    tmp_path: Path,
+) -> None:
+    pair = TeacherPair(dialogue="with_tokens", recommendation="r")
+    config = dataclasses.replace(ablation_config(tmp_path), token_teachers=pair)
+    taken = {cell.arm.name: cell.teachers for cell in cells_of(config)}
+    assert taken["soft"] == taken["plus_D_R_ST"] == pair
+    assert taken["plus_D_R"] == taken[CEILING[0]] == config.teachers
