@@ -201,14 +201,7 @@ def _trained_with(config: RunConfig, cache: Path | None) -> RunConfig:
         cache="" if cache is None else str(cache.resolve()),
         **CACHED,
     )
-    paths = {name: _resolved(getattr(config, name)) for name in ("data", "output", "classifier")}
-    paths |= {name: _resolved(getattr(config, name)) for name in ("item_vectors", "knowledge")}
-    return dataclasses.replace(config, teachers=teachers, **paths)
-
-
-def _resolved(path: str | None) -> str | None:
-    """A path that holds wherever the command runs."""
-    return None if path is None else str(Path(path).resolve())
+    return dataclasses.replace(config, teachers=teachers)
 
 
 def _summary(cell: Cell) -> str:
