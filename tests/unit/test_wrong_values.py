@@ -183,13 +183,13 @@ COMMANDS = {
         main=score.main,
         right=("ROOT/absent.jsonl", "--data", "ROOT/data"),
         wrong={
-            "FILE": ABSENT | FILE | GARBAGE,
+            "FILES": ABSENT | FILE | GARBAGE,
             "--data": FOLDERS,
             "--split": WORDS,
             "--baselines": WORDS | st.sampled_from(["copy,copy", "copy,", ",random"]),
             "--json": NO_FLAG,
         },
-        positional={"FILE": 0},
+        positional={"FILES": 0},
     ),
     "trainer.evaluation.report": Command(
         main=report.main,
