@@ -137,11 +137,12 @@ def test_gold_nlls_equal_one_unpadded_forward_per_example(
             for position in range(len(prompt), ids.shape[1])
         )
         assert nll == pytest.approx(expected, rel=1e-5)
-    likelihood = evaluate_model(folder, data, ORACLE).likelihood
-    assert likelihood.num_tokens == sum(len(example.response_ids) for example in examples)
-    assert likelihood.nll_sum == pytest.approx(sum(nlls), rel=1e-5)
+    result = evaluate_model(folder, data, ORACLE)
+    counts = {name: it.sum() for name, it in result.views["all"].counts.items()}
+    assert counts["gold_tokens"] == sum(len(example.response_ids) for example in examples)
+    assert counts["nll"] == pytest.approx(sum(nlls), rel=1e-5)
     # "see" five times "see Film 4 (1904)"-like; two responses have no film.
-    assert likelihood.num_characters == 2 * 3 + 3 * len("see Film 4 (1904)") + len(
+    assert counts["gold_characters"] == 2 * 3 + 3 * len("see Film 4 (1904)") + len(
         "see Film 70 (1970)"
     )
     assert gold_nlls(loaded, []) == []

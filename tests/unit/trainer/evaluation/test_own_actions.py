@@ -14,7 +14,8 @@ from trainer.common.text_files import read_json_object
 from trainer.data.action_form import ACTION_HISTORY, ACTION_LOSS, ACTIONS
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.actions import ActionChooser
-from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model, gold_likelihood
+from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
+from trainer.evaluation.likelihood import gold_nlls
 from trainer.evaluation.loaded_model import LoadedModel, load_model
 from trainer.models.student_card import STUDENT_CARD_NAME, read_student_card
 
@@ -81,12 +82,24 @@ def test_a_student_that_did_not_learn_its_tokens_cannot_choose(
         ActionChooser(load_model(tmp_path), "student")
 
 
-def test_perplexity_is_of_the_responses_own_tokens(folder: Path, data: PreparedData) -> None:
+def test_likelihood_is_of_the_responses_own_tokens(folder: Path, data: PreparedData) -> None:
     loaded = load_model(folder)
     examples = data.examples("test")
-    found = gold_likelihood(loaded, examples)
-    assert found.num_tokens == sum(len(it.response_ids) for it in examples)
-    assert evaluate_model(folder, data, EvaluateConfig()).actions.source == "student"
+    form = form_of(loaded.vocabulary, ACTION_HISTORY)
+    for example, nll in zip(examples, gold_nlls(loaded, examples), strict=True):
+        read = with_action(loaded, example.context_ids.tolist())
+        read.append(form.token(recommends=example.is_recommendation))
+        response = example.response_ids.tolist()
+        with torch.no_grad():
+            scores_LV = loaded.model.module(torch.tensor([[*read, *response]])).logits[0]
+        log_probs_TV = scores_LV[len(read) - 1 : -1].double().log_softmax(-1)
+        expected = -sum(float(log_probs_TV[t, token]) for t, token in enumerate(response))
+        assert nll == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_asks_the_student_itself(folder: Path, data: PreparedData) -> None:
+    result = evaluate_model(folder, data, EvaluateConfig())
+    assert result.actions.source == "student"
 
 
 def test_a_card_of_an_earlier_release_has_no_reading(tmp_path: Path, data: PreparedData) -> None:
