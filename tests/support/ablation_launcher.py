@@ -13,6 +13,7 @@ from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.dense_divergence import divergence
 from trainer.evaluation.loaded_model import load_model
+from trainer.models.frozen import read_card
 from trainer.scoring.baselines import baseline_records
 from trainer.scoring.records import write_records
 from trainer.scoring.scored_split import scored_split
@@ -56,6 +57,8 @@ class RecordingLauncher:
         self.configs.append(config)
         folder, has_teachers = Path(config.output), config.distill.gamma > 0
         fakes.write_run(folder, self._data.vocabulary, config.seed, teachers=has_teachers)
+        card = read_card(self._data.root.parent / "dialogue", "dialogue")
+        teachers = {"dialogue": f"{card.weights_digest} in float32"} if has_teachers else {}
         write_json(
             folder / "origin.json",
             {
@@ -63,7 +66,7 @@ class RecordingLauncher:
                 "vocabulary": self._data.vocabulary.digest,
                 "examples": "e",
                 "weights": {},
-                "teachers": {"dialogue": "d at temperature 1"} if has_teachers else {},
+                "teachers": teachers,
             },
         )
 

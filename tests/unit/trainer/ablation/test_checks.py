@@ -10,6 +10,7 @@ from trainer.ablation.arms import TABLES
 from trainer.ablation.cell import Cell
 from trainer.ablation.checks import (
     check_done,
+    check_same_sources,
     check_together,
     declared_settings,
     shared_settings,
@@ -111,3 +112,14 @@ def test_arms_with_the_special_token_may_have_teachers_of_their_own() -> None:
     )
     with pytest.raises(ValueError, match="teachers dialogue of arms with the special token two"):
         together(cell("paper", "plus_D_R_ST", sources=two), cell("paper", "soft", sources=one))
+
+
+def test_a_finished_cell_of_teachers_that_are_gone_is_one_error() -> None:
+    sources = {"vocabulary": "v", "teachers": {"dialogue": "one"}}
+    made, path = cell("paper", "plus_D", sources=sources), Path("cell")
+    now = {"dialogue": "one", "recommendation": "r"}
+    check_same_sources(made, vocabulary="v", teachers=now, path=path)
+    with pytest.raises(ValueError, match="must be of the dialogue teacher two, got one"):
+        check_same_sources(made, vocabulary="v", teachers={"dialogue": "two"}, path=path)
+    with pytest.raises(ValueError, match="must be of the vocabulary w, got v"):
+        check_same_sources(made, vocabulary="w", teachers=now, path=path)

@@ -18,6 +18,7 @@ from trainer.ablation.plan import PlannedCell, planned_cells
 from trainer.ablation.revision import Revision, SameRevisions
 from trainer.ablation.runner import Runner
 from trainer.data.prepared import PreparedData
+from trainer.models.frozen import read_card
 
 MACHINE = Machine(num_cores=2, num_devices=0, python=Path(sys.executable))
 OTHER_SCORING = Revision(training=REVISION.training, scoring="other")
@@ -69,7 +70,8 @@ def test_a_cell_has_what_its_run_was_and_came_to(tmp_path: Path, data: PreparedD
     assert cell.settings["distill.fixed_lambda"] == 0.0
     assert cell.shared["train.steps"] == 4 and "output" not in cell.shared
     assert cell.revision == REVISION
-    assert cell.sources["teachers"] == {"dialogue": "d"}
+    teacher = read_card(tmp_path / "dialogue", "dialogue")
+    assert cell.sources["teachers"] == {"dialogue": teacher.weights_digest}
     assert cell.steps["loss"] == 5.0 / 4 and cell.steps["step"] == 4
     assert set(cell.seconds) == {"train", "respond", "score"}
     assert cell.scores["paper.all"]["responses"] == 6.0
@@ -137,3 +139,15 @@ def test_a_table_of_tails_puts_students_beside_the_dense_teacher(
     make(tmp_path, RecordingLauncher(data), planned(tmp_path, "bucket_16", table="tail"))
     cell = read_cell(tmp_path / "cells" / "tail" / "bucket_16-seed0.json")
     assert (cell.scores["paper.all"]["kl_dialogue"] or 0.0) > 0.0
+
+
+def test_a_cell_of_other_teachers_is_one_error_or_made_again(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    cells = planned(tmp_path, "plus_D")
+    make(tmp_path, RecordingLauncher(data), cells)
+    fakes.write_dialogue_teacher(tmp_path / "dialogue", data.vocabulary, seed=3)
+    later = runner(tmp_path, RecordingLauncher(data))
+    with pytest.raises(ValueError, match="must be of the dialogue teacher"):
+        later.missing(cells, again=False)
+    assert later.missing(cells, again=True) == cells
