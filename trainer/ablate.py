@@ -30,8 +30,8 @@ MAX_SEEDS = 100
 def main(argv: list[str]) -> None:
     """Parse and plan, then make cells or write tables."""
     arguments = _parser().parse_args(argv)
+    check_output("the folder of --output", arguments.output.parent)
     if arguments.command == "table":
-        check_output("--output", arguments.output.parent)
         # Not above: a mistake in the command line must not wait for what computes.
         from trainer.ablation.document import write_document
 

@@ -20,6 +20,7 @@ BUDGETS = {
     # One story of a cluster: `make cluster-test` alone runs it.
     "tests/cluster/": (1200.0, 1200.0),
     "tests/system/test_bench_loss.py": (0.0, 150.0),
+    "tests/system/test_ablation.py": (0.0, 200.0),
     "tests/system/test_cached_student.py": (75.0, 200.0),
     "tests/system/test_chaos.py": (0.0, 400.0),
     "tests/system/test_cluster_commands.py": (0.0, 150.0),

@@ -248,7 +248,9 @@ def write_classifier(folder: Path, vocabulary: Vocabulary, seed: int) -> TurnCla
     return classifier
 
 
-def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> None:
+def write_dialogue_teacher(
+    folder: Path, vocabulary: Vocabulary, seed: int, *, actions: Sequence[str] = ()
+) -> None:
     """A frozen dialogue teacher."""
     tiny_model(vocabulary, seed).module.save_pretrained(folder)
     vocabulary.save(folder)
@@ -256,6 +258,7 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> N
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
         max_tokens=96,
+        capabilities=actions,
     )
     write_card(folder, card)
 

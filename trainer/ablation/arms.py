@@ -22,9 +22,14 @@ WEAKER = ("half", "quarter", "eighth")
 """Names of teachers that were fitted for less long."""
 ANSWERS = "respond."
 """Before an option of `trainer.evaluation.respond` that an arm differs in, not in its training."""
-SPECIAL_TOKEN: Mapping[str, Any] = {"action_tokens": True}
-"""The reading of the paper's special token (section 3.4) that the arms with +ST have."""
-NO_TOKEN: Mapping[str, Any] = {"action_tokens": False}
+SPECIAL_TOKEN: Mapping[str, Any] = {
+    "action_tokens": True,
+    "action_history": True,
+    "action_loss": False,
+}
+"""The reading of the paper's special token (section 3.4) that the arms with +ST have: in the
+history too, so that all arms read a dialogue in one pass, and see the same batches."""
+NO_TOKEN: Mapping[str, Any] = dict.fromkeys(SPECIAL_TOKEN, False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,33 @@ def check_done(
     _check_settings(str(path), wanted, {**found.shared, **found.settings}, AGAIN)
 
 
+def check_same_sources(
+    found: Cell, *, vocabulary: str, teachers: Mapping[str, str], path: Path
+) -> None:
+    """Refuse a finished cell of other data, or of other teachers than those that are there.
+
+    Args:
+        found: the cell.
+        vocabulary: digest of the data's.
+        teachers: kind -> digest of the weights of its teacher.
+        path: of the cell.
+
+    Raises:
+        InputError: naming what differs, and both digests.
+    """
+    wanted = {"vocabulary": vocabulary, **{f"{kind} teacher": it for kind, it in teachers.items()}}
+    had = {
+        "vocabulary": found.sources.get("vocabulary"),
+        **{f"{kind} teacher": it for kind, it in found.sources.get("teachers", {}).items()},
+    }
+    for what in wanted.keys() & had.keys():
+        if wanted[what] != had[what]:
+            raise InputError(
+                f"{path} must be of the {what} {wanted[what]:.12}, got {had[what]:.12}. Bring back "
+                f"that {what.split()[-1]}, or make the cell again with --again."
+            )
+
+
 def check_together(table: Table, cells: Sequence[Cell], same: SameRevisions, folder: Path) -> None:
     """Refuse cells of one table that differ in more than their arms declare.
 
@@ -96,11 +123,17 @@ def _check_sources(table: Table, cells: Sequence[Cell], folder: Path) -> None:
                 continue
             for name, digest in value.items() if isinstance(value, Mapping) else [("", value)]:
                 what = f"{key} {name}".strip()
+                # These may have teachers of their own, the same in all of them.
+                what += " of arms with the special token" * _has_token(cell, key)
                 if known.setdefault(what, digest) != digest:
                     path = cell_path(folder, cell)
                     raise InputError(
                         f"{path} must have the {what} {known[what]:.20}, got {digest:.20}. {APART}"
                     )
+
+
+def _has_token(cell: Cell, key: str) -> bool:
+    return key == "teachers" and bool(cell.settings.get("action_tokens"))
 
 
 def _check_settings(

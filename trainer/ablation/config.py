@@ -36,6 +36,9 @@ class AblationConfig:
     """Of all cells, whatever their seed."""
     tables: Mapping[str, Mapping[str, Any]]
     """Name of a table -> settings that its cells share, by dotted keys, beside those of `run`."""
+    token_teachers: TeacherPair | None = None
+    """Of the arms with the special token, whose dialogue teacher may have been fitted with it;
+    None: `teachers`."""
     weaker: Mapping[str, TeacherPair] = field(default_factory=dict)
     """Name -> teachers of the table `teacher`, beside `teachers`."""
 

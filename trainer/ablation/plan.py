@@ -87,7 +87,8 @@ def _planned(config: AblationConfig, table: Table, arm: Arm, seed: int) -> Plann
     teachers = _teachers_of(config, arm)
     assert teachers is not None, "arms without teachers are left out"
     run = with_settings(config.run, trained, f"{table.name} {arm.name}")
-    output = Path(config.run.output) / "students" / _digest(run, teachers)
+    run = _with_whole_paths(run)
+    output = Path(config.run.output).resolve() / "students" / _digest(run, teachers)
     return PlannedCell(
         table=table,
         arm=arm,
@@ -104,6 +105,14 @@ def _planned(config: AblationConfig, table: Table, arm: Arm, seed: int) -> Plann
     )
 
 
+def _with_whole_paths(run: RunConfig) -> RunConfig:
+    """With paths that hold wherever the command of a stage runs."""
+    names = ("data", "classifier", "item_vectors", "knowledge", "deepspeed")
+    given = {name: getattr(run, name) for name in names}
+    paths = {name: str(Path(it).resolve()) for name, it in given.items() if it is not None}
+    return dataclasses.replace(run, **paths)
+
+
 def _digest(run: RunConfig, teachers: TeacherPair) -> str:
     """Of all that decides what a student learns: a student of several tables is trained once."""
     settings = {
@@ -118,6 +127,8 @@ def _digest(run: RunConfig, teachers: TeacherPair) -> str:
 def _teachers_of(config: AblationConfig, arm: Arm) -> TeacherPair | None:
     """The teachers of an arm; None where the config does not have those that it is named by."""
     name = arm.name.removeprefix(OF_TEACHERS)
+    if arm.settings.get("action_tokens") and config.token_teachers is not None:
+        return config.token_teachers
     if name in (arm.name, "full"):
         return config.teachers
     return config.weaker.get(name)

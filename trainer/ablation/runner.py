@@ -20,6 +20,7 @@ from trainer.ablation.arms import CEILING, DIALOGUE_TEACHER
 from trainer.ablation.cell import Cell, read_cell, write_cell
 from trainer.ablation.checks import (
     check_done,
+    check_same_sources,
     declared_settings,
     shared_settings,
     training_settings,
@@ -34,6 +35,7 @@ from trainer.common.atomic import write_text
 from trainer.common.text_files import read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
+from trainer.data.manifest import read_manifest
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 from trainer.scoring.sums import DialogueSums
@@ -80,7 +82,14 @@ class Runner:
         if not path.is_file():
             return False
         try:
-            check_done(cell, read_cell(path), self.revision, self.same, path)
+            found = read_cell(path)
+            check_done(cell, found, self.revision, self.same, path)
+            check_same_sources(
+                found,
+                vocabulary=read_manifest(Path(cell.config.data)).vocabulary_digest,
+                teachers=teacher_digests(cell.teachers),
+                path=path,
+            )
         except ValueError:
             if not again:
                 raise
@@ -201,14 +210,7 @@ def _trained_with(config: RunConfig, cache: Path | None) -> RunConfig:
         cache="" if cache is None else str(cache.resolve()),
         **CACHED,
     )
-    paths = {name: _resolved(getattr(config, name)) for name in ("data", "output", "classifier")}
-    paths |= {name: _resolved(getattr(config, name)) for name in ("item_vectors", "knowledge")}
-    return dataclasses.replace(config, teachers=teachers, **paths)
-
-
-def _resolved(path: str | None) -> str | None:
-    """A path that holds wherever the command runs."""
-    return None if path is None else str(Path(path).resolve())
+    return dataclasses.replace(config, teachers=teachers)
 
 
 def _summary(cell: Cell) -> str:

@@ -11,16 +11,17 @@ from trainer.ablation.seed_means import SeedMean
 from trainer.scoring.metrics import METRICS
 from trainer.scoring.paired import Paired
 
-SCORES = (
-    *("f1_at_1", "f1_at_10", "f1_at_50", "rec_ratio"),
-    *("perplexity", "dist_2", "dist_4", "words_per_response"),
-)
+FILMS = ("f1_at_1", "f1_at_10", "f1_at_50", "rec_ratio")
 OF_TEACHERS = ("recall_at_1", "recall_at_10", "recall_at_50")
-"""Beside the scores where the teachers stand: one of them only ranks."""
+"""Beside those where the teachers stand: one of them only ranks."""
+WORDS = (
+    *("perplexity", "dist_2", "dist_4", "within_dist_4"),
+    *("words_per_response", "frequent_share", "word_entropy"),
+)
 RATIOS = ("f1_at_10", "f1_at_50")
 """Of which each arm is divided by the baseline, over all gold and over new items."""
 WITH_PAPER = ("paper", "kgsf", "vectors")
-WIDE = ("perplexity", "words_per_response")
+WIDE = ("perplexity", "words_per_response", "word_entropy")
 """Metrics with one decimal."""
 NONE = "-"
 TITLES = {metric.name: metric.title for metric in METRICS}
@@ -28,10 +29,15 @@ TITLES = {metric.name: metric.title for metric in METRICS}
 
 def table_lines(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     """The Markdown of one table: scores, the arms against the baseline, and their order."""
-    metrics = (*SCORES, *table.shown, *(OF_TEACHERS if table.has_ceiling else ()))
-    yield "Mean over the seeds (95 % interval over dialogues and seeds):"
+    films = (*FILMS, *(OF_TEACHERS if table.has_ceiling else ()))
+    words = (*WORDS, *(it for it in table.shown if it not in WORDS))
+    yield "Films, mean over the seeds (95 % interval over dialogues and seeds):"
     yield ""
-    yield from _score_table(table, results, metrics)
+    yield from _score_table(table, results, films, new=("f1_at_10",), paper=FILMS)
+    yield ""
+    yield "Words:"
+    yield ""
+    yield from _score_table(table, results, words, paper=("perplexity", "dist_2", "dist_4"))
     yield ""
     yield from _ratio_table(table, results)
     if table.name in WITH_PAPER:
@@ -40,19 +46,24 @@ def table_lines(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
 
 
 def _score_table(
-    table: Table, results: Sequence[ArmResults], metrics: Sequence[str]
+    table: Table,
+    results: Sequence[ArmResults],
+    metrics: Sequence[str],
+    *,
+    new: Sequence[str] = (),
+    paper: Sequence[str],
 ) -> Iterator[str]:
+    """Scores over all gold, those of `new` over new items too, and those of the paper."""
     has_paper = table.name in WITH_PAPER
-    titles = ["arm", "seeds", *(TITLES[it] for it in metrics), "new items: F1@10"]
-    titles += ["paper: F1@1, 10, 50", "paper: ratio, perplexity"] if has_paper else []
-    yield _row(titles)
-    yield "|---|" + "---:|" * (len(titles) - 1)
+    titles = ["arm", "seeds", *(TITLES[it] for it in metrics)]
+    titles += [f"new items: {TITLES[it]}" for it in new]
+    titles += [f"paper: {', '.join(TITLES[it] for it in paper)}"] if has_paper else []
+    yield from _header(titles)
     for arm in results:
-        means = arm.means(ALL)
-        new = arm.means(NEW).get("f1_at_10")
-        cells = [arm.name, str(len(arm.seeds)), *(_mean(it, means.get(it)) for it in metrics)]
-        paper = _of_paper(arm.name) if has_paper else []
-        yield _row([*cells, _mean("f1_at_10", new), *paper])
+        of_all, of_new = arm.means(ALL), arm.means(NEW)
+        cells = [arm.name, str(len(arm.seeds)), *(_mean(it, of_all.get(it)) for it in metrics)]
+        cells += [_mean(it, of_new.get(it)) for it in new]
+        yield _row([*cells, *([_of_paper(arm.name, paper)] if has_paper else [])])
 
 
 def _ratio_table(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
@@ -66,8 +77,7 @@ def _ratio_table(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     yield f"Each arm over {table.baseline}, paired: ratio (95 % interval), p of no difference:"
     yield ""
     differences = ("perplexity", *(["kl_dialogue"] * table.diverges))
-    yield _row(["arm", *titles, *(f"{TITLES[it]}: difference" for it in differences)])
-    yield "|---|" + "---:|" * (len(titles) + len(differences))
+    yield from _header(["arm", *titles, *(f"{TITLES[it]}: difference" for it in differences)])
     for arm in others:
         found = {view: arm.against(base, view) for view in views.values()}
         ratios = [_ratio(found[view].get(it)) for view in views.values() for it in RATIOS]
@@ -85,13 +95,9 @@ def _order_lines(results: Sequence[ArmResults]) -> Iterator[str]:
     yield f"In the paper's Table 5: {', '.join(papers) or NONE}."
 
 
-def _of_paper(arm: str) -> list[str]:
+def _of_paper(arm: str, metrics: Sequence[str]) -> str:
     row = PAPER.get(arm)
-    if row is None:
-        return [NONE, NONE]
-    f1 = ", ".join(number("f1_at_1", row[f"f1_at_{k}"]) for k in (1, 10, 50))
-    perplexity = number("perplexity", row["perplexity"])
-    return [f1, f"{number('rec_ratio', row['rec_ratio'])}, {perplexity}"]
+    return NONE if row is None else ", ".join(number(it, row[it]) for it in metrics)
 
 
 def _mean(metric: str, mean: SeedMean | None) -> str:
@@ -128,6 +134,11 @@ def number(metric: str, value: float) -> str:
     if metric in WIDE:
         return f"{value:.1f}"
     return f"{value:.3f}".replace("0.", ".", 1) if 0 <= value < 1 else f"{value:.3f}"
+
+
+def _header(titles: Sequence[str]) -> Iterator[str]:
+    yield _row(titles)
+    yield "|---|" + "---:|" * (len(titles) - 1)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -111,6 +111,7 @@ def _inside_turn(
         context_words=np.array([*words, *data.words.find(said.text)], np.int32),
         gold_items=none,
         is_recommendation=recommends,
+        continues_turn=True,
     )
 
 

@@ -59,18 +59,12 @@ def divergence(
 ) -> DialogueSums:
     """Sums over the positions of the gold responses, of each dialogue in its order.
 
-    A student with action tokens is given the gold one, which the teacher does not see; they meet by
-    the index in the response (docs/loss.md).
+    Each is given the gold action tokens in its own form; they meet by the index in the response
+    (docs/loss.md). A teacher that reads them has its rows over words and items, as it is served.
 
     Raises:
-        InputError: if the teacher's own responses start with an action token, or there is no
-            example.
+        InputError: if there is no example.
     """
-    if teacher.action_tokens:
-        raise InputError(
-            f"--teacher must be a dialogue teacher, got a student with action tokens in "
-            f"{teacher.folder}. Give the frozen teacher's folder."
-        )
     if not examples:
         raise InputError("the split must have a response, got none. Take another split.")
     dialogues = list(dict.fromkeys(map(dialogue_id, examples)))
@@ -78,8 +72,10 @@ def divergence(
     counts = {name: np.zeros(len(dialogues)) for name in COUNTS}
     for batch, positions, measured in _measured(student, teacher, examples):
         rows = np.array([row_of[dialogue_id(it)] for it in batch])
-        row_P = rows[positions.example_P.numpy()]
-        for name, values_P in _counted(measured, positions.is_item_P).items():
+        row_P = rows[positions.of_response(positions.example_P).numpy()]
+        for name, values_P in _counted(
+            measured, positions.of_response(positions.is_item_P)
+        ).items():
             np.add.at(counts[name], row_P, values_P.numpy())
     return DialogueSums(dialogues=tuple(dialogues), counts=counts)
 
@@ -110,10 +106,7 @@ def _measured(
     student: LoadedModel, teacher: LoadedModel, examples: Sequence[Example]
 ) -> Iterator[tuple[tuple[Example, ...], Positions, dict[str, Tensor]]]:
     """Batch, positions and MEASURES (float64 [P], on the CPU), batch by batch."""
-    in_chains = any(
-        reads_dialogues(it.model.limits, action_tokens=it.action_tokens)
-        for it in (student, teacher)
-    )
+    in_chains = any(reads_dialogues(it.limits) for it in (student, teacher))
     ordered = longest_first(examples, in_chains=in_chains)
     with progress_bar() as bar:
         task = bar.add_task("divergence", total=len(ordered))
@@ -133,10 +126,10 @@ def _measured(
 
 
 def _states(loaded: LoadedModel, batch: tuple[Example, ...]) -> tuple[Tensor, Positions]:
-    """Hidden states of the response positions, [P, D], and these."""
-    limits = loaded.model.limits
-    inputs = to_student_input(batch, loaded.vocabulary, limits, action_tokens=loaded.action_tokens)
-    return loaded.model.response_states(inputs.model.to(loaded.model.device)), inputs.positions
+    """Hidden states at the responses' own tokens, [P, D], and all positions."""
+    inputs = to_student_input(batch, loaded.vocabulary, loaded.limits)
+    states_PD = loaded.model.response_states(inputs.model.to(loaded.model.device))
+    return inputs.positions.of_response(states_PD), inputs.positions
 
 
 def _compare(
@@ -145,10 +138,14 @@ def _compare(
     """MEASURES at the positions of a chunk, [C, measures]."""
     vocabulary = student.vocabulary
     items = slice(vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items)
-    log_q_CV, log_p_CV = (
-        torch.log_softmax((states_CD @ loaded.model.head.weight.T).float(), dim=-1)
+    scores_q_CV, scores_p_CV = (
+        (states_CD @ loaded.model.head.weight.T).float()
         for loaded, states_CD in ((student, student_CD), (teacher, teacher_CD))
     )
+    if teacher.actions:
+        # No infinity: 0 times it would be no number.
+        scores_p_CV[:, vocabulary.rec_id :] = torch.finfo(scores_p_CV.dtype).min
+    log_q_CV, log_p_CV = (scores.log_softmax(-1) for scores in (scores_q_CV, scores_p_CV))
     q_CV, p_CV = log_q_CV.exp(), log_p_CV.exp()
     measures = {
         "kl_dialogue": (p_CV * (log_p_CV - log_q_CV)).sum(-1),

@@ -1,6 +1,6 @@
 """How likely gold responses are under a language model.
 
-B examples, C positions of a chunk, P response positions of a batch, V vocabulary, D hidden.
+B examples, C positions of a chunk, P response tokens of a batch, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ def gold_nlls(loaded: LoadedModel, examples: Sequence[Example]) -> list[float]:
     if not examples:
         return []
     model = loaded.model
-    inputs = to_student_input(
-        tuple(examples), loaded.vocabulary, model.limits, action_tokens=loaded.action_tokens
-    )
-    hidden_PD = model.response_states(inputs.model.to(model.device))
-    labels_P = inputs.positions.labels_P.to(model.device)
+    inputs = to_student_input(tuple(examples), loaded.vocabulary, loaded.limits)
+    of_response = inputs.positions.of_response
+    hidden_PD = of_response(model.response_states(inputs.model.to(model.device)))
+    labels_P = of_response(inputs.positions.labels_P).to(model.device)
     nll_P = _nlls(hidden_PD, model.head.weight.detach(), labels_P).cpu()
     sums_B = torch.zeros(len(examples), dtype=torch.float64)
-    return sums_B.index_add_(0, inputs.positions.example_P, nll_P).tolist()
+    return sums_B.index_add_(0, of_response(inputs.positions.example_P), nll_P).tolist()
 
 
 def _nlls(hidden_PD: Tensor, weight_VD: Tensor, labels_P: Tensor) -> Tensor:

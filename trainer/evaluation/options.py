@@ -22,7 +22,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="prepared folder")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which part of the data")
     parser.add_argument(
-        "--classifier", help="folder of the turn classifier, or oracle; default: student.json's"
+        "--classifier",
+        help="folder of the turn classifier, oracle, or student; default: student.json's",
     )
     parser.add_argument("--limit", type=whole(1), help="only the first so many dialogues")
     parser.add_argument(

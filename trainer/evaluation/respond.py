@@ -1,7 +1,7 @@
 """Let a system answer every recommender message of a split: the file that is scored.
 
     python -m trainer.evaluation.respond --checkpoint DIR --data DIR --output FILE.jsonl
-        [--split test] [--classifier DIR|oracle] [--limit N] [--batch-size N]
+        [--split test] [--classifier DIR|oracle|student] [--limit N] [--batch-size N]
         [--decoding greedy|nucleus] [--top-p P] [--seed N] [--shard I/N] [--latency]
 
 DIR is a run directory, an exported student, a dialogue teacher, or a recommendation teacher, which

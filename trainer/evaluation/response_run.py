@@ -34,7 +34,7 @@ class RespondConfig:
     output: Path
     split: str = "test"
     classifier: str | None = None
-    """Folder of a turn classifier, "oracle" for the gold action, None: the one in student.json."""
+    """Folder of a turn classifier, "oracle", "student" or None, as EvaluateConfig has it."""
     limit: int | None = None
     """Only the first dialogues; None: all."""
     latency: bool = False

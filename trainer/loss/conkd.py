@@ -18,7 +18,10 @@ weight times its part of the mixture.
 At a temperature T the teachers' rows come at T, the student learns from them at T, and their
 weights have the factor T^2 (docs/loss.md). Gate and gold token stay at 1.
 
-B examples, P response positions of all examples, E kept entries, V vocabulary.
+A position at which the student predicts its action token has no teacher: w = onehot(y).
+
+B examples, P positions of all examples, R of them without those of action tokens, E kept entries,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ def mix_targets(
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
-        targets: the rows of every teacher that is asked, by its name: P of them, or B, at the
+        targets: the rows of every teacher that is asked, by its name: R of them, or B, at the
             config's temperature; those of examples at which they have no weight may be absent.
         config: gamma, temperature, gate, shares, named teachers and the treatment of dropped mass.
         items: the vocabulary ids of all items.
@@ -81,6 +84,11 @@ def mix_targets(
     gate_P = gate_of_rows(positions, targets, config)
     # Gradients of tempered distributions are smaller by about T^2 (Hinton et al. 2015, section 2).
     weight_P = config.gamma * config.temperature**2 * positions.weight_P
+    gold_P = (1.0 - config.gamma) * positions.weight_P
+    if positions.is_action_P is not None:
+        # No teacher has a row for an action token: the gold one has all the weight.
+        weight_P = weight_P.masked_fill(positions.is_action_P, 0.0)
+        gold_P = torch.where(positions.is_action_P, positions.weight_P, gold_P)
 
     def term(name: str, teacher: AskedTeacher) -> TeacherTerm:
         kind, rows = teacher.kind, targets[name]
@@ -109,7 +117,7 @@ def mix_targets(
 
     return SoftTargets(
         labels_P=positions.labels_P,
-        gold_P=(1.0 - config.gamma) * positions.weight_P,
+        gold_P=gold_P,
         terms=tuple(term(name, teacher) for name, teacher in asked.items()),
         temperature=config.temperature,
     )
@@ -118,7 +126,7 @@ def mix_targets(
 def _check_rows(
     name: str, kind: TeacherKind, positions: Positions, targets: Targets, items: range
 ) -> None:
-    num_rows = len(positions.labels_P)
+    num_rows = len(positions.of_response(positions.labels_P))
     if kind.rows_per == "example":
         num_rows = int(positions.example_P[-1]) + 1
     got = targets[name].num_rows if name in targets else 0

@@ -55,15 +55,14 @@ def read_system_card(records: Path) -> SystemCard:
         InputError: if the card is torn, or a value is of the wrong type.
     """
     path = card_path(records)
-    if not path.is_file():
+    if not path.is_file() or path == records:
         return SystemCard(system=records.stem)
     content = read_json_object(path, remedy=REMEDY)
-    known = {
-        it.name: content[it.name] for it in dataclasses.fields(SystemCard) if it.name in content
-    }
+    names = [it.name for it in dataclasses.fields(SystemCard)]
+    known = {name: content[name] for name in names if content.get(name) is not None}
     for name, value in known.items():
         is_number = name == "seconds" or name.startswith("latency_ms")
-        if value is not None and not (_is_number(value) if is_number else isinstance(value, str)):
+        if not (_is_number(value) if is_number else isinstance(value, str)):
             rule = "a finite number from 0" if is_number else "a text"
             raise InputError(
                 f"{name} in {path} must be null or {rule}, got {value!r:.60}. {REMEDY}"
@@ -72,5 +71,6 @@ def read_system_card(records: Path) -> SystemCard:
 
 
 def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value >= 0

@@ -16,7 +16,7 @@ from trainer.scoring.hits import (
     slot_hits,
     without,
 )
-from trainer.scoring.metrics import CUTOFFS
+from trainer.scoring.metrics import CUTOFFS, list_depth
 from trainer.scoring.records import Record
 from trainer.scoring.related_films import random_hit
 from trainer.scoring.scored_split import ScoredSplit, Turn, scored_split
@@ -43,54 +43,82 @@ def paper_sums(records: Sequence[Record], split: ScoredSplit) -> dict[str, Dialo
     """As `paper_view`, of a split that is read already."""
     check_records(records, split)
     answers = lay_out(records, split.turns, "the paper's view")
-    ranks = any(record.ranking is not None for _, record in answers.pairs)
     return {
         "all": sum_counts(
             answers.dialogues,
-            [
-                *((turn.key[0], _film_counts(turn, record, frozenset(), split, ranks))
-                  for turn, record in answers.pairs),
-                *_cut_counts(answers),
-                *_text_counts(answers, split),
-            ],
+            [*_film_counts(answers, split, only_new=False), *_other_counts(answers, split)],
         ),
-        "new": sum_counts(
-            answers.dialogues,
-            [
-                (turn.key[0], _film_counts(turn, record, frozenset(turn.named), split, ranks))
-                for turn, record in answers.pairs
-            ],
-        ),
-    }  # fmt: skip
+        "new": sum_counts(answers.dialogues, _film_counts(answers, split, only_new=True)),
+    }
 
 
 def _film_counts(
-    turn: Turn, record: Record, left_out: AbstractSet[str], split: ScoredSplit, ranks: bool
+    answers: Answers[Turn], split: ScoredSplit, *, only_new: bool
+) -> Iterator[tuple[str, Counts]]:
+    """Counts of films. Those left out are neither gold nor in a list; naming one still costs."""
+    speaks, ranks = _speaks(answers), _ranks(answers)
+    for turn, record in answers.pairs:
+        left_out = frozenset(turn.named) if only_new else frozenset[str]()
+        gold = without(turn.gold, left_out)
+        asked = {"responses": 1.0, "responses_with_gold": float(bool(gold))}
+        yield turn.key[0], {**asked, "gold": float(len(gold))}
+        if speaks:
+            yield turn.key[0], _slot_counts(turn, record, gold, left_out, split)
+        if ranks:
+            yield turn.key[0], ranking_hits(without(record.ranking or (), left_out), gold)
+        if speaks and ranks:
+            yield turn.key[0], _mismatch_counts(record, left_out)
+
+
+def _ranks(answers: Answers[Turn]) -> bool:
+    """Whether the system has a list for responses as a whole."""
+    return any(record.ranking is not None for _, record in answers.pairs)
+
+
+def _speaks(answers: Answers[Turn]) -> bool:
+    """Whether the system has a text; a ranking module alone has none."""
+    says = any(record.text or record.tokens is not None for _, record in answers.pairs)
+    return says or not _ranks(answers)
+
+
+def _slot_counts(
+    turn: Turn,
+    record: Record,
+    gold: Sequence[str],
+    left_out: AbstractSet[str],
+    split: ScoredSplit,
 ) -> Counts:
-    """Counts of films; `left_out` are neither gold nor in any list, and naming one still costs."""
-    gold = without(turn.gold, left_out)
     lists = [without(slot.ranked, left_out) for slot in record.slots]
     items = without([slot.item for slot in record.slots], left_out)
     related = (split.related.of(turn.named) | set(gold)) - left_out if lists else frozenset()
     num_films = len(split.films) - len(left_out)
-    counts = {
-        "responses": 1.0,
-        "responses_with_gold": float(bool(gold)),
-        "responses_with_slot": float(bool(items)),
-        "gold": float(len(gold)),
+    random_hits = {
+        f"random_related_{k}": len(lists) * random_hit(num_films, len(related), k) for k in CUTOFFS
+    }
+    return {
         "slots": float(len(lists)),
+        "responses_with_slot": float(bool(items)),
         **slot_hits(lists, gold),
         **related_hits(lists, related),
-        **{
-            f"random_related_{k}": len(lists) * random_hit(num_films, len(related), k)
-            for k in CUTOFFS
-        },
+        **random_hits,
     }
-    if ranks:
-        ranking = without(record.ranking or (), left_out)
-        counts |= ranking_hits(ranking, gold)
-        counts |= {"module_slots": float(len(items)), **mismatches(items, ranking)}
-    return counts
+
+
+def _mismatch_counts(record: Record, left_out: AbstractSet[str]) -> Counts:
+    """Films that the response names and the system's own list has not among its first."""
+    items = without([slot.item for slot in record.slots], left_out)
+    ranking = without(record.ranking or (), left_out)
+    return {"module_slots": float(len(items)), **mismatches(items, ranking)}
+
+
+def _other_counts(answers: Answers[Turn], split: ScoredSplit) -> Iterator[tuple[str, Counts]]:
+    """What the view of all films has alone."""
+    if _speaks(answers):
+        yield from _cut_counts(answers)
+        yield from _text_counts(answers, split)
+    if _are_known("nll and gold_tokens", [record.nll for _, record in answers.pairs]):
+        for turn, record in answers.pairs:
+            yield turn.key[0], _likelihood(turn, record)
 
 
 def _cut_counts(answers: Answers[Turn]) -> Iterator[tuple[str, Counts]]:
@@ -101,21 +129,17 @@ def _cut_counts(answers: Answers[Turn]) -> Iterator[tuple[str, Counts]]:
 
 
 def _text_counts(answers: Answers[Turn], split: ScoredSplit) -> Iterator[tuple[str, Counts]]:
-    """Counts of the text, the likelihood, and lists that are shorter than a cutoff needs."""
+    """Counts of words and tokens, and of lists that are shorter than the last cutoff needs."""
     words = [(turn.key[0], response_words(it.text, split.films)) for turn, it in answers.pairs]
     for dialogue, counts in wording_counts(words).items():
         yield dialogue, dict(counts)
     yield from variety_counts(words)
-    has_nll = _are_known("nll and gold_tokens", [it.nll for _, it in answers.pairs])
     has_tokens = _are_known("tokens", [it.tokens for _, it in answers.pairs])
     for turn, record in answers.pairs:
-        wanted = min(len(split.films), max(CUTOFFS) + len(turn.named))
+        wanted = list_depth(len(split.films), len(turn.named))
         short = sum(len(slot.ranked) < wanted for slot in record.slots)
-        yield turn.key[0], {"short_lists": float(short)}
-        if has_tokens:
-            yield turn.key[0], {"tokens": float(record.tokens or 0)}
-        if has_nll:
-            yield turn.key[0], _likelihood(turn, record)
+        tokens = {"tokens": float(record.tokens or 0)} if has_tokens else {}
+        yield turn.key[0], {"short_lists": float(short), **tokens}
 
 
 def _likelihood(turn: Turn, record: Record) -> Counts:

@@ -73,7 +73,8 @@ def read_records(path: Path) -> list[Record]:
         InputError: naming the line that is no record, or repeats the key of another.
     """
     records: dict[tuple[str, str], Record] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # Not splitlines: a text may hold other ends of lines, such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         record = parse_record(line, f"{path}:{number}")

@@ -60,21 +60,22 @@ class StepSums:
         closeness_KS: Tensor,
         wait_s: float,
     ) -> StepSums:
-        """The sums of one forward."""
-        is_item_P = inputs.positions.is_item_P
+        """The sums of one forward; of the response's own tokens, but for the loss."""
+        of_response = inputs.positions.of_response
+        is_item_R, nll_R = of_response(inputs.positions.is_item_P), of_response(nll_P)
         values = {
             "tokens": int(inputs.model.lengths_B.sum()),
             "slots": inputs.model.input_ids_BL.numel(),
-            "positions": len(is_item_P),
-            "item_steps": int(is_item_P.sum()),
-            "word_steps": int((~is_item_P).sum()),
+            "positions": len(is_item_R),
+            "item_steps": int(is_item_R.sum()),
+            "word_steps": int((~is_item_R).sum()),
             "wait_s": wait_s,
         }
         if prepared.statistics is not None:
             values |= dataclasses.asdict(prepared.statistics) | watched_counts(prepared.soft)
         return cls(
             device_N=torch.cat(
-                [loss_sum.detach()[None], nll_P.double().sum()[None], closeness_KS.ravel()]
+                [loss_sum.detach()[None], nll_R.double().sum()[None], closeness_KS.ravel()]
             ).double(),
             host={name: np.asarray(value, np.float64) for name, value in values.items()},
         )

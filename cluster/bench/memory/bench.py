@@ -207,7 +207,7 @@ def largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
         steps = batches(prepared.examples("train"), loader)
         limits = InputLimits(max_tokens=MAX_POSITIONS, takes_ranges=True)
         inputs += [
-            to_student_input(part, prepared.vocabulary, limits, action_tokens=False)
+            to_student_input(part, prepared.vocabulary, limits)
             for batch in itertools.islice(steps, STEPS)
             for part in batch.parts
         ]

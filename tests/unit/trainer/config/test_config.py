@@ -81,6 +81,14 @@ def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: st
         load_config(RunConfig, path, [override])
 
 
+@pytest.mark.parametrize("name", ["action_history", "action_loss"])
+def test_a_reading_of_action_tokens_without_them_is_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, f"data: a\noutput: b\n{name}: true\n")
+    assert load_config(RunConfig, path, []).action_tokens
+    with pytest.raises(ValueError, match=f"{name} must be false with action_tokens false"):
+        load_config(RunConfig, path, ["action_tokens=false"])
+
+
 @pytest.mark.parametrize("cls", [RunConfig, ClassifierConfig, RecommendationConfig])
 def test_unknown_key_is_refused_before_a_key_that_is_missing(cls: type, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown key dta\. Did you mean data\?"):

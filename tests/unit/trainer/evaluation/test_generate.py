@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.action_forms import form_of
 from tests.support.evaluation_fakes import (
     tiny_examples,
     tiny_kg_transformer,
     tiny_model,
     tiny_vocabulary,
 )
-from trainer.data.model_input import SequenceInput, collate
+from trainer.data.action_form import ACTION_LOSS
+from trainer.data.model_input import InputLimits, SequenceInput, collate, prompt_input
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.decoding import Decoding
 from trainer.evaluation.generate import GenerateConfig, Prompt, generate
@@ -53,7 +55,8 @@ def slow_greedy(model: LanguageModel, vocabulary: Vocabulary, prompt: Prompt) ->
     tokens, tops, heaviest = [], [], (-1.0, [])
     for step in range(MAX_NEW):
         read = np.concatenate([prompt.given.tokens, np.array(tokens, np.int32)])
-        inputs = collate([SequenceInput.at_end(num_rows=1 + step, tokens=read)], pad_id=0)
+        num_rows = prompt.given.num_rows + step
+        inputs = collate([SequenceInput.at_end(num_rows=num_rows, tokens=read)], pad_id=0)
         with torch.no_grad():
             scores_V = model.head(model.response_states(inputs)[-1])
         token = int(scores_V[: vocabulary.rec_id].argmax())
@@ -98,6 +101,22 @@ def test_generate_equals_a_loop_without_cache_or_padding(
         named += len(tops)
     # The model is only a test if it does both.
     assert ended > 0 and named > 0
+
+
+def test_generate_goes_on_behind_an_action_that_the_model_predicted(
+    model: LanguageModel, vocabulary: Vocabulary
+) -> None:
+    # The decoder of KGSF's transformer starts with the token before the action, as in training.
+    predicting = InputLimits(actions=form_of(vocabulary, ACTION_LOSS))
+    prompts = [
+        Prompt(each.example_id, prompt_input(each, predicting, recommends=True), 0)
+        for each in tiny_examples(vocabulary)
+    ]
+    config = GenerateConfig(max_new_tokens=MAX_NEW)
+    responses = generate(model, vocabulary, prompts, config, title="test")
+    for each, response in zip(prompts, responses, strict=True):
+        assert each.given.num_rows == 2
+        assert list(response.token_ids) == slow_greedy(model, vocabulary, each)[0]
 
 
 def test_generate_twice_gives_identical_responses(

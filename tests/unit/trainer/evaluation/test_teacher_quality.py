@@ -16,6 +16,7 @@ from tests.support.evaluation_fakes import (
     write_tiny_data,
 )
 from trainer.data.chains import longest_first
+from trainer.data.model_input import reads_dialogues
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
@@ -25,6 +26,7 @@ from trainer.evaluation.teacher_quality import (
     calibration,
     gold_samples,
     item_mass,
+    mentioned_items,
     ranking_views,
     recommender_scores,
     report_teachers,
@@ -76,6 +78,10 @@ def test_ranking_views_equal_a_loop_over_samples(samples: GoldSamples) -> None:
         assert views["new_items"][f"recall_at_{k}"] == pytest.approx(new_hits / num_new)
 
 
+def test_mentioned_items_follow_the_order_of_the_context(data: PreparedData) -> None:
+    assert mentioned_items(data.examples("test"), data) == [[], [3], [3, 4], [], [7], []]
+
+
 def test_baselines_know_popularity_recency_and_chance(
     samples: GoldSamples, data: PreparedData
 ) -> None:
@@ -113,7 +119,7 @@ def test_item_mass_equals_a_whole_softmax_position_by_position(
     found = item_mass(loaded, examples)
     masses, nll = [], 0.0
     vocabulary = data.vocabulary
-    for example in longest_first(examples, in_chains=not loaded.action_tokens):
+    for example in longest_first(examples, in_chains=reads_dialogues(loaded.limits)):
         ids = np.concatenate([example.context_ids, example.response_ids])
         with torch.no_grad():
             logits = loaded.model.module(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
