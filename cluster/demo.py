@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from cluster.launch.child import Command
 from cluster.launch.launcher import CommandFailed, Launcher
 from cluster.launch.machine import ROOT, this_machine
+from cluster.launch.only_one import LOCK_NAME, only_one
 from cluster.launch.screen import duration
 from cluster.launch.teachers import serve_teachers, take_down
 from cluster.sources import checked_source
@@ -29,12 +28,11 @@ from cluster.stages import PRETRAIN_LANES, Demo
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
-from trainer.common.errors import InputError, MachineError
+from trainer.common.errors import InputError
 from trainer.common.text_files import read_json_object
 
 REPORT_PARTS = ("report.json", "report.md", "plots")
 RECORD_NAME = "demo.json"
-LOCK_NAME = ".lock"
 
 
 class Stages:
@@ -103,9 +101,7 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
             f"{'none' if known is None else known['source'] or 'the synthetic corpus'}. "
             "Leave --resume out to start afresh."
         )
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / LOCK_NAME).open("w") as lock:
-        _lock(lock, output)
+    with only_one(output, "demo"):
         # The fleet file stays until its fleet is down.
         keep = {LOCK_NAME, RECORD_NAME, "fleet.json"}
         for entry in [] if resume else list(output.iterdir()):
@@ -113,15 +109,6 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_json(path, record)
         yield
-
-
-def _lock(file: TextIO, output: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise MachineError(
-            f"no other demo must run in {output}, got one. Wait for it, or name another --output."
-        ) from error
 
 
 def main(argv: list[str]) -> None:

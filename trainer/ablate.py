@@ -49,11 +49,12 @@ def _make(
     # Not above, for the same reason.
     from cluster.launch.launcher import CommandFailed, Launcher
     from cluster.launch.machine import this_machine
+    from cluster.launch.only_one import only_one
     from trainer.ablation.revision import Revision, SameRevisions
     from trainer.ablation.runner import Runner
 
     work = Path(config.run.output)
-    with Launcher(work / "logs", screen=sys.stdout) as launcher:
+    with only_one(work, "ablation"), Launcher(work / "logs", screen=sys.stdout) as launcher:
         runner = Runner(
             machine=this_machine(),
             launcher=launcher,
