@@ -98,13 +98,21 @@ def curves(along: Along, results: Sequence[ArmResults], metric: str) -> list[Cur
 
 
 def traded(table: Table, results: Sequence[ArmResults], price: str, gain: str) -> list[Curve]:
-    """Gain over price of the arms of a table, in their order; students without teachers apart."""
+    """Gain over price of the arms of a table, in their order; students without teachers apart.
+
+    A teacher that has both is a point of its own.
+    """
     lines: dict[str, list[Point]] = {}
-    for arm, settings in _declared(table, results):
+    declared = {
+        arm.name: (_taught(settings), settings) for arm, settings in _declared(table, results)
+    }
+    ceiling = {arm.name: (arm.name.replace("_", " "), {}) for arm in table.ceiling}
+    for arm in results:
         means = arm.means(ALL)
         if price in means and gain in means:
+            line, settings = {**declared, **ceiling}[arm.name]
             point = Point(x=means[price].mean, mean=means[gain], label=_label(settings))
-            lines.setdefault(f"{table.name}, {_taught(settings)}", []).append(point)
+            lines.setdefault(f"{table.name}, {line}", []).append(point)
     return [Curve(name=name, points=tuple(points)) for name, points in lines.items()]
 
 

@@ -66,12 +66,14 @@ def test_gains_stand_over_prices_with_the_value_that_an_arm_differs_in() -> None
         arm("vanilla_greedy", 0.5, distinct=4.0),
         arm("plus_D_R_greedy", 1.0, distinct=1.0),
         arm("plus_D_R_nucleus_0_9", 0.75, distinct=3.0),
+        arm("dialogue_teacher", 0.25, distinct=2.0),
     ]
     lines = traded(TABLES["decoding"], results, "dist_4", "f1_at_10")
     drawn = {line.name: [(it.x, it.mean.mean, it.label) for it in line.points] for line in lines}
     assert drawn == {
         "decoding, undistilled": [(1.0, 0.25, "greedy")],
         "decoding, distilled": [(0.25, 0.5, "greedy"), (0.75, 0.375, "0.9")],
+        "decoding, dialogue teacher": [(0.5, 0.125, "")],
     }
 
 
