@@ -183,7 +183,6 @@ TABLES: Mapping[str, Table] = {
             title="Greedy and nucleus decoding",
             arms=_DECODED,
             baseline=f"{VANILLA}_greedy",
-            has_ceiling=False,
             shown=BLANDNESS,
         ),
         Table(

@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.ablation.arm_results import arm_results
+from trainer.ablation.arm_results import ArmResults, arm_results
 from trainer.ablation.arms import TABLES, Table
 from trainer.ablation.cell import Cell, read_cells
 from trainer.ablation.checks import check_together
+from trainer.ablation.figures import draw_figures
 from trainer.ablation.revision import SameRevisions
 from trainer.ablation.table_text import table_lines
 from trainer.common.atomic import write_text
@@ -38,7 +39,7 @@ Definitions: [evaluation.md](../evaluation.md). Cells are made, and this page, b
 
 
 def write_document(cells: Path, output: Path) -> None:
-    """Check the cells and write the page.
+    """Check the cells, write the page, and its figures beside it.
 
     Raises:
         MissingError: if there is no cell.
@@ -51,20 +52,27 @@ def write_document(cells: Path, output: Path) -> None:
             f"--cells must hold finished cells, got none in {cells}. Make them with: "
             "python -m trainer.ablate --config trainer/configs/ablation.yaml"
         )
-    lines = [HEAD]
     for name, of_table in found.items():
-        if of_table:
-            check_together(TABLES[name], of_table, same, cells)
-            lines += [*_section(TABLES[name], of_table, cells), ""]
+        check_together(TABLES[name], of_table, same, cells)
+    results = {name: arm_results(TABLES[name], it, cells) for name, it in found.items() if it}
+    figures = draw_figures(results, output.parent)
+    lines = [HEAD]
+    for name, of_results in results.items():
+        lines += [*_section(TABLES[name], found[name], of_results, figures[name]), ""]
     write_text(output, "\n".join(lines).rstrip() + "\n")
 
 
-def _section(table: Table, cells: Sequence[Cell], folder: Path) -> Iterator[str]:
+def _section(
+    table: Table, cells: Sequence[Cell], results: Sequence[ArmResults], figures: Sequence[str]
+) -> Iterator[str]:
     yield f"## {table.title}"
     yield ""
     yield _made_by(table, cells)
     yield ""
-    yield from table_lines(table, arm_results(table, cells, folder))
+    yield from table_lines(table, results)
+    for figure in figures:
+        yield ""
+        yield f"![{table.title}: scores of the arms, with their intervals]({figure})"
 
 
 def _made_by(table: Table, cells: Sequence[Cell]) -> str:

@@ -14,8 +14,6 @@ from trainer.common.text_files import read_json_object
 from trainer.evaluation.machine_facts import machine_facts
 from trainer.evaluation.run_history import RunHistory, read_history
 
-LAST = 10
-"""Step metrics are means over the last one of so many parts of the run."""
 CPU_INFO = Path("/proc/cpuinfo")
 DIGITS = 6
 
@@ -23,7 +21,7 @@ DIGITS = 6
 def last_steps(folder: Path) -> dict[str, Any]:
     """Means of the step metrics over the run's last steps, and its number of steps."""
     history = read_history(folder)
-    last = history.steps[-max(1, len(history.steps) // LAST) :]
+    last = history.end_steps
     names = sorted({name for step in last for name in step})
     means = {name: _mean([step.get(name) for step in last]) for name in names}
     return {**means, "step": len(history.steps), **_totals(history)}

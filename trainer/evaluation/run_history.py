@@ -13,8 +13,8 @@ from trainer.telemetry.run_log import METRICS_NAME
 from trainer.telemetry.run_totals import RUN_TOTALS
 from trainer.telemetry.step_metrics import STEP_METRICS, TAUGHT_METRICS, Metric
 
-END_SHARE = 0.1
-"""Of the steps of a run: its end."""
+END_PARTS = 10
+"""The last of so many parts of the steps is the end of a run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,13 +44,17 @@ class RunHistory:
         return all(step["teacher_wait_s"] is not None for step in self.steps)
 
     @property
+    def end_steps(self) -> tuple[dict[str, Any], ...]:
+        """The last tenth of the steps; one at least."""
+        return self.steps[-max(1, len(self.steps) // END_PARTS) :]
+
+    @property
     def at_end(self) -> dict[str, float | None]:
-        """What is taught and learnt (TAUGHT_METRICS): means over the last tenth of the steps.
+        """What is taught and learnt (TAUGHT_METRICS): means over `end_steps`.
 
         Steps at which a metric is null are left out; it is None if all are.
         """
-        end = self.steps[-max(1, round(END_SHARE * len(self.steps))) :]
-        values = {it.name: [step.get(it.name) for step in end] for it in TAUGHT_METRICS}
+        values = {it.name: [step.get(it.name) for step in self.end_steps] for it in TAUGHT_METRICS}
         return {name: _mean([it for it in of if it is not None]) for name, of in values.items()}
 
     def column(self, key: str) -> list[float]:
