@@ -49,7 +49,7 @@ def tiny_split() -> ScoredSplit:
                 Questionnaires(
                     seeker={
                         "2": FilmAnswers(suggested=1, seen=0, liked=1),
-                        "9": FilmAnswers(suggested=0, seen=1, liked=0),
+                        "1": FilmAnswers(suggested=1, seen=1, liked=0),
                     }
                 ),
             ),
@@ -95,7 +95,7 @@ def tiny_records() -> list[Record]:
             nll=2.0,
             gold_tokens=4,
         ),
-        Record(dialogue="a", message="2", text="", ranking=("9",)),
+        Record(dialogue="a", message="2", text="", ranking=("2",)),
         Record(
             dialogue="a",
             message="4",

@@ -44,7 +44,7 @@ from trainer.config.run import RunConfig
 from trainer.data import __main__ as data
 from trainer.data.corpora.table import CORPORA
 from trainer.evaluation import __main__ as evaluation
-from trainer.evaluation import report, respond, teachers
+from trainer.evaluation import report, respond, score, teachers
 from trainer.plan import __main__ as plan
 from trainer.pretrain import __main__ as pretrain
 from trainer.targets import __main__ as targets
@@ -178,6 +178,18 @@ COMMANDS = {
             "--latency": NO_FLAG,
             "--local_rank": whole(0, 1 << 16),
         },
+    ),
+    "trainer.evaluation.score": Command(
+        main=score.main,
+        right=("ROOT/absent.jsonl", "--data", "ROOT/data"),
+        wrong={
+            "FILES": ABSENT | FILE | GARBAGE,
+            "--data": FOLDERS,
+            "--split": WORDS,
+            "--baselines": WORDS | st.sampled_from(["copy,copy", "copy,", ",random"]),
+            "--json": NO_FLAG,
+        },
+        positional={"FILES": 0},
     ),
     "trainer.evaluation.report": Command(
         main=report.main,

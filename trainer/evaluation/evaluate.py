@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from trainer.common.errors import InputError
 from trainer.data.dialogue import Mention, split_mentions
@@ -17,16 +15,15 @@ from trainer.data.examples import Example
 from trainer.data.message_contexts import MessageContext, message_contexts
 from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
-from trainer.evaluation import metrics
 from trainer.evaluation.actions import ActionChooser, Actions
 from trainer.evaluation.answering import answer_all, first_dialogues
 from trainer.evaluation.generate import GenerateConfig
 from trainer.evaluation.loaded_model import check_knows, load_model
 from trainer.evaluation.responders import SpeakingResponder
-from trainer.evaluation.views import RecommendationViews, recommendation_views
+from trainer.scoring.metrics import scores
+from trainer.scoring.paper_view import paper_view
 from trainer.scoring.records import Record
-
-DISTINCT_N = (1, 2, 3, 4)
+from trainer.scoring.sums import DialogueSums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +42,6 @@ class EvaluateConfig:
             raise InputError(f"limit must be at least 1, got {self.limit}.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Likelihood:
-    """Sums of the gold responses under the model."""
-
-    nll_sum: float
-    """Nats."""
-    num_tokens: int
-    """With each end of text."""
-    num_characters: int
-    """Of the decoded gold responses, titles written out."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationResult:
     """All scores of one model on one split; docs/evaluation.md has the definitions."""
@@ -64,14 +49,8 @@ class EvaluationResult:
     checkpoint: str
     split: str
     vocabulary_digest: str
-    recommendations: RecommendationViews
-    rec_ratio: float
-    gold_rec_ratio: float
-    likelihood: Likelihood
-    distinct: dict[int, float]
-    """n -> corpus DIST-n."""
-    conventional_distinct: dict[int, float]
-    """n -> distinct n-grams per response."""
+    views: Mapping[str, DialogueSums]
+    """"all" and "new", of the paper's view."""
     actions: Actions
     records: tuple[Record, ...]
     """Of the split's responses, in order; not in to_dict."""
@@ -79,28 +58,21 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the responses, for JSON; headline scores flat."""
-        headline = self.recommendations.to_dict()
-        for n, value in self.conventional_distinct.items():
-            headline["conventional"][f"dist_{n}"] = value
-        likelihood = self.likelihood
-        bits = metrics.bits_per_character(likelihood.nll_sum, likelihood.num_characters)
         return {
             "checkpoint": self.checkpoint,
             "split": self.split,
             "vocabulary_digest": self.vocabulary_digest,
             "num_responses": len(self.records),
             "num_generated_tokens": sum(record.tokens or 0 for record in self.records),
-            **headline,
-            "rec_ratio": self.rec_ratio,
-            "gold_rec_ratio": self.gold_rec_ratio,
-            "perplexity": metrics.perplexity(likelihood.nll_sum, likelihood.num_tokens),
-            "bits_per_character": bits,
-            "nll_sum": likelihood.nll_sum,
-            "num_gold_tokens": likelihood.num_tokens,
-            **{f"dist_{n}": value for n, value in self.distinct.items()},
+            **view_scores(self.views),
             "actions": self.actions.to_dict(),
             "seconds": self.seconds,
         }
+
+
+def view_scores(views: Mapping[str, DialogueSums]) -> dict[str, Any]:
+    """Scores over all films flat, and those over new ones below "new_items"."""
+    return {**scores(views["all"]), "new_items": scores(views["new"])}
 
 
 def evaluate_config(arguments: argparse.Namespace) -> EvaluateConfig:
@@ -144,7 +116,15 @@ def evaluate_model(model_dir: Path, data: PreparedData, config: EvaluateConfig) 
     generated = time.perf_counter()
     actions = choose_actions([context.example for context in contexts])
     seconds = {"generate": generated - started, "actions": time.perf_counter() - generated}
-    return _score(model_dir, data, config, contexts, records, actions, seconds)
+    return EvaluationResult(
+        checkpoint=str(model_dir),
+        split=config.split,
+        vocabulary_digest=data.vocabulary.digest,
+        views=paper_view(records, data, config.split),
+        actions=actions,
+        records=tuple(records),
+        seconds=seconds,
+    )
 
 
 def gold_text(example: Example, vocabulary: Vocabulary) -> str:
@@ -160,63 +140,3 @@ def readable(text: str, vocabulary: Vocabulary) -> str:
         else piece
         for piece in split_mentions(text, frozenset(vocabulary.movie_ids))
     )
-
-
-def _score(
-    model_dir: Path,
-    data: PreparedData,
-    config: EvaluateConfig,
-    contexts: Sequence[MessageContext],
-    records: Sequence[Record],
-    actions: Actions,
-    seconds: dict[str, float],
-) -> EvaluationResult:
-    vocabulary, examples = data.vocabulary, [context.example for context in contexts]
-    slots = [_slots(record, vocabulary) for record in records]
-    films = frozenset(vocabulary.movie_ids)
-    words = [_words(record.text, films) for record in records]
-    return EvaluationResult(
-        checkpoint=str(model_dir),
-        split=config.split,
-        vocabulary_digest=vocabulary.digest,
-        recommendations=recommendation_views(slots, examples, data),
-        rec_ratio=metrics.recommendation_ratio(slots),
-        gold_rec_ratio=float(np.mean([e.is_recommendation for e in examples])),
-        likelihood=_likelihood(records, examples, vocabulary),
-        distinct={n: metrics.distinct_n(words, n) for n in DISTINCT_N},
-        conventional_distinct={n: metrics.conventional_distinct_n(words, n) for n in DISTINCT_N},
-        actions=actions,
-        records=tuple(records),
-        seconds=seconds,
-    )
-
-
-def _likelihood(
-    records: Sequence[Record], examples: Sequence[Example], vocabulary: Vocabulary
-) -> Likelihood:
-    return Likelihood(
-        nll_sum=sum(record.nll or 0.0 for record in records),
-        num_tokens=sum(record.gold_tokens or 0 for record in records),
-        num_characters=sum(len(gold_text(example, vocabulary)) for example in examples),
-    )
-
-
-def _slots(record: Record, vocabulary: Vocabulary) -> tuple[metrics.ItemSlot, ...]:
-    return tuple(
-        metrics.ItemSlot(
-            vocabulary.item_index(slot.item),
-            np.array([vocabulary.item_index(film) for film in slot.ranked], np.int32),
-        )
-        for slot in record.slots
-    )
-
-
-def _words(text: str, films: frozenset[str]) -> list[str]:
-    """The words of a response, a film as one word."""
-    return [
-        word
-        for piece in split_mentions(text, films)
-        for word in (
-            [f"@{piece.movie_id}"] if isinstance(piece, Mention) else metrics.to_words(piece)
-        )
-    ]

@@ -17,10 +17,10 @@ from trainer.common.progress import progress_bar
 from trainer.data.model_input import SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.decoding import ChooseAndRecord, Decoding, SuppressSpecialTokens
-from trainer.evaluation.metrics import ItemSlot, list_depth
 from trainer.evaluation.options import BATCH_SIZE
 from trainer.models.causal_lm import MAX_RESPONSE_TOKENS
 from trainer.models.language_model import LanguageModel
+from trainer.scoring.metrics import list_depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,18 @@ class Prompt:
     """Its tokens: context, then the action token if the model was trained with one."""
     num_mentioned: int
     """Number of items that the context names, or more; ranked lists are longer by it."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ItemSlot:
+    """One generated item position."""
+
+    item: int
+    """Index of the item that was emitted."""
+    top_items: np.ndarray
+    """Item indices, best first, at the step that emitted it; `list_depth` items, so that the
+    largest cutoff is still filled when the context's items are left out.
+    """
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -29,9 +29,9 @@ from trainer.evaluation.generate import (
 )
 from trainer.evaluation.likelihood import gold_nlls
 from trainer.evaluation.loaded_model import LoadedModel, check_digests, check_knows, load_model
-from trainer.evaluation.metrics import list_depth
 from trainer.models.frozen import frozen_kind
 from trainer.models.frozen_recommender import FrozenRecommender, load_recommender
+from trainer.scoring.metrics import list_depth
 from trainer.scoring.records import Record, Slot
 
 

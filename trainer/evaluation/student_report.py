@@ -26,15 +26,19 @@ from trainer.evaluation.evaluate import (
     evaluate_model,
     readable,
     response_contexts,
+    view_scores,
 )
 from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
 from trainer.evaluation.machine_facts import machine_facts
-from trainer.evaluation.metrics import CUTOFFS
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
-from trainer.evaluation.views import baseline_views
+from trainer.scoring.metrics import CUTOFFS, scores
+from trainer.scoring.scored_split import scored_split
+from trainer.scoring.views import baseline_view
 
 NUM_SAMPLES = 6
+REPORTED = ("copy", "popularity")
+"""Baselines beside the models."""
 RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
 
 
@@ -169,14 +173,19 @@ def _ratios(results: dict[str, EvaluationResult], name: str) -> dict[str, float 
     """Student over another; null where the latter scores 0, or in all if it is not reported."""
     if name not in results:
         return None
-    student, other = (results[n].to_dict() for n in ("student", name))
-    return {k: student[k] / other[k] if other[k] else None for k in RATIO_KEYS}
+    student, other = (scores(results[n].views["all"]) for n in ("student", name))
+    return {k: _quotient(student[k], other[k]) for k in RATIO_KEYS}
+
+
+def _quotient(mine: float | None, its: float | None) -> float | None:
+    return mine / its if mine is not None and its else None
 
 
 def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
-    examples = [context.example for context in response_contexts(data, config.evaluate)]
-    views = baseline_views(examples, data.examples("train"), data)
-    return {name: view.to_dict() for name, view in views.items()}
+    covered = {context.dialogue_id for context in response_contexts(data, config.evaluate)}
+    split, train = scored_split(data, config.evaluate.split), data.dialogues("train")
+    views = {name: baseline_view("paper", name, split, train, covered) for name in REPORTED}
+    return {name: view_scores(each) for name, each in views.items()}
 
 
 def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
@@ -187,9 +196,9 @@ def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[st
     _check_teachers_data(config, content, data, remedy)
     seeds = as_object(content.get("recommendation"), f"{config.teachers}", remedy=remedy)
     try:
-        scores = next(iter(seeds.values()))
+        recalls = next(iter(seeds.values()))
         views = {
-            view: {f"rer_at_{k}": float(scores[view][f"recall_at_{k}"]) for k in CUTOFFS}
+            view: {f"recall_at_{k}": float(recalls[view][f"recall_at_{k}"]) for k in CUTOFFS}
             for view in ("all_gold", "new_items")
         }
     except (StopIteration, KeyError, TypeError, ValueError) as error:

@@ -36,7 +36,6 @@ from trainer.evaluation.loaded_model import (
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
 from trainer.evaluation.teachers_text import to_markdown
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
-from trainer.evaluation.views import mentioned_items
 from trainer.models.frozen_recommender import load_recommender
 from trainer.models.turn_classifier import load_classifier
 
@@ -84,6 +83,15 @@ def gold_samples(examples: Sequence[Example], data: PreparedData) -> GoldSamples
         is_mentioned_SI=recency_SI > 0,
         recency_SI=recency_SI,
     )
+
+
+def mentioned_items(examples: Sequence[Example], data: PreparedData) -> list[list[int]]:
+    """Items that each whole context names, also before its cut, in the order of first mention."""
+    item_of = {int(entity): item for item, entity in enumerate(data.graph.item_entities_I)}
+    return [
+        [item_of[entity] for entity in example.context_entities.tolist() if entity in item_of]
+        for example in examples
+    ]
 
 
 def ranking_views(scores_SI: Tensor, samples: GoldSamples) -> dict[str, Scores]:

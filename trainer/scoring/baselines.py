@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.common.errors import InputError
 from trainer.data.stored_dialogues import StoredDialogue
-from trainer.scoring.metrics import CUTOFFS, DISTINCT_N
+from trainer.scoring.metrics import DISTINCT_N, list_depth
 from trainer.scoring.names import BASELINES
 from trainer.scoring.records import Record, Slot
 from trainer.scoring.scored_split import Key, ScoredSplit
@@ -61,19 +61,17 @@ def _named_before(split: ScoredSplit) -> Iterator[tuple[Key, tuple[str, ...]]]:
 def _ranker(name: str, split: ScoredSplit, train: Sequence[StoredDialogue]) -> Rank:
     if name == "copy":
         return lambda named: named[::-1]
+    num_films = len(split.movie_ids)
     if name == "popularity":
         popular = popular_films(split.movie_ids, train)
-        return lambda named: popular[: _depth(named)]
+        return lambda named: popular[: list_depth(num_films, len(named))]
     if name == "random":
         rng = np.random.default_rng(SEED)
         films = np.array(split.movie_ids)
-        return lambda named: films[rng.permutation(len(films))[: _depth(named)]].tolist()
+        return lambda named: films[
+            rng.permutation(num_films)[: list_depth(num_films, len(named))]
+        ].tolist()
     raise InputError(f"a baseline must be one of {', '.join(BASELINES)}, got {name}.")
-
-
-def _depth(named: Sequence[str]) -> int:
-    """Films that fill the last cutoff when those named before are left out."""
-    return max(CUTOFFS) + len(named)
 
 
 def _record(key: Key, ranked: Sequence[str], num_films: int) -> Record:

@@ -48,6 +48,11 @@ def scores(sums: DialogueSums) -> dict[str, float | None]:
     }
 
 
+def list_depth(num_films: int, num_named: int) -> int:
+    """Films that a list must hold so that the last cutoff is filled without those named before."""
+    return min(num_films, max(CUTOFFS) + num_named)
+
+
 def as_number(value: float) -> float | None:
     """None for what is no finite number."""
     return value if math.isfinite(value) else None
@@ -73,7 +78,7 @@ def _ratio(
         title=title,
         counts=(numerator, *denominators),
         of=lambda totals: ratio(
-            factor * totals[numerator], sum((totals[it] for it in denominators), np.float64(0))
+            factor * totals[numerator], np.sum([totals[it] for it in denominators], axis=0)
         ),
         lower_is_better=lower_is_better,
     )
@@ -146,6 +151,8 @@ METRICS: tuple[Metric, ...] = (
     *_recall_precision_f1("random_related_", ", related, of a random order", "random_related"),
     _ratio("sr", "SR", "successes", "dialogues"),
     _ratio("rdl", "RDL", "rewards", "dialogues"),
+    _ratio("any_sr", "SR of any film", "any_successes", "dialogues"),
+    _ratio("any_rdl", "RDL of any film", "any_rewards", "dialogues"),
     _ratio("rec_ratio", "Rec ratio", "responses_with_slot", "responses"),
     _ratio("gold_rec_ratio", "Rec ratio of gold", "responses_with_gold", "responses"),
     Metric(

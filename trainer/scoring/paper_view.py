@@ -16,7 +16,7 @@ from trainer.scoring.hits import (
     slot_hits,
     without,
 )
-from trainer.scoring.metrics import CUTOFFS
+from trainer.scoring.metrics import CUTOFFS, list_depth
 from trainer.scoring.records import Record
 from trainer.scoring.related_films import random_hit
 from trainer.scoring.scored_split import ScoredSplit, Turn, scored_split
@@ -134,7 +134,7 @@ def _text_counts(answers: Answers[Turn], split: ScoredSplit) -> Iterator[tuple[s
         yield dialogue, dict(counts)
     has_tokens = _are_known("tokens", [it.tokens for _, it in answers.pairs])
     for turn, record in answers.pairs:
-        wanted = min(len(split.films), max(CUTOFFS) + len(turn.named))
+        wanted = list_depth(len(split.films), len(turn.named))
         short = sum(len(slot.ranked) < wanted for slot in record.slots)
         tokens = {"tokens": float(record.tokens or 0)} if has_tokens else {}
         yield turn.key[0], {"short_lists": float(short), **tokens}

@@ -25,7 +25,7 @@ class RelatedFilms:
         self._to_E = np.concatenate([tails_E, heads_E])
         self._num_entities = graph.num_entities
         self._item_entities_I = graph.item_entities_I
-        self._movie_ids = movie_ids
+        self._movie_ids = tuple(movie_ids)
         self._entity_of = dict(zip(movie_ids, graph.item_entities_I.tolist(), strict=True))
 
     def of(self, films: Iterable[str]) -> frozenset[str]:
@@ -36,7 +36,8 @@ class RelatedFilms:
         start_N[[self._entity_of[film] for film in films]] = True
         one_N = self._neighbours(start_N)
         reached_I = (one_N | self._neighbours(one_N))[self._item_entities_I]
-        return frozenset(self._movie_ids[item] for item in np.flatnonzero(reached_I).tolist())
+        items: list[int] = np.flatnonzero(reached_I).tolist()
+        return frozenset(self._movie_ids[item] for item in items)
 
     def _neighbours(self, entities_N: np.ndarray) -> np.ndarray:
         """Entities one edge away from any of these; bool [N]."""

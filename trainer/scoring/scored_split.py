@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from trainer.common.errors import InputError
 from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData
 from trainer.data.stored_dialogues import StoredDialogue
@@ -72,23 +71,17 @@ def scored_split(data: PreparedData, split: str) -> ScoredSplit:
     """The split of a prepared folder, in both views.
 
     Raises:
-        InputError: if there is no such split, or nothing in it to score.
+        InputError: if there is no such split, or it has no example.
     """
     examples = {example.example_id: example for example in data.examples(split)}
     dialogues = data.dialogues(split)
-    instances = tuple(it for dialogue in dialogues for it in _instances(dialogue))
-    if not instances:
-        raise InputError(
-            f"{split} of {data.root} must have a recommender's message that names a film after "
-            "another message, got none. Take another split."
-        )
     return ScoredSplit(
         name=split,
         movie_ids=data.vocabulary.movie_ids,
         films=frozenset(data.vocabulary.movie_ids),
         dialogues=tuple(dialogues),
         turns=tuple(it for each in dialogues for it in _turns(each, examples, data.vocabulary)),
-        instances=instances,
+        instances=tuple(it for each in dialogues for it in _instances(each)),
         related=RelatedFilms(data.graph, data.vocabulary.movie_ids),
     )
 

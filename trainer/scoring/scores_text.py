@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainer.common.tables import fitted
+from trainer.scoring.comparison import Comparison, ScoredSystem
 from trainer.scoring.intervals import intervals
 from trainer.scoring.metrics import METRICS, Metric, scores
 from trainer.scoring.paired import Paired
-from trainer.scoring.systems import Comparison, ScoredSystem
 
 TITLES = {
     ("sigir26", "all"): "SIGIR '26 view, all films",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trainer.data.dialogue import FilmAnswers
 from trainer.data.prepared import PreparedData
 from trainer.data.stored_dialogues import StoredDialogue
 from trainer.scoring.answers import Answers, check_records, lay_out, sum_counts
@@ -20,6 +19,8 @@ YES = 1
 """In ReDial's questionnaires."""
 LIKED, SEEN = 1.0, 0.5
 """Rewards of a film at rank 1."""
+Rewards = tuple[float, float]
+"""Of an instance's first film: if it is gold, and whatever it is."""
 
 
 def sigir26_view(
@@ -49,7 +50,7 @@ def _counted(
     answers: Answers[Instance], split: ScoredSplit, *, only_new: bool
 ) -> Iterator[tuple[str, Counts]]:
     dialogues = {it.dialogue_id: it for it in split.dialogues}
-    rewards: dict[str, list[float]] = {dialogue: [] for dialogue in answers.dialogues}
+    rewards: dict[str, list[Rewards]] = {dialogue: [] for dialogue in answers.dialogues}
     for instance, record in answers.pairs:
         named = frozenset(instance.named) if only_new else frozenset[str]()
         gold = [film for film in instance.gold if film not in named]
@@ -61,25 +62,29 @@ def _counted(
         yield dialogue, {"instances": counted, "gold": float(len(gold)), **hits}
         if gold:
             # A film that was named before is no success of the new view.
-            best = next((film for film in ranking[:1] if film not in named), None)
-            rewards[dialogue].append(_reward(best, dialogues[dialogue]))
+            best = next((film for film in ranking[:1] if film not in named), "")
+            reward = _reward(best, dialogues[dialogue])
+            rewards[dialogue].append((reward if best in gold else 0.0, reward))
     for dialogue, found in rewards.items():
         yield dialogue, _dialogue_counts(found, dialogues[dialogue])
 
 
-def _dialogue_counts(rewards: Sequence[float], dialogue: StoredDialogue) -> Counts:
+def _dialogue_counts(rewards: Sequence[Rewards], dialogue: StoredDialogue) -> Counts:
     """Success and reward of a dialogue; one without an instance does not count."""
-    return {
+    counts = {
         "dialogues": float(bool(rewards)),
-        "successes": float(any(reward > 0 for reward in rewards)),
-        "rewards": sum(rewards) / len(dialogue.messages),
         "empty_questionnaires": float(bool(rewards) and not dialogue.questionnaires.seeker),
     }
+    for place, prefix in enumerate(("", "any_")):
+        found = [each[place] for each in rewards]
+        counts[f"{prefix}successes"] = float(any(reward > 0 for reward in found))
+        counts[f"{prefix}rewards"] = sum(found) / len(dialogue.messages)
+    return counts
 
 
-def _reward(film: str | None, dialogue: StoredDialogue) -> float:
-    """1 for a film that the seeker liked, a half for one that was seen, else 0."""
-    answers: FilmAnswers | None = dialogue.questionnaires.seeker.get(film) if film else None
+def _reward(film: str, dialogue: StoredDialogue) -> float:
+    """1 for a film that the seeker liked, a half for one that was only seen, else 0."""
+    answers = dialogue.questionnaires.seeker.get(film)
     if answers is None:
         return 0.0
     return LIKED if answers.liked == YES else SEEN if answers.seen == YES else 0.0

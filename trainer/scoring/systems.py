@@ -2,92 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from trainer.common.errors import InputError
 from trainer.data.prepared import PreparedData
 from trainer.scoring.answers import MissingRecords
-from trainer.scoring.baselines import NOT_THEIRS, baseline_records
 from trainer.scoring.card import SystemCard, read_system_card
-from trainer.scoring.intervals import intervals
-from trainer.scoring.metrics import scores
+from trainer.scoring.comparison import Comparison, ScoredSystem
 from trainer.scoring.paired import Paired, paired
-from trainer.scoring.paper_view import paper_sums
 from trainer.scoring.records import Record, read_records
 from trainer.scoring.scored_split import ScoredSplit, scored_split
-from trainer.scoring.sigir26_view import sigir26_sums
-from trainer.scoring.sums import DialogueSums
-
-Sums = Mapping[str, DialogueSums]
-"""Variant, "all" or "new" -> sums."""
-VIEWS: Mapping[str, Callable[[Sequence[Record], ScoredSplit], Sums]] = {
-    "sigir26": sigir26_sums,
-    "paper": paper_sums,
-}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScoredSystem:
-    """One system with its sums."""
-
-    name: str
-    card: SystemCard
-    file: str | None
-    """None: a baseline."""
-    views: Mapping[str, Sums]
-    """View -> variant -> sums; a view that the system has not answered is left out."""
-    notes: tuple[str, ...]
-    """What a reader of its scores must know."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Scores with their intervals; a view that the system has not answered is null."""
-        views = {
-            view: {variant: _scored(sums) for variant, sums in self.views[view].items()}
-            if view in self.views
-            else None
-            for view in VIEWS
-        }
-        return {
-            "file": self.file,
-            "card": dataclasses.asdict(self.card),
-            **views,
-            "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
-    """Systems on one split, and what each is worth against the first."""
-
-    split: str
-    num_dialogues: int
-    """Of the split."""
-    systems: tuple[ScoredSystem, ...]
-    paired: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Paired]]]]
-    """System -> view -> variant -> metric -> that system against the first."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The comparison as JSON."""
-        return {
-            "split": self.split,
-            "dialogues": self.num_dialogues,
-            "systems": {system.name: system.to_dict() for system in self.systems},
-            "against": self.systems[0].name,
-            "paired": {
-                name: {
-                    view: {
-                        variant: {metric: dataclasses.asdict(it) for metric, it in found.items()}
-                        for variant, found in variants.items()
-                    }
-                    for view, variants in views.items()
-                }
-                for name, views in self.paired.items()
-            },
-        }
+from trainer.scoring.views import VIEWS, Sums, baseline_view
 
 
 def compare_systems(
@@ -97,16 +23,15 @@ def compare_systems(
 
     Raises:
         MissingError: if a file is missing.
-        InputError: if there is no system, or a file does not fit the data, or another file.
+        InputError: if a file does not fit the data, or another file.
     """
-    if not (files or baselines):
-        raise InputError("a file of records must be given, got none. Name one, or --baselines.")
+    assert files or baselines, "a system must be named"
     # What the reader can mend is looked at before the work.
     read = [(path, read_records(path), read_system_card(path)) for path in files]
     for path, _, card in read:
         _check_card(card, path, data, split)
     scored = scored_split(data, split)
-    names = _names(read)
+    names = _names(read, baselines)
     systems = [
         _score(records, scored, name=name, card=card, file=str(path))
         for name, (path, records, card) in zip(names, read, strict=True)
@@ -135,36 +60,34 @@ def _check_card(card: SystemCard, path: Path, data: PreparedData, split: str) ->
             )
 
 
-def _names(read: Sequence[tuple[Path, Sequence[Record], SystemCard]]) -> list[str]:
-    """The cards' names, with the files' where several have one name."""
-    names = [card.system for _, _, card in read]
-    if len(set(names)) < len(names):
-        names = [f"{card.system} ({path.stem})" for path, _, card in read]
-    if len(set(names)) < len(names):
-        names = [str(path) for path, _, _ in read]
-    if len(set(names)) < len(names):
-        raise InputError("each file must be given once, got one twice. Name it once.")
-    return names
+def _names(
+    read: Sequence[tuple[Path, Sequence[Record], SystemCard]], others: Sequence[str]
+) -> list[str]:
+    """The cards' names, or if these are not distinct with the files' names, or paths."""
+    for names in (
+        [card.system for _, _, card in read],
+        [f"{card.system} ({path.stem})" for path, _, card in read],
+        [str(path) for path, _, _ in read],
+    ):
+        if len({*names, *others}) == len(names) + len(others):
+            return names
+    raise InputError("each file must be given once, got one twice. Name it once.")
 
 
 def _score_baselines(
     names: Sequence[str], split: ScoredSplit, data: PreparedData, covered: set[str]
 ) -> list[ScoredSystem]:
-    """Baselines on the dialogues that are covered, or on all if there are none."""
-    if not names:
-        return []
-    train = data.dialogues("train")
-    systems = []
-    for name in names:
-        records = baseline_records(name, split, train)
-        kept = [record for record in records if record.dialogue in covered] if covered else records
-        system = _score(kept, split, name=name, card=SystemCard(system=name), file=None)
-        views = {
-            view: {variant: sums.without(NOT_THEIRS) for variant, sums in variants.items()}
-            for view, variants in system.views.items()
-        }
-        systems.append(dataclasses.replace(system, views=views))
-    return systems
+    train = data.dialogues("train") if names else []
+    return [
+        ScoredSystem(
+            name=name,
+            card=SystemCard(system=name),
+            file=None,
+            views={view: baseline_view(view, name, split, train, covered) for view in VIEWS},
+            notes=(),
+        )
+        for name in names
+    ]
 
 
 def _score(
@@ -201,11 +124,6 @@ def _notes(name: str, views: Mapping[str, Sums], split: ScoredSplit) -> list[str
             "leave out counts as not found."
         )
     return notes
-
-
-def _scored(sums: DialogueSums) -> dict[str, Any]:
-    ends = {name: list(each) for name, each in intervals(sums).items()}
-    return {**scores(sums), "intervals": ends}
 
 
 def _pair(system: ScoredSystem, first: ScoredSystem) -> dict[str, dict[str, dict[str, Paired]]]:

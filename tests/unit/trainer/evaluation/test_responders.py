@@ -18,10 +18,9 @@ from trainer.data.dialogue import Mention, split_mentions
 from trainer.data.message_contexts import MessageContext, message_contexts
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.answering import answer_all, first_dialogues
-from trainer.evaluation.generate import GenerateConfig, GeneratedResponse
+from trainer.evaluation.generate import GenerateConfig, GeneratedResponse, ItemSlot
 from trainer.evaluation.likelihood import gold_nlls
 from trainer.evaluation.loaded_model import load_model
-from trainer.evaluation.metrics import ItemSlot
 from trainer.evaluation.responders import load_responder, to_record
 from trainer.models.frozen_recommender import load_recommender
 

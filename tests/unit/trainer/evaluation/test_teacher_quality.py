@@ -25,6 +25,7 @@ from trainer.evaluation.teacher_quality import (
     calibration,
     gold_samples,
     item_mass,
+    mentioned_items,
     ranking_views,
     recommender_scores,
     report_teachers,
@@ -74,6 +75,10 @@ def test_ranking_views_equal_a_loop_over_samples(samples: GoldSamples) -> None:
                 new_hits += gold in [item for item in order if item not in named][:k]
         assert views["all_gold"][f"recall_at_{k}"] == pytest.approx(hits / 6)
         assert views["new_items"][f"recall_at_{k}"] == pytest.approx(new_hits / num_new)
+
+
+def test_mentioned_items_follow_the_order_of_the_context(data: PreparedData) -> None:
+    assert mentioned_items(data.examples("test"), data) == [[], [3], [3, 4], [], [7], []]
 
 
 def test_baselines_know_popularity_recency_and_chance(

@@ -15,17 +15,19 @@ from trainer.scoring.sigir26_view import sigir26_sums
 
 def test_scores_of_a_tiny_corpus_match_hand_values() -> None:
     found = scores(sigir26_sums(tiny_records(), tiny_split())["all"])
-    # Rank 1 is 2 (liked), 9 (seen), 2 (liked), in a dialogue of 5 messages.
+    # Film 2, which is liked, stands first in all three instances, and is gold in the second one.
     assert found == pytest.approx(
         {
             "dialogues": 1,
             "instances": 3,
             "gold": 3,
-            "recall_at_1": 0.0,
-            "recall_at_10": 2 / 3,
-            "recall_at_50": 2 / 3,
+            "recall_at_1": 1 / 3,
+            "recall_at_10": 1.0,
+            "recall_at_50": 1.0,
             "sr": 1.0,
-            "rdl": 2.5 / 5,
+            "rdl": 1 / 5,
+            "any_sr": 1.0,
+            "any_rdl": 3 / 5,
             "empty_questionnaires": 0,
         }
     )
@@ -39,25 +41,38 @@ def test_scores_of_new_films_match_hand_values() -> None:
             "dialogues": 1,
             "instances": 2,
             "gold": 2,
-            "recall_at_1": 0.0,
-            "recall_at_10": 1 / 2,
-            "recall_at_50": 1 / 2,
+            "recall_at_1": 1 / 2,
+            "recall_at_10": 1.0,
+            "recall_at_50": 1.0,
             "sr": 1.0,
-            "rdl": 1.5 / 5,
+            "rdl": 1 / 5,
+            "any_sr": 1.0,
+            "any_rdl": 2 / 5,
             "empty_questionnaires": 0,
         }
     )
+
+
+def test_a_film_that_was_only_seen_is_half_a_success() -> None:
+    first, *others = tiny_records()
+    silent = [dataclasses.replace(it, ranking=()) for it in others]
+    records = [dataclasses.replace(first, ranking=("1", "2")), *silent]
+    found = scores(sigir26_sums(records, tiny_split())["all"])
+    assert (found["sr"], found["rdl"]) == (1.0, pytest.approx(0.5 / 5))
 
 
 def test_copying_finds_repeats_and_nothing_new() -> None:
     split = tiny_split()
     sums = sigir26_sums(baseline_records("copy", split, ()), split)
     both = scores(sums["all"])
-    # Before the last instance 2 is the film named last, and 1 the one before.
+    # Before the second instance 1 is named, seen and not gold. Before the last one 2 is the film
+    # named last, liked and not gold, and 1 the one before.
     assert (both["recall_at_1"], both["recall_at_10"]) == (0.0, pytest.approx(1 / 3))
-    assert both["rdl"] == pytest.approx(1 / 5)
+    assert (both["sr"], both["any_sr"]) == (0.0, 1.0)
+    assert both["any_rdl"] == pytest.approx((0.5 + 1) / 5)
     new = scores(sums["new"])
-    assert (new["recall_at_50"], new["sr"], new["rdl"]) == (0.0, 0.0, 0.0)
+    for name in ("recall_at_50", "sr", "rdl", "any_sr", "any_rdl"):
+        assert new[name] == 0.0
 
 
 def test_empty_questionnaires_are_counted_and_have_no_success() -> None:
