@@ -47,8 +47,9 @@ class RecordingLauncher:
             records = baseline_records("copy", scored_split(self._data, "test"), [])
             write_records(Path(_value(argv, "--output")), records)
         elif "trainer.evaluation.divergence" in argv:
-            models = (load_model(Path(_value(argv, it))) for it in ("--checkpoint", "--teacher"))
-            sums = divergence(*models, self._data.examples("test"))
+            student = load_model(Path(_value(argv, "--checkpoint")))
+            teacher = load_model(Path(_value(argv, "--teacher")))
+            sums = divergence(student, teacher, self._data.examples("test"))
             write_json(Path(_value(argv, "--output")), {"sums": sums.to_dict()})
         else:
             assert {"teacher_server", "trainer.targets"} & set(argv), f"unknown command: {argv}"

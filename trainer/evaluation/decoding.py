@@ -159,7 +159,8 @@ class ChooseAndRecord(LogitsProcessor):
     def _note_heaviest(self, scores_BV: Tensor, step: int) -> None:
         """Keep the items' scores of the rows whose items never had as much mass before."""
         items_BI = scores_BV[:, self._items]
-        mass_B = items_BI.logsumexp(-1) - scores_BV.logsumexp(-1)
+        # The logit of the mass: near 1 the mass itself would round steps to ties.
+        mass_B = items_BI.logsumexp(-1) - scores_BV[:, : self._items.start].logsumexp(-1)
         if step == 0:
             self._mass_B, self._scores_BI = mass_B, items_BI.clone()
             return

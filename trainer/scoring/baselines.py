@@ -12,17 +12,12 @@ import numpy as np
 
 from trainer.common.errors import InputError
 from trainer.data.stored_dialogues import StoredDialogue
-from trainer.scoring.metrics import DISTINCT_N, list_depth
+from trainer.scoring.metrics import list_depth
 from trainer.scoring.names import BASELINES
 from trainer.scoring.records import Record, Slot
 from trainer.scoring.scored_split import Key, ScoredSplit
 
 SEED = 0
-NOT_THEIRS = frozenset(
-    {"responses_with_slot", "short_lists"}
-    | {f"{name}_{n}" for n in DISTINCT_N for name in ("ngrams", "distinct")}
-)
-"""Counts that say nothing of a baseline: it has no text, and is told when to recommend."""
 Rank = Callable[[Sequence[str]], Sequence[str]]
 """Films named before, the last one last -> films, best first."""
 

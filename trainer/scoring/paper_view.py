@@ -39,14 +39,22 @@ def paper_view(
     return paper_sums(records, scored_split(data, split))
 
 
-def paper_sums(records: Sequence[Record], split: ScoredSplit) -> dict[str, DialogueSums]:
-    """As `paper_view`, of a split that is read already."""
+def paper_sums(
+    records: Sequence[Record], split: ScoredSplit, *, has_words: bool = True
+) -> dict[str, DialogueSums]:
+    """As `paper_view`, of a split that is read already.
+
+    Without words the text only names films, as that of a baseline, and is not scored.
+    """
     check_records(records, split)
     answers = lay_out(records, split.turns, "the paper's view")
     return {
         "all": sum_counts(
             answers.dialogues,
-            [*_film_counts(answers, split, only_new=False), *_other_counts(answers, split)],
+            [
+                *_film_counts(answers, split, only_new=False),
+                *_other_counts(answers, split, has_words=has_words),
+            ],
         ),
         "new": sum_counts(answers.dialogues, _film_counts(answers, split, only_new=True)),
     }
@@ -111,10 +119,13 @@ def _mismatch_counts(record: Record, left_out: AbstractSet[str]) -> Counts:
     return {"module_slots": float(len(items)), **mismatches(items, ranking)}
 
 
-def _other_counts(answers: Answers[Turn], split: ScoredSplit) -> Iterator[tuple[str, Counts]]:
+def _other_counts(
+    answers: Answers[Turn], split: ScoredSplit, *, has_words: bool
+) -> Iterator[tuple[str, Counts]]:
     """What the view of all films has alone."""
     if _speaks(answers):
         yield from _cut_counts(answers)
+    if _speaks(answers) and has_words:
         yield from _text_counts(answers, split)
     if _are_known("nll and gold_tokens", [record.nll for _, record in answers.pairs]):
         for turn, record in answers.pairs:

@@ -16,6 +16,11 @@ TITLES = {
     ("paper", "all"): "Paper's view, all films",
     ("paper", "new"): "Paper's view, new films only",
 }
+DETAILS = (
+    *("truncated_", "conventional_rer_at", "conventional_prr_at"),
+    *(f"{name}_{it}" for name in ("related", "random_related") for it in ("rer", "prr")),
+)
+"""How metrics begin that people are not shown; --json has all."""
 COMPARED = ("f1_at_1", "f1_at_10", "f1_at_50", "recall_at_10", "perplexity", "dist_4")
 """Metrics of which people are shown the paired test; --json has all."""
 
@@ -48,6 +53,7 @@ def _score_table(
     rows = [
         [metric.title, *(cells.get(metric.name, "-") for cells in columns.values())]
         for metric in METRICS
+        if not metric.name.startswith(DETAILS)
         if any(metric.name in cells for cells in columns.values())
     ]
     if not rows:

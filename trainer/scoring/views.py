@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from trainer.data.stored_dialogues import StoredDialogue
-from trainer.scoring.baselines import NOT_THEIRS, baseline_records
+from trainer.scoring.baselines import baseline_records
 from trainer.scoring.paper_view import paper_sums
 from trainer.scoring.records import Record
 from trainer.scoring.scored_split import ScoredSplit
@@ -19,6 +19,8 @@ VIEWS: Mapping[str, Callable[[Sequence[Record], ScoredSplit], Sums]] = {
     "sigir26": sigir26_sums,
     "paper": paper_sums,
 }
+NOT_THEIRS = frozenset({"responses_with_slot"})
+"""Counts that say nothing of a baseline, which is told when to recommend."""
 
 
 def baseline_view(
@@ -31,5 +33,5 @@ def baseline_view(
     """Sums of a baseline in one view, on the dialogues that are covered; on all if none is."""
     records = baseline_records(name, split, train)
     kept = [record for record in records if record.dialogue in covered] if covered else records
-    sums = VIEWS[view](kept, split)
+    sums = paper_sums(kept, split, has_words=False) if view == "paper" else VIEWS[view](kept, split)
     return {variant: it.without(NOT_THEIRS) for variant, it in sums.items()}

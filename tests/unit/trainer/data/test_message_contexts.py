@@ -70,7 +70,7 @@ def test_a_message_inside_a_turn_sees_what_the_turn_said_before(tmp_path: Path) 
     contexts = check_contexts(data, "test")
     assert [it.message_id for it in contexts] == ["01", "11", "21", "31", "41", "42", "51"]
     inside = contexts[5]
-    assert data.vocabulary.decode_with_ids(inside.example.context_ids.tolist()) == "x@107see@109"
+    assert data.vocabulary.decode_with_ids(inside.example.context_ids.tolist()) == "x @107see @109"
     assert inside.example.context_entities.tolist() == [1, 12, 14]
     assert (inside.stands_for_turn, inside.num_films) == (False, 2)
     assert inside.example.example_id == "d4/42"

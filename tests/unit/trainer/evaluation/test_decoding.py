@@ -25,11 +25,13 @@ def slow_nucleus(scores_V: Tensor, uniform: float, top_p: float) -> int:
     """One row, a loop over tokens from the likeliest on."""
     masses = torch.softmax(scores_V.double(), -1).tolist()
     nucleus: list[tuple[int, float]] = []
+    total = 0.0
     for token in sorted(range(len(masses)), key=lambda it: -masses[it]):
         nucleus.append((token, masses[token]))
-        if sum(mass for _, mass in nucleus) >= top_p:
+        total += masses[token]
+        if total >= top_p:
             break
-    left = uniform * sum(mass for _, mass in nucleus)
+    left = uniform * total
     for token, mass in nucleus:
         left -= mass
         if left < 0:

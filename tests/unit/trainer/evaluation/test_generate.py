@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ Slow = tuple[list[int], list[list[int]], list[int]]
 
 def slow_greedy(model: LanguageModel, vocabulary: Vocabulary, prompt: Prompt) -> Slow:
     """One prompt, no cache, no padding, a full forward per token."""
-    tokens, tops, heaviest = [], [], (-1.0, [])
+    tokens, tops, heaviest = [], [], (-math.inf, [])
     for step in range(MAX_NEW):
         read = np.concatenate([prompt.given.tokens, np.array(tokens, np.int32)])
         num_rows = prompt.given.num_rows + step
@@ -62,8 +64,9 @@ def slow_greedy(model: LanguageModel, vocabulary: Vocabulary, prompt: Prompt) ->
         token = int(scores_V[: vocabulary.rec_id].argmax())
         items_I = scores_V[vocabulary.first_item_id : vocabulary.rec_id]
         best = items_I.argsort(descending=True)[:50].tolist()
-        masses_V = torch.softmax(scores_V[: vocabulary.rec_id].double(), -1)
-        heaviest = max(heaviest, (float(masses_V[vocabulary.first_item_id :].sum()), best))
+        words_W = scores_V[: vocabulary.first_item_id].double()
+        odds = float(items_I.double().logsumexp(-1) - words_W.logsumexp(-1))
+        heaviest = max(heaviest, (odds, best))
         if token == vocabulary.eos_id:
             break
         if vocabulary.is_item(token):

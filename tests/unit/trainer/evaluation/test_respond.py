@@ -40,9 +40,12 @@ def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(output: Path, *options: str, system: str = "teacher") -> None:
+    def run(
+        output: Path, *options: str, system: str = "model", classifier: str | None = "oracle"
+    ) -> None:
         model = ("--checkpoint", str(root / system), "--data", str(root / "data"))
-        respond.main([*model, "--output", str(output), "--batch-size", "2", *options])
+        actions = () if classifier is None else ("--classifier", classifier)
+        respond.main([*model, *actions, "--output", str(output), "--batch-size", "2", *options])
 
     return run
 
@@ -56,7 +59,7 @@ def test_a_file_has_a_record_of_each_message_and_a_card(
     records = read_records(output)
     assert [it.message for it in records] == ["01", "11", "21", "31", "41", "42", "51"]
     card = read_system_card(output)
-    assert (card.system, card.split, card.decoding) == ("teacher", "test", "greedy")
+    assert (card.system, card.split, card.decoding) == ("model", "test", "greedy")
     assert card.seconds is not None and card.seconds > 0
     assert card.latency_ms_median is None
     assert sorted(path.name for path in output.parent.iterdir()) == ["one.json", "one.jsonl"]
@@ -143,7 +146,7 @@ def test_a_file_of_another_plan_is_refused(command: Command, tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"messages of what is in .*one\.jsonl must be 7, got 2"):
         command(output)
     with pytest.raises(ValueError, match=r"checkpoint of what is in .*one\.jsonl must be"):
-        command(output, "--limit", "2", "--classifier", "oracle", system="model")
+        command(output, "--limit", "2", system="teacher")
     output.with_suffix(".json").unlink()
     with pytest.raises(ValueError, match=r"--output must be a new file, .* without a card"):
         command(output, "--limit", "2")
@@ -219,8 +222,8 @@ def test_a_student_takes_its_action_from_gold_or_is_refused(
     command: Command, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="--classifier oracle"):
-        command(tmp_path / "none.jsonl", system="model")
-    command(tmp_path / "gold.jsonl", "--classifier", "oracle", system="model")
+        command(tmp_path / "none.jsonl", classifier=None)
+    command(tmp_path / "gold.jsonl", "--limit", "1")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import torch
 from tests.support.evaluation_fakes import (
     NUM_ITEMS,
     tiny_vocabulary,
-    write_dialogue_teacher,
     write_recommender,
     write_student,
     write_tiny_data,
@@ -37,16 +36,16 @@ def contexts(data: PreparedData) -> list[MessageContext]:
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory, data: PreparedData) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    write_dialogue_teacher(folder, data.vocabulary, seed=4)
+def student(tmp_path_factory: pytest.TempPathFactory, data: PreparedData) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    write_student(folder, data.vocabulary, seed=3)
     return folder
 
 
 def test_records_are_of_the_messages_asked_in_their_order(
-    teacher: Path, data: PreparedData, contexts: list[MessageContext]
+    student: Path, data: PreparedData, contexts: list[MessageContext]
 ) -> None:
-    responder = load_responder(teacher, data, GenerateConfig(), None)
+    responder = load_responder(student, data, GenerateConfig(), "oracle")
     records = answer_all(responder, contexts, 2, title="test")
     assert [it.key for it in records] == [(it.dialogue_id, it.message_id) for it in contexts]
     one_by_one = [responder.respond([context])[0] for context in contexts]
@@ -57,9 +56,9 @@ def test_records_are_of_the_messages_asked_in_their_order(
 
 
 def test_a_record_names_the_films_of_its_text_and_ranks_them_first(
-    teacher: Path, data: PreparedData, contexts: list[MessageContext]
+    student: Path, data: PreparedData, contexts: list[MessageContext]
 ) -> None:
-    responder = load_responder(teacher, data, GenerateConfig(), None)
+    responder = load_responder(student, data, GenerateConfig(), "oracle")
     for context, record in zip(
         contexts, answer_all(responder, contexts, 8, title="test"), strict=True
     ):
@@ -74,11 +73,11 @@ def test_a_record_names_the_films_of_its_text_and_ranks_them_first(
 
 
 def test_first_messages_alone_have_the_likelihood_of_the_gold_response(
-    teacher: Path, data: PreparedData, contexts: list[MessageContext]
+    student: Path, data: PreparedData, contexts: list[MessageContext]
 ) -> None:
-    loaded = load_model(teacher)
+    loaded = load_model(student)
     records = answer_all(
-        load_responder(teacher, data, GenerateConfig(), None), contexts, 3, title="test"
+        load_responder(student, data, GenerateConfig(), "oracle"), contexts, 3, title="test"
     )
     for context, record in zip(contexts, records, strict=True):
         if context.stands_for_turn:
@@ -141,10 +140,10 @@ def test_first_dialogues_keeps_all_messages_of_each(contexts: list[MessageContex
 
 
 def test_a_context_that_leaves_no_room_is_refused_before_any_work(
-    teacher: Path, data: PreparedData, contexts: list[MessageContext]
+    student: Path, data: PreparedData, contexts: list[MessageContext]
 ) -> None:
-    responder = load_responder(teacher, data, GenerateConfig(max_new_tokens=95), None)
-    with pytest.raises(ValueError, match=r"the prompt of d0:1 must have 1 to 1 tokens, got 3"):
+    responder = load_responder(student, data, GenerateConfig(max_new_tokens=93), "oracle")
+    with pytest.raises(ValueError, match=r"the prompt of d0:1 must have 1 to 3 tokens, got 4"):
         answer_all(responder, contexts, 4, title="test")
 
 

@@ -153,3 +153,12 @@ def test_factors_that_the_text_claims_are_those_of_table_2_where_they_are_1_5() 
     """A slip: section 4.4 says 1.5 times for DialoGPT; its F1 rise by 2.0, 1.66 and 1.40."""
     plain, hard = TABLE_2["DialoGPT"], TABLE_2["DialoGPT hard"]
     assert [hard[n] / plain[n] for n in (6, 7, 8)] == pytest.approx([2.0, 1.66, 1.40], abs=0.01)
+
+
+def test_the_special_token_costs_perplexity_in_table_6() -> None:
+    """A slip: section 4.7 calls its gains meaningful; of these perplexities it has the highest."""
+    without, with_token, undistilled = 6.349, 8.886, 7.538
+    nll = {
+        it: metric("perplexity", nll=np.log(it), gold_tokens=1.0) for it in (without, with_token)
+    }
+    assert nll[with_token] > undistilled > nll[without]

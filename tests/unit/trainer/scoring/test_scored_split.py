@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +78,16 @@ def test_views_read_prepared_data(prepared_dir: Path) -> None:
 def test_an_unknown_split_is_refused(prepared_dir: Path) -> None:
     with pytest.raises(ValueError, match="split must be one of train, valid, test, got tset"):
         scored_split(load_prepared(prepared_dir), "tset")
+
+
+def test_an_empty_split_is_one_line(prepared_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(prepared_dir, tmp_path / "empty"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["test"]["responses"] = 0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "test.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"test\.jsonl must hold at least one example, got none"):
+        scored_split(load_prepared(folder), "test")
 
 
 @pytest.mark.everything
