@@ -11,6 +11,7 @@ from trainer.ablation.arms import TABLES, Table
 from trainer.ablation.cell import Cell, read_cells
 from trainer.ablation.checks import check_together
 from trainer.ablation.revision import SameRevisions
+from trainer.ablation.steps_text import steps_lines
 from trainer.ablation.table_text import table_lines
 from trainer.common.atomic import write_text
 from trainer.common.errors import MissingError
@@ -74,6 +75,8 @@ def _section(
     yield _made_by(table, cells)
     yield ""
     yield from table_lines(table, results)
+    learnt = list(steps_lines(table, cells))
+    yield from ["", *learnt] if learnt else []
     for figure in figures:
         yield ""
         yield f"![{table.title}: scores of the arms, with their intervals]({figure})"
