@@ -33,7 +33,7 @@ def steps_lines(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     }
     if not taught:
         return
-    yield "Step metrics of arms with teachers, means over the last tenth of the steps and over seeds:"
+    yield "Step metrics of arms with teachers, means over the last tenth of the steps and seeds:"
     yield ""
     yield _row(["arm", *COLUMNS.values()])
     yield "|---|" + "---:|" * len(COLUMNS)
