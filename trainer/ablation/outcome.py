@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,11 @@ def last_steps(folder: Path) -> dict[str, Any]:
 
 
 def _totals(history: RunHistory) -> dict[str, Any]:
-    return {"tokens_per_s": round(history.end["tokens_per_s"], 1)}
+    """Of the whole run, the processes before a stop included."""
+    return {
+        "tokens_per_s": round(history.end["tokens_per_s"], 1),
+        "training_seconds": round(history.end["seconds"], 1),
+    }
 
 
 def _mean(values: list[Any]) -> Any:
@@ -56,6 +61,8 @@ def facts_of(machine: Machine) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "memory_gib": round(memory_bytes() / 2**30),
         "ranks": machine.num_ranks,
+        # Seconds say little where other work ran beside.
+        "load": round(os.getloadavg()[1], 1),
         **{name: facts[name] for name in ("cores", "device", "torch")},
     }
 
