@@ -37,7 +37,7 @@ def write_config(root: Path, data: Path, teachers: FittedTeachers) -> Path:
             "dialogue": str(teachers.dialogue),
             "recommendation": str(teachers.recommendation),
         },
-        "tables": {"teacher": {}},
+        "tables": {"teacher": {}, "gamma": {}},
     }
     path = root / "ablation.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -78,7 +78,8 @@ def processes_of(root: Path) -> list[list[str]]:
 def test_an_ablation_goes_on_after_ctrl_c_and_its_page_is_made_of_cells_alone(
     prepared_dir: Path, teachers: FittedTeachers, tmp_path: Path
 ) -> None:
-    made = ("--config", str(write_config(tmp_path, prepared_dir, teachers)), "--seeds", "1")
+    config = ("--config", str(write_config(tmp_path, prepared_dir, teachers)), "--seeds", "1")
+    made = (*config, "--table", "teacher")
     process = start(tmp_path, *made)
     wait_for_student(tmp_path, process)
     process.send_signal(signal.SIGINT)
@@ -92,6 +93,15 @@ def test_an_ablation_goes_on_after_ctrl_c_and_its_page_is_made_of_cells_alone(
     card = json.loads((teachers.dialogue / "teacher.json").read_text())
     assert taught.sources["teachers"]["dialogue"] == card["weights_digest"]
     assert "2 of 2 cells are there, 0 are made now" in finish(start(tmp_path, *made))
+
+    # The student of another table that is trained alike: it is compared with its teacher, no more.
+    students = set((tmp_path / "runs" / "students").iterdir())
+    finish(start(tmp_path, *config, "--table", "gamma", "--limit-cells", "1"))
+    assert set((tmp_path / "runs" / "students").iterdir()) == students
+    same = read_cell(tmp_path / "cells" / "gamma" / "gamma_0_0-seed0.json")
+    compared = same.scores["paper.all"]
+    assert compared["perplexity"] == vanilla.scores["paper.all"]["perplexity"]
+    assert compared["kl_dialogue"] is not None and compared["kl_dialogue"] > 0.0
 
     (tmp_path / "runs").rename(tmp_path / "gone")
     finish(start(tmp_path, "table", "--output", str(tmp_path / "page.md")))

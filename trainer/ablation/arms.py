@@ -22,6 +22,8 @@ WEAKER = ("half", "quarter", "eighth")
 """Names of teachers that were fitted for less long."""
 ANSWERS = "respond."
 """Before an option of `trainer.evaluation.respond` that an arm differs in, not in its training."""
+FALL: Mapping[str, Any] = {"form": "linear", "to": 0.2, "steps": 650}
+"""Of a gamma that leaves the end of the run to the gold tokens."""
 SPECIAL_TOKEN: Mapping[str, Any] = {
     "action_tokens": True,
     "action_history": True,
@@ -115,6 +117,13 @@ _DECODED = tuple(
     for decoding, top_p in (("greedy", None), *(("nucleus", p) for p in (0.5, 0.7, 0.9)))
     for name in (VANILLA, "plus_D_R")
 )
+_FALLING = Arm(
+    name="gamma_0_8_to_0_2",
+    settings={
+        "distill.gamma": 0.8,
+        **{f"distill.gamma_schedule.{key}": it for key, it in FALL.items()},
+    },
+)
 _SIZES = tuple(
     Arm(
         name=f"{name}_{text}",
@@ -172,7 +181,7 @@ TABLES: Mapping[str, Table] = {
         Table(
             name="gamma",
             title="Weight of the teachers",
-            arms=_values("distill.gamma", (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)),
+            arms=(*_values("distill.gamma", (0.0, 0.2, 0.4, 0.6, 0.8, 0.95)), _FALLING),
             baseline="gamma_0_0",
             has_ceiling=False,
             diverges=True,

@@ -67,7 +67,7 @@ ALONG = (
         table="gamma",
         x="distill.gamma",
         title="gamma, the weight of the teachers",
-        line=lambda _: "greedy",
+        line=lambda settings: "falling to .2" if len(settings) > 1 else "constant",
         metrics=("f1_at_10", "perplexity", "dist_4", "words_per_response"),
         doubles=False,
     ),
@@ -117,9 +117,13 @@ def traded(table: Table, results: Sequence[ArmResults], price: str, gain: str) -
 
 
 def _label(settings: Settings) -> str:
-    """The value that an arm differs in, beside gamma 0."""
-    values = {key: it for key, it in settings.items() if it not in (None, 0.0, "nucleus")}
-    return ", ".join(str(it) for it in values.values())
+    """The value that an arm differs in, beside gamma 0; of a schedule both its ends."""
+    told = [
+        str(it)
+        for key, it in settings.items()
+        if it not in (None, 0.0, "nucleus") and not key.endswith((".form", ".steps"))
+    ]
+    return " to ".join(told)
 
 
 def _declared(

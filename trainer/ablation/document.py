@@ -10,11 +10,12 @@ from trainer.ablation.arm_results import ArmResults, arm_results
 from trainer.ablation.arms import TABLES, Table
 from trainer.ablation.cell import Cell, read_cells
 from trainer.ablation.checks import check_together
-from trainer.ablation.figures import draw_figures
 from trainer.ablation.revision import SameRevisions
+from trainer.ablation.steps_text import steps_lines
 from trainer.ablation.table_text import table_lines
 from trainer.common.atomic import write_text
 from trainer.common.errors import MissingError
+from trainer.evaluation.drawing import require_matplotlib
 
 SHOWN = (
     *("train.steps", "train.batch_size", "train.group", "distill.gamma", "distill.gate"),
@@ -45,6 +46,7 @@ def write_document(cells: Path, output: Path) -> None:
         MissingError: if there is no cell.
         InputError: if cells of one table do not belong together.
     """
+    require_matplotlib()
     same = SameRevisions.beside(cells)
     found = {name: read_cells(cells, name) for name in TABLES}
     if not any(found.values()):
@@ -55,6 +57,9 @@ def write_document(cells: Path, output: Path) -> None:
     for name, of_table in found.items():
         check_together(TABLES[name], of_table, same, cells)
     results = {name: arm_results(TABLES[name], it, cells) for name, it in found.items() if it}
+    # Not above: matplotlib is an extra.
+    from trainer.ablation.figures import draw_figures
+
     figures = draw_figures(results, output.parent)
     lines = [HEAD]
     for name, of_results in results.items():
@@ -70,6 +75,8 @@ def _section(
     yield _made_by(table, cells)
     yield ""
     yield from table_lines(table, results)
+    learnt = list(steps_lines(table, cells))
+    yield from ["", *learnt] if learnt else []
     for figure in figures:
         yield ""
         yield f"![{table.title}: scores of the arms, with their intervals]({figure})"

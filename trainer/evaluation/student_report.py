@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.arms import PLAIN, UNDISTILLED, check_arm, check_steps
+from trainer.evaluation.drawing import require_matplotlib
 from trainer.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
@@ -70,7 +70,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
             students differ in more than their arms declare.
     """
     started = time.perf_counter()
-    _require_matplotlib()
+    require_matplotlib()
     if config.teachers is not None and config.evaluate.limit is not None:
         raise InputError(
             "--teachers must be left out beside --limit, got both: its figures are of the whole "
@@ -227,13 +227,6 @@ def _check_teachers_data(
             raise InputError(
                 f"{config.teachers} must have the data's {key} {digest}, got {found}. {remedy}"
             )
-
-
-def _require_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "matplotlib must be installed to draw the plots, got none. pip install 'conkd[eval]'"
-        )
 
 
 def _draw(

@@ -55,6 +55,14 @@ def test_students_with_and_without_teachers_have_lines_of_their_own() -> None:
     }
 
 
+def test_a_gamma_that_falls_stands_apart_from_constant_ones() -> None:
+    results = [arm("gamma_0_8", 0.5), arm("gamma_0_8_to_0_2", 1.0), arm("gamma_0_0", 0.25)]
+    assert points("gamma", results, "f1_at_10") == {
+        "constant": [(0.0, 0.125), (0.8, 0.25)],
+        "falling to .2": [(0.8, 0.5)],
+    }
+
+
 def test_an_arm_without_the_setting_or_the_score_is_left_out() -> None:
     results = [arm("vanilla", 0.5), arm("temperature_2_0", 1.0)]
     assert points("temperature", results, "f1_at_10") == {"distilled": [(2.0, 0.5)]}
@@ -75,6 +83,12 @@ def test_gains_stand_over_prices_with_the_value_that_an_arm_differs_in() -> None
         "decoding, distilled": [(0.25, 0.5, "greedy"), (0.75, 0.375, "0.9")],
         "decoding, dialogue teacher": [(0.5, 0.125, "")],
     }
+
+
+def test_a_schedule_is_labelled_by_its_ends() -> None:
+    results = [arm("gamma_0_8_to_0_2", 1.0)]
+    (line,) = traded(TABLES["gamma"], results, "dist_4", "f1_at_10")
+    assert [it.label for it in line.points] == ["0.8 to 0.2"]
 
 
 def test_figures_have_a_panel_for_each_metric_and_intervals() -> None:
