@@ -10,9 +10,10 @@ from trainer.ablation.arm_results import ArmResults, arm_results
 from trainer.ablation.arms import TABLES, Table
 from trainer.ablation.cell import Cell, read_cells
 from trainer.ablation.checks import check_together
+from trainer.ablation.marked_text import fill
 from trainer.ablation.revision import SameRevisions
 from trainer.ablation.steps_text import steps_lines
-from trainer.ablation.table_text import table_lines
+from trainer.ablation.table_text import score_table, table_lines
 from trainer.common.atomic import write_text
 from trainer.common.errors import MissingError
 from trainer.evaluation.drawing import require_matplotlib
@@ -24,6 +25,8 @@ SHOWN = (
 )
 """Settings that a table names; all of them are in each cell."""
 WIDTH = 120
+ELSEWHERE = {"tail": ("loss.md", ("kl_dialogue", "perplexity", "f1_at_10"))}
+"""Table -> document beside the page's folder that has a part of it too, between marks."""
 HEAD = """# Ablation
 
 Made by `python -m trainer.ablate table` of the cells in `docs/results/cells/` alone; do not edit.
@@ -65,6 +68,26 @@ def write_document(cells: Path, output: Path) -> None:
     for name, of_results in results.items():
         lines += [*_section(TABLES[name], found[name], of_results, figures[name]), ""]
     write_text(output, "\n".join(lines).rstrip() + "\n")
+    for name, (document, metrics) in ELSEWHERE.items():
+        if name in results:
+            part = _part(TABLES[name], results[name], metrics, figures[name], output.parent.name)
+            fill(output.parent.parent / document, name, part)
+
+
+def _part(
+    table: Table,
+    results: Sequence[ArmResults],
+    metrics: Sequence[str],
+    figures: Sequence[str],
+    folder: str,
+) -> Iterator[str]:
+    """What another document, beside the page's folder, has of a table."""
+    yield ""
+    yield from score_table(table, results, metrics, paper=())
+    yield ""
+    for figure in figures:
+        yield f"![{table.title}: scores of the arms, with their intervals]({folder}/{figure})"
+        yield ""
 
 
 def _section(

@@ -33,11 +33,11 @@ def table_lines(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     words = (*WORDS, *(it for it in table.shown if it not in WORDS))
     yield "Films, mean over the seeds (95 % interval over dialogues and seeds):"
     yield ""
-    yield from _score_table(table, results, films, new=("f1_at_10",), paper=FILMS)
+    yield from score_table(table, results, films, new=("f1_at_10",), paper=FILMS)
     yield ""
     yield "Words:"
     yield ""
-    yield from _score_table(table, results, words, paper=("perplexity", "dist_2", "dist_4"))
+    yield from score_table(table, results, words, paper=("perplexity", "dist_2", "dist_4"))
     yield ""
     yield from _ratio_table(table, results)
     if table.name in WITH_PAPER:
@@ -45,7 +45,7 @@ def table_lines(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
         yield from _order_lines(results)
 
 
-def _score_table(
+def score_table(
     table: Table,
     results: Sequence[ArmResults],
     metrics: Sequence[str],
