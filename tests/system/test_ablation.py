@@ -100,7 +100,8 @@ def test_an_ablation_goes_on_after_ctrl_c_and_its_page_is_made_of_cells_alone(
     assert set((tmp_path / "runs" / "students").iterdir()) == students
     same = read_cell(tmp_path / "cells" / "gamma" / "gamma_0_0-seed0.json")
     compared = same.scores["paper.all"]
-    assert compared["perplexity"] == vanilla.scores["paper.all"]["perplexity"]
+    # Sums in a cell are rounded.
+    assert compared["perplexity"] == pytest.approx(vanilla.scores["paper.all"]["perplexity"])
     assert compared["kl_dialogue"] is not None and compared["kl_dialogue"] > 0.0
 
     (tmp_path / "runs").rename(tmp_path / "gone")
