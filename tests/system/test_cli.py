@@ -69,6 +69,7 @@ WRONG = {
     "-m trainer.evaluation": ("--checkpoint", "absent", "--data", "absent", "--limit", "0"),
     "-m trainer.evaluation.divergence": ("--checkpoint", "absent", "--limit", "0"),
     "-m trainer.evaluation.report": ("--run", "/proc/below"),
+    "-m trainer.evaluation.respond": ("--checkpoint", "absent", "--shard", "2/2"),
     "-m trainer.evaluation.teachers": ("--data", "absent", "--output", "ROOT/out"),
     "-m teacher_server": ("up", "--dialogue", "absent", "--fleet", "ROOT/fleet.json"),
     "-m cluster.demo": ("--data", "absent"),

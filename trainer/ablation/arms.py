@@ -10,8 +10,6 @@ from trainer.common.errors import InputError
 from trainer.evaluation.arms import Arm
 
 VANILLA = "vanilla"
-BLANDNESS = ("within_dist_4", "conventional_dist_4", "frequent_share", "word_entropy")
-"""Metrics of how varied the responses are, where it costs something to learn from teachers."""
 DIALOGUE_TEACHER = "dialogue_teacher"
 RECOMMENDATION_TEACHER = "recommendation_teacher"
 CEILING = (DIALOGUE_TEACHER, RECOMMENDATION_TEACHER)
@@ -185,14 +183,14 @@ TABLES: Mapping[str, Table] = {
             baseline="gamma_0_0",
             has_ceiling=False,
             diverges=True,
-            shown=(*BLANDNESS, "kl_dialogue", "student_entropy"),
+            shown=("repeated_share", "kl_dialogue", "student_entropy"),
         ),
         Table(
             name="decoding",
             title="Greedy and nucleus decoding",
             arms=_DECODED,
             baseline=f"{VANILLA}_greedy",
-            shown=BLANDNESS,
+            shown=("repeated_share",),
         ),
         Table(
             name="k",
@@ -206,7 +204,7 @@ TABLES: Mapping[str, Table] = {
             arms=(_VANILLA, *_values("distill.temperature", (0.5, 1.0, 2.0, 4.0))),
             has_ceiling=False,
             diverges=True,
-            shown=(*BLANDNESS, "kl_dialogue", "student_entropy"),
+            shown=("repeated_share", "kl_dialogue", "student_entropy"),
         ),
     )
 }

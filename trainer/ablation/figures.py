@@ -15,9 +15,12 @@ from trainer.ablation.curves import ALONG, TRADED, Along, Curve, curves, traded
 from trainer.evaluation.plots import write_figure
 from trainer.scoring.metrics import METRICS
 
-PRICES = ("dist_4", "words_per_response", "perplexity")
+LIKELIHOOD = "perplexity"
+PRICES = ("dist_4", "words_per_response", LIKELIHOOD)
 GAIN = "f1_at_10"
 MARKERS = "osD^v"
+DODGE = 0.06
+"""Between two lines at one value, of a doubling."""
 TITLES = {metric.name: metric.title for metric in METRICS}
 
 
@@ -46,8 +49,10 @@ def along_figure(along: Along, results: Sequence[ArmResults]) -> Figure:
     panels = figure.subplots(1, len(along.metrics), squeeze=False)[0]
     for axis, metric in zip(panels, along.metrics, strict=True):
         lines = curves(along, results, metric)
-        for line, marker in zip(lines, MARKERS, strict=False):
-            _draw(axis, line, marker)
+        for number, (line, marker) in enumerate(zip(lines, MARKERS, strict=False)):
+            # Beside each other, so that intervals at one value can be told apart.
+            beside = DODGE * (number - (len(lines) - 1) / 2)
+            _draw(axis, line, marker, factor=2.0**beside if along.doubles else 1.0)
         if along.doubles:
             axis.set_xscale("log", base=2)
             ticks = sorted({it.x for line in lines for it in line.points})
@@ -62,18 +67,21 @@ def price_figure(results: Mapping[str, Sequence[ArmResults]]) -> Figure:
     figure = Figure(figsize=(4.8 * len(PRICES), 4.2), layout="constrained")
     for axis, price in zip(figure.subplots(1, len(PRICES)), PRICES, strict=True):
         for number, name in enumerate(TRADED):
+            if price == LIKELIHOOD and name == "decoding":
+                # However a student's words are chosen, gold ones are as likely.
+                continue
             for line in traded(TABLES[name], results.get(name, ()), price, GAIN):
                 _draw(axis, line, MARKERS[number])
         _finish(axis, TITLES[price], TITLES[GAIN])
     return figure
 
 
-def _draw(axis: Axes, line: Curve, marker: str) -> None:
-    """One line with its intervals."""
+def _draw(axis: Axes, line: Curve, marker: str, *, factor: float = 1.0) -> None:
+    """One line with its intervals, each x times a factor."""
     below = [_length(it.mean.mean, it.mean.low) for it in line.points]
     above = [_length(it.mean.high, it.mean.mean) for it in line.points]
     axis.errorbar(
-        [it.x for it in line.points],
+        [factor * it.x for it in line.points],
         [it.mean.mean for it in line.points],
         yerr=[below, above],
         marker=marker,

@@ -22,6 +22,7 @@ from trainer.evaluation.machine_facts import machine_text
 from trainer.evaluation.responders import Responder, SpeakingResponder, load_responder
 from trainer.evaluation.response_parts import PLAN_KEY, Plan, ResponseParts
 from trainer.evaluation.shards import Shard
+from trainer.models.student_card import MODEL_FOLDER
 from trainer.scoring.card import SystemCard, card_path, read_system_card
 
 
@@ -127,7 +128,7 @@ def _finish(work: Work) -> None:
         return
     config, data = work.config, work.data
     card = SystemCard(
-        system=config.checkpoint.resolve().name,
+        system=_name(config.checkpoint.resolve()),
         checkpoint_digest=work.responder.digest,
         vocabulary_digest=data.vocabulary.digest,
         data_digest=data.manifest.dialogue_digests[config.split],
@@ -138,6 +139,11 @@ def _finish(work: Work) -> None:
     )
     _write_card(work.parts, card)
     work.parts.remove()
+
+
+def _name(checkpoint: Path) -> str:
+    """The folder's name; that of a run for its exported student."""
+    return checkpoint.parent.name if checkpoint.name == MODEL_FOLDER else checkpoint.name
 
 
 def _add_latency(work: Work) -> None:

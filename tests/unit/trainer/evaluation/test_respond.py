@@ -28,7 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data and systems."""
     root = tmp_path_factory.mktemp("respond")
     data = write_tiny_data(root / "data")
-    write_student(root / "model", data.vocabulary, seed=3)
+    write_student(root / "student" / "model", data.vocabulary, seed=3)
     write_dialogue_teacher(root / "teacher", data.vocabulary, seed=4)
     write_recommender(root / "recommender", data, seed=0)
     return root
@@ -41,7 +41,7 @@ def command(root: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         monkeypatch.delenv(name, raising=False)
 
     def run(
-        output: Path, *options: str, system: str = "model", classifier: str | None = "oracle"
+        output: Path, *options: str, system: str = "student", classifier: str | None = "oracle"
     ) -> None:
         model = ("--checkpoint", str(root / system), "--data", str(root / "data"))
         actions = () if classifier is None else ("--classifier", classifier)
@@ -59,10 +59,16 @@ def test_a_file_has_a_record_of_each_message_and_a_card(
     records = read_records(output)
     assert [it.message for it in records] == ["01", "11", "21", "31", "41", "42", "51"]
     card = read_system_card(output)
-    assert (card.system, card.split, card.decoding) == ("model", "test", "greedy")
+    assert (card.system, card.split, card.decoding) == ("student", "test", "greedy")
     assert card.seconds is not None and card.seconds > 0
     assert card.latency_ms_median is None
     assert sorted(path.name for path in output.parent.iterdir()) == ["one.json", "one.jsonl"]
+
+
+def test_an_exported_student_has_the_name_of_its_run(command: Command, tmp_path: Path) -> None:
+    output = tmp_path / "one.jsonl"
+    command(output, "--limit", "1", system="student/model")
+    assert read_system_card(output).system == "student"
 
 
 @pytest.mark.parametrize("options", [(), ("--decoding", "nucleus", "--top-p", "0.8")])
