@@ -25,10 +25,10 @@ FALL: Mapping[str, Any] = {"form": "linear", "to": 0.2, "steps": 650}
 SPECIAL_TOKEN: Mapping[str, Any] = {
     "action_tokens": True,
     "action_history": True,
-    "action_loss": False,
+    "action_loss": True,
 }
-"""The reading of the paper's special token (section 3.4) that the arms with +ST have: in the
-history too, so that all arms read a dialogue in one pass, and see the same batches."""
+"""The reading of the paper's special token (section 3.4) that the arms with +ST have, chosen on
+valid (docs/training.md). In the history too, so that all arms read a dialogue in one pass."""
 NO_TOKEN: Mapping[str, Any] = dict.fromkeys(SPECIAL_TOKEN, False)
 
 
