@@ -39,6 +39,7 @@ Definitions: [evaluation.md](../evaluation.md). Cells are made, and this page, b
 
     python -m trainer.ablate --config trainer/configs/ablation.yaml
     python -m trainer.ablate --config trainer/configs/ablation-kgsf.yaml
+    python -m trainer.ablate --config trainer/configs/ablation-teacher.yaml
     python -m trainer.ablate table
 """
 
@@ -114,9 +115,9 @@ def _made_by(table: Table, cells: Sequence[Cell]) -> str:
     longest = max(sum(cell.seconds.values()) for cell in cells) / 60
     revisions = sorted({cell.revision.training[:12] for cell in cells})
     return textwrap.fill(
-        f"Table `{table.name}`: {len(cells)} cells, {hours:.1f} hours, the longest "
-        f"{longest:.1f} minutes, on {'; '.join(_machines(cells))}. Training code "
-        f"{', '.join(revisions)}. Shared settings: {settings}.{_own_teachers(cells)}",
+        f"Table `{table.name}`: {len(cells)} {'cell' if len(cells) == 1 else 'cells'}, "
+        f"{hours:.1f} hours, the longest {longest:.1f} minutes, on "
+        f"{'; '.join(_machines(cells))}. Training code {', '.join(revisions)}. Shared settings: {settings}.{_own_teachers(cells)}",
         WIDTH,
         break_long_words=False,
         break_on_hyphens=False,

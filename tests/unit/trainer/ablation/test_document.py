@@ -75,7 +75,7 @@ def test_a_system_that_never_names_a_film_leaves_no_nan(tmp_path: Path) -> None:
 
 def test_an_arm_without_a_baseline_is_told_and_not_compared(tmp_path: Path) -> None:
     write_cells(tmp_path / "cells", cell("paper", "plus_D"))
-    assert "There is no cell of vanilla yet" in page(tmp_path)
+    assert "Not compared yet: that needs a cell of vanilla" in page(tmp_path)
 
 
 def test_an_unfinished_table_counts_its_seeds(tmp_path: Path) -> None:
