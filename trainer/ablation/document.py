@@ -117,7 +117,8 @@ def _made_by(table: Table, cells: Sequence[Cell]) -> str:
     return textwrap.fill(
         f"Table `{table.name}`: {len(cells)} {'cell' if len(cells) == 1 else 'cells'}, "
         f"{hours:.1f} hours, the longest {longest:.1f} minutes, on "
-        f"{'; '.join(_machines(cells))}. Training code {', '.join(revisions)}. Shared settings: {settings}.{_own_teachers(cells)}",
+        f"{'; '.join(_machines(cells))}. Training code {', '.join(revisions)}. "
+        f"Shared settings: {settings}.{_own_teachers(cells)}",
         WIDTH,
         break_long_words=False,
         break_on_hyphens=False,
