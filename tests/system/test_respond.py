@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.evaluation_fakes import write_dialogue_teacher, write_tiny_data
+from tests.support.evaluation_fakes import write_student, write_tiny_data
 
 LIMIT_S = 300.0
-OPTIONS = ("--decoding", "nucleus", "--seed", "4", "--batch-size", "1")
+OPTIONS = ("--classifier", "oracle", "--decoding", "nucleus", "--seed", "4", "--batch-size", "1")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("respond")
     data = write_tiny_data(root / "data")
-    write_dialogue_teacher(root / "teacher", data.vocabulary, seed=4)
+    write_student(root / "student", data.vocabulary, seed=3)
     return root
 
 
@@ -30,7 +30,7 @@ def start(
     root: Path, output: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer.evaluation.respond", "--output", str(output)]
-    command += ["--checkpoint", str(root / "teacher"), "--data", str(root / "data"), *OPTIONS]
+    command += ["--checkpoint", str(root / "student"), "--data", str(root / "data"), *OPTIONS]
     return subprocess.Popen(
         command,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},

@@ -25,10 +25,10 @@ FALL: Mapping[str, Any] = {"form": "linear", "to": 0.2, "steps": 650}
 SPECIAL_TOKEN: Mapping[str, Any] = {
     "action_tokens": True,
     "action_history": True,
-    "action_loss": False,
+    "action_loss": True,
 }
-"""The reading of the paper's special token (section 3.4) that the arms with +ST have: in the
-history too, so that all arms read a dialogue in one pass, and see the same batches."""
+"""The reading of the paper's special token (section 3.4) that the arms with +ST have, chosen on
+valid (docs/training.md). In the history too, so that all arms read a dialogue in one pass."""
 NO_TOKEN: Mapping[str, Any] = dict.fromkeys(SPECIAL_TOKEN, False)
 
 
@@ -131,6 +131,16 @@ _SIZES = tuple(
     for name in (VANILLA, "plus_D_R")
 )
 
+_READINGS = (
+    Arm(name="no_token", settings=NO_TOKEN),
+    Arm(name="before_response", settings={"action_tokens": True}),
+    Arm(name="history", settings={"action_tokens": True, "action_history": True}),
+    Arm(
+        name="history_loss",
+        settings={"action_tokens": True, "action_history": True, "action_loss": True},
+    ),
+)
+
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (
@@ -168,6 +178,13 @@ TABLES: Mapping[str, Table] = {
                 Arm(name=VANILLA, settings={"distill.gamma": 0.0}),
                 *(Arm(name=f"{OF_TEACHERS}{it}", settings={}) for it in ("full", *WEAKER)),
             ),
+            has_ceiling=False,
+        ),
+        Table(
+            name="actions",
+            title="Readings of the action token",
+            arms=_READINGS,
+            baseline="no_token",
             has_ceiling=False,
         ),
         Table(

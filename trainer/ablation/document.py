@@ -17,6 +17,7 @@ from trainer.ablation.table_text import score_table, table_lines
 from trainer.common.atomic import write_text
 from trainer.common.errors import MissingError
 from trainer.evaluation.drawing import require_matplotlib
+from trainer.kinds.names import DIALOGUE
 
 SHOWN = (
     *("train.steps", "train.batch_size", "train.group", "distill.gamma", "distill.gate"),
@@ -38,6 +39,7 @@ Definitions: [evaluation.md](../evaluation.md). Cells are made, and this page, b
 
     python -m trainer.ablate --config trainer/configs/ablation.yaml
     python -m trainer.ablate --config trainer/configs/ablation-kgsf.yaml
+    python -m trainer.ablate --config trainer/configs/ablation-teacher.yaml
     python -m trainer.ablate table
 """
 
@@ -113,13 +115,31 @@ def _made_by(table: Table, cells: Sequence[Cell]) -> str:
     longest = max(sum(cell.seconds.values()) for cell in cells) / 60
     revisions = sorted({cell.revision.training[:12] for cell in cells})
     return textwrap.fill(
-        f"Table `{table.name}`: {len(cells)} cells, {hours:.1f} hours, the longest "
-        f"{longest:.1f} minutes, on {'; '.join(_machines(cells))}. Training code "
-        f"{', '.join(revisions)}. Shared settings: {settings}.",
+        f"Table `{table.name}`: {len(cells)} {'cell' if len(cells) == 1 else 'cells'}, "
+        f"{hours:.1f} hours, the longest {longest:.1f} minutes, on "
+        f"{'; '.join(_machines(cells))}. Training code {', '.join(revisions)}. "
+        f"Shared settings: {settings}.{_own_teachers(cells)}",
         WIDTH,
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _own_teachers(cells: Sequence[Cell]) -> str:
+    """Says so where the arms with the special token learn from a dialogue teacher of their own."""
+    taught = [cell for cell in cells if cell.sources.get("teachers") and cell.settings]
+    with_token, without = (
+        {
+            cell.sources["teachers"].get(DIALOGUE)
+            for cell in taught
+            if bool(cell.settings.get("action_tokens")) is has_token
+        }
+        - {None}
+        for has_token in (True, False)
+    )
+    if not (with_token and without) or with_token == without:
+        return ""
+    return " Arms with the special token learn from a dialogue teacher that was fitted with it."
 
 
 def _machines(cells: Sequence[Cell]) -> list[str]:

@@ -70,7 +70,7 @@ def _ratio_table(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     base = next((arm for arm in results if arm.name == table.baseline), None)
     others = [arm for arm in results if arm.name not in (table.baseline, *CEILING)]
     if base is None or not others:
-        yield f"There is no cell of {table.baseline} yet, or of no other arm: nothing to compare."
+        yield f"Not compared yet: that needs a cell of {table.baseline}, and one of another arm."
         return
     views = {"": ALL, "new items: ": NEW}
     titles = [f"{note}{TITLES[it]}" for note in views for it in RATIOS]

@@ -75,7 +75,7 @@ def test_a_system_that_never_names_a_film_leaves_no_nan(tmp_path: Path) -> None:
 
 def test_an_arm_without_a_baseline_is_told_and_not_compared(tmp_path: Path) -> None:
     write_cells(tmp_path / "cells", cell("paper", "plus_D"))
-    assert "There is no cell of vanilla yet" in page(tmp_path)
+    assert "Not compared yet: that needs a cell of vanilla" in page(tmp_path)
 
 
 def test_an_unfinished_table_counts_its_seeds(tmp_path: Path) -> None:
@@ -111,3 +111,12 @@ def test_numbers_are_written_as_tables_have_them() -> None:
     assert number("f1_at_10", 0.0634) == ".063"
     assert number("rec_ratio", 1.0) == "1.000"
     assert number("perplexity", 59.94) == "59.9"
+
+
+def test_the_page_says_where_arms_have_a_dialogue_teacher_of_their_own(tmp_path: Path) -> None:
+    one, two = ({"teachers": {"dialogue": it}} for it in ("one", "two"))
+    write_cells(tmp_path / "cells", cell("paper", "plus_D_R", sources=one))
+    write_cells(tmp_path / "cells", cell("paper", "soft", sources=one))
+    assert "a dialogue teacher that was fitted with it" not in " ".join(page(tmp_path).split())
+    write_cells(tmp_path / "cells", cell("paper", "soft", sources=two))
+    assert "a dialogue teacher that was fitted with it" in " ".join(page(tmp_path).split())
