@@ -10,30 +10,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from cluster.launch.child import Command
 from cluster.launch.launcher import CommandFailed, Launcher
-from cluster.launch.ports import free_port
+from cluster.launch.machine import ROOT, this_machine
+from cluster.launch.only_one import LOCK_NAME, only_one
 from cluster.launch.screen import duration
+from cluster.launch.teachers import serve_teachers, take_down
 from cluster.sources import checked_source
-from cluster.stages import PRETRAIN_LANES, ROOT, Demo, this_machine
+from cluster.stages import PRETRAIN_LANES, Demo
 from trainer.common.atomic import write_json
 from trainer.common.cli import run_main
 from trainer.common.command import CommandParser
-from trainer.common.errors import InputError, MachineError
+from trainer.common.errors import InputError
 from trainer.common.text_files import read_json_object
 
 REPORT_PARTS = ("report.json", "report.md", "plots")
 RECORD_NAME = "demo.json"
-LOCK_NAME = ".lock"
 
 
 class Stages:
@@ -60,14 +59,12 @@ class Stages:
 def run_demo(demo: Demo, launcher: Launcher) -> None:
     """The story: prepare, pretrain, serve and distil, train without teachers, report."""
     stages = Stages(launcher, demo.output)
-    if demo.fleet_file.exists():
-        # A demo that was ended by SIGKILL has left its fleet.
-        launcher.run([demo.fleet_down()])
+    take_down(demo.fleet, launcher)
 
     stages.run([demo.prepare()])
     stages.run(*([demo.pretrain(kind) for kind in lane] for lane in PRETRAIN_LANES))
     if not stages.is_finished("student distilled"):
-        with serve_teachers(demo, launcher) as directory:
+        with serve_teachers(demo.fleet, launcher) as directory:
             stages.run([demo.train_student("distilled", f"teachers.directory={directory}")])
     stages.run([demo.train_student("undistilled", "distill.gamma=0")])
     if demo.has_item_vectors:
@@ -80,18 +77,6 @@ def run_demo(demo: Demo, launcher: Launcher) -> None:
             shutil.copytree(made, demo.output / part, dirs_exist_ok=True)
         else:
             shutil.copy2(made, demo.output / part)
-
-
-@contextlib.contextmanager
-def serve_teachers(demo: Demo, launcher: Launcher) -> Iterator[str]:
-    """Serve the teachers inside the context; yields the Directory's host:port."""
-    port = free_port()
-    try:
-        launcher.run([demo.fleet_up(port)])
-        yield f"127.0.0.1:{port}"
-    finally:
-        if demo.fleet_file.exists():
-            launcher.run([demo.fleet_down()])
 
 
 @contextlib.contextmanager
@@ -116,9 +101,7 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
             f"{'none' if known is None else known['source'] or 'the synthetic corpus'}. "
             "Leave --resume out to start afresh."
         )
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / LOCK_NAME).open("w") as lock:
-        _lock(lock, output)
+    with only_one(output, "demo"):
         # The fleet file stays until its fleet is down.
         keep = {LOCK_NAME, RECORD_NAME, "fleet.json"}
         for entry in [] if resume else list(output.iterdir()):
@@ -126,15 +109,6 @@ def output_folder(output: Path, source: Path | None, *, resume: bool) -> Iterato
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_json(path, record)
         yield
-
-
-def _lock(file: TextIO, output: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise MachineError(
-            f"no other demo must run in {output}, got one. Wait for it, or name another --output."
-        ) from error
 
 
 def main(argv: list[str]) -> None:

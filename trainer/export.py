@@ -15,9 +15,12 @@ from trainer.checkpoints.policy import bests_of
 from trainer.checkpoints.provenance import RunProvenance, shared_by_ranks
 from trainer.common.errors import InputError, UserError
 from trainer.config.run import RunConfig
+from trainer.data.action_form import ActionForm, action_names
 from trainer.data.corpora.table import CORPORA
+from trainer.data.dialogue_share import training_examples
 from trainer.data.examples import Example, digest_examples
 from trainer.data.joint_tokenizer import write_joint_tokenizer
+from trainer.data.model_input import InputLimits, prompt_input
 from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.engine.checkpoints import Checkpoints, find_intact, find_newest
@@ -70,7 +73,7 @@ def train_and_export(
     )
     check_same_on_all_ranks(shared_by_ranks(config, provenance))
     engine = Engine(student, config)
-    limits = language_model.limits
+    limits = _limits(config, language_model, data.vocabulary)
     selection = None
     if config.train.select == "best":
         selection = Selection(
@@ -118,6 +121,8 @@ def complete_student(
         vocabulary_digest=data.vocabulary.digest,
         graph_digest=data.graphs_digest if any(exported.model.knowledge_size) else "",
         action_tokens=config.action_tokens,
+        action_history=config.action_history,
+        action_loss=config.action_loss,
         classifier=classifier,
         gamma=config.distill.gamma,
         steps=exported.steps,
@@ -232,6 +237,8 @@ def resolve_num_steps(config: RunConfig, data: PreparedData) -> RunConfig:
     if config.train.epochs is None:
         return config
     num_examples = data.manifest.splits["train"].responses
+    if config.train.share < 1.0:
+        num_examples = len(training_examples(data, config.train))
     steps = max(1, config.train.epochs * (num_examples // config.train.batch_size))
     train_config = dataclasses.replace(config.train, steps=steps, epochs=None)
     return dataclasses.replace(config, train=train_config)
@@ -254,8 +261,8 @@ def _build(
         item_vectors_IK=None if item_source is None else item_source.items_ID,
         knowledge=recommenders.get(config.knowledge),
     )
-    examples = data.examples("train")
-    _check_length(config, language_model.limits.max_tokens, examples)
+    examples = training_examples(data, config.train)
+    _check_length(config, _limits(config, language_model, data.vocabulary), examples)
     if teachers is not None:
         _check_teachers(config, teachers, examples)
     return language_model, examples, valid_examples(config, data)
@@ -286,8 +293,25 @@ def _recommender(folder: Path, data: PreparedData) -> FrozenRecommender:
     return recommender
 
 
-def _check_length(config: RunConfig, max_length: int, examples: list[Example]) -> None:
-    longest = max(len(e.context_ids) + len(e.response_ids) for e in examples)
+def _limits(config: RunConfig, model: LanguageModel, vocabulary: Vocabulary) -> InputLimits:
+    """What the model takes of an example, with action tokens as the run has them."""
+    items = range(vocabulary.first_item_id, vocabulary.rec_id)
+    actions = ActionForm.of(actions_of(config), items, vocabulary.eos_id)
+    return dataclasses.replace(model.limits, actions=actions)
+
+
+def actions_of(config: RunConfig) -> tuple[str, ...]:
+    """How the model of a run reads action tokens, by the names of its form."""
+    return action_names(
+        tokens=config.action_tokens, history=config.action_history, loss=config.action_loss
+    )
+
+
+def _check_length(config: RunConfig, limits: InputLimits, examples: list[Example]) -> None:
+    max_length = limits.max_tokens
+    longest = max(
+        len(prompt_input(each, limits).tokens) + len(each.response_ids) for each in examples
+    )
     if longest > max_length:
         raise InputError(
             f"student.max_positions must be at least {longest} for the examples in {config.data}, "

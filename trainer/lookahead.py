@@ -85,7 +85,7 @@ def submitted_steps(
 
     Of a caller that drops each step before it takes the next, at most `in_flight` + 1 are held.
     """
-    merges = reads_dialogues(limits, action_tokens=config.action_tokens)
+    merges = reads_dialogues(limits)
     loader = LoaderConfig(
         batch_size=config.train.batch_size,
         seed=config.seed,
@@ -135,10 +135,7 @@ class _Submitter:
     def submit(self, batch: Batch) -> SubmittedStep:
         """Collate a batch, and request its targets."""
         inputs = tuple(
-            to_student_input(
-                each, self._vocabulary, self._limits, action_tokens=self._config.action_tokens
-            )
-            for each in batch.parts
+            to_student_input(each, self._vocabulary, self._limits) for each in batch.parts
         )
         pending: tuple[Future[PreparedTargets], ...] = ()
         if self._teachers is not None:

@@ -55,9 +55,7 @@ class Selection:
         self._vocabulary = vocabulary
         self._limits = limits
         self._export = export
-        self._examples = longest_first(
-            examples, in_chains=reads_dialogues(limits, action_tokens=config.action_tokens)
-        )
+        self._examples = longest_first(examples, in_chains=reads_dialogues(limits))
         self._root = Path(config.output) / FOLDER_NAME
         self._checkpoints = Path(config.output) / CHECKPOINTS_NAME
 
@@ -158,11 +156,9 @@ class Selection:
         return nll_sum / num_tokens
 
     def _nll(self, batch: tuple[Example, ...]) -> torch.Tensor:
-        inputs = to_student_input(
-            batch, self._vocabulary, self._limits, action_tokens=self._config.action_tokens
-        )
+        inputs = to_student_input(batch, self._vocabulary, self._limits)
         targets = conkd.hard_targets(inputs.positions)
-        return self._engine.evaluate(inputs.model, targets)
+        return inputs.positions.of_response(self._engine.evaluate(inputs.model, targets))
 
 
 def forget_best(output: Path) -> None:

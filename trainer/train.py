@@ -224,12 +224,17 @@ def train_step(
     targets = _wait_for_targets(engine, submitted, checkpoints)
     wait_s = time.perf_counter() - started
     for inputs, prepared in zip(submitted.inputs, targets, strict=True):
-        loss_sum, nll_P = engine.forward(inputs.model, prepared.soft)
+        loss_sum, nll_P, closeness_KS = engine.forward(inputs.model, prepared.soft)
         # Every response counts alike (Eq. 5's 1/T is in the targets' weights), and every global
         # batch has batch_size of them.
         engine.backward(loss_sum, config.train.batch_size)
         sums += StepSums.of_micro_batch(
-            inputs, prepared.statistics, loss_sum=loss_sum, nll_P=nll_P, wait_s=wait_s
+            inputs,
+            prepared,
+            loss_sum=loss_sum,
+            nll_P=nll_P,
+            closeness_KS=closeness_KS,
+            wait_s=wait_s,
         )
         wait_s = 0.0
     return sums

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.launch.launcher import Launcher
-from cluster.stages import Demo, this_machine
+from cluster.launch.machine import this_machine
+from cluster.stages import Demo
 from trainer.common.atomic import write_json, write_text
 from trainer.data.examples import Example, read_examples
 from trainer.data.manifest import MANIFEST_NAME

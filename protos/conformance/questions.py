@@ -14,6 +14,8 @@ import numpy as np
 from protos.teacher_pb2 import FLOAT32, Compression, Description, ScoreRequest
 
 RANGES = "ranges"
+ACTIONS = "actions"
+NUM_ACTIONS = 2
 WHOLE = Compression(values=FLOAT32)
 # Short: a teacher on a CPU answers dozens of them in seconds.
 LENGTHS = (3, 1, 6)
@@ -78,8 +80,9 @@ class Questions:
 
     @property
     def num_token_ids(self) -> int:
-        """Token ids of requests are below this: words and items, but no special tokens."""
-        return self.items.stop
+        """Token ids of requests are below this: words and items, and both action tokens of a
+        teacher that was fitted with them."""
+        return self.items.stop + NUM_ACTIONS * (ACTIONS in self.about.capabilities)
 
     def batch(self) -> list[Question]:
         """A few sequences of other lengths."""

@@ -9,6 +9,7 @@ from protos.codec import TargetRows
 from protos.target_rows import ITEM_MASS
 from protos.teacher_pb2 import Compression, Description
 from trainer.common.errors import InputError
+from trainer.data.action_form import ACTIONS, NUM_ACTIONS
 from trainer.data.model_input import SequenceInput
 from trainer.data.vocabulary import Vocabulary
 from trainer.kinds.names import FLOAT32
@@ -51,8 +52,10 @@ def describe(card: Description, vocabulary: Vocabulary, dtype: str = FLOAT32) ->
 
 
 def num_token_ids(description: Description) -> int:
-    """Token ids are below this: base tokens and items, but no [REC], [GEN] and pad."""
-    return description.first_item_id + description.num_items
+    """Token ids are below this: base tokens and items, [REC] and [GEN] of a teacher that was fitted
+    with them, but no pad."""
+    takes_actions = ACTIONS in description.capabilities
+    return description.first_item_id + description.num_items + NUM_ACTIONS * takes_actions
 
 
 def support_size(description: Description, kinds: Mapping[str, TeacherKind] = TEACHER_KINDS) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from teacher_server.scoring.compress import Support, compress
 from teacher_server.scoring.counters import ReplicaCounters
 from teacher_server.scoring.description import describe
 from trainer.common.errors import InputError
+from trainer.data.action_form import ACTIONS
 from trainer.data.bags import Bags
 from trainer.data.model_input import RANGES, InputLimits, SequenceInput, collate
 from trainer.data.vocabulary import Vocabulary
@@ -57,6 +59,10 @@ class DialogueTeacher:
         # A model on several devices takes ids on its first, and has its head there or on its last.
         self._device = model.device
         self._head_device = model.head.weight.device
+        # Rows of one that was fitted with action tokens are over words and items alone, as those of
+        # any other: no row, and no gate, has to do with what it gives these tokens.
+        items_end = description.first_item_id + description.num_items
+        self._hidden = slice(items_end, None) if ACTIONS in description.capabilities else None
         self._support = Support(
             vocab_size=description.vocab_size,
             first_id=0,
@@ -93,7 +99,9 @@ class DialogueTeacher:
         if model.limits.takes_ranges:
             description.capabilities.append(RANGES)
         take_any_temperature(description)
-        of_card = (InputLimits.of(description), (card.num_entities, card.num_words))
+        # How it reads action tokens its card alone knows.
+        limits = replace(InputLimits.of(description), actions=None)
+        of_card = (limits, (card.num_entities, card.num_words))
         of_model = (model.limits, model.knowledge_size)
         if of_card != of_model:
             raise InputError(
@@ -116,6 +124,8 @@ class DialogueTeacher:
         for start in range(0, len(hidden_TD), CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
             logits_TV = self._logits(hidden_TD[chunk])
+            if self._hidden is not None:
+                logits_TV[:, self._hidden] = -torch.inf
             with _counted(self._counters, self._head_device):
                 parts.append(
                     compress(

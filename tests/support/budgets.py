@@ -23,6 +23,7 @@ BUDGETS = {
     "tests/cluster/test_documentation.py": (600.0, 600.0),
     "tests/cluster/test_lost_students.py": (500.0, 500.0),
     "tests/system/test_bench_loss.py": (0.0, 150.0),
+    "tests/system/test_ablation.py": (0.0, 200.0),
     "tests/system/test_cached_student.py": (75.0, 200.0),
     "tests/system/test_chaos.py": (0.0, 400.0),
     "tests/system/test_elastic_fleet.py": (90.0, 250.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import to_yaml
+from trainer.data.dialogue import Dialogue, Message
 from trainer.data.dialogue_examples import ExampleOptions
 from trainer.data.examples import Example, write_examples
 from trainer.data.joint_tokenizer import write_joint_tokenizer
@@ -26,10 +28,12 @@ from trainer.data.knowledge_graph import KnowledgeGraph
 from trainer.data.manifest import FORMAT_VERSION, Manifest, SplitCounts
 from trainer.data.oddities import Oddities
 from trainer.data.prepared import PreparedData, load_prepared
+from trainer.data.stored_dialogues import dialogues_name, store_dialogues, write_dialogues
 from trainer.data.vocabulary import Vocabulary, build_vocabulary
 from trainer.data.word_graph import WordGraph
 from trainer.models.causal_lm import CausalLanguageModel, build_causal_lm
 from trainer.models.frozen import write_card
+from trainer.models.frozen_recommender import FrozenRecommender, export_recommender
 from trainer.models.language_model import (
     LanguageModel,
     build_language_model,
@@ -54,12 +58,34 @@ def tiny_vocabulary(num_items: int = NUM_ITEMS) -> Vocabulary:
     return build_vocabulary(fast, {str(100 + i): f"Film {i} (19{i:02d})" for i in range(num_items)})
 
 
+SAID = (("hi", ()), ("a film?", (3,)), ("more", (3, 4)), ("and?", ()), ("x", (7,)), ("bye", ()))
+"""What the seeker says in each of six dialogues, and the items that he names."""
+GOLD = ((), (4,), (3, 9), (70,), (9, 9), ())
+"""The items of each answer."""
+
+
+def tiny_dialogues() -> list[Dialogue]:
+    """One question and one answer each; the fifth answer is two messages."""
+    dialogues = []
+    for index, ((text, mentioned), items) in enumerate(zip(SAID, GOLD, strict=True)):
+        said = [f"see{_mentions(items)}"] if index != 4 else ["see@109", "@109"]
+        messages = (
+            Message("seeker", f"{text}{_mentions(mentioned)}", f"{index}0"),
+            *(Message("recommender", it, f"{index}{n}") for n, it in enumerate(said, start=1)),
+        )
+        titles = {str(100 + item): "" for item in (*mentioned, *items)}
+        dialogues.append(Dialogue(f"d{index}", messages, titles))
+    return dialogues
+
+
+def _mentions(items: Sequence[int]) -> str:
+    return "".join(f"@{100 + item}" for item in items)
+
+
 def tiny_examples(vocabulary: Vocabulary) -> list[Example]:
     """Six responses: four recommend, one of these repeats the context; entity = item + 5."""
-    texts = [("hi", []), ("a film?", [3]), ("more", [3, 4]), ("and?", []), ("x", [7]), ("bye", [])]
-    gold = [[], [4], [3, 9], [70], [9, 9], []]
     examples = []
-    for index, ((text, mentioned), items) in enumerate(zip(texts, gold, strict=True)):
+    for index, ((text, mentioned), items) in enumerate(zip(SAID, GOLD, strict=True)):
         context = [
             *vocabulary.encode([text]),
             *(vocabulary.item_token(i) for i in mentioned),
@@ -72,7 +98,7 @@ def tiny_examples(vocabulary: Vocabulary) -> list[Example]:
         ]
         examples.append(
             Example(
-                example_id=f"d:{index}",
+                example_id=f"d{index}:1",
                 context_ids=np.array(context, np.int32),
                 response_ids=np.array(response, np.int32),
                 context_entities=np.array([1, *(i + 5 for i in mentioned)], np.int32),
@@ -95,8 +121,8 @@ def write_tiny_data(folder: Path) -> PreparedData:
     )
     examples = tiny_examples(vocabulary)
     counts = SplitCounts(
-        dialogues=1,
-        messages=12,
+        dialogues=6,
+        messages=13,
         merged_turns=12,
         responses=len(examples),
         responses_with_item=4,
@@ -123,8 +149,11 @@ def write_tiny_data(folder: Path) -> PreparedData:
     vocabulary.save(folder)
     graph.save(folder)
     words.save(folder)
+    digests = {}
+    stored = store_dialogues(tiny_dialogues(), examples)
     for split in ("train", "valid", "test"):
         write_examples(folder / f"{split}.jsonl", examples)
+        digests[split] = write_dialogues(folder / dialogues_name(split), stored)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         source="synthetic",
@@ -142,7 +171,7 @@ def write_tiny_data(folder: Path) -> PreparedData:
         num_word_edges=len(words.edges_E2),
         words_digest=words.digest,
         drawn_valid_ids=[],
-        dialogue_digests={},
+        dialogue_digests=digests,
         skipped=[],
         twins=[],
         command="python -m trainer.data prepare",
@@ -219,7 +248,9 @@ def write_classifier(folder: Path, vocabulary: Vocabulary, seed: int) -> TurnCla
     return classifier
 
 
-def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> None:
+def write_dialogue_teacher(
+    folder: Path, vocabulary: Vocabulary, seed: int, *, actions: Sequence[str] = ()
+) -> None:
     """A frozen dialogue teacher."""
     tiny_model(vocabulary, seed).module.save_pretrained(folder)
     vocabulary.save(folder)
@@ -227,8 +258,33 @@ def write_dialogue_teacher(folder: Path, vocabulary: Vocabulary, seed: int) -> N
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
         max_tokens=96,
+        capabilities=actions,
     )
     write_card(folder, card)
+
+
+def write_recommender(folder: Path, data: PreparedData, seed: int) -> Path:
+    """A frozen recommendation teacher that reads entities and words."""
+    generator = torch.Generator().manual_seed(seed)
+    recommender = FrozenRecommender(
+        entities_ND=torch.randn(data.graph.num_entities, 8, generator=generator),
+        attention_N=torch.randn(data.graph.num_entities, generator=generator),
+        items_I=torch.from_numpy(data.graph.item_entities_I.astype(np.int64)),
+        item_bias_I=torch.randn(NUM_ITEMS, generator=generator),
+        words_WD=torch.randn(2, 8, generator=generator),
+        word_attention_W=torch.randn(2, generator=generator),
+        gate_2D=torch.randn(16, generator=generator),
+        gate_bias=torch.zeros(()),
+    )
+    export_recommender(
+        folder,
+        recommender,
+        data.vocabulary,
+        graph_digest=data.graphs_digest,
+        max_entities=9,
+        max_words=9,
+    )
+    return folder
 
 
 def write_run(

@@ -61,7 +61,11 @@ def write_teachers(root: Path, vocabulary: Vocabulary) -> dict[str, Path]:
 
 
 def write_dialogue_teacher(
-    folder: Path, vocabulary: Vocabulary, shape: LanguageModelConfig = SHAPE
+    folder: Path,
+    vocabulary: Vocabulary,
+    shape: LanguageModelConfig = SHAPE,
+    *,
+    actions: Sequence[str] = (),
 ) -> None:
     torch.manual_seed(0)
     model = build_causal_lm(shape, vocabulary).module
@@ -71,6 +75,7 @@ def write_dialogue_teacher(
         kind="dialogue",
         vocabulary_digest=vocabulary.digest,
         max_tokens=max_input_length(model),
+        capabilities=actions,
     )
     write_card(folder, card)
 

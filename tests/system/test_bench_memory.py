@@ -15,7 +15,7 @@ from cluster.bench.memory.rank_memory import (
     find_ranks,
     status_bytes,
 )
-from cluster.stages import this_machine
+from cluster.launch.machine import this_machine
 from tests.support.student_runs import ROOT, TINY, student_command
 from trainer.plan.memory import CPU_OVERHEAD
 

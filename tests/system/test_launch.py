@@ -16,7 +16,8 @@ import pytest
 from cluster.demo import output_folder, run_demo
 from cluster.launch.child import Command
 from cluster.launch.launcher import CommandFailed, Launcher
-from cluster.stages import Demo, Machine
+from cluster.launch.machine import Machine
+from cluster.stages import Demo
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.action_forms import form_of
 from tests.support.geometry import assert_same_geometry
 from tests.support.served_teachers import (
     FittedTeachers,
@@ -176,11 +177,12 @@ def test_served_loss_and_gradient_are_those_of_dense_teachers(
     model = build_causal_lm(shape, data.vocabulary)
     model.module.double()
     student = Student(model, loss_chunk_size=16)
-    inputs = to_student_input(examples, data.vocabulary, InputLimits(), action_tokens=True)
+    limits = InputLimits(actions=form_of(data.vocabulary))
+    inputs = to_student_input(examples, data.vocabulary, limits)
     first = data.vocabulary.first_item_id
     items = range(first, first + data.vocabulary.num_items)
     targets = conkd.mix_targets(inputs.positions, received, config, items)
-    loss, _ = student(inputs.model, targets)
+    loss, *_ = student(inputs.model, targets)
     expected = dense_loss(student, inputs, examples, service.teachers, data, config)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     parameters = list(model.module.parameters())

@@ -19,18 +19,18 @@ MAX_LINES = 400
 # directly in trainer/ or teacher_server/ are a room too: the story that uses the other rooms.
 FLOORS = (
     ("trainer/common",),
-    ("protos", "trainer/security"),
+    ("protos", "trainer/security", "cluster/launch"),
     ("trainer/config", "protos/conformance"),
     ("trainer/data", "trainer/checkpoints"),
     ("trainer/kinds",),
-    ("trainer/data/corpora", "trainer/models", "trainer/loss"),
+    ("trainer/data/corpora", "trainer/models", "trainer/loss", "trainer/scoring"),
     ("trainer/engine", "trainer/telemetry", "trainer/plan"),
     ("trainer/target_cache", "trainer/evaluation"),
-    ("trainer/teacher_client",),
+    ("trainer/teacher_client", "trainer/ablation"),
     ("trainer", "trainer/targets"),
     ("trainer/pretrain", "teacher_server/scoring"),
     ("teacher_server/replica",),
-    ("teacher_server/fleet", "cluster/launch", "cluster/netns", "cluster/machines"),
+    ("teacher_server/fleet", "cluster/netns", "cluster/machines"),
     ("teacher_server", "cluster/grafana", "cluster/students", "cluster/aws", "cluster"),
     ("cluster/bench/fleet", "cluster/bench", "cluster/capacity", "cluster/proof"),
     tuple(

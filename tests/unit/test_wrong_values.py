@@ -36,7 +36,7 @@ from tests.support.wrong_values import (
     whole,
     wrong_settings,
 )
-from trainer import chat
+from trainer import ablate, chat
 from trainer import main as student
 from trainer.common.atomic import write_json
 from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
@@ -44,7 +44,7 @@ from trainer.config.run import RunConfig
 from trainer.data import __main__ as data
 from trainer.data.corpora.table import CORPORA
 from trainer.evaluation import __main__ as evaluation
-from trainer.evaluation import report, teachers
+from trainer.evaluation import divergence, report, respond, score, teachers
 from trainer.plan import __main__ as plan
 from trainer.pretrain import __main__ as pretrain
 from trainer.targets import __main__ as targets
@@ -99,6 +99,21 @@ COMMANDS = {
             "OVERRIDES": UNCHECKED,
         },
         positional={"KIND": 0},
+    ),
+    "trainer.ablate": Command(
+        main=ablate.main,
+        right=("run", "--config", f"{CONFIGS}/ablation.yaml", "--cells", "ROOT/cells"),
+        wrong={
+            "COMMAND": WORDS,
+            "--config": ABSENT | FILE,
+            "--seeds": whole(1, 100),
+            "--table": WORDS,
+            "--limit-cells": whole(1),
+            "--again": NO_FLAG,
+            "--cells": UNWRITABLE,
+            "--output": UNWRITABLE.map(lambda path: f"{path}/page.md"),
+        },
+        positional={"COMMAND": 0},
     ),
     "trainer.targets build": Command(
         main=targets.main,
@@ -161,6 +176,44 @@ COMMANDS = {
         main=evaluation.main,
         right=("--checkpoint", "ROOT/model", "--data", "ROOT/data", "--classifier", "oracle"),
         wrong={**SCORED, **MODEL, "--json": NO_FLAG},
+    ),
+    "trainer.evaluation.divergence": Command(
+        main=divergence.main,
+        right=("--checkpoint", "ROOT/model", "--teacher", "ROOT/teacher", "--data", "ROOT/data"),
+        wrong={
+            **MODEL,
+            **{"--teacher": FOLDERS, "--split": WORDS, "--limit": whole(1)},
+            "--output": UNWRITABLE.map(lambda path: f"{path}/file"),
+        },
+    ),
+    "trainer.evaluation.respond": Command(
+        main=respond.main,
+        right=(
+            *("--checkpoint", "ROOT/model", "--data", "ROOT/data", "--classifier", "oracle"),
+            *("--output", "ROOT/responses.jsonl"),
+        ),
+        wrong={
+            **{**SCORED, **MODEL},
+            "--output": UNWRITABLE.map(lambda path: f"{path}/a.jsonl") | st.just("ROOT/a.txt"),
+            "--decoding": WORDS,
+            "--top-p": number(0.01, 1),
+            "--seed": whole(0, (1 << 32) - 1),
+            "--shard": st.sampled_from(["", "x", "1", "1/1", "2/1", "-1/2", "0/0", "1/", "0/1e3"]),
+            "--latency": NO_FLAG,
+            "--local_rank": whole(0, 1 << 16),
+        },
+    ),
+    "trainer.evaluation.score": Command(
+        main=score.main,
+        right=("ROOT/absent.jsonl", "--data", "ROOT/data"),
+        wrong={
+            "FILES": ABSENT | FILE | GARBAGE,
+            "--data": FOLDERS,
+            "--split": WORDS,
+            "--baselines": WORDS | st.sampled_from(["copy,copy", "copy,", ",random"]),
+            "--json": NO_FLAG,
+        },
+        positional={"FILES": 0},
     ),
     "trainer.evaluation.report": Command(
         main=report.main,

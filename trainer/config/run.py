@@ -57,6 +57,11 @@ class TrainConfig:
     """Optimiser steps; 1,000 if epochs is not given either."""
     epochs: int | None = None
     """Passes over the training examples, instead of steps."""
+    share: float = 1.0
+    """Share of the training dialogues that the run learns from (learning curves): a seeded choice,
+    of which a smaller share takes a part."""
+    share_seed: int = 0
+    """Of that choice, apart from the run's own: students of several seeds meet the same share."""
     batch_size: int = 32
     """Examples per optimiser step over all ranks."""
     micro_batch_size: int | None = None
@@ -65,7 +70,8 @@ class TrainConfig:
     group: Group | None = None
     """dialogue: the responses of a dialogue meet in one micro-batch, which forwards the dialogue
     once. response: each response is drawn, and forwarded, on its own. None: dialogue for a causal
-    student without action tokens, response for one that reads each response on its own."""
+    student, response for one that reads each response on its own: with action tokens that do not
+    stand in the history."""
     checkpoint_every: int = 200
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2
@@ -100,6 +106,10 @@ class TrainConfig:
         for name, value in (("steps", self.steps), ("epochs", self.epochs)):
             if value is not None and value < 1:
                 raise InputError(f"train.{name} must be at least 1, got {value}.")
+        if not 0.0 < self.share <= 1.0:
+            raise InputError(f"train.share must be in (0, 1], got {self.share}.")
+        if not 0 <= self.share_seed <= MAX_SEED:
+            raise InputError(f"train.share_seed must be in [0, {MAX_SEED}], got {self.share_seed}.")
         if self.patience is not None and (self.patience < 1 or self.select != "best"):
             raise InputError(
                 f"train.patience must be at least 1, with train.select best, got {self.patience} "
@@ -137,6 +147,10 @@ class RunConfig:
     """A DeepSpeed config of your own, which must not disagree with this one."""
     action_tokens: bool = True
     """The student's response starts with [REC] or [GEN] (paper section 3.4)."""
+    action_history: bool = False
+    """So do the recommender's earlier turns in the context, so that one pass reads a dialogue."""
+    action_loss: bool = False
+    """The student learns to predict its own action token, from the gold one alone."""
     classifier: str | None = None
     """Frozen turn classifier that picks the action token at inference; noted in the export."""
     item_vectors: str | None = None
@@ -155,6 +169,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise InputError(f"seed must be in [0, {MAX_SEED}], got {self.seed}.")
+        for name, holds in (
+            ("action_history", self.action_history),
+            ("action_loss", self.action_loss),
+        ):
+            if holds and not self.action_tokens:
+                raise InputError(
+                    f"{name} must be false with action_tokens false, got true. Set both, or none."
+                )
         lowest = {"none": 0, "optimizer": 1, "all": 3}[self.offload]
         if self.zero_stage < lowest:
             raise InputError(

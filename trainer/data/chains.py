@@ -20,7 +20,7 @@ Chain = range
 
 def continues(before: Example, after: Example) -> bool:
     """Whether the input of `before` is how the context of `after` begins, in one dialogue."""
-    if _dialogue_id(before) != _dialogue_id(after):
+    if dialogue_id(before) != dialogue_id(after):
         return False
     start, end = len(before.context_ids), input_length(before)
     # The last id of a response is a label only.
@@ -61,5 +61,6 @@ def input_length(example: Example) -> int:
     return len(example.context_ids) + len(example.response_ids) - 1
 
 
-def _dialogue_id(example: Example) -> str:
+def dialogue_id(example: Example) -> str:
+    """The id of an example's dialogue."""
     return example.example_id.rsplit(":", 1)[0]

@@ -39,6 +39,9 @@ class Example:
     is_recommendation: bool = False
     """Whether response_ids hold an item's token: the turn's action is [REC]. Not known, and False,
     where there is no response yet."""
+    continues_turn: bool = False
+    """Whether the recommender spoke last: a message inside its turn, the one before it in the
+    context as a turn of its own. Never so of a prepared example; not stored."""
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

@@ -17,7 +17,8 @@ By response, a rank sees the same examples in every epoch. By dialogue, a chain 
 its key as far as ranks stay balanced (chain_shares.py): of redial-mini's chains 80 % are on the
 same one of two ranks in the next epoch at 32 responses a batch, 86 % at 64.
 
-B examples of a micro-batch, P response positions, end to end.
+B examples of a micro-batch, P positions of what they predict, end to end, R of them without those
+of action tokens.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from trainer.common.errors import InputError
 from trainer.config.run import Group
+from trainer.data.action_form import ActionForm
 from trainer.data.chain_shares import chain_keys, split
 from trainer.data.chains import find_chains, input_length
 from trainer.data.dialogue_order import epoch_batches
@@ -106,12 +108,31 @@ class Positions:
         example_P: int64 [P], index of the example.
         weight_P: float32 [P], 1/T of the example (Eq. 5).
         is_item_P: bool [P], the gold token is an item.
+        is_action_P: bool [P], it is an action token, which no teacher teaches; None: nowhere.
     """
 
     labels_P: Tensor
     example_P: Tensor
     weight_P: Tensor
     is_item_P: Tensor
+    is_action_P: Tensor | None = None
+
+    def of_response(self, values_P: Tensor) -> Tensor:
+        """The values at the response's own tokens, [R], on whatever device they are."""
+        if self.is_action_P is None:
+            return values_P
+        return values_P[~self.is_action_P.to(values_P.device)]
+
+    @property
+    def response_row_P(self) -> Tensor:
+        """Of each position its place among the response's own tokens, int64 [P].
+
+        Where an action token is predicted it is that of the response's first token.
+        """
+        if self.is_action_P is None:
+            return torch.arange(len(self.labels_P))
+        is_response_P = (~self.is_action_P).long()
+        return is_response_P.cumsum(0) - is_response_P
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,28 +198,27 @@ def to_student_input(
     examples: tuple[Example, ...],
     vocabulary: Vocabulary,
     limits: InputLimits,
-    *,
-    action_tokens: bool,
 ) -> StudentInput:
     """Collate a micro-batch; the student's step t is the teacher's step t by response index.
 
     Consecutive examples of a dialogue share a sequence where one goes on from the other; an action
-    token before a response stands in no later context, and keeps them apart.
+    token that stands before the response alone is in no later context, and keeps them apart.
     """
-    inputs = [
-        dialogue_input(e, limits, [_action_id(e, vocabulary)] if action_tokens else ())
-        for e in examples
-    ]
-    if reads_dialogues(limits, action_tokens=action_tokens):
+    inputs = [dialogue_input(example, limits) for example in examples]
+    if reads_dialogues(limits):
         inputs = merge_sequences(inputs)
     return StudentInput(
         model=collate(inputs, pad_id=vocabulary.pad_id),
-        positions=_positions([example.response_ids for example in examples], vocabulary),
+        positions=_positions([_labels(each, limits.actions) for each in examples], vocabulary),
     )
 
 
-def _action_id(example: Example, vocabulary: Vocabulary) -> int:
-    return vocabulary.rec_id if example.is_recommendation else vocabulary.gen_id
+def _labels(example: Example, form: ActionForm | None) -> np.ndarray:
+    """What the student predicts, step by step."""
+    if form is None or not form.is_predicted:
+        return example.response_ids
+    action_id = form.token(recommends=example.is_recommendation)
+    return np.concatenate([[action_id], example.response_ids])
 
 
 def _positions(labels: list[np.ndarray], vocabulary: Vocabulary) -> Positions:
@@ -206,9 +226,11 @@ def _positions(labels: list[np.ndarray], vocabulary: Vocabulary) -> Positions:
     example_P = np.repeat(np.arange(len(labels)), lengths)
     labels_P = torch.from_numpy(np.concatenate(labels).astype(np.int64))
     first, end = vocabulary.first_item_id, vocabulary.first_item_id + vocabulary.num_items
+    is_action_P = (labels_P == vocabulary.rec_id) | (labels_P == vocabulary.gen_id)
     return Positions(
         labels_P=labels_P,
         example_P=torch.from_numpy(example_P),
         weight_P=torch.from_numpy((1.0 / lengths)[example_P].astype(np.float32)),
         is_item_P=(labels_P >= first) & (labels_P < end),
+        is_action_P=is_action_P if bool(is_action_P.any()) else None,
     )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from protos.teacher_pb2 import Description
+from trainer.data.action_form import ActionForm
 from trainer.data.bags import Bags
 from trainer.data.examples import Example, last_ids
 
@@ -41,15 +42,20 @@ class InputLimits:
     takes_ranges: bool = False
     """Whether predictions may be wanted at any tokens, not at the last ones alone: one sequence may
     hold several responses."""
+    actions: ActionForm | None = None
+    """Where it reads action tokens, and whether it predicts them; None: it reads none."""
 
     @classmethod
     def of(cls, description: Description) -> InputLimits:
-        """What the described model takes."""
+        """What the described teacher takes; rows of action tokens are never asked for."""
+        first, number = description.first_item_id, description.num_items
+        actions = ActionForm.of(description.capabilities, range(first, first + number))
         return cls(
             max_tokens=description.max_tokens,
             max_entities=description.max_entities,
             max_words=description.max_words,
             takes_ranges=RANGES in description.capabilities,
+            actions=None if actions is None else replace(actions, is_predicted=False),
         )
 
 
@@ -57,12 +63,12 @@ def _none() -> np.ndarray:
     return np.empty(0, np.int32)
 
 
-def reads_dialogues(limits: InputLimits, *, action_tokens: bool) -> bool:
+def reads_dialogues(limits: InputLimits) -> bool:
     """Whether a model reads the responses of a dialogue in one sequence.
 
-    An action token before a response stands in no later context.
+    An action token that stands before the response alone is in no later context.
     """
-    return limits.takes_ranges and not action_tokens
+    return limits.takes_ranges and (limits.actions is None or limits.actions.in_history)
 
 
 class RowRange(NamedTuple):
@@ -87,7 +93,7 @@ class SequenceInput:
 
     Attributes:
         ranges: one for each response that it holds, in order, disjoint; ONE_ROW without tokens.
-        tokens: int32 [L], context, action token if any, and response but for its last token.
+        tokens: int32 [L], context and action tokens if any, and response but for its last token.
         entities: int32, entities of the context.
         words: int32, words of the context.
         temperature: what a teacher's own distribution is softened by, in the rows wanted.
@@ -157,29 +163,49 @@ def _continues(later: SequenceInput, earlier: SequenceInput) -> bool:
     )
 
 
-def dialogue_input(
-    example: Example, limits: InputLimits, action_ids: Sequence[int] = ()
-) -> SequenceInput:
-    """Input of a language model that predicts every token of the response."""
-    action = np.array(action_ids, np.int32)
+def dialogue_input(example: Example, limits: InputLimits) -> SequenceInput:
+    """Input of a language model that predicts every token of the response.
+
+    The rows wanted are one for each of these tokens, and one before them for the action token if
+    the model predicts it.
+    """
+    is_predicted = limits.actions is not None and limits.actions.is_predicted
+    prompt = _prompt_ids(example, limits, recommends=example.is_recommendation)
     return SequenceInput.at_end(
-        num_rows=len(example.response_ids),
-        tokens=np.concatenate([example.context_ids, action, example.response_ids[:-1]]),
+        num_rows=len(example.response_ids) + is_predicted,
+        tokens=np.concatenate([prompt, example.response_ids[:-1]]),
         entities=last_ids(example.context_entities, limits.max_entities),
         words=last_ids(example.context_words, limits.max_words),
     )
 
 
 def prompt_input(
-    example: Example, limits: InputLimits, action_ids: Sequence[int] = ()
+    example: Example, limits: InputLimits, *, recommends: bool | None = None
 ) -> SequenceInput:
-    """Input of a language model that predicts the first token of a response."""
+    """Input of a language model that predicts the first token of a response.
+
+    With action tokens, that is the first one behind the token of `recommends`; None: that token. If
+    the model has predicted it, the rows wanted begin before it, as in training.
+    """
+    form = limits.actions
+    has_predicted = form is not None and form.is_predicted and recommends is not None
     return SequenceInput.at_end(
-        num_rows=1,
-        tokens=np.concatenate([example.context_ids, np.array(action_ids, np.int32)]),
+        num_rows=1 + has_predicted,
+        tokens=_prompt_ids(example, limits, recommends=recommends),
         entities=last_ids(example.context_entities, limits.max_entities),
         words=last_ids(example.context_words, limits.max_words),
     )
+
+
+def _prompt_ids(example: Example, limits: InputLimits, *, recommends: bool | None) -> np.ndarray:
+    """What stands before a response: its context, and the action token unless it is None."""
+    form = limits.actions
+    if form is None:
+        return example.context_ids
+    context_ids = form.history(example.context_ids, continues_turn=example.continues_turn)
+    if recommends is None:
+        return context_ids
+    return np.append(context_ids, np.int32(form.token(recommends=recommends)))
 
 
 def recommendation_input(example: Example, limits: InputLimits) -> SequenceInput:

@@ -7,6 +7,7 @@ compared in the handshake.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ VOCABULARY_NAME = "vocabulary.json"
 TOKENIZER_NAME = "tokenizer"
 FORMAT_VERSION = 3
 REMEDY = "Prepare the data again, or export the model again."
+AT_NUMBER = re.compile("@(?=[0-9])")
 NUM_SPECIAL = 3
 """[REC], [GEN] and <pad>, in this order after the items."""
 
@@ -183,6 +185,19 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text: items as "Title (Year)"; end of text, [REC], [GEN], <pad> left out."""
+        return self._decode(ids, lambda item: self.titles[item], lambda text, _: text)
+
+    def decode_with_ids(self, ids: Sequence[int]) -> str:
+        """As `decode`, but an item is "@<movie id>", and nothing else in the text is @ and digits.
+
+        A space keeps a number apart from an @ or an item before it.
+        """
+        return self._decode(ids, lambda item: f"@{self.movie_ids[item]}", _apart)
+
+    def _decode(
+        self, ids: Sequence[int], name: Callable[[int], str], mend: Callable[[str, bool], str]
+    ) -> str:
+        """Text with items by name; `mend` gets each text between, and whether an item is before."""
         outside = [token_id for token_id in ids if not 0 <= token_id < self.size]
         if outside:
             raise InputError(f"token ids must be in [0, {self.size}), got {outside[0]}.")
@@ -193,9 +208,10 @@ class Vocabulary:
                 for token_id in group:
                     # A model may leave the space out.
                     glued = text[-1:].isalnum() or text[-1:] in tuple("),.!?:;")
-                    text += f"{' ' * glued}{self.titles[token_id - self.base_size]}"
+                    text += f"{' ' * glued}{name(token_id - self.base_size)}"
             else:
-                text += _decode_texts(self._continuing if text else self.tokenizer, list(group))
+                tokenizer = self._continuing if text else self.tokenizer
+                text += mend(_decode_texts(tokenizer, list(group)), bool(text))
         return text
 
     def save(self, folder: Path) -> None:
@@ -283,6 +299,12 @@ def _decode_texts(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
+
+
+def _apart(text: str, follows_item: bool) -> str:
+    """A text in which no number stands right behind an @, or behind the item before the text."""
+    is_glued = follows_item and text[:1].isascii() and text[:1].isdigit()
+    return f"{' ' * is_glued}{AT_NUMBER.sub('@ ', text)}"
 
 
 def _runs(pieces: Sequence[Piece]) -> list[Piece]:

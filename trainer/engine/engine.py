@@ -56,15 +56,18 @@ class Engine:
         )
         self._skips = SkippedSteps(settings)
 
-    def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor]:
-        """The student's loss sum and gold NLL [P] of one micro-batch."""
+    def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor, Tensor]:
+        """The student's loss sum, gold NLL [P] and closeness to its teachers of one micro-batch.
+
+        The latter are sums by `watched.CLOSE_KINDS` and `closeness.CLOSE_SUMS`.
+        """
         return self.deepspeed(inputs.to(self.device), targets.to(self.device))
 
     def evaluate(self, inputs: ModelInput, targets: SoftTargets) -> Tensor:
         """Gold NLL [P] without dropout and without gradient."""
         self.deepspeed.eval()
         with torch.no_grad():
-            _, nll_P = self.forward(inputs, targets)
+            _, nll_P, _ = self.forward(inputs, targets)
         self.deepspeed.train()
         return nll_P
 

@@ -23,8 +23,8 @@ class Student(nn.Module):
         self._response_states = language_model.response_states
         self.loss = SparseCrossEntropy(language_model.head, loss_chunk_size)
 
-    def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor]:
-        """Loss summed over positions, and the gold tokens' NLL [P] without gradient.
+    def forward(self, inputs: ModelInput, targets: SoftTargets) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss summed over positions; the gold tokens' NLL [P] and closeness, without gradient.
 
         Args:
             inputs: what the student reads.

@@ -1,7 +1,7 @@
 """Score one trained model on one split of prepared data.
 
     python -m trainer.evaluation --checkpoint DIR --data DIR [--split test] [--json]
-                                 [--classifier DIR|oracle] [--limit N] [--batch-size N]
+                                 [--classifier DIR|oracle|student] [--limit N] [--batch-size N]
 
 DIR is a run directory, an exported student or a dialogue teacher. Three models side by side, with
 plots: python -m trainer.evaluation.report

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoints.provenance import CONFIG_NAME, flat_settings
 from trainer.common.errors import InputError
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
-from trainer.evaluation.run_history import RunHistory
+
+if TYPE_CHECKING:
+    # It imports torch, and those who declare arms do without.
+    from trainer.evaluation.run_history import RunHistory
 
 OF_NO_STUDENT = (
     *("output", "distill.", "teachers.", "watch."),
@@ -23,11 +26,11 @@ PATHS = ("data", "classifier", "item_vectors", "knowledge", "deepspeed", "studen
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One student beside the distilled one."""
+    """One student of a comparison."""
 
     name: str
     settings: Mapping[str, Any]
-    """What it is trained with instead; every other setting is the distilled student's."""
+    """What it is trained with instead; every other setting is that of the students beside it."""
 
 
 UNDISTILLED = Arm(name="undistilled", settings={"distill.gamma": 0.0})

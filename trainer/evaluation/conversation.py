@@ -148,11 +148,10 @@ class Conversation:
 
     def _respond(self) -> tuple[str | None, list[int]]:
         """The action and the tokens of an answer to all that was said."""
-        room = self._loaded.model.limits.max_tokens - self._config.max_new_tokens - 1
         said = self.said
         example = Example(
             example_id=f"chat:{len(self._before)}",
-            context_ids=np.array(said.tokens[-min(MAX_CONTEXT, room) :], np.int32),
+            context_ids=self._context(),
             response_ids=np.array([self._loaded.vocabulary.eos_id], np.int32),
             context_entities=np.array(said.entities, np.int32),
             context_words=np.array(said.words, np.int32),
@@ -166,6 +165,16 @@ class Conversation:
         )
         name = "recommend" if recommends else "converse"
         return None if actions.source == "none" else name, list(response.token_ids)
+
+    def _context(self) -> np.ndarray:
+        """The last tokens of what was said that fit, with what stands before a response."""
+        limits = self._loaded.limits
+        room = limits.max_tokens - self._config.max_new_tokens - 1
+        context_ids = np.array(self.said.tokens[-min(MAX_CONTEXT, room) :], np.int32)
+        if limits.actions is None:
+            return context_ids
+        # Action tokens of the history take room, too: without so many tokens it fits.
+        return context_ids[max(0, len(limits.actions.history(context_ids)) - room) :]
 
     def _films(self, items: list[int]) -> tuple[tuple[str, str], ...]:
         vocabulary = self._loaded.vocabulary

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from protos.fingerprint import digest_strings
 from trainer.common.errors import InputError, MissingError
+from trainer.data.action_form import ACTION_LOSS, ACTION_NAMES, ACTIONS, ActionForm
 from trainer.data.examples import Example
-from trainer.data.model_input import prompt_input
+from trainer.data.model_input import InputLimits, prompt_input
 from trainer.data.prepared import PreparedData
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.generate import Prompt
@@ -23,6 +27,9 @@ from trainer.models.student_card import (
     read_student_card,
 )
 
+STUDENT = "student"
+"""In the place of a classifier's folder: the model predicts the action token itself."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoadedModel:
@@ -32,18 +39,26 @@ class LoadedModel:
     """Where its weights are: DIR, or DIR/model for a run directory."""
     model: LanguageModel
     vocabulary: Vocabulary
-    action_tokens: bool
-    """Its responses start with [REC] or [GEN]; never so for a dialogue teacher."""
+    actions: tuple[str, ...]
+    """How it reads [REC] and [GEN], by the names of its form; empty: it reads none."""
     classifier: str | None
     """The turn classifier named in its card, if any."""
     graph_digest: str
     """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
+    digest: str
+    """Of its card, which names the digests of its files."""
+
+    @property
+    def limits(self) -> InputLimits:
+        """What it takes of an example, with action tokens as it was trained."""
+        vocabulary = self.vocabulary
+        items = range(vocabulary.first_item_id, vocabulary.rec_id)
+        actions = ActionForm.of(self.actions, items, vocabulary.eos_id)
+        return replace(self.model.limits, actions=actions)
 
     def prompt(self, example: Example, *, recommends: bool) -> Prompt:
-        """Context and, if the model was trained with one, the action token."""
-        action = self.vocabulary.rec_id if recommends else self.vocabulary.gen_id
-        action_ids = [action] if self.action_tokens else []
-        given = prompt_input(example, self.model.limits, action_ids)
+        """Context and, if the model was trained with them, action tokens."""
+        given = prompt_input(example, self.limits, recommends=recommends)
         return Prompt(example.example_id, given, len(example.context_entities))
 
 
@@ -52,10 +67,13 @@ class ModelCard:
     """Card of a model's folder, read before its weights."""
 
     folder: Path
-    action_tokens: bool
+    actions: tuple[str, ...]
+    """How it reads action tokens, by the names of its form; empty: it reads none."""
     classifier: str | None
     vocabulary_digest: str
     graph_digest: str
+    digest: str
+    """Of the card, which names the digests of its files."""
     student: StudentCard | None = None
     """The whole card, if it is a student's."""
 
@@ -73,20 +91,22 @@ def read_model_card(folder: Path) -> ModelCard:
         student = read_student_card(folder)
         return ModelCard(
             folder=folder,
-            action_tokens=student.action_tokens,
+            actions=student.actions,
             classifier=student.classifier,
             vocabulary_digest=student.vocabulary_digest,
             graph_digest=student.graph_digest,
+            digest=digest_strings([json.dumps(dataclasses.asdict(student), sort_keys=True)]),
             student=student,
         )
     if (folder / CARD_NAME).is_file():
         card = read_card(folder, "dialogue")
         return ModelCard(
             folder=folder,
-            action_tokens=False,
+            actions=tuple(it for it in card.capabilities if it in ACTION_NAMES),
             classifier=None,
             vocabulary_digest=card.vocabulary_digest,
             graph_digest=card.graph_digest,
+            digest=card.weights_digest,
         )
     raise MissingError(
         f"{folder} must be a run directory, an exported student or a dialogue teacher, got "
@@ -113,9 +133,10 @@ def load_model(folder: Path) -> LoadedModel:
         folder=card.folder,
         model=model,
         vocabulary=vocabulary,
-        action_tokens=card.action_tokens,
+        actions=card.actions,
         classifier=card.classifier,
         graph_digest=card.graph_digest,
+        digest=card.digest,
     )
 
 
@@ -144,17 +165,24 @@ def check_digests(folder: Path, vocabulary: str, graph: str, data: PreparedData)
 
 
 def resolve_classifier(loaded: LoadedModel | ModelCard, choice: str | None) -> str | None:
-    """Where the action token comes from: "oracle", a folder, or None for a model without any.
+    """Where the action token comes from: "oracle", "student", a folder, or None without any.
 
     The user's choice stands before the one in the student's card, a folder inside the student's.
 
     Raises:
         InputError: if the model needs action tokens and there is no classifier.
     """
-    if not loaded.action_tokens:
+    if ACTIONS not in loaded.actions:
         return None
+    if choice == STUDENT and ACTION_LOSS not in loaded.actions:
+        raise InputError(
+            f"the student in {loaded.folder} must have learnt its action tokens to choose them, "
+            "got one that did not (action_loss). Give --classifier DIR, or oracle."
+        )
     if choice is not None:
         return choice
+    if loaded.classifier is None and ACTION_LOSS in loaded.actions:
+        return STUDENT
     if loaded.classifier is None:
         raise InputError(
             f"the student in {loaded.folder} needs an action token for each response, got no "

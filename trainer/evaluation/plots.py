@@ -14,6 +14,8 @@ from matplotlib.ticker import ScalarFormatter
 
 from trainer.common.atomic import write_bytes
 from trainer.evaluation.run_history import RunHistory
+from trainer.kinds.names import DIALOGUE, RECOMMENDATION
+from trainer.loss.watched import CLOSE_KINDS, CLOSE_STEPS, FIRST
 
 STUDENT_COLOUR, UNDISTILLED_COLOUR, TEACHER_COLOUR = "#0072B2", "#D55E00", "#009E73"
 """Okabe and Ito's palette, told apart by colour-blind readers too."""
@@ -23,7 +25,7 @@ MAX_WINDOW = 50
 def draw_plots(
     student: RunHistory, undistilled: RunHistory, folder: Path, *, eta: float | None
 ) -> list[str]:
-    """Write loss.png, gate.png and teacher_wait.png (the latter two if teachers were asked).
+    """Write loss.png, and if teachers were asked gate.png, teacher_wait.png and closeness.png.
 
     Args:
         eta: threshold of the hard gate; None: the gate is another one.
@@ -35,6 +37,7 @@ def draw_plots(
     if student.has_teachers:
         figures["gate.png"] = gate_figure(student, eta)
         figures["teacher_wait.png"] = wait_figure(student)
+        figures["closeness.png"] = closeness_figure(student)
     for name, figure in figures.items():
         write_figure(figure, folder / name)
     return list(figures)
@@ -103,6 +106,50 @@ def wait_figure(student: RunHistory) -> Figure:
     return figure
 
 
+def closeness_figure(student: RunHistory) -> Figure:
+    """How close the student comes to each kind of teachers, step by step."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axis, (title, keys) in zip(figure.subplots(1, 3), _closeness_panels().items(), strict=True):
+        for key, name, colour, line in keys:
+            points = [(it["step"], it[key]) for it in student.steps if it.get(key) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
+                curve = smoothed(list(values), max(1, len(values) // 10))
+                axis.plot(steps, curve, color=colour, ls=line, label=name)
+        axis.set_title(title, fontsize="medium")
+        axis.set_ylim(0.0, 1.0)
+        _finish(axis)
+    return figure
+
+
+def _closeness_panels() -> dict[str, list[tuple[str, str, str, str]]]:
+    """Title -> key, label, colour and line of each curve."""
+    colours = {DIALOGUE: TEACHER_COLOUR, RECOMMENDATION: STUDENT_COLOUR}
+    lines = {"item": "-", "word": "--"}
+
+    def of_steps(name: str) -> list[tuple[str, str, str, str]]:
+        return [
+            (f"{kind}_{name}_{step}_steps", f"{kind}, {step} steps", colours[kind], lines[step])
+            for kind in CLOSE_KINDS
+            for step in CLOSE_STEPS
+        ]
+
+    kept = {DIALOGUE: "kept_mass", RECOMMENDATION: "recommendation_kept_mass"}
+    masses = [
+        curve
+        for kind in CLOSE_KINDS
+        for curve in (
+            (f"{kind}_student_mass", f"student's, {kind}", colours[kind], "-"),
+            (kept[kind], f"teacher's own, {kind}", colours[kind], ":"),
+        )
+    ]
+    return {
+        "mass on what the teachers' rows keep": masses,
+        "the same first id": of_steps("agreement"),
+        f"overlap of the first {FIRST} ids": of_steps("overlap"),
+    }
+
+
 def draw_calibration(teachers: Mapping[str, Any], path: Path) -> None:
     """Write a plot of how often an item came, against the item mass that was given to it."""
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -155,4 +202,5 @@ def write_figure(figure: Figure, path: Path) -> None:
 def _finish(axis: Axes) -> None:
     axis.set_xlabel("optimiser step")
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False)

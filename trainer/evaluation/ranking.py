@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trainer.evaluation.metrics import CUTOFFS
+from trainer.scoring.metrics import CUTOFFS
 
 
 def gold_ranks(scores_SI: Tensor, gold_S: Tensor) -> Tensor:

@@ -10,33 +10,34 @@ from typing import Any
 from trainer.data.examples import Example
 from trainer.data.vocabulary import Vocabulary
 from trainer.evaluation.evaluate import gold_text
-from trainer.evaluation.metrics import CUTOFFS
+from trainer.scoring.metrics import CUTOFFS, DISTINCT_N, METRICS
 from trainer.telemetry.run_totals import RUN_TOTALS
+from trainer.telemetry.step_metrics import TAUGHT_METRICS
 
 CONTEXT_TURNS = 4
+NEW = "new_items."
+FILM_KEYS = tuple(
+    f"{prefix}{name}_at_{k}"
+    for prefix, names in (
+        ("", ("f1", "rer", "prr", "recall")),
+        (NEW, ("f1", "recall")),
+        ("", ("conventional_f1",)),
+    )
+    for name in names
+    for k in CUTOFFS
+)
+TEXT_KEYS = (
+    *("rec_ratio", "gold_rec_ratio", "perplexity", "bits_per_character"),
+    *(f"{name}_{n}" for name in ("dist", "conventional_dist") for n in DISTINCT_N[1:]),
+    "words_per_response",
+)
 COMPARED = (
-    *((f"F1@{k}", f"f1_at_{k}", False) for k in CUTOFFS),
-    *((f"F1@{k} of new items", f"new_items.f1_at_{k}", False) for k in CUTOFFS),
-    *((f"F1@{k} by pair counts", f"conventional.f1_at_{k}", False) for k in CUTOFFS),
-    ("perplexity", "perplexity", True),
+    *(f"{prefix}_at_{k}" for prefix in ("f1", f"{NEW}f1", "conventional_f1") for k in CUTOFFS),
+    "perplexity",
 )
-"""Title, key, and whether less is better, of the scores in which a loss is said in words."""
-RECOMMENDATION_ROWS = (
-    *((f"F1@{k}", f"f1_at_{k}") for k in CUTOFFS),
-    *((f"ReR@{k}", f"rer_at_{k}") for k in CUTOFFS),
-    *((f"PrR@{k}", f"prr_at_{k}") for k in CUTOFFS),
-    *((f"F1@{k}, new items only", f"new_items.f1_at_{k}") for k in CUTOFFS),
-    *((f"F1@{k}, pair counts", f"conventional.f1_at_{k}") for k in CUTOFFS),
-)
-LANGUAGE_ROWS = (
-    ("Rec ratio", "rec_ratio"),
-    ("Rec ratio of the gold responses", "gold_rec_ratio"),
-    ("Perplexity", "perplexity"),
-    ("Bits per character", "bits_per_character"),
-    *((f"DIST-{n}", f"dist_{n}") for n in (2, 3, 4)),
-    *((f"DIST-{n}, per response", f"conventional.dist_{n}") for n in (2, 3, 4)),
-    ("Accuracy of the action token", "actions.accuracy"),
-)
+"""Scores in which a loss is said in words."""
+ACCURACY = ("Accuracy of the action token", "actions.accuracy")
+METRIC_OF = {metric.name: metric for metric in METRICS}
 MODEL_TITLES = {
     "student": "distilled student",
     "student_oracle": "distilled student, gold action",
@@ -44,7 +45,7 @@ MODEL_TITLES = {
     "plain": "plain student",
     "dialogue_teacher": "dialogue teacher",
     "recommendation_teacher": "recommendation teacher",
-    "copy_last_mentioned": "copy baseline",
+    "copy": "copy baseline",
     "popularity": "popularity baseline",
 }
 
@@ -63,8 +64,14 @@ class SampleDialogue:
 
 def score_rows(results: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """(metric, one cell per model), "-" where a model has no such score."""
-    rows = [*RECOMMENDATION_ROWS, *LANGUAGE_ROWS]
+    rows = [*((score_title(key), key) for key in (*FILM_KEYS, *TEXT_KEYS)), ACCURACY]
     return [(title, [_cell(look_up(result, key)) for result in results]) for title, key in rows]
+
+
+def score_title(key: str) -> str:
+    """What people are told of a score, by its key in report.json."""
+    note = ", new films only" if key.startswith(NEW) else ""
+    return f"{METRIC_OF[key.removeprefix(NEW)].title}{note}"
 
 
 def look_up(result: dict[str, Any], dotted_key: str) -> float | None:
@@ -197,13 +204,13 @@ def _score_notes(report: dict[str, Any]) -> str:
     student = report["student"]
     return (
         f"{losses_text(report)}\n\n{_ratio_text(report)} The student's F1@10 rests on "
-        f"{student['matched_at_10']} hits of {student['num_gold']} gold items in "
-        f"{student['num_slots']} generated positions.\n\n"
+        f"{_count(student['gold'])} gold films and {_count(student['slots'])} generated "
+        "positions.\n\n"
         "F1, ReR and PrR count each gold item and each generated position at most once (maximum "
         "matching); the rows with pair counts do not, as in the literature, and can exceed 1. New "
-        "items only: movies that the context names are left out of gold and of the ranked lists. "
-        "The baselines and the recommendation teacher know when to recommend, and only rank; the "
-        "teacher's ReR is its share of gold films among the first (R@k). Perplexity and the "
+        "films only: films that the context names are left out of gold and of the ranked lists. "
+        "R@k is of one list for the whole response. The baselines know when to recommend, and only "
+        "rank, as the recommendation teacher does. Perplexity and the "
         "oracle use the gold action token; a model without action tokens predicts under less "
         "knowledge."
     )
@@ -216,11 +223,11 @@ def losses_text(report: dict[str, Any]) -> str:
     sentences = []
     for name, other in others.items():
         worse = [
-            f"{title} ({_cell(mine)} against {_cell(its)})"
-            for title, key, lower_is_better in COMPARED
+            f"{score_title(key)} ({_cell(mine)} against {_cell(its)})"
+            for key in COMPARED
             for mine, its in [(look_up(report["student"], key), look_up(other, key))]
             if mine is not None and its is not None and mine != its
-            if (mine > its) == lower_is_better
+            if (mine > its) == METRIC_OF[key.removeprefix(NEW)].lower_is_better
         ]
         if worse:
             sentences.append(
@@ -254,6 +261,10 @@ def _teacher_text(report: dict[str, Any]) -> str:
         # What is not in a group has its place among what was run.
         if key
     ]
+    rows += [
+        [f"at the end, {metric.text.partition(';')[0]}", _number(report["at_end"][metric.name])]
+        for metric in TAUGHT_METRICS
+    ]
     return _table(["what", "value"], rows, numbers=True)
 
 
@@ -272,6 +283,10 @@ def _table(header: list[str], rows: list[list[str]], *, numbers: bool) -> str:
 
 def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else _cell(value)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
 
 
 def _cell(value: float | None) -> str:

@@ -11,7 +11,10 @@ from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import as_object, parse_json, read_text
 from trainer.telemetry.run_log import METRICS_NAME
 from trainer.telemetry.run_totals import RUN_TOTALS
-from trainer.telemetry.step_metrics import STEP_METRICS, Metric
+from trainer.telemetry.step_metrics import STEP_METRICS, TAUGHT_METRICS, Metric
+
+END_PARTS = 10
+"""The last of so many parts of the steps is the end of a run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +42,20 @@ class RunHistory:
     def has_teachers(self) -> bool:
         """Whether teachers were asked (gamma above 0)."""
         return all(step["teacher_wait_s"] is not None for step in self.steps)
+
+    @property
+    def end_steps(self) -> tuple[dict[str, Any], ...]:
+        """The last tenth of the steps; one at least."""
+        return self.steps[-max(1, len(self.steps) // END_PARTS) :]
+
+    @property
+    def at_end(self) -> dict[str, float | None]:
+        """What is taught and learnt (TAUGHT_METRICS): means over `end_steps`.
+
+        Steps at which a metric is null are left out; it is None if all are.
+        """
+        values = {it.name: [step.get(it.name) for step in self.end_steps] for it in TAUGHT_METRICS}
+        return {name: _mean([it for it in of if it is not None]) for name, of in values.items()}
 
     def column(self, key: str) -> list[float]:
         """One value per step; ValueError where a step lacks it."""
@@ -92,6 +109,10 @@ def read_history(folder: Path) -> RunHistory:
             "Let the run finish; it resumes from its newest checkpoint."
         )
     return RunHistory(folder=folder, steps=tuple(steps), end=end, valid=tuple(valid))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _require(record: dict[str, Any], metrics: Sequence[Metric], place: str) -> None:

@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from trainer.checkpoints.provenance import CONFIG_NAME
 from trainer.common.atomic import write_json, write_text
 from trainer.common.errors import InputError
-from trainer.common.machine import num_cpus
 from trainer.common.text_files import as_object, read_json_object
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared
 from trainer.evaluation.actions import ORACLE
 from trainer.evaluation.arms import PLAIN, UNDISTILLED, check_arm, check_steps
+from trainer.evaluation.drawing import require_matplotlib
 from trainer.evaluation.evaluate import (
     EvaluateConfig,
     EvaluationResult,
     evaluate_model,
+    readable,
+    response_contexts,
+    view_scores,
 )
 from trainer.evaluation.loaded_model import check_vocabulary, read_model_card, resolve_classifier
-from trainer.evaluation.metrics import CUTOFFS
+from trainer.evaluation.machine_facts import machine_facts
 from trainer.evaluation.report_text import sample_dialogues, to_markdown
 from trainer.evaluation.run_history import RunHistory, read_history
-from trainer.evaluation.views import baseline_views
+from trainer.scoring.metrics import CUTOFFS, scores
+from trainer.scoring.scored_split import scored_split
+from trainer.scoring.views import baseline_view
 
 NUM_SAMPLES = 6
+REPORTED = ("copy", "popularity")
+"""Baselines beside the models."""
 RATIO_KEYS = ("f1_at_1", "f1_at_10", "f1_at_50")
 
 
@@ -65,7 +70,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
             students differ in more than their arms declare.
     """
     started = time.perf_counter()
-    _require_matplotlib()
+    require_matplotlib()
     if config.teachers is not None and config.evaluate.limit is not None:
         raise InputError(
             "--teachers must be left out beside --limit, got both: its figures are of the whole "
@@ -103,8 +108,11 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     plots = _draw(student_history, undistilled_history, config.run / "plots", eta)
     seconds = {name: sum(result.seconds.values()) for name, result in results.items()}
     report["seconds"] = {**seconds, "total": time.perf_counter() - started}
-    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
-    texts = {name: [r.text for r in result.responses] for name, result in results.items()}
+    examples = [context.example for context in response_contexts(data, config.evaluate)]
+    texts = {
+        name: [readable(record.text, data.vocabulary) for record in result.records]
+        for name, result in results.items()
+    }
     samples = sample_dialogues(examples, texts, data.vocabulary, NUM_SAMPLES)
     write_text(config.run / "report.md", to_markdown(report, plots, samples))
     write_json(config.run / "report.json", report)
@@ -157,12 +165,8 @@ def _run_part(
             "splits": {k: dataclasses.asdict(v) for k, v in data.manifest.splits.items()},
         },
         **history.report,
-        "machine": {
-            "cores": num_cpus(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "device": _device_name(),
-        },
+        "at_end": history.at_end,
+        "machine": machine_facts(),
     }
 
 
@@ -170,14 +174,19 @@ def _ratios(results: dict[str, EvaluationResult], name: str) -> dict[str, float 
     """Student over another; null where the latter scores 0, or in all if it is not reported."""
     if name not in results:
         return None
-    student, other = (results[n].to_dict() for n in ("student", name))
-    return {k: student[k] / other[k] if other[k] else None for k in RATIO_KEYS}
+    student, other = (scores(results[n].views["all"]) for n in ("student", name))
+    return {k: _quotient(student[k], other[k]) for k in RATIO_KEYS}
+
+
+def _quotient(mine: float | None, its: float | None) -> float | None:
+    return mine / its if mine is not None and its else None
 
 
 def _baselines(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
-    examples = data.examples(config.evaluate.split)[: config.evaluate.limit]
-    views = baseline_views(examples, data.examples("train"), data)
-    return {name: view.to_dict() for name, view in views.items()}
+    covered = {context.dialogue_id for context in response_contexts(data, config.evaluate)}
+    split, train = scored_split(data, config.evaluate.split), data.dialogues("train")
+    views = {name: baseline_view("paper", name, split, train, covered) for name in REPORTED}
+    return {name: view_scores(each) for name, each in views.items()}
 
 
 def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[str, Any]:
@@ -188,9 +197,9 @@ def _recommendation_teacher(config: ReportConfig, data: PreparedData) -> dict[st
     _check_teachers_data(config, content, data, remedy)
     seeds = as_object(content.get("recommendation"), f"{config.teachers}", remedy=remedy)
     try:
-        scores = next(iter(seeds.values()))
+        recalls = next(iter(seeds.values()))
         views = {
-            view: {f"rer_at_{k}": float(scores[view][f"recall_at_{k}"]) for k in CUTOFFS}
+            view: {f"recall_at_{k}": float(recalls[view][f"recall_at_{k}"]) for k in CUTOFFS}
             for view in ("all_gold", "new_items")
         }
     except (StopIteration, KeyError, TypeError, ValueError) as error:
@@ -220,13 +229,6 @@ def _check_teachers_data(
             )
 
 
-def _require_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "matplotlib must be installed to draw the plots, got none. pip install 'conkd[eval]'"
-        )
-
-
 def _draw(
     student: RunHistory, undistilled: RunHistory, folder: Path, eta: float | None
 ) -> list[str]:
@@ -234,7 +236,3 @@ def _draw(
     from trainer.evaluation.plots import draw_plots
 
     return draw_plots(student, undistilled, folder, eta=eta)
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

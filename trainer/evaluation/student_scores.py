@@ -28,7 +28,7 @@ def print_scores(arguments: argparse.Namespace) -> None:
 
 def print_table(result: EvaluationResult) -> None:
     """The headline scores for people."""
-    title = f"{result.checkpoint} on {result.split}, {len(result.responses)} responses"
+    title = f"{result.checkpoint} on {result.split}, {len(result.records)} responses"
     rows = [(name, values[0]) for name, values in score_rows([result.to_dict()])]
     columns = ("metric", "value")
     table = fitted(rows, columns, right=("value",), title=title, width=terminal_width())

@@ -36,7 +36,6 @@ from trainer.evaluation.loaded_model import (
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
 from trainer.evaluation.teachers_text import to_markdown
 from trainer.evaluation.turns import gold_turns, majority_turns, turn_scores
-from trainer.evaluation.views import mentioned_items
 from trainer.models.frozen_recommender import load_recommender
 from trainer.models.turn_classifier import load_classifier
 
@@ -84,6 +83,15 @@ def gold_samples(examples: Sequence[Example], data: PreparedData) -> GoldSamples
         is_mentioned_SI=recency_SI > 0,
         recency_SI=recency_SI,
     )
+
+
+def mentioned_items(examples: Sequence[Example], data: PreparedData) -> list[list[int]]:
+    """Items that each whole context names, also before its cut, in the order of first mention."""
+    item_of = {int(entity): item for item, entity in enumerate(data.graph.item_entities_I)}
+    return [
+        [item_of[entity] for entity in example.context_entities.tolist() if entity in item_of]
+        for example in examples
+    ]
 
 
 def ranking_views(scores_SI: Tensor, samples: GoldSamples) -> dict[str, Scores]:
@@ -181,24 +189,29 @@ def item_mass(loaded: LoadedModel, examples: Sequence[Example]) -> ItemMass:
     vocabulary = loaded.vocabulary
     items = slice(vocabulary.first_item_id, vocabulary.rec_id)
     weight_VD = loaded.model.head.weight.cpu()
-    limits = loaded.model.limits
-    in_chains = reads_dialogues(limits, action_tokens=loaded.action_tokens)
-    ordered = longest_first(examples, in_chains=in_chains)
+    limits = loaded.limits
+    ordered = longest_first(examples, in_chains=reads_dialogues(limits))
     masses, gold, nll_sum = [], [], 0.0
     with progress_bar() as bar:
         task = bar.add_task("item mass", total=len(ordered))
         for start in range(0, len(ordered), BATCH):
             batch = tuple(ordered[start : start + BATCH])
-            inputs = to_student_input(batch, vocabulary, limits, action_tokens=loaded.action_tokens)
-            hidden_PD = loaded.model.response_states(inputs.model.to(loaded.model.device)).cpu()
-            labels_P = inputs.positions.labels_P
+            inputs = to_student_input(batch, vocabulary, limits)
+            of_response = inputs.positions.of_response
+            states_PD = loaded.model.response_states(inputs.model.to(loaded.model.device))
+            hidden_PD = of_response(states_PD).cpu()
+            labels_P = of_response(inputs.positions.labels_P)
             for hidden_CD, labels_C in zip(
                 hidden_PD.split(POSITION_CHUNK), labels_P.split(POSITION_CHUNK), strict=True
             ):
-                log_probs_CV = torch.log_softmax(hidden_CD @ weight_VD.T, dim=-1)
+                scores_CV = hidden_CD @ weight_VD.T
+                if limits.actions is not None:
+                    # As it is served: over words and items.
+                    scores_CV[:, vocabulary.rec_id :] = -torch.inf
+                log_probs_CV = torch.log_softmax(scores_CV, dim=-1)
                 masses.append(log_probs_CV[:, items].exp().sum(-1).double().numpy())
                 nll_sum -= float(log_probs_CV.gather(1, labels_C[:, None]).double().sum())
-            gold.append(inputs.positions.is_item_P.numpy())
+            gold.append(of_response(inputs.positions.is_item_P).numpy())
             bar.advance(task, len(batch))
     return ItemMass(mass_P=np.concatenate(masses), is_item_P=np.concatenate(gold), nll_sum=nll_sum)
 

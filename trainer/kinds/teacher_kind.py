@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from protos import teacher_pb2
@@ -47,7 +46,7 @@ class TeacherKind:
     to_input: Callable[[Example, InputLimits], SequenceInput]
     """What it is sent of an example, within its limits."""
     rows_per: Literal["position", "example"]
-    """A row for every response position, or one for all of a response's."""
+    """A row for every token of the response, or one for all of them; none for an action token."""
     support: Callable[[int, range], range] = whole_vocabulary
     """(vocabulary size, ids of the items) -> the ids that its rows are over."""
     cut: Callable[[DistillConfig], RowCut] = whole_mass
@@ -62,10 +61,10 @@ class TeacherKind:
         return sum(len(example.response_ids) for example in examples)
 
     def row_P(self, positions: Positions) -> Tensor:
-        """The row that each position learns from, int64 [P]."""
+        """The row that each position learns from, int64 [P]; some row where nobody teaches."""
         if self.rows_per == "example":
             return positions.example_P
-        return torch.arange(len(positions.labels_P))
+        return positions.response_row_P
 
     def compression(self, distill: DistillConfig, seed: int) -> teacher_pb2.Compression:
         """The same as `cut`, as it is sent; the draws of sampled rows depend on `seed`."""

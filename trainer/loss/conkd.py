@@ -18,7 +18,10 @@ weight times its part of the mixture.
 At a temperature T the teachers' rows come at T, the student learns from them at T, and their
 weights have the factor T^2 (docs/loss.md). Gate and gold token stay at 1.
 
-B examples, P response positions of all examples, E kept entries, V vocabulary.
+A position at which the student predicts its action token has no teacher: w = onehot(y).
+
+B examples, P positions of all examples, R of them without those of action tokens, E kept entries,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from trainer.loss.gate_statistics import GateStatistics, gate_statistics
 from trainer.loss.gates import gate_of_rows
 from trainer.loss.needed_rows import check_needed
 from trainer.loss.soft_targets import SoftTargets, SparseRows, TeacherTerm
+from trainer.loss.watched import watch
 
 
 def hard_targets(positions: Positions) -> SoftTargets:
@@ -59,7 +63,7 @@ def mix_targets(
 
     Args:
         positions: gold tokens and 1/T weights, on the CPU.
-        targets: the rows of every teacher that is asked, by its name: P of them, or B, at the
+        targets: the rows of every teacher that is asked, by its name: R of them, or B, at the
             config's temperature; those of examples at which they have no weight may be absent.
         config: gamma, temperature, gate, shares, named teachers and the treatment of dropped mass.
         items: the vocabulary ids of all items.
@@ -80,6 +84,11 @@ def mix_targets(
     gate_P = gate_of_rows(positions, targets, config)
     # Gradients of tempered distributions are smaller by about T^2 (Hinton et al. 2015, section 2).
     weight_P = config.gamma * config.temperature**2 * positions.weight_P
+    gold_P = (1.0 - config.gamma) * positions.weight_P
+    if positions.is_action_P is not None:
+        # No teacher has a row for an action token: the gold one has all the weight.
+        weight_P = weight_P.masked_fill(positions.is_action_P, 0.0)
+        gold_P = torch.where(positions.is_action_P, positions.weight_P, gold_P)
 
     def term(name: str, teacher: AskedTeacher) -> TeacherTerm:
         kind, rows = teacher.kind, targets[name]
@@ -88,16 +97,27 @@ def mix_targets(
         own_P = weight_P * of_kind_P * teacher.weight
         check_needed(name, rows, row_P, own_P)
         support = kind.support(rows.vocab_size, items)
+        sparse = sparse_rows(rows, config.tail)
         return TeacherTerm.of(
-            rows=sparse_rows(rows, config.tail),
+            rows=sparse,
             row_P=row_P,
             weight_P=own_P,
             support=(support.start, support.stop),
+            watched=watch(
+                kind=teacher.kind_name,
+                weight=teacher.weight,
+                offsets_R1=sparse.offsets_R1,
+                ids_E=sparse.ids_E,
+                probs_E=sparse.probs_E,
+                row_P=row_P,
+                weight_P=own_P,
+                is_item_P=positions.is_item_P,
+            ),
         )
 
     return SoftTargets(
         labels_P=positions.labels_P,
-        gold_P=(1.0 - config.gamma) * positions.weight_P,
+        gold_P=gold_P,
         terms=tuple(term(name, teacher) for name, teacher in asked.items()),
         temperature=config.temperature,
     )
@@ -106,7 +126,7 @@ def mix_targets(
 def _check_rows(
     name: str, kind: TeacherKind, positions: Positions, targets: Targets, items: range
 ) -> None:
-    num_rows = len(positions.labels_P)
+    num_rows = len(positions.of_response(positions.labels_P))
     if kind.rows_per == "example":
         num_rows = int(positions.example_P[-1]) + 1
     got = targets[name].num_rows if name in targets else 0

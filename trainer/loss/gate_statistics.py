@@ -54,11 +54,12 @@ def gate_statistics(
     positions: Positions, targets: Targets, config: DistillConfig
 ) -> GateStatistics:
     """Gate and item mass at item steps and at word steps (paper section 3.4: .653 and .023)."""
-    is_item_P = positions.is_item_P.numpy()
-    gate_P = gate_of_rows(positions, targets, config).numpy()
+    # Of the response's own tokens: no teacher has to do with an action token.
+    is_item_R = positions.of_response(positions.is_item_P).numpy()
+    gate_R = positions.of_response(gate_of_rows(positions, targets, config)).numpy()
     if not targets:
         # A step at which gamma has come to 0: nobody teaches.
-        gate_P = np.zeros_like(gate_P)
+        gate_R = np.zeros_like(gate_R)
     mass_R = mixed_item_mass(targets, config)
 
     def mean_of(kind: str, value: Callable[[TargetRows], np.ndarray]) -> float:
@@ -70,14 +71,14 @@ def gate_statistics(
             if name in targets
         )
 
-    # There is a row per position, or none.
+    # There is a row for each, or none.
     item_mass, word_mass = (
-        mass_R[mask] if len(mass_R) else mass_R for mask in (is_item_P, ~is_item_P)
+        mass_R[mask] if len(mass_R) else mass_R for mask in (is_item_R, ~is_item_R)
     )
     return GateStatistics(
-        gate_item=float(gate_P[is_item_P].sum()),
-        gate_word=float(gate_P[~is_item_P].sum()),
-        num_recommended=int((gate_P == 1.0).sum()),
+        gate_item=float(gate_R[is_item_R].sum()),
+        gate_word=float(gate_R[~is_item_R].sum()),
+        num_recommended=int((gate_R == 1.0).sum()),
         dialogue_entropy=mean_of(DIALOGUE, entropy),
         # All teachers of the kind have the same.
         recommendation_rows=round(mean_of(RECOMMENDATION, _is_there)),

@@ -1,6 +1,6 @@
 """The gates: lambda_t, by which the dialogue teacher's item mass decides who teaches (Eqs. 6-7).
 
-P response positions.
+P positions, R of them without those of action tokens.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def gate(item_mass_P: Tensor, config: DistillConfig) -> Tensor:
 
 
 def mixed_item_mass(targets: Targets, config: DistillConfig) -> np.ndarray:
-    """Item mass of the dialogue teachers' mixture, float32 [P]; [0] if none of them is there.
+    """Item mass of the dialogue teachers' mixture, float32 [R]; [0] if none of them is there.
 
     A mass is a sum of probabilities, so that of a mixture is the weighted mean of the teachers'.
     """
@@ -71,8 +71,11 @@ def mixed_item_mass(targets: Targets, config: DistillConfig) -> np.ndarray:
 
 
 def gate_of_rows(positions: Positions, targets: Targets, config: DistillConfig) -> Tensor:
-    """lambda_t at every position, float32 [P]; it needs no dialogue row if it is 1 throughout."""
-    mass_P = mixed_item_mass(targets, config)
-    if not len(mass_P):
+    """lambda_t at every position, float32 [P]; it needs no dialogue row if it is 1 throughout.
+
+    Where an action token is predicted it is that of the response's first token, and weighs nothing.
+    """
+    mass_R = mixed_item_mass(targets, config)
+    if not len(mass_R):
         return torch.ones(len(positions.labels_P))
-    return gate(torch.from_numpy(mass_P), config)
+    return gate(torch.from_numpy(mass_R), config)[positions.response_row_P]

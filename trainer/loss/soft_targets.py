@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trainer.loss.watched import Watched
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SparseRows:
@@ -44,6 +46,7 @@ class TeacherTerm:
         support: first id and end of the ids that the tail mass is spread over.
         num_entries_P: int64 [P], entries that the position takes; stays on the CPU, so that the
             size of a chunk's arrays is known without waiting for a device.
+        watched: where its first ids are compared with the student's; None: nowhere.
     """
 
     rows: SparseRows
@@ -51,10 +54,16 @@ class TeacherTerm:
     weight_P: Tensor
     support: tuple[int, int]
     num_entries_P: Tensor
+    watched: Watched | None = None
 
     @classmethod
     def of(
-        cls, rows: SparseRows, row_P: Tensor, weight_P: Tensor, support: tuple[int, int]
+        cls,
+        rows: SparseRows,
+        row_P: Tensor,
+        weight_P: Tensor,
+        support: tuple[int, int],
+        watched: Watched | None = None,
     ) -> TeacherTerm:
         """From tensors on the CPU, which know how many entries every position takes."""
         return cls(
@@ -63,6 +72,7 @@ class TeacherTerm:
             weight_P=weight_P,
             support=support,
             num_entries_P=_entries_of(rows, row_P, weight_P)[1],
+            watched=watched,
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TeacherTerm:
@@ -72,6 +82,7 @@ class TeacherTerm:
             rows=self.rows.map(change),
             row_P=change(self.row_P),
             weight_P=change(self.weight_P),
+            watched=None if self.watched is None else self.watched.map(change),
         )
 
 

@@ -22,12 +22,13 @@ P positions, C positions of one chunk, V vocabulary, D hidden, E entries of a ch
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trainer.loss.closeness import closeness, no_closeness
 from trainer.loss.products import add_outer_, gain_of, multiply, rounded_
 from trainer.loss.soft_targets import Entries, SoftTargets, Tail, cut
 from trainer.loss.thin_buckets import add_thin_buckets_
@@ -62,9 +63,13 @@ class SparseCrossEntropy(nn.Module):
         self.weight = head.weight
         self.chunk_size = chunk_size
 
-    def forward(self, hidden_PD: Tensor, targets: SoftTargets) -> tuple[Tensor, Tensor]:
-        """See sparse_cross_entropy_sum."""
-        return sparse_cross_entropy_sum(hidden_PD, self.weight, targets, chunk_size=self.chunk_size)
+    def forward(self, hidden_PD: Tensor, targets: SoftTargets) -> tuple[Tensor, Tensor, Tensor]:
+        """As sparse_cross_entropy_sum, and how close the student is to its teachers.
+
+        These sums (closeness.py), float [kinds, sums] without gradient, are 0 where none is
+        watched.
+        """
+        return _sparse_cross_entropy(hidden_PD, self.weight, targets, self.chunk_size)
 
 
 def sparse_cross_entropy_sum(
@@ -90,6 +95,12 @@ def sparse_cross_entropy_sum(
 
     Source: paper Eqs. 8-11 merged into one cross entropy; the gradient is in the module docstring.
     """
+    return _sparse_cross_entropy(hidden_PD, weight_VD, targets, chunk_size)[:2]
+
+
+def _sparse_cross_entropy(
+    hidden_PD: Tensor, weight_VD: Tensor, targets: SoftTargets, chunk_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
     if not torch.is_grad_enabled():
         # autograd.Function sees requires_grad even under no_grad; detach: no gradient is computed.
         hidden_PD, weight_VD = hidden_PD.detach(), weight_VD.detach()
@@ -108,12 +119,12 @@ class _SparseCrossEntropy(torch.autograd.Function):
         computed = _compute(hidden_PD, weight_VD, targets, chunk_size, needs_grad)
         ctx.save_for_backward(hidden_PD, weight_VD)
         ctx.targets, ctx.chunk_size, ctx.gradients = targets, chunk_size, computed.gradients
-        ctx.mark_non_differentiable(computed.nll_P)
-        return computed.loss, computed.nll_P
+        ctx.mark_non_differentiable(computed.nll_P, computed.closeness_KS)
+        return computed.loss, computed.nll_P, computed.closeness_KS
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss, _grad_nll_P):
+    def backward(ctx, grad_loss, _grad_nll_P, _grad_closeness_KS):
         # Handed over and scaled in place: a copy of the weight's gradient would be the largest
         # buffer of the step. A second walk through a retained graph computes them anew.
         gradients, ctx.gradients = ctx.gradients, None
@@ -128,13 +139,15 @@ class _SparseCrossEntropy(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class _Computed:
-    """Loss sum, gold NLL [P], and the gradients of hidden states and weight if they were wanted.
+    """Loss sum, gold NLL [P], closeness to the teachers [kinds, sums], and the gradients of hidden
+    states and weight if they were wanted.
 
     All of them float32 or wider.
     """
 
     loss: Tensor
     nll_P: Tensor
+    closeness_KS: Tensor
     gradients: tuple[Tensor, Tensor] | None
 
 
@@ -147,6 +160,7 @@ def _compute(
     grad_weight_VD = torch.zeros_like(weight_VD, dtype=accumulate) if needs_grad else weight_VD
     loss = hidden_PD.new_zeros((), dtype=accumulate)
     nll_P = hidden_PD.new_empty(num_positions, dtype=accumulate)
+    closeness_KS = no_closeness(loss)
     is_thin_TP = hidden_PD.new_zeros((len(targets.terms), num_positions), dtype=torch.bool)
     # Buffers for all chunks: fresh ones each time cost more page faults than arithmetic.
     shape = (min(chunk_size, num_positions), vocab_size)
@@ -164,8 +178,9 @@ def _compute(
         else:
             tempered_CV = tempered_buffer_CV[: len(hidden_CD)]
             computed = _at_two_temperatures_(scores_CV, tempered_CV, targets, chunk, needs_grad)
-        chunk_loss, nll_P[chunk], is_thin_TP[:, chunk] = computed
-        loss += chunk_loss
+        loss += computed.loss
+        nll_P[chunk], is_thin_TP[:, chunk] = computed.nll_C, computed.is_thin_TC
+        closeness_KS += computed.closeness_KS
         if needs_grad:
             grad_CV = rounded_(scores_CV, rounded_CV[: len(hidden_CD)])
             torch.mm(grad_CV, weight_VD, out=grad_hidden_PD[chunk])
@@ -179,33 +194,38 @@ def _compute(
         loss += add_thin_buckets_(
             hidden_PD, weight_VD, targets, rows_R, is_thin_TP[:, rows_R], gradients
         )
-    return _Computed(loss, nll_P, gradients)
+    return _Computed(loss, nll_P, closeness_KS, gradients)
+
+
+@dataclass(frozen=True, eq=False)
+class _OfChunk:
+    """Of one chunk: loss sum, gold NLL [C], thin buckets, bool [terms, C], and closeness."""
+
+    loss: Tensor
+    nll_C: Tensor
+    is_thin_TC: Tensor
+    closeness_KS: Tensor
 
 
 def _at_two_temperatures_(
     scores_CV: Tensor, tempered_CV: Tensor, targets: SoftTargets, chunk: slice, needs_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> _OfChunk:
     """As `_loss_and_gradient_`, where the teachers' part is at another temperature than 1.
 
     tempered_CV is scratch.
     """
     torch.div(scores_CV, targets.temperature, out=tempered_CV)
-    loss, nll_C, _ = _loss_and_gradient_(scores_CV, targets.of_gold(), chunk, needs_grad)
-    taught, _, is_thin_TC = _loss_and_gradient_(
-        tempered_CV, targets.of_teachers(), chunk, needs_grad
-    )
+    gold = _loss_and_gradient_(scores_CV, targets.of_gold(), chunk, needs_grad)
+    taught = _loss_and_gradient_(tempered_CV, targets.of_teachers(), chunk, needs_grad)
     if needs_grad:
         scores_CV.add_(tempered_CV, alpha=1.0 / targets.temperature)
-    return loss + taught, nll_C, is_thin_TC
+    return replace(taught, loss=gold.loss + taught.loss, nll_C=gold.nll_C)
 
 
 def _loss_and_gradient_(
     scores_CV: Tensor, targets: SoftTargets, chunk: slice, needs_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss sum and gold NLL of a chunk, and which positions' buckets are thin, bool [terms, C].
-
-    scores_CV is overwritten by dL/dscores if needs_grad.
-    """
+) -> _OfChunk:
+    """Everything of a chunk; scores_CV is overwritten by dL/dscores if needs_grad."""
     entries, tails = cut(targets, chunk, scores_CV)
     at_E = entries.row_E * scores_CV.shape[1] + entries.id_E
 
@@ -233,6 +253,7 @@ def _loss_and_gradient_(
         ratio_C = torch.where(is_thin_C, 0.0, tail.weight_C / rest_C)
         buckets.append(_Bucket(ratio_C, tail.support, holds_E))
     scale_C /= partition_C
+    close_KS = closeness(exp_CV, exp_E, partition_C, targets, entries, tails, chunk)
     if needs_grad:
         _scale_by_segment_(exp_CV, scale_C, buckets)
         factor_E = scale_C[entries.row_E]
@@ -242,7 +263,7 @@ def _loss_and_gradient_(
         # the factor is so large that adding it back would leave rounding error alone.
         exp_CV.view(-1)[at_E] = factor_E * exp_E
         exp_CV.view(-1).index_add_(0, at_E, entries.weight_E, alpha=-1)
-    return loss, nll_E[: len(partition_C)], is_thin_TC
+    return _OfChunk(loss, nll_E[: len(partition_C)], is_thin_TC, close_KS)
 
 
 def _rest_of_support_(

@@ -75,6 +75,12 @@ def read_shape(folder: Path, kind: ShapeKind) -> dict[str, int]:
     return shape
 
 
+def frozen_kind(folder: Path) -> str | None:
+    """The kind that a folder's card names, unchecked; None where there is no card."""
+    path = folder / CARD_NAME
+    return str(read_json_object(path, remedy=REMEDY).get("kind")) if path.is_file() else None
+
+
 def read_card(folder: Path, kind: str, *, check_weights: bool = True) -> Description:
     """The card of a frozen model, checked against the kind wanted and the weights on disk.
 

@@ -78,8 +78,8 @@ class KgLanguageModel:
         write_shape(folder, "kg-transformer", dataclasses.asdict(self.module.shape))
 
     def prompt_width(self, prompts: Sequence[SequenceInput]) -> int:
-        """Columns before the response in what `generate` returns: the prompt's last token."""
-        return 1
+        """Columns before the response in what `generate` returns: what starts the decoder."""
+        return prompts[0].num_rows
 
     def generate(
         self,
@@ -89,14 +89,16 @@ class KgLanguageModel:
         max_new_tokens: int,
         processors: LogitsProcessorList,
     ) -> Tensor:
-        """Start tokens and greedy responses, int64 [B, 1 + T], ended by pads.
+        """Start tokens and greedy responses, int64 [B, S + T], ended by pads.
 
         The sources are read once; the response so far is read anew at every step, it is short.
         """
         module = self.module
         inputs = collate(prompts, pad_id=vocabulary.pad_id).to(module.device)
         memories = module.encode(inputs)
-        ids_BT = inputs.input_ids_BL.gather(1, inputs.lengths_B[:, None] - 1)
+        # Of all prompts as many: the last token, and one more where the action was predicted.
+        column_S = torch.arange(-self.prompt_width(prompts), 0, device=module.device)
+        ids_BT = inputs.input_ids_BL.gather(1, inputs.lengths_B[:, None] + column_S)
         is_finished_B = torch.zeros(len(prompts), dtype=torch.bool, device=module.device)
         for _ in range(max_new_tokens):
             mask_BT = torch.ones_like(ids_BT, dtype=torch.bool)

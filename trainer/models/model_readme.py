@@ -60,7 +60,7 @@ def _what(card: StudentCard, vocabulary: Vocabulary, facts: ModelFacts) -> str:
 def _own_use(card: StudentCard) -> str:
     graph = " --data PREPARED_FOLDER" if card.graph_digest else ""
     # Without one in the folder, the user's own chooses between [REC] and [GEN].
-    needs_classifier = card.action_tokens and card.classifier is None
+    needs_classifier = card.action_tokens and not card.action_loss and card.classifier is None
     classifier = " --classifier CLASSIFIER_FOLDER" if needs_classifier else ""
     return (
         "With the code that trained it (`conkd`):\n\n"
@@ -82,10 +82,12 @@ def _use(folder: Path, card: StudentCard, vocabulary: Vocabulary) -> str:
     in_front = puts_space_in_front(vocabulary.tokenizer)
     prompt = f"{' ' * in_front}I liked {film}. What else is there?{eos}{action}"
     start = " Start each turn of text with a space: training had one there." if in_front else ""
-    chooser = "a turn classifier" if card.classifier is None else f"`{card.classifier}/`"
+    own = "the model itself" if card.action_loss else "a turn classifier"
+    chooser = own if card.classifier is None else f"`{card.classifier}/`"
+    earlier = " Each earlier answer in a prompt starts with its own." if card.action_history else ""
     actions = (
         f" The last token of a prompt is {rec}, and the answer recommends, or {gen}, and it only "
-        f"converses; {chooser} chooses between them in the code above."
+        f"converses; {chooser} chooses between them in the code above.{earlier}"
         if card.action_tokens
         else ""
     )

@@ -16,12 +16,15 @@ from protos.fingerprint import digest_file
 from trainer.common.atomic import write_json
 from trainer.common.errors import InputError, MissingError
 from trainer.common.text_files import read_json_object
+from trainer.data.action_form import action_names
 
 STUDENT_CARD_NAME = "student.json"
 MODEL_FOLDER = "model"
 """Folder of the exported student in a run directory."""
 README_NAME = "README.md"
 CLASSIFIER_FOLDER = "classifier"
+ADDED = ("action_history", "action_loss")
+"""Keys that a student of an earlier release does without."""
 REMEDY = "Export the student again: the command that trained it does so."
 
 
@@ -34,12 +37,23 @@ class StudentCard:
     """Of the graphs whose entities and words it reads; empty if it reads tokens alone."""
     action_tokens: bool
     """Its responses start with [REC] or [GEN]."""
+    action_history: bool = False
+    """So do the recommender's earlier turns in the context."""
+    action_loss: bool = False
+    """It predicts the action token itself, where no classifier is there to."""
     classifier: str | None
     """Folder of the turn classifier that picks the action token, inside the student's folder."""
     gamma: float
     steps: int
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     """Path in the folder -> digest, of all files but the card and the README."""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """How it reads action tokens, by the names of its form; empty: it reads none."""
+        return action_names(
+            tokens=self.action_tokens, history=self.action_history, loss=self.action_loss
+        )
 
 
 def remove_student_card(folder: Path) -> None:
@@ -72,13 +86,13 @@ def read_student_card(folder: Path) -> StudentCard:
     path = folder / STUDENT_CARD_NAME
     content = read_json_object(path, remedy=REMEDY)
     names = [field.name for field in dataclasses.fields(StudentCard)]
-    missing = [name for name in names if name not in content]
+    missing = [name for name in names if name not in content and name not in ADDED]
     if missing:
         raise InputError(
             f"{path} must be a student's card with {', '.join(names)}, got no {missing[0]}. "
             f"{REMEDY}"
         )
-    known = {name: content[name] for name in names}
+    known = {name: content[name] for name in names if name in content}
     try:
         return TypeAdapter(StudentCard).validate_python(known)
     except ValidationError as error:

@@ -13,8 +13,9 @@ from protos.target_rows import Targets
 from trainer.common.errors import InputError, MachineError
 from trainer.config.run import RunConfig
 from trainer.data.chains import longest_first
+from trainer.data.dialogue_share import training_examples
 from trainer.data.examples import Example
-from trainer.data.prepared import load_prepared
+from trainer.data.prepared import PreparedData, load_prepared
 from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.models.named_folders import with_weights_digests
 from trainer.teacher_client.client import TeacherClient
@@ -46,7 +47,7 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
     config = with_weights_digests(config)
     data = load_prepared(Path(config.data))
     examples = longest_first(
-        [example for split in splits for example in data.examples(split)], in_chains=True
+        [example for split in splits for example in _examples(data, split, config)], in_chains=True
     )
     client = TeacherClient(
         config.teachers,
@@ -70,6 +71,11 @@ def build(config: RunConfig, splits: Sequence[str], progress: Progress) -> Clien
             "room, and build again: it goes on from here."
         )
     return client.counters
+
+
+def _examples(data: PreparedData, split: str, config: RunConfig) -> list[Example]:
+    """What runs of this config read of a split."""
+    return training_examples(data, config.train) if split == "train" else data.examples(split)
 
 
 def _ask_all(

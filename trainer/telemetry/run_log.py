@@ -15,6 +15,7 @@ from trainer.common.atomic import write_text
 from trainer.common.errors import InputError, MachineError, first_line
 from trainer.common.progress import progress_bar
 from trainer.common.text_files import as_object, parse_json, read_text
+from trainer.loss.watched import CLOSE_KINDS
 from trainer.telemetry.run_totals import RunTotals
 
 METRICS_NAME = "metrics.jsonl"
@@ -25,6 +26,9 @@ GROUPS = {
     "loss": ("loss", "nll", "valid_nll", "gamma", "temperature"),
     "speed": ("step_s", "tokens_per_", "responses_per_s", "padding", "positions"),
     "gate": ("gate_", "lambda_", "recommended_share", "num_"),
+    "closeness": tuple(
+        f"{kind}_{it}" for kind in CLOSE_KINDS for it in ("student_mass", "agreement", "overlap")
+    ),
     "cache": ("cache_",),
 }
 """TensorBoard's group -> beginnings of the keys in it; the first that fits."""

@@ -2,7 +2,7 @@
 
 The log, TensorBoard, the "end" line, what readers of a log require and the tables of
 docs/training.md are derived from here. A new metric is one entry, and its sums where they are
-counted: trainer/loss/gate_statistics.py, step_sums.py or a counter of the client.
+counted: trainer/loss/gate_statistics.py, closeness.py, step_sums.py or a counter of the client.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.loss.gate_statistics import HISTOGRAM_BINS
+from trainer.loss.watched import CLOSE_KINDS, CLOSE_STEPS, FIRST
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.counters import declarations
 
@@ -80,6 +81,34 @@ def _per_position(name: str, text: str, of: str) -> Metric:
 def _per_row(name: str, text: str) -> Metric:
     """A mean over recommendation rows; null where none was needed."""
     return metric(name, f"{text}; null if there is none", mean, name, "recommendation_rows")
+
+
+def _of_closeness(kind: str) -> list[Metric]:
+    """How close the student is to a kind of teachers; null where none teaches."""
+    first_ids = {
+        "agreed": ("agreement", "same first id"),
+        "shared": ("overlap", f"overlap of first {FIRST}"),
+    }
+    return [
+        metric(
+            f"{kind}_student_mass",
+            f"mass that the student gives to what {kind} rows kept; null if none",
+            mean,
+            f"{kind}_student_mass",
+            f"{kind}_learning",
+        ),
+        *(
+            metric(
+                f"{kind}_{name}_{step}_steps",
+                f"{kind} rows, watched {step} steps: {text}; null if none",
+                mean,
+                f"{kind}_{of}_{step}",
+                f"{kind}_watched_{step}",
+            )
+            for of, (name, text) in first_ids.items()
+            for step in CLOSE_STEPS
+        ),
+    ]
 
 
 def _of_client() -> list[Metric]:
@@ -162,6 +191,7 @@ TEACHER_METRICS = (
         )
         for it in STEP_KINDS
     ),
+    *(it for kind in CLOSE_KINDS for it in _of_closeness(kind)),
     metric("num_item_steps", "positions whose gold token is an item", int, "item_steps"),
     metric("num_word_steps", "all other positions", int, "word_steps"),
     *(
@@ -185,6 +215,15 @@ TEACHER_METRICS = (
     ),
 )
 """Only in lines of runs with teachers; 0 or null of a kind of teacher that is not used."""
+
+TAUGHT_METRICS = tuple(
+    it
+    for it in (*STEP_METRICS, *TEACHER_METRICS)
+    if it.name in ("nll", "recommended_share")
+    or it.name.endswith(("kept_mass", "_entropy", "_student_mass"))
+    or (it.name.endswith("_steps") and it.form in (mean, _mean_of_histogram))
+)
+"""What is taught and learnt: of interest at the end of a run (RunHistory.at_end)."""
 
 
 def metrics_table(metrics: Sequence[Metric]) -> str:

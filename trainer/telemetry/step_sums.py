@@ -17,13 +17,16 @@ from torch import Tensor
 
 from trainer.common.errors import InputError
 from trainer.data.loader import StudentInput
-from trainer.loss.gate_statistics import GateStatistics
+from trainer.loss.closeness import CLOSE_SUMS, watched_counts
+from trainer.loss.conkd import PreparedTargets
+from trainer.loss.watched import CLOSE_KINDS
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.step_metrics import CLIENT, STEP_METRICS, TEACHER_METRICS
 
 SumOverRanks = Callable[[Sequence[float], Tensor], list[float]]
 """The engine's sum over ranks: values on the host, and those on the device, which come first."""
-ON_DEVICE = ("loss", "nll")
+ON_DEVICE = ("loss", "nll", *(f"{kind}_{it}" for kind in CLOSE_KINDS for it in CLOSE_SUMS))
+"""Losses, and how close the student is to its teachers."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,49 +34,56 @@ class StepSums:
     """Sums of one step.
 
     Attributes:
-        losses_2: float64 [2] on the engine's device, ON_DEVICE: read once a step, since every
+        device_N: float64 [N] on the engine's device, ON_DEVICE: read once a step, since every
             read waits for the device.
         host: float64, or float64 [bins], by name: the `needs` of step_metrics.py.
     """
 
-    losses_2: Tensor
+    device_N: Tensor
     host: Mapping[str, float | np.ndarray]
 
     @classmethod
     def zero(cls, device: torch.device) -> StepSums:
         """No sums yet."""
-        return cls(losses_2=torch.zeros(2, dtype=torch.float64, device=device), host={})
+        return cls(
+            device_N=torch.zeros(len(ON_DEVICE), dtype=torch.float64, device=device), host={}
+        )
 
     @classmethod
     def of_micro_batch(
         cls,
         inputs: StudentInput,
-        statistics: GateStatistics | None,
+        prepared: PreparedTargets,
         *,
         loss_sum: Tensor,
         nll_P: Tensor,
+        closeness_KS: Tensor,
         wait_s: float,
     ) -> StepSums:
-        """The sums of one forward."""
-        is_item_P = inputs.positions.is_item_P
+        """The sums of one forward; of the response's own tokens, but for the loss."""
+        of_response = inputs.positions.of_response
+        is_item_R, nll_R = of_response(inputs.positions.is_item_P), of_response(nll_P)
         values = {
             "tokens": int(inputs.model.lengths_B.sum()),
             "slots": inputs.model.input_ids_BL.numel(),
-            "positions": len(is_item_P),
-            "item_steps": int(is_item_P.sum()),
-            "word_steps": int((~is_item_P).sum()),
+            "positions": len(is_item_R),
+            "item_steps": int(is_item_R.sum()),
+            "word_steps": int((~is_item_R).sum()),
             "wait_s": wait_s,
-            **(dataclasses.asdict(statistics) if statistics is not None else {}),
         }
+        if prepared.statistics is not None:
+            values |= dataclasses.asdict(prepared.statistics) | watched_counts(prepared.soft)
         return cls(
-            losses_2=torch.stack([loss_sum.detach().double(), nll_P.double().sum()]),
+            device_N=torch.cat(
+                [loss_sum.detach()[None], nll_R.double().sum()[None], closeness_KS.ravel()]
+            ).double(),
             host={name: np.asarray(value, np.float64) for name, value in values.items()},
         )
 
     def __add__(self, other: StepSums) -> StepSums:
         names = {**self.host, **other.host}
         return StepSums(
-            losses_2=self.losses_2 + other.losses_2,
+            device_N=self.device_N + other.device_N,
             host={name: self.host.get(name, 0.0) + other.host.get(name, 0.0) for name in names},
         )
 
@@ -88,7 +98,7 @@ class StepSums:
         of_client = dataclasses.asdict(counted) if counted is not None else {}
         parts = {**self.host, **{f"{CLIENT}{name}": it for name, it in of_client.items()}}
         flat = np.concatenate([np.ravel(part) for part in parts.values()])
-        total = iter(sum_over_ranks(flat.tolist(), self.losses_2))
+        total = iter(sum_over_ranks(flat.tolist(), self.device_N))
         values: dict[str, Any] = {name: next(total) for name in ON_DEVICE}
         for name, part in parts.items():
             summed = [next(total) for _ in range(np.size(part))]

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from cluster.bench.chaos.trial import CONFIG
-from cluster.stages import ROOT
+from cluster.launch.machine import ROOT
 from protos.target_rows import Targets
 from trainer.config.run import RunConfig
 from trainer.config.teachers import TeachersConfig

@@ -19,8 +19,8 @@ from cluster.bench.fleet.fleet import Fleet
 from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.bench.result import Row
 from cluster.launch.child import Child, Command
+from cluster.launch.machine import NUM_RANKS, ROOT
 from cluster.launch.ports import free_port
-from cluster.stages import NUM_RANKS, ROOT
 from trainer.checkpoints.files import CHECKPOINTS_NAME, newest_whole
 from trainer.common.errors import MachineError
 

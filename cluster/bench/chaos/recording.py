@@ -9,7 +9,7 @@ from cluster.bench.chaos.evidence import example_fingerprint
 from cluster.bench.chaos.trial import CONFIG
 from cluster.bench.fleet.recording import record_kind
 from cluster.bench.fleet.replay import over_the_wire
-from cluster.stages import ROOT
+from cluster.launch.machine import ROOT
 from protos.codec import TargetRows
 from protos.target_rows import Targets
 from trainer.config.distill import DistillConfig

@@ -28,7 +28,7 @@ from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.bench.result import Row
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
-from cluster.stages import ROOT, Machine
+from cluster.launch.machine import ROOT, Machine
 from trainer.common.errors import InputError, MachineError
 from trainer.kinds.names import DIALOGUE, RECOMMENDATION
 

@@ -27,8 +27,8 @@ from cluster.bench.fleet.replica import SOCKET_NAME, fault_file, ready_file
 from cluster.bench.fleet.waiting import ended, wait_until
 from cluster.launch.child import Child, Command
 from cluster.launch.launcher import Launcher
+from cluster.launch.machine import ROOT
 from cluster.launch.ports import free_port
-from cluster.stages import ROOT
 from trainer.common.errors import MachineError
 from trainer.security.credentials import NO_SECURITY, SecurityFiles
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from cluster.bench.result import BenchResult, Row
-from cluster.stages import ROOT
+from cluster.launch.machine import ROOT
 
 NUM_TURNS = 5
 COMMANDS = (

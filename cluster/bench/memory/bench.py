@@ -23,8 +23,9 @@ from cluster.bench.memory.rank_memory import RankMemory, Sampler
 from cluster.bench.result import RESULTS, BenchResult, Row
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
+from cluster.launch.machine import ROOT, Machine, this_machine
 from cluster.launch.ports import free_port
-from cluster.stages import ROOT, Demo, Machine, this_machine
+from cluster.stages import Demo
 from trainer.common.errors import InputError
 from trainer.data.loader import LoaderConfig, StudentInput, batches, to_student_input
 from trainer.data.model_input import InputLimits
@@ -206,7 +207,7 @@ def largest_shape(arm: Arm, data: Path) -> tuple[int, Shape]:
         steps = batches(prepared.examples("train"), loader)
         limits = InputLimits(max_tokens=MAX_POSITIONS, takes_ranges=True)
         inputs += [
-            to_student_input(part, prepared.vocabulary, limits, action_tokens=False)
+            to_student_input(part, prepared.vocabulary, limits)
             for batch in itertools.islice(steps, STEPS)
             for part in batch.parts
         ]

@@ -62,14 +62,11 @@ def measure_lengths(config: RunConfig, data: PreparedData, teacher: Path) -> Len
     model = build_language_model(config.student, data.vocabulary)
     student = Student(model, loss_chunk_size=config.train.loss_chunk_size)
     optimiser = torch.optim.AdamW(student.parameters())
-    inputs = [
-        to_student_input(tuple(part), data.vocabulary, model.limits, action_tokens=False)
-        for part in parts
-    ]
+    inputs = [to_student_input(tuple(part), data.vocabulary, model.limits) for part in parts]
 
     def train() -> None:
         for part in inputs:
-            loss_sum, _ = student(part.model, hard_targets(part.positions))
+            loss_sum, *_ = student(part.model, hard_targets(part.positions))
             (loss_sum / BATCH).backward()
         optimiser.step()
         optimiser.zero_grad()

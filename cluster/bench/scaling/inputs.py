@@ -13,7 +13,7 @@ from cluster.bench.scaling.calibration import Lengths, measure_lengths, write_te
 from cluster.bench.scaling.fixed_batch import fixed_parts
 from cluster.bench.scaling.grid import BATCH
 from cluster.bench.scaling.world import TEACHER, Shared
-from cluster.stages import ROOT
+from cluster.launch.machine import ROOT
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import PreparedData, load_prepared

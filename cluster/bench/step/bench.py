@@ -33,7 +33,7 @@ from cluster.bench.step import passes
 from cluster.bench.step.arms import CACHED, GROUPED, IN_PROCESS, NO_TEACHER, SERVED, SINGLE
 from cluster.launch.child import Command
 from cluster.launch.launcher import Launcher
-from cluster.stages import ROOT, this_machine
+from cluster.launch.machine import ROOT, this_machine
 from trainer.config.run import RunConfig
 from trainer.config.yaml_file import load_config
 from trainer.data.prepared import load_prepared

@@ -11,7 +11,7 @@ import torch
 from cluster.bench.corpus import Corpus
 from cluster.bench.result import Row
 from cluster.bench.wire.metered_fleet import Exchange, ask_metered
-from cluster.stages import ROOT
+from cluster.launch.machine import ROOT
 from teacher_server.scoring.description import Teacher
 from teacher_server.scoring.kinds import load_teacher
 from trainer.config.run import RunConfig
@@ -68,7 +68,7 @@ def measure_traffic(corpus: Corpus, config: RunConfig) -> tuple[dict[str, float]
         seed=config.seed,
         rank=0,
         world_size=NUM_RANKS,
-        group="response" if config.action_tokens else "dialogue",
+        group="response" if config.action_tokens and not config.action_history else "dialogue",
     )
     steps = itertools.islice(batches(data.examples("train"), loader), NUM_STEPS)
     micro_batches = [part for batch in steps for part in batch.parts]

@@ -14,9 +14,10 @@ import pytest
 from cluster.demo import output_folder
 from cluster.launch import ports
 from cluster.launch.launcher import Launcher
+from cluster.launch.machine import Machine
 from cluster.launch.ports import PORTS, free_port
 from cluster.launch.screen import Screen, duration, last_lines
-from cluster.stages import Demo, Machine
+from cluster.stages import Demo
 from trainer.common.errors import MachineError
 
 ROOT = Path(__file__).resolve().parents[3]

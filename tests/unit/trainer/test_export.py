@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from tests.support import tiny_teachers
+from tests.support.action_forms import form_of
 from tests.support.client_world import examples
 from tests.support.evaluation_fakes import write_classifier, write_tiny_data
 from trainer import export, student_run
@@ -18,6 +20,7 @@ from trainer.config.distill import DistillConfig
 from trainer.config.language_model import LanguageModelConfig
 from trainer.config.named_teachers import NamedTeacher
 from trainer.config.run import RunConfig
+from trainer.data.action_form import ACTION_HISTORY, ACTION_LOSS, ACTIONS
 from trainer.data.model_input import InputLimits
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model, resolve_classifier
@@ -25,6 +28,7 @@ from trainer.kinds.table import TEACHER_KINDS
 from trainer.models import frozen
 from trainer.models.language_model import build_language_model, write_language_model
 from trainer.models.student_card import read_student_card
+from trainer.pretrain.dialogue import write_dialogue_card
 
 SHAPE = LanguageModelConfig(architecture="kgsf", num_layers=1, hidden_size=16, num_heads=2)
 
@@ -82,6 +86,35 @@ def test_teacher_that_takes_too_few_tokens_is_refused_by_its_name() -> None:
         export._check_teachers(config, teachers, examples(3, 5))
         with pytest.raises(ValueError, match=f"{name} teacher must take inputs of 7 .* takes 6"):
             export._check_teachers(config, teachers, examples(6, 5))
+
+
+def test_a_run_reads_action_tokens_as_its_settings_say(data: PreparedData) -> None:
+    model = build_language_model(SHAPE, data.vocabulary)
+    plain = RunConfig(data="", output="", action_tokens=False)
+    assert export._limits(plain, model, data.vocabulary) == model.limits
+    config = RunConfig(data="", output="", action_history=True, action_loss=True)
+    limits = export._limits(config, model, data.vocabulary)
+    assert limits.actions == form_of(data.vocabulary, ACTION_HISTORY, ACTION_LOSS)
+    # Two earlier turns of the recommender take a token each.
+    eos, word = data.vocabulary.eos_id, 5
+    long = dataclasses.replace(examples(1, 2)[0], context_ids=np.array([word, eos] * 5, np.int32))
+    needed = 10 + 2 + len(long.response_ids)
+    export._check_length(config, dataclasses.replace(limits, max_tokens=needed), [long])
+    short = dataclasses.replace(limits, max_tokens=needed - 1)
+    with pytest.raises(ValueError, match=f"max_positions must be at least {needed} for"):
+        export._check_length(config, short, [long])
+
+
+def test_a_dialogue_teacher_lists_how_it_read_action_tokens(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    model = build_language_model(LanguageModelConfig(num_layers=1), data.vocabulary)
+    write_language_model(tmp_path, model)
+    data.vocabulary.save(tmp_path)
+    config = RunConfig(data="", output="", action_history=True)
+    write_dialogue_card(tmp_path, model, data, export.actions_of(config))
+    assert [*frozen.read_card(tmp_path, "dialogue").capabilities] == [ACTIONS, ACTION_HISTORY]
+    assert load_model(tmp_path).limits.actions == form_of(data.vocabulary, ACTION_HISTORY)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "kgsf"])

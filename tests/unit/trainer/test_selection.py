@@ -79,7 +79,7 @@ def test_validate_is_the_mean_over_tokens_one_example_at_a_time(
     model = tiny_model(data.vocabulary, seed=4)
     nlls = []
     for example in examples:
-        inputs = to_student_input((example,), data.vocabulary, InputLimits(), action_tokens=False)
+        inputs = to_student_input((example,), data.vocabulary, InputLimits())
         with torch.no_grad():
             scores = model.head(model.response_states(inputs.model)).double()
         rows = torch.arange(len(example.response_ids))

@@ -28,7 +28,8 @@ from cluster.bench.memory.rank_memory import (
     steps_done,
 )
 from cluster.launch.launcher import Launcher
-from cluster.stages import Demo, this_machine
+from cluster.launch.machine import this_machine
+from cluster.stages import Demo
 from trainer.data.chains import find_chains, input_length
 from trainer.data.loader import LoaderConfig, batches
 from trainer.data.prepared import load_prepared

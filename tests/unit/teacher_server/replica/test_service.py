@@ -36,6 +36,7 @@ from tests.support.replica_calls import (
     running,
     score,
 )
+from trainer.data.action_form import ACTIONS, NUM_ACTIONS
 from trainer.security.credentials import NO_SECURITY
 
 NO_TOKENS = {"token_ids": b"", "token_lengths": b""}
@@ -165,6 +166,22 @@ def test_check_request_of_a_recommendation_allows_no_entity_and_one_row() -> Non
     one.range_lengths = int32(1, 2)
     with pytest.raises(ValueError, match=r"within its 1 tokens \(1 for a .* got \[0, 2\) after 0"):
         check_request(one, teacher, RequestLimits())
+
+
+def test_check_request_takes_action_tokens_of_a_teacher_that_reads_them_alone() -> None:
+    pad_id = DESCRIPTION.first_item_id + DESCRIPTION.num_items + NUM_ACTIONS
+    rec, gen, pad = (
+        request(1, fields={"token_ids": int32(1, 2, 3, 4, token)})
+        for token in (pad_id - 2, pad_id - 1, pad_id)
+    )
+    reads = described()
+    reads.capabilities.append(ACTIONS)
+    for each in (rec, gen):
+        assert check_request(each, reads, RequestLimits()).num_rows == 3
+        with pytest.raises(ValueError, match="token_ids must be in"):
+            check_request(each, DESCRIPTION, RequestLimits())
+    with pytest.raises(ValueError, match="token_ids must be in"):
+        check_request(pad, reads, RequestLimits())
 
 
 WITH_WORDS = described(

@@ -50,6 +50,9 @@ def test_check_same_run_refuses_a_setting_that_changes_losses_done(run: Path) ->
     with pytest.raises(ValueError, match=r"^train\.batch_size must be"):
         smaller = RunConfig(data="d", output="o", train=TrainConfig(batch_size=4))
         provenance.check_same_run(run, smaller)
+    with pytest.raises(ValueError, match=r"^train\.share must be 1\.0 to go on .*, got 0\.5"):
+        fewer = RunConfig(data="d", output="o", train=TrainConfig(share=0.5))
+        provenance.check_same_run(run, fewer)
 
 
 @pytest.mark.parametrize(

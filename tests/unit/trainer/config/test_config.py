@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from trainer.config.pretrain import ClassifierConfig, RecommendationConfig
 from trainer.config.removed import REMOVED
 from trainer.config.run import RunConfig, TrainConfig
 from trainer.config.yaml_file import load_config, setting_names, to_yaml
+from trainer.data.dialogue_share import training_examples
+from trainer.data.examples import write_examples
 from trainer.export import resolve_num_steps
 
 CONFIGS = Path(__file__).resolve().parents[4] / "trainer" / "configs"
@@ -76,6 +79,14 @@ def test_config_mistake_names_the_key(tmp_path: Path, override: str, message: st
     path = write(tmp_path, "data: a\noutput: b\n")
     with pytest.raises(ValueError, match=message):
         load_config(RunConfig, path, [override])
+
+
+@pytest.mark.parametrize("name", ["action_history", "action_loss"])
+def test_a_reading_of_action_tokens_without_them_is_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, f"data: a\noutput: b\n{name}: true\n")
+    assert load_config(RunConfig, path, []).action_tokens
+    with pytest.raises(ValueError, match=f"{name} must be false with action_tokens false"):
+        load_config(RunConfig, path, ["action_tokens=false"])
 
 
 @pytest.mark.parametrize("cls", [RunConfig, ClassifierConfig, RecommendationConfig])
@@ -165,6 +176,32 @@ def test_epochs_are_whole_batches_of_the_training_examples(tmp_path: Path) -> No
     assert resolve_num_steps(RunConfig(data="", output=""), data).train.num_steps == 1000
 
 
+def test_epochs_of_a_share_are_whole_batches_of_its_examples(tmp_path: Path) -> None:
+    data = write_tiny_data(tmp_path)
+    # Each example is a dialogue of its own.
+    examples = [replace(it, example_id=f"{n}:1") for n, it in enumerate(data.examples("train"))]
+    write_examples(tmp_path / "train.jsonl", examples)
+    train = TrainConfig(epochs=3, batch_size=1, share=0.5)
+    num_examples = len(training_examples(data, train))
+    assert num_examples == len(examples) // 2
+    config = RunConfig(data="", output="", train=train)
+    assert resolve_num_steps(config, data).train.num_steps == 3 * num_examples
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [
+        ("train.share=0", r"train\.share must be in \(0, 1\], got 0"),
+        ("train.share=1.5", r"train\.share must be in \(0, 1\], got 1.5"),
+        ("train.share_seed=-1", r"train\.share_seed must be in \[0, .*, got -1"),
+    ],
+)
+def test_config_of_a_share_that_is_none_is_refused(tmp_path: Path, setting: str, rule: str) -> None:
+    path = write(tmp_path, "data: a\noutput: b\n")
+    with pytest.raises(ValueError, match=rule):
+        load_config(RunConfig, path, [setting])
+
+
 def test_config_without_a_required_key_names_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output must be given, got nothing"):
         load_config(RunConfig, write(tmp_path, "data: a\n"), [])
@@ -176,7 +213,10 @@ def test_config_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+    "path",
+    # Those of ablations hold a run each, and have tests of their own.
+    sorted(path for path in CONFIGS.rglob("*.yaml") if not path.stem.startswith("ablation")),
+    ids=lambda path: str(path.relative_to(CONFIGS)),
 )
 def test_config_that_we_ship_is_valid(path: Path) -> None:
     assert "data" in yaml.safe_load(path.read_text())

@@ -10,6 +10,7 @@ import pytest
 from tests.support.chain_examples import dialogues
 from tests.support.padding import padding
 from trainer.config.run import Group
+from trainer.data.action_form import ActionForm
 from trainer.data.chains import find_chains, input_length
 from trainer.data.examples import Example
 from trainer.data.loader import Batch, LoaderConfig, batches, to_student_input
@@ -224,7 +225,8 @@ def test_loader_batch_that_ranks_do_not_divide_is_refused() -> None:
 def test_student_input_lines_up_with_labels(action_tokens: bool) -> None:
     examples = (example(0, [1, 2, 3], [4, 11, 0]), example(1, [5], [6, 0]))
     vocabulary = SmallVocabulary()
-    inputs = to_student_input(examples, vocabulary, InputLimits(), action_tokens=action_tokens)  # type: ignore[arg-type]
+    actions = ActionForm(items=range(10, 13), eos_id=0) if action_tokens else None
+    inputs = to_student_input(examples, vocabulary, InputLimits(actions=actions))  # type: ignore[arg-type]
     flat = inputs.model.input_ids_BL.flatten()
     seen = flat[inputs.model.hidden_index_P].tolist()
     # The state that predicts a token is the one that has read the token before it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.action_forms import form_of
 from tests.support.tiny_teachers import tiny_vocabulary
 from trainer.config.language_model import LanguageModelConfig
+from trainer.data.action_form import ACTION_HISTORY, ACTION_LOSS, ActionForm
 from trainer.data.examples import Example
 from trainer.data.loader import LoaderConfig, batches, to_student_input
 from trainer.data.model_input import (
@@ -124,44 +127,62 @@ def loss_and_gradient(
     examples: tuple[Example, ...], vocabulary: Vocabulary, limits: InputLimits
 ) -> tuple[float, torch.Tensor, int]:
     """Loss, all gradients end to end, and the number of sequences."""
-    longest = max(len(it.context_ids) + len(it.response_ids) for it in examples)
+    longest = max(len(dialogue_input(it, limits).tokens) for it in examples)
     model, student = small_student(vocabulary, longest)
-    inputs = to_student_input(examples, vocabulary, limits, action_tokens=False)
-    loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
+    inputs = to_student_input(examples, vocabulary, limits)
+    loss, *_ = student(inputs.model, conkd.hard_targets(inputs.positions))
     loss.backward()
     gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
     return float(loss.detach()), torch.cat(gradients), len(inputs.model.lengths_B)
 
 
-def assert_same_learning(examples: tuple[Example, ...], vocabulary: Vocabulary) -> None:
-    loss, gradient, num_sequences = loss_and_gradient(examples, vocabulary, ANYWHERE)
-    twin_loss, twin_gradient, num_single = loss_and_gradient(examples, vocabulary, AT_END)
+def assert_same_learning(
+    examples: tuple[Example, ...], vocabulary: Vocabulary, actions: ActionForm | None
+) -> None:
+    forms = (replace(limits, actions=actions) for limits in (ANYWHERE, AT_END))
+    one_pass, apart = (loss_and_gradient(examples, vocabulary, limits) for limits in forms)
+    loss, gradient, num_sequences = one_pass
+    twin_loss, twin_gradient, num_single = apart
     assert num_single == len(examples) > num_sequences
     assert loss == pytest.approx(twin_loss, rel=1e-5)
     assert float((gradient - twin_gradient).norm() / twin_gradient.norm()) < 1e-5
 
 
-def test_one_pass_per_dialogue_learns_what_one_per_response_does(prepared_dir: Path) -> None:
+by_form = pytest.mark.parametrize(
+    "names", [None, (ACTION_HISTORY,), (ACTION_HISTORY, ACTION_LOSS)], ids=str
+)
+
+
+def form_or_none(vocabulary: Vocabulary, names: tuple[str, ...] | None) -> ActionForm | None:
+    return None if names is None else form_of(vocabulary, *names)
+
+
+@by_form
+def test_one_pass_per_dialogue_learns_what_one_per_response_does(
+    prepared_dir: Path, names: tuple[str, ...] | None
+) -> None:
     data = load_prepared(prepared_dir)
-    assert_same_learning(tuple(data.examples("train")[:24]), data.vocabulary)
+    actions = form_or_none(data.vocabulary, names)
+    assert_same_learning(tuple(data.examples("train")[:24]), data.vocabulary, actions)
 
 
 @pytest.mark.everything
+@by_form
 def test_one_pass_per_real_dialogue_learns_what_one_per_response_does(
-    redial_prepared: Path,
+    redial_prepared: Path, names: tuple[str, ...] | None
 ) -> None:
     data = load_prepared(redial_prepared)
-    assert_same_learning(tuple(data.examples("valid")[:40]), data.vocabulary)
+    actions = form_or_none(data.vocabulary, names)
+    assert_same_learning(tuple(data.examples("valid")[:40]), data.vocabulary, actions)
 
 
 def test_action_tokens_keep_the_responses_of_a_dialogue_apart() -> None:
     vocabulary = tiny_vocabulary()
     first = example(int32(1, 0), int32(2, 0))
     second = example(int32(1, 0, 2, 0, 3, 0), int32(4, 0))
-    for action_tokens, number in ((False, 1), (True, 2)):
-        inputs = to_student_input(
-            (first, second), vocabulary, ANYWHERE, action_tokens=action_tokens
-        )
+    for form, number in ((None, 1), (form_of(vocabulary), 2)):
+        limits = replace(ANYWHERE, actions=form)
+        inputs = to_student_input((first, second), vocabulary, limits)
         assert len(inputs.model.lengths_B) == number
         assert inputs.positions.labels_P.tolist() == [2, 0, 4, 0]
 
@@ -201,8 +222,8 @@ def gradient_of_step(
             micro_batch_size=micro_batch_size,
         )
         for part in next(batches(examples, loader)).parts:
-            inputs = to_student_input(part, data.vocabulary, ANYWHERE, action_tokens=False)
-            loss, _ = student(inputs.model, conkd.hard_targets(inputs.positions))
+            inputs = to_student_input(part, data.vocabulary, ANYWHERE)
+            loss, *_ = student(inputs.model, conkd.hard_targets(inputs.positions))
             (loss / 16).backward()
     gradients = [it.grad.flatten() for it in model.module.parameters() if it.grad is not None]
     return torch.cat(gradients)

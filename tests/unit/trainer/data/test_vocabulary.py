@@ -71,6 +71,23 @@ def test_decode_sets_a_space_that_a_model_left_out(vocabulary: Vocabulary) -> No
     assert vocabulary.decode(ids) == "seen Heat (1995) Heat (1995)"
 
 
+def test_decode_with_ids_has_no_number_behind_an_at_but_those_of_items(
+    vocabulary: Vocabulary,
+) -> None:
+    item = vocabulary.item_token(vocabulary.item_index("200"))
+
+    def text(*parts: str | int) -> str:
+        ids = [vocabulary.encode([it]) if isinstance(it, str) else [it] for it in parts]
+        return vocabulary.decode_with_ids([token for part in ids for token in part])
+
+    assert text("seen ", item, ", ", item, "!") == "seen @200, @200!"
+    assert text("seen", item, item) == "seen @200 @200"
+    # A model that spells a film, or goes on with a number.
+    assert text("@99 @ 99 @@99") == "@ 99 @ 99 @@ 99"
+    assert text(item, "0 and @", item, "9") == "@200 0 and @@200 9"
+    assert text(vocabulary.rec_id, "a@b", vocabulary.eos_id) == "a@b"
+
+
 def test_encode_keeps_text_exactly_and_special_spelling_as_text(vocabulary: Vocabulary) -> None:
     for text in ("  a  b\n", "caf\u00e9 \U0001f600 don't", "x<|endoftext|>y", "[REC]"):
         ids = vocabulary.encode([text])

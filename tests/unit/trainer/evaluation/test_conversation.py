@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.evaluation_fakes import write_dialogue_teacher, write_student, write_tiny_data
 from trainer.chat import PROMPT, chat, main, typed_lines
+from trainer.data.action_form import ACTION_HISTORY, ACTION_LOSS, ACTIONS
 from trainer.data.prepared import PreparedData
 from trainer.data.word_graph import WordGraph
 from trainer.evaluation.conversation import SAID_NOTHING, Conversation, Said
@@ -56,6 +57,18 @@ def test_chat_longer_than_the_model_forgets_the_beginning(conversation: Conversa
     # More than the model can attend to was said, and each turn was answered nevertheless.
     assert len(conversation.said.tokens) > 96
     assert all(answer.text or answer.reason for answer in answers)
+
+
+def test_chat_of_a_model_that_reads_earlier_actions_leaves_room_for_them(
+    tmp_path: Path, data: PreparedData
+) -> None:
+    names = (ACTIONS, ACTION_HISTORY, ACTION_LOSS)
+    write_dialogue_teacher(tmp_path, data.vocabulary, seed=4, actions=names)
+    conversation = Conversation(load_model(tmp_path), None, ONE)
+    # Turns of a token or two: every other one has an action token besides.
+    answers = [conversation.answer("a") for _ in range(40)]
+    assert len(conversation.said.tokens) > 96
+    assert {answer.action for answer in answers} <= {"recommend", "converse"}
 
 
 def test_conversation_notes_entities_and_words_as_prepared_examples_have_them(

@@ -18,19 +18,17 @@ from tests.support.evaluation_fakes import (
     write_student,
     write_tiny_data,
 )
-from trainer.data.examples import Example
 from trainer.data.prepared import PreparedData
 from trainer.evaluation import __main__ as command
 from trainer.evaluation.actions import ActionChooser, Actions
-from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model, gold_likelihood
+from trainer.evaluation.evaluate import EvaluateConfig, evaluate_model
+from trainer.evaluation.likelihood import gold_nlls
 from trainer.evaluation.loaded_model import load_model
-from trainer.evaluation.metrics import ItemSlot
-from trainer.evaluation.views import (
-    baseline_views,
-    mentioned_items,
-    popularity_ranking,
-    recommendation_views,
-)
+from trainer.scoring.metrics import scores
+from trainer.scoring.paper_view import paper_view
+from trainer.scoring.records import Record, Slot
+from trainer.scoring.scored_split import scored_split
+from trainer.scoring.views import baseline_view
 
 ORACLE = EvaluateConfig(classifier="oracle")
 
@@ -70,7 +68,7 @@ def test_evaluate_model_has_every_documented_key(student: Path, data: PreparedDa
         for name in ("rer", "prr", "f1"):
             assert 0.0 <= result[f"{name}_at_{k}"] <= 1.0
             assert f"{name}_at_{k}" in result["new_items"]
-            assert f"{name}_at_{k}" in result["conventional"]
+            assert f"conventional_{name}_at_{k}" in result
     assert {"rec_ratio", "perplexity", "dist_1", "dist_2", "dist_3", "dist_4"} <= set(result)
     assert result["num_responses"] == 6
     assert result["gold_rec_ratio"] == pytest.approx(4 / 6)
@@ -90,12 +88,12 @@ def test_evaluate_model_of_a_dialogue_teacher_uses_no_action_token(
     assert result["actions"]["accuracy"] is None
 
 
-def test_evaluate_model_with_a_limit_scores_the_first_examples(
+def test_evaluate_model_with_a_limit_scores_the_first_dialogues(
     student: Path, data: PreparedData
 ) -> None:
     whole = evaluate_model(student, data, ORACLE)
     part = evaluate_model(student, data, dataclasses.replace(ORACLE, limit=2))
-    assert [r.token_ids for r in part.responses] == [r.token_ids for r in whole.responses[:2]]
+    assert list(part.records) == list(whole.records[:2])
 
 
 def test_evaluate_model_with_another_vocabulary_is_refused_with_both_digests(
@@ -122,27 +120,32 @@ def test_evaluate_config_with_limit_zero_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["student", "teacher"])
-def test_gold_likelihood_equals_one_unpadded_forward_per_example(
+def test_gold_nlls_equal_one_unpadded_forward_per_example(
     kind: str, request: pytest.FixtureRequest, data: PreparedData
 ) -> None:
-    loaded = load_model(request.getfixturevalue(kind))
+    folder = request.getfixturevalue(kind)
+    loaded = load_model(folder)
     examples = data.examples("test")
-    likelihood = gold_likelihood(loaded, examples)
-    expected, tokens = 0.0, 0
-    for example in examples:
+    nlls = gold_nlls(loaded, examples)
+    for example, nll in zip(examples, nlls, strict=True):
         prompt = loaded.prompt(example, recommends=example.is_recommendation).given.tokens
         ids = torch.tensor([[*prompt.tolist(), *example.response_ids.tolist()]])
         with torch.no_grad():
             log_probs = loaded.model.module(input_ids=ids).logits[0].double().log_softmax(-1)
-        for position in range(len(prompt), ids.shape[1]):
-            expected -= float(log_probs[position - 1, ids[0, position]])
-            tokens += 1
-    assert likelihood.num_tokens == tokens
-    assert likelihood.nll_sum == pytest.approx(expected, rel=1e-5)
+        expected = -sum(
+            float(log_probs[position - 1, ids[0, position]])
+            for position in range(len(prompt), ids.shape[1])
+        )
+        assert nll == pytest.approx(expected, rel=1e-5)
+    result = evaluate_model(folder, data, ORACLE)
+    counts = {name: it.sum() for name, it in result.views["all"].counts.items()}
+    assert counts["gold_tokens"] == sum(len(example.response_ids) for example in examples)
+    assert counts["nll"] == pytest.approx(sum(nlls), rel=1e-5)
     # "see" five times "see Film 4 (1904)"-like; two responses have no film.
-    assert likelihood.num_characters == 2 * 3 + 3 * len("see Film 4 (1904)") + len(
+    assert counts["gold_characters"] == 2 * 3 + 3 * len("see Film 4 (1904)") + len(
         "see Film 70 (1970)"
     )
+    assert gold_nlls(loaded, []) == []
 
 
 def test_load_model_takes_the_student_out_of_a_run_directory(
@@ -151,7 +154,7 @@ def test_load_model_takes_the_student_out_of_a_run_directory(
     write_run(tmp_path, data.vocabulary, seed=3, teachers=True)
     loaded = load_model(tmp_path)
     assert loaded.folder == tmp_path / "model"
-    assert loaded.action_tokens
+    assert loaded.actions
 
 
 def test_load_model_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -231,49 +234,43 @@ def test_actions_f1_counts_the_rec_token() -> None:
     assert actions.to_dict()["accuracy"] == pytest.approx(0.25)
 
 
-def perfect_slots(examples: list[Example]) -> list[list[ItemSlot]]:
-    catalogue = list(range(NUM_ITEMS))
-    return [
-        [
-            ItemSlot(
-                item=gold,
-                top_items=np.array([gold, *(i for i in catalogue if i != gold)], np.int32),
-            )
-            for gold in example.gold_items.tolist()
-        ]
-        for example in examples
+def test_scores_are_those_of_the_records(student: Path, data: PreparedData) -> None:
+    result = evaluate_model(student, data, ORACLE)
+    sums = paper_view(result.records, data, "test")
+    found = result.to_dict()
+    assert {name: found[name] for name in scores(sums["all"])} == scores(sums["all"])
+    assert found["new_items"] == scores(sums["new"])
+
+
+def test_perfect_records_count_gold_in_three_ways(data: PreparedData) -> None:
+    split = scored_split(data, "test")
+    records = [
+        Record(
+            dialogue=turn.key[0],
+            message=turn.key[1],
+            text="".join(f"@{film}" for film in turn.gold),
+            slots=tuple(Slot(item=film, ranked=(film,)) for film in turn.gold),
+        )
+        for turn in split.turns
     ]
-
-
-def test_recommendation_views_count_gold_in_three_ways(data: PreparedData) -> None:
-    examples = data.examples("test")
-    views = recommendation_views(perfect_slots(examples), examples, data)
+    sums = paper_view(records, data, "test")
+    counts = {name: it.sum() for name, it in sums["all"].counts.items()}
     # Gold: 4 | 3 9 | 70 | 9 9. The third context names 3 and 4; responses keep one film each.
-    assert views.all_gold.num_gold == 6
-    assert views.all_gold.matched[1] == 6
-    assert views.new_items.num_gold == 5
-    assert views.new_items.num_slots == 6
-    assert views.truncated_gold.num_gold == 4
+    assert (counts["gold"], counts["matched_1"], counts["truncated_gold"]) == (6, 6, 4)
+    new = {name: it.sum() for name, it in sums["new"].counts.items()}
+    assert (new["gold"], new["slots"]) == (5, 6)
 
 
-def test_mentioned_items_follow_the_order_of_the_context(data: PreparedData) -> None:
-    assert mentioned_items(data.examples("test"), data) == [[], [3], [3, 4], [], [7], []]
-
-
-def test_baseline_views_copy_finds_the_repeat_and_nothing_new(data: PreparedData) -> None:
-    examples = data.examples("test")
-    views = baseline_views(examples, data.examples("train"), data)
-    copy = views["copy_last_mentioned"]
+def test_copying_finds_the_repeat_and_nothing_new(data: PreparedData) -> None:
+    split, train = scored_split(data, "test"), data.dialogues("train")
+    views = baseline_view("paper", "copy", split, train, set())
     # Gold 3 of the third response was named there, second to last.
-    assert (copy.all_gold.matched[1], copy.all_gold.matched[10]) == (0, 1)
-    assert copy.new_items.matched[50] == 0
-    # Item 9 is in three gold positions of two responses, each with two popularity slots.
-    assert views["popularity"].all_gold.matched[1] == 3
-
-
-def test_popularity_ranking_breaks_ties_by_index(data: PreparedData) -> None:
-    ranking = popularity_ranking(data.examples("train"), NUM_ITEMS)
-    assert ranking[:4].tolist() == [9, 3, 4, 70]
+    counts = views["all"].counts
+    assert [counts[f"matched_{k}"].sum() for k in (1, 10)] == [0, 1]
+    assert views["new"].counts["matched_50"].sum() == 0
+    # Film 9 is in three gold positions of two responses, each with two places.
+    popular = baseline_view("paper", "popularity", split, train, set())
+    assert popular["all"].counts["matched_1"].sum() == 3
 
 
 def test_command_with_json_prints_one_object(

@@ -1,24 +1,23 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from tests.support.action_forms import form_of
 from tests.support.evaluation_fakes import (
     tiny_examples,
     tiny_kg_transformer,
     tiny_model,
     tiny_vocabulary,
 )
-from trainer.data.model_input import SequenceInput, collate
+from trainer.data.action_form import ACTION_LOSS
+from trainer.data.model_input import InputLimits, SequenceInput, collate, prompt_input
 from trainer.data.vocabulary import Vocabulary
-from trainer.evaluation.generate import (
-    GenerateConfig,
-    ItemRecorder,
-    Prompt,
-    SuppressSpecialTokens,
-    generate,
-)
+from trainer.evaluation.decoding import Decoding
+from trainer.evaluation.generate import GenerateConfig, Prompt, generate
 from trainer.models.language_model import LanguageModel
 
 MAX_NEW = 12
@@ -49,30 +48,35 @@ def prompts_of_all_lengths(vocabulary: Vocabulary) -> list[Prompt]:
     return random + given
 
 
-def slow_greedy(
-    model: LanguageModel, vocabulary: Vocabulary, prompt: Prompt
-) -> tuple[list[int], list[list[int]]]:
+Slow = tuple[list[int], list[list[int]], list[int]]
+"""Tokens, the items of each item step, and those of the step with the most mass on items."""
+
+
+def slow_greedy(model: LanguageModel, vocabulary: Vocabulary, prompt: Prompt) -> Slow:
     """One prompt, no cache, no padding, a full forward per token."""
-    tokens, tops = [], []
+    tokens, tops, heaviest = [], [], (-math.inf, [])
     for step in range(MAX_NEW):
         read = np.concatenate([prompt.given.tokens, np.array(tokens, np.int32)])
-        inputs = collate([SequenceInput.at_end(num_rows=1 + step, tokens=read)], pad_id=0)
+        num_rows = prompt.given.num_rows + step
+        inputs = collate([SequenceInput.at_end(num_rows=num_rows, tokens=read)], pad_id=0)
         with torch.no_grad():
             scores_V = model.head(model.response_states(inputs)[-1])
         token = int(scores_V[: vocabulary.rec_id].argmax())
+        items_I = scores_V[vocabulary.first_item_id : vocabulary.rec_id]
+        best = items_I.argsort(descending=True)[:50].tolist()
+        words_W = scores_V[: vocabulary.first_item_id].double()
+        odds = float(items_I.double().logsumexp(-1) - words_W.logsumexp(-1))
+        heaviest = max(heaviest, (odds, best))
         if token == vocabulary.eos_id:
             break
         if vocabulary.is_item(token):
-            items_I = scores_V[vocabulary.first_item_id : vocabulary.rec_id]
-            tops.append(items_I.argsort(descending=True)[:50].tolist())
+            tops.append(best)
         tokens.append(token)
-    return tokens, tops
+    return tokens, tops, heaviest[1]
 
 
 @pytest.fixture(scope="module")
-def slow_answers(
-    model: LanguageModel, vocabulary: Vocabulary
-) -> list[tuple[list[int], list[list[int]]]]:
+def slow_answers(model: LanguageModel, vocabulary: Vocabulary) -> list[Slow]:
     return [slow_greedy(model, vocabulary, each) for each in prompts_of_all_lengths(vocabulary)]
 
 
@@ -80,7 +84,7 @@ def slow_answers(
 def test_generate_equals_a_loop_without_cache_or_padding(
     model: LanguageModel,
     vocabulary: Vocabulary,
-    slow_answers: list[tuple[list[int], list[list[int]]]],
+    slow_answers: list[Slow],
     batch_size: int,
 ) -> None:
     prompts = prompts_of_all_lengths(vocabulary)
@@ -88,16 +92,34 @@ def test_generate_equals_a_loop_without_cache_or_padding(
     responses = generate(model, vocabulary, prompts, config, title="test")
     ended, named = 0, 0
     for prompt, response, slow in zip(prompts, responses, slow_answers, strict=True):
-        tokens, tops = slow
+        tokens, tops, heaviest = slow
         assert response.example_id == prompt.example_id
         assert list(response.token_ids) == tokens
         assert [slot.top_items[:50].tolist() for slot in response.item_slots] == tops
         assert all(slot.item == slot.top_items[0] for slot in response.item_slots)
-        assert response.text == vocabulary.decode(tokens).strip()
+        assert response.ranking[:50].tolist() == heaviest
+        assert response.is_ended == (len(tokens) < MAX_NEW)
+        assert response.num_steps == len(tokens) + response.is_ended
         ended += len(tokens) < MAX_NEW
         named += len(tops)
     # The model is only a test if it does both.
     assert ended > 0 and named > 0
+
+
+def test_generate_goes_on_behind_an_action_that_the_model_predicted(
+    model: LanguageModel, vocabulary: Vocabulary
+) -> None:
+    # The decoder of KGSF's transformer starts with the token before the action, as in training.
+    predicting = InputLimits(actions=form_of(vocabulary, ACTION_LOSS))
+    prompts = [
+        Prompt(each.example_id, prompt_input(each, predicting, recommends=True), 0)
+        for each in tiny_examples(vocabulary)
+    ]
+    config = GenerateConfig(max_new_tokens=MAX_NEW)
+    responses = generate(model, vocabulary, prompts, config, title="test")
+    for each, response in zip(prompts, responses, strict=True):
+        assert each.given.num_rows == 2
+        assert list(response.token_ids) == slow_greedy(model, vocabulary, each)[0]
 
 
 def test_generate_twice_gives_identical_responses(
@@ -116,10 +138,15 @@ def test_generate_twice_gives_identical_responses(
 def test_generate_lists_are_longer_by_the_items_mentioned(
     model: LanguageModel, vocabulary: Vocabulary
 ) -> None:
-    prompts = [Prompt(p.example_id, p.given, 7) for p in prompts_of_all_lengths(vocabulary)]
+    # Whatever others in the batch need.
+    prompts = [
+        Prompt(p.example_id, p.given, n % 2 * 7)
+        for n, p in enumerate(prompts_of_all_lengths(vocabulary))
+    ]
     responses = generate(model, vocabulary, prompts, GenerateConfig(), title="test")
-    lengths = {len(slot.top_items) for r in responses for slot in r.item_slots}
-    assert lengths == {57}
+    for prompt, response in zip(prompts, responses, strict=True):
+        lists = [response.ranking, *(slot.top_items for slot in response.item_slots)]
+        assert {len(items) for items in lists} == {50 + prompt.num_mentioned}
 
 
 def test_generate_with_a_prompt_too_long_is_refused(
@@ -130,32 +157,19 @@ def test_generate_with_a_prompt_too_long_is_refused(
         generate(model, vocabulary, [too_long], GenerateConfig(), title="test")
 
 
-def test_suppress_special_tokens_leaves_words_and_items(vocabulary: Vocabulary) -> None:
-    scores = SuppressSpecialTokens(vocabulary)(
-        torch.zeros(2, 1, dtype=torch.int64), torch.zeros(2, vocabulary.size)
+def test_nucleus_responses_depend_on_the_prompt_and_its_id_alone(
+    model: LanguageModel, vocabulary: Vocabulary
+) -> None:
+    prompts = prompts_of_all_lengths(vocabulary)
+    decoding = Decoding(method="nucleus", top_p=0.9, seed=5)
+    config = GenerateConfig(max_new_tokens=MAX_NEW, decoding=decoding)
+    together = generate(model, vocabulary, prompts, config, title=None)
+    alone = [generate(model, vocabulary, [each], config, title=None)[0] for each in prompts]
+    assert [it.token_ids for it in together] == [it.token_ids for it in alone]
+    greedy = generate(
+        model, vocabulary, prompts, GenerateConfig(max_new_tokens=MAX_NEW), title=None
     )
-    assert torch.isinf(scores[:, [vocabulary.rec_id, vocabulary.gen_id, vocabulary.pad_id]]).all()
-    assert (scores[:, : vocabulary.rec_id] == 0).all()
-
-
-def test_item_recorder_keeps_item_steps_of_unfinished_rows_only(vocabulary: Vocabulary) -> None:
-    recorder = ItemRecorder(vocabulary, prompt_length=2, depth=3)
-    item = vocabulary.first_item_id
-    # Row 0 names item 4, row 1 says a word.
-    scores = torch.zeros(2, vocabulary.size)
-    scores[0, [item + 4, item + 6, item + 1]] = torch.tensor([3.0, 2.0, 1.0])
-    scores[1, 5] = 9.0
-    eos = vocabulary.eos_id
-    unchanged = scores.clone()
-    # Both prompts end in end of text, as contexts do: that ends no response.
-    assert recorder(torch.tensor([[1, eos], [1, eos]]), scores) is scores
-    assert torch.equal(scores, unchanged)
-    # Row 0 has ended; what it would say next is nobody's.
-    recorder(torch.tensor([[1, eos, eos], [1, eos, 5]]), scores)
-    assert recorder.slot(0, 0, 4).top_items.tolist() == [4, 6, 1]
-    for row, step in ((1, 0), (0, 1), (1, 1)):
-        with pytest.raises(KeyError):
-            recorder.slot(row, step, 4)
+    assert [it.token_ids for it in greedy] != [it.token_ids for it in together]
 
 
 def test_generate_config_out_of_range_is_refused() -> None:

@@ -24,7 +24,7 @@ from trainer.config.watch import WatchConfig
 from trainer.config.yaml_file import load_config
 from trainer.evaluation.arms import UNDISTILLED, check_arm
 from trainer.evaluation.evaluate import EvaluateConfig
-from trainer.evaluation.plots import gate_figure, loss_figure, smoothed
+from trainer.evaluation.plots import closeness_figure, gate_figure, loss_figure, smoothed
 from trainer.evaluation.report import main
 from trainer.evaluation.report_text import context_turns, look_up, losses_text, score_rows
 from trainer.evaluation.run_history import read_history
@@ -87,20 +87,23 @@ def test_write_report_holds_the_contract_keys(reported: Path) -> None:
     for name in ("student", "undistilled", "dialogue_teacher"):
         for k in (1, 10, 50):
             for score in ("f1", "rer", "prr"):
-                assert 0.0 <= report[name][f"{score}_at_{k}"] <= 1.0
+                value = report[name][f"{score}_at_{k}"]
+                # A system that names no film has no precision.
+                is_defined = score != "prr" or report[name]["slots"] > 0
+                assert 0.0 <= value <= 1.0 if is_defined else value is None
                 assert f"{score}_at_{k}" in report[name]["new_items"]
-                assert f"{score}_at_{k}" in report[name]["conventional"]
+                assert f"conventional_{score}_at_{k}" in report[name]
         assert {"rec_ratio", "perplexity", "dist_2", "dist_3", "dist_4"} <= set(report[name])
     assert {"f1_at_10", "f1_at_50"} <= set(report["ratios"])
     assert report["ratios_to_plain"] is None
-    assert {"copy_last_mentioned", "popularity"} == set(report["baselines"])
+    assert {"copy", "popularity"} == set(report["baselines"])
     assert {"student", "undistilled", "dialogue_teacher", "total"} <= set(report["seconds"])
     assert {"cores", "torch"} <= set(report["machine"])
 
 
 def test_write_report_leaves_text_and_plots(reported: Path) -> None:
     text = (reported / "report.md").read_text()
-    for name in ("loss", "gate", "teacher_wait"):
+    for name in ("loss", "gate", "teacher_wait", "closeness"):
         assert (reported / "plots" / f"{name}.png").read_bytes().startswith(PNG_MAGIC)
         assert f"(plots/{name}.png)" in text
     for expected in ("| F1@10 |", "distilled student", "-> gold", "see Film 70 (1970)", "a film?"):
@@ -179,7 +182,7 @@ def test_report_says_in_words_where_the_student_loses_and_names_no_path_of_the_m
     report = json.loads((reported / "report.json").read_text())
     text = (reported / "report.md").read_text()
     assert str(folders["data"].parent) not in text
-    row = next(line for line in text.splitlines() if line.startswith("| ReR@10 |"))
+    row = next(line for line in text.splitlines() if line.startswith("| R@10 |"))
     assert " 0.500 |" in row
     assert "| recommendation teacher |" in text
     assert losses_text(report) in text
@@ -196,7 +199,7 @@ def scores(f1_at_50: float, perplexity: float | None) -> dict[str, Any]:
             scores(0.3, 50.0),
             scores(0.25, None),
             "The distilled student loses to the undistilled student in F1@50 (0.200 against "
-            "0.300), perplexity (60.0 against 50.0). The distilled student loses to the "
+            "0.300), Perplexity (60.0 against 50.0). The distilled student loses to the "
             "popularity baseline in F1@50 (0.200 against 0.250).",
         ),
         (
@@ -347,6 +350,43 @@ def test_run_history_sums_histograms_over_steps(folders: dict[str, Path]) -> Non
     assert history.column("loss") == [5.0, 2.5, 5.0 / 3, 1.25]
     with pytest.raises(ValueError, match="must have gate_x"):
         history.histogram("gate_x")
+
+
+def test_at_the_end_is_the_mean_over_the_last_tenth_of_the_steps(
+    folders: dict[str, Path],
+) -> None:
+    history = read_history(folders["distilled"])
+    steps = tuple(
+        {**history.steps[0], "step": step, "nll": float(step), "kept_mass": step}
+        for step in range(1, 41)
+    )
+    steps[-1]["kept_mass"] = None
+    at_end = dataclasses.replace(history, steps=steps).at_end
+    assert at_end["nll"] == (37 + 38 + 39 + 40) / 4
+    assert at_end["kept_mass"] == (37 + 38 + 39) / 3
+    assert at_end["recommendation_overlap_item_steps"] is None
+    # Seconds and bytes are no end of their own, nor are the counts of a histogram.
+    assert not {"step_s", "wire_bytes", "gate_histogram_item_steps"} & set(at_end)
+    assert history.at_end["nll"] == 1.0
+
+
+def test_closeness_is_drawn_of_the_steps_that_have_it(folders: dict[str, Path]) -> None:
+    history = read_history(folders["distilled"])
+    steps = tuple(
+        {
+            **history.steps[0],
+            "step": step,
+            "dialogue_student_mass": 0.1 * step if step % 2 else None,
+            "recommendation_overlap_item_steps": 0.5,
+        }
+        for step in range(1, 6)
+    )
+    mass, agreement, overlap = closeness_figure(dataclasses.replace(history, steps=steps)).axes
+    (drawn,) = mass.get_lines()
+    assert np.asarray(drawn.get_xdata()).tolist() == [1, 3, 5]
+    assert np.asarray(drawn.get_ydata()).tolist() == pytest.approx([0.1, 0.3, 0.5])
+    assert not agreement.get_lines()
+    assert [str(it.get_label()) for it in overlap.get_lines()] == ["recommendation, item steps"]
 
 
 def test_smoothed_equals_a_mean_of_the_values_around() -> None:

@@ -12,9 +12,11 @@ from tests.support.evaluation_fakes import (
     NUM_ITEMS,
     write_classifier,
     write_dialogue_teacher,
+    write_recommender,
     write_tiny_data,
 )
 from trainer.data.chains import longest_first
+from trainer.data.model_input import reads_dialogues
 from trainer.data.prepared import PreparedData
 from trainer.evaluation.loaded_model import load_model
 from trainer.evaluation.ranking import gold_ranks, random_recalls, recalls
@@ -24,6 +26,7 @@ from trainer.evaluation.teacher_quality import (
     calibration,
     gold_samples,
     item_mass,
+    mentioned_items,
     ranking_views,
     recommender_scores,
     report_teachers,
@@ -31,8 +34,6 @@ from trainer.evaluation.teacher_quality import (
 from trainer.evaluation.teachers import main
 from trainer.models.frozen_recommender import (
     Bags,
-    FrozenRecommender,
-    export_recommender,
     load_recommender,
 )
 
@@ -45,29 +46,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
 @pytest.fixture
 def samples(data: PreparedData) -> GoldSamples:
     return gold_samples(data.examples("test"), data)
-
-
-def write_recommender(folder: Path, data: PreparedData, seed: int) -> Path:
-    generator = torch.Generator().manual_seed(seed)
-    recommender = FrozenRecommender(
-        entities_ND=torch.randn(data.graph.num_entities, 8, generator=generator),
-        attention_N=torch.randn(data.graph.num_entities, generator=generator),
-        items_I=torch.from_numpy(data.graph.item_entities_I.astype(np.int64)),
-        item_bias_I=torch.randn(NUM_ITEMS, generator=generator),
-        words_WD=torch.randn(2, 8, generator=generator),
-        word_attention_W=torch.randn(2, generator=generator),
-        gate_2D=torch.randn(16, generator=generator),
-        gate_bias=torch.zeros(()),
-    )
-    export_recommender(
-        folder,
-        recommender,
-        data.vocabulary,
-        graph_digest=data.graphs_digest,
-        max_entities=9,
-        max_words=9,
-    )
-    return folder
 
 
 def test_gold_samples_are_the_gold_movies_and_tell_the_new_ones(
@@ -98,6 +76,10 @@ def test_ranking_views_equal_a_loop_over_samples(samples: GoldSamples) -> None:
                 new_hits += gold in [item for item in order if item not in named][:k]
         assert views["all_gold"][f"recall_at_{k}"] == pytest.approx(hits / 6)
         assert views["new_items"][f"recall_at_{k}"] == pytest.approx(new_hits / num_new)
+
+
+def test_mentioned_items_follow_the_order_of_the_context(data: PreparedData) -> None:
+    assert mentioned_items(data.examples("test"), data) == [[], [3], [3, 4], [], [7], []]
 
 
 def test_baselines_know_popularity_recency_and_chance(
@@ -137,7 +119,7 @@ def test_item_mass_equals_a_whole_softmax_position_by_position(
     found = item_mass(loaded, examples)
     masses, nll = [], 0.0
     vocabulary = data.vocabulary
-    for example in longest_first(examples, in_chains=not loaded.action_tokens):
+    for example in longest_first(examples, in_chains=reads_dialogues(loaded.limits)):
         ids = np.concatenate([example.context_ids, example.response_ids])
         with torch.no_grad():
             logits = loaded.model.module(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]

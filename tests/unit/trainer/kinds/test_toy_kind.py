@@ -16,6 +16,7 @@ from protos.target_rows import Targets
 from teacher_server.replica.request_check import RequestCheck, RequestLimits
 from teacher_server.scoring.description import describe, support_size
 from tests.support import tiny_teachers, toy_teacher
+from tests.support.action_forms import form_of
 from tests.support.replica_calls import one_range
 from tests.support.thread_fleet import served
 from trainer.common.plugins import with_plugins
@@ -149,7 +150,8 @@ def dense(targets: SoftTargets, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def positions_of(examples: list[Example], vocabulary: Vocabulary) -> Positions:
-    inputs = to_student_input(tuple(examples), vocabulary, InputLimits(), action_tokens=True)
+    limits = InputLimits(actions=form_of(vocabulary))
+    inputs = to_student_input(tuple(examples), vocabulary, limits)
     return inputs.positions
 
 

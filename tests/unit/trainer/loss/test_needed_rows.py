@@ -105,9 +105,7 @@ class Twins:
 
     @property
     def positions(self) -> Positions:
-        inputs = to_student_input(
-            tuple(self.examples), self.vocabulary, InputLimits(), action_tokens=False
-        )
+        inputs = to_student_input(tuple(self.examples), self.vocabulary, InputLimits())
         return inputs.positions
 
     def ask(self, *, asks_all: bool) -> tuple[Targets, list[Exchange]]:

@@ -416,7 +416,7 @@ def test_sparse_ce_module_shares_the_output_weight() -> None:
     head = nn.Linear(D, V, bias=False)
     module = SparseCrossEntropy(head, chunk_size=4)
     targets = SoftTargets(labels_P=torch.zeros(P, dtype=torch.int64), gold_P=torch.ones(P))
-    loss, _ = module(torch.randn(P, D), targets)
+    loss, *_ = module(torch.randn(P, D), targets)
     loss.backward()
     assert head.weight.grad is not None
     assert module.weight is head.weight

@@ -44,7 +44,7 @@ def loss_gradients_and_kept_bytes(
 
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = student(inputs, targets)
+        loss, *_ = student(inputs, targets)
     gradients = torch.autograd.grad(loss, [p for p in model.module.parameters() if p.requires_grad])
     return loss, list(gradients), sum(kept.values())
 

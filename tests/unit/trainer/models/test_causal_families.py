@@ -75,7 +75,7 @@ def test_causal_lm_of_any_family_has_the_loss_and_gradient_of_its_own_logits(
     model = build_causal_lm(LanguageModelConfig(pretrained=str(tmp_path)), vocabulary).module.eval()
     ids = torch.tensor([[1, 5, vocabulary.first_item_id, 7, vocabulary.rec_id, 9]])
     targets = SoftTargets(labels_P=ids[0, 1:], gold_P=torch.ones(5))
-    fused, _ = SparseCrossEntropy(output_head(model))(hidden_states(model, ids)[0, :-1], targets)
+    fused, *_ = SparseCrossEntropy(output_head(model))(hidden_states(model, ids)[0, :-1], targets)
     plain = F.cross_entropy(model(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum")
     parameters = [each for each in model.parameters() if each.requires_grad]
     assert fused.item() == pytest.approx(plain.item(), rel=1e-5)

@@ -66,7 +66,7 @@ def test_transformers_generates_what_we_generate(folder: Path, vocabulary: Vocab
         ids_BL = torch.from_numpy(prompt.given.tokens.astype(np.int64))[None]
         answer_BT = model.generate(ids_BL)[:, ids_BL.shape[1] :]
         text = tokenizer.decode(answer_BT[0], skip_special_tokens=True)
-        assert text.strip() == response.text
+        assert text.strip() == vocabulary.decode(response.token_ids).strip()
 
 
 def test_pipeline_answers_as_we_do(folder: Path, vocabulary: Vocabulary) -> None:
@@ -79,7 +79,7 @@ def test_pipeline_answers_as_we_do(folder: Path, vocabulary: Vocabulary) -> None
     (ours,) = generate(loaded.model, vocabulary, [prompt], GenerateConfig(), title="test")
     text = 'I liked "Film 3 (1903)"<|endoftext|>[REC]'
     (result,) = answer(text, return_full_text=False)
-    assert result["generated_text"].strip() == ours.text != ""
+    assert result["generated_text"].strip() == vocabulary.decode(ours.token_ids).strip() != ""
 
 
 def test_config_names_the_tokens_and_generation_is_ours(

@@ -56,7 +56,9 @@ def test_every_number_has_a_group_in_tensorboard() -> None:
     assert tags["valid_nll"] == "loss/valid_nll"
     assert tags["gate_item_steps"] == "gate/gate_item_steps"
     groups = {tag.partition("/")[0] for tag in tags.values()}
-    assert groups == {"loss", "optimiser", "speed", "gate", "cache", "teachers"}
+    assert groups == {"loss", "optimiser", "speed", "gate", "closeness", "cache", "teachers"}
+    assert tags["dialogue_student_mass"] == "closeness/dialogue_student_mass"
+    assert tags["dialogue_entropy"] == "teachers/dialogue_entropy"
     assert {key for key, tag in tags.items() if tag.startswith("loss/")} == {
         *("loss", "nll", "valid_nll", "gamma", "temperature")
     }

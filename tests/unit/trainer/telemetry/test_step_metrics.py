@@ -9,19 +9,28 @@ import pytest
 import torch
 
 from tests.support.step_metrics import step
+from trainer.loss.closeness import watched_counts
 from trainer.loss.gate_statistics import HISTOGRAM_BINS, GateStatistics
+from trainer.loss.soft_targets import SoftTargets
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.run_totals import DERIVED, RUN_TOTALS, RunTotals
 from trainer.telemetry.step_metrics import STEP_METRICS, TEACHER_METRICS
 from trainer.telemetry.step_sums import GlobalSums, StepSums
 
 HISTOGRAM = np.arange(HISTOGRAM_BINS)
+CLOSE = {
+    # Of each kind: mass, agreed and shared at item steps, the same at word steps.
+    True: [1.5, 1.0, 0.25, 0.0, 0.0, 0.125, 0.0, 0.0, 0.0, 0.0],
+    False: [0.0] * 10,
+}
 
 
 def micro_batch(*, teachers: bool) -> StepSums:
     """Two positions, one of them an item step, in six slots."""
     gates = {"gate_item": 1.0, "mass_item": 0.75, "histogram_item": HISTOGRAM}
-    zero = dict.fromkeys((it.name for it in dataclasses.fields(GateStatistics)), 0.0)
+    nothing = watched_counts(SoftTargets(labels_P=torch.empty(0), gold_P=torch.empty(0)))
+    zero = dict.fromkeys([*(it.name for it in dataclasses.fields(GateStatistics)), *nothing], 0.0)
+    close = {"dialogue_learning": 2, "dialogue_watched_item": 1, "recommendation_learning": 1}
     host = {
         "tokens": 5,
         "slots": 6,
@@ -30,9 +39,9 @@ def micro_batch(*, teachers: bool) -> StepSums:
         "word_steps": 1,
         "wait_s": 0.5,
     }
-    host |= {**zero, "histogram_word": 0 * HISTOGRAM, **gates} if teachers else {}
+    host |= {**zero, "histogram_word": 0 * HISTOGRAM, **gates, **close} if teachers else {}
     return StepSums(
-        losses_2=torch.tensor([3.0, 4.0], dtype=torch.float64),
+        device_N=torch.tensor([3.0, 4.0, *CLOSE[teachers]], dtype=torch.float64),
         host={name: np.asarray(value, np.float64) for name, value in host.items()},
     )
 
@@ -71,6 +80,9 @@ def test_every_metric_is_formed_of_sums_over_micro_batches_and_ranks() -> None:
         **{"num_item_steps": 6, "lambda_item_steps": 1.0, "lambda_word_steps": 0.0},
         **{"gate_item_steps": 0.75 / HISTOGRAM.sum(), "gate_word_steps": None},
         "gate_histogram_item_steps": (6 * HISTOGRAM).tolist(),
+        **{"dialogue_student_mass": 0.75, "recommendation_student_mass": 0.125},
+        **{"dialogue_agreement_item_steps": 1.0, "dialogue_overlap_item_steps": 0.25},
+        **{"dialogue_overlap_word_steps": None, "recommendation_overlap_item_steps": None},
     }
     assert {name: logged[name] for name in expected} == expected
     integers = ("teacher_requests", "positions", "skipped_steps", "num_item_steps")
