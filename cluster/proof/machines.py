@@ -82,7 +82,11 @@ class Machines:
     def start_ray(self, name: str) -> None:
         """Start Ray on a host that has power, as the cluster's files do."""
         host = self.lab[name]
-        where = (f"--node-ip-address={host.address}", "--object-store-memory=100000000")
+        where = (
+            *(f"--node-ip-address={host.address}", "--object-store-memory=100000000"),
+            # Nobody reads here what is printed elsewhere.
+            "--include-log-monitor=false",
+        )
         of_head = (f"--port={RAY_PORT}", "--num-cpus=0", '--resources={"head": 1}')
         of_teacher = (
             f"--address={self.head.address}:{RAY_PORT}",

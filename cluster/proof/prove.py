@@ -68,9 +68,9 @@ SHORT = Plan(
     hosts=(HEAD, "teacher1", "teacher2", "student1"),
     replicas={DIALOGUE: 2, RECOMMENDATION: 1},
     events=events_of(("replica", "directory", "link")),
-    num_steps=80,
+    num_steps=60,
     steps_per_s=2.0,
-    every_s=10.0,
+    every_s=5.0,
 )
 
 

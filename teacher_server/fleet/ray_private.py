@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray import serve
 from ray._private import ray_constants, worker
 from ray._private.state import available_resources_per_node
 from ray._private.worker import global_worker
 from ray._raylet import Config  # pyright: ignore
-from ray.serve._private.common import DeploymentID
-from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
-from ray.serve._private.deployment_scheduler import DeploymentScheduler
-from ray.serve.context import _get_global_client
+
+# Serve takes as long to import as Ray itself, and supervisors of students need none of it.
+if TYPE_CHECKING:
+    from ray.serve import Deployment
+    from ray.serve._private.common import DeploymentID
+    from ray.serve._private.deployment_scheduler import DeploymentScheduler
 
 ChooseNode = Callable[
     [Mapping[str, float], Mapping[str, Mapping[str, float]], Sequence[str], Counter[str]],
@@ -89,6 +90,8 @@ def serve_is_running() -> bool:
 
 def serve_details() -> dict[str, Any]:
     """What `serve status` shows and more, from the controller: a local cluster has no dashboard."""
+    from ray.serve.context import _get_global_client
+
     client = _get_global_client()
     assert client is not None, "raises if Serve does not run"
     return client.get_serve_details()
@@ -96,11 +99,13 @@ def serve_details() -> dict[str, Any]:
 
 def set_num_replicas(app: str, deployment: str, count: int) -> None:
     """The call behind Serve's external scaling API (POST .../deployments/NAME/scale)."""
+    from ray.serve._private.common import DeploymentID
+
     deployment_id = DeploymentID(name=deployment, app_name=app)
     ray.get(_controller().update_deployment_replicas.remote(deployment_id, count))
 
 
-def with_version(deployment: serve.Deployment, version: str) -> serve.Deployment:
+def with_version(deployment: Deployment, version: str) -> Deployment:
     """The same version every time: deploying again changes options and restarts no replica."""
     return deployment.options(version=version, _internal=True)
 
@@ -121,6 +126,8 @@ def place_replicas_by(choose: ChooseNode, *, prefix: str) -> None:
         choose: see spreading.emptiest_node; None: as Ray places an actor with SPREAD.
         prefix: of the applications' names.
     """
+
+    from ray.serve._private.deployment_scheduler import DeploymentScheduler
 
     def schedule(self: DeploymentScheduler) -> None:
         for deployment, pending in self._pending_replicas.items():
@@ -146,4 +153,6 @@ def _chosen_node(
 
 
 def _controller() -> Any:
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
     return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)

@@ -33,6 +33,8 @@ import signal, sys, time, numpy
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 time.sleep(1000)
 """
+# What the cluster's file adds to ~/.bashrc, beside lines of the user's.
+LINE = "export RAY_AUTH_MODE=token CONKD_SHARED=/shared PATH=$HOME/conkd/.venv/bin:$PATH\n"
 SECRETS = ("conkd-tls/token", "conkd-tls-server/server.key", ".ray/auth_token")
 
 
@@ -127,6 +129,7 @@ def test_down_waits_for_runs_to_be_pulled_and_leaves_hosts_clean(lab: Lab, share
     (run / "model").mkdir(parents=True)
     (run / "model" / "weights").write_bytes(b"w")
     for host in (lab[HEAD], lab[WORKER]):
+        (host.home / ".bashrc").write_text(PROFILE + LINE)
         for name in SECRETS:
             (host.home / name).parent.mkdir(parents=True, exist_ok=True)
             (host.home / name).write_text("secret")
@@ -160,7 +163,7 @@ def test_head_ends_the_cluster_when_its_hours_are_over(lab: Lab) -> None:
     (head.home / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(config))
     shutil.copy2(laptop.home / ".ssh" / "id_ed25519", head.home / "ray_bootstrap_key.pem")
     for host in (head, lab[WORKER]):
-        (host.home / ".bashrc").write_text(PROFILE)
+        (host.home / ".bashrc").write_text(PROFILE + LINE)
         (host.home / SECRETS[0]).parent.mkdir()
         (host.home / SECRETS[0]).write_text("secret")
         host.start("setsid", "python", "-c", STUBBORN, log=host.console)
@@ -181,4 +184,4 @@ def assert_clean(lab: Lab, name: str) -> None:
     host = lab[name]
     assert processes(host.run("ps", "-eo", "args").stdout) == []
     assert [it for it in SECRETS if (host.home / it).exists()] == []
-    assert "conkd" not in (host.home / ".bashrc").read_text()
+    assert (host.home / ".bashrc").read_text() == PROFILE

@@ -35,7 +35,7 @@ BUDGETS = {
     "tests/system/test_mixed_fleet.py": (0.0, 250.0),
     "tests/system/test_one_pass.py": (0.0, 120.0),
     "tests/system/test_other_make.py": (0.0, 150.0),
-    "tests/system/test_proof.py": (0.0, 300.0),
+    "tests/system/test_proof.py": (0.0, 200.0),
     "tests/system/test_resume.py": (200.0, 700.0),
     "tests/system/test_roll.py": (0.0, 600.0),
     "tests/system/test_same_loss.py": (15.0, 200.0),

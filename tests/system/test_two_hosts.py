@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from tests.support.labs import need_lab
 from tests.support.student_runs import PLAIN, PLAIN_STEPS, TINY, loss_curve
 
 PORT = "6379"
-NODE = ("--num-cpus=0", "--num-gpus=0", '--resources={"student": 1, "supervisor": 1}')
+NODE = (
+    *("--num-cpus=0", "--num-gpus=0", '--resources={"student": 1, "supervisor": 1}'),
+    # A run needs neither.
+    *("--include-log-monitor=false", "--object-store-memory=100000000"),
+)
+HEAD = ("--head", f"--port={PORT}", "--include-dashboard=false")
+# As in the cluster's files: ranks do not come after everything else on the machine.
+# The second host waits for the head, however long that takes to start.
+SETTINGS = {"RAY_worker_niceness": "0", "RAY_gcs_server_port_wait_time_s": "300"}
 STUDENTS = ("python", "-m", "cluster.students")
 RUN = "two"
 LIMIT_S = 400.0
@@ -29,9 +38,14 @@ def lab(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]
     """Two student nodes, the first of which is the head too."""
     need_lab()
     with Lab(tmp_path_factory.mktemp("lab"), hosts=("one", "two"), shared=shared) as lab:
-        head = ("--head", f"--port={PORT}", "--include-dashboard=false")
-        lab["one"].run("ray", "start", *head, *NODE, timeout_s=LIMIT_S)
-        lab["two"].run("ray", "start", f"--address=one:{PORT}", *NODE, timeout_s=LIMIT_S)
+        starts = {"one": HEAD, "two": (f"--address=one:{PORT}",)}
+
+        def start(name: str) -> None:
+            lab[name].run("ray", "start", *starts[name], *NODE, env=SETTINGS, timeout_s=LIMIT_S)
+
+        # Side by side: the second one waits for the first.
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(start, starts))
         yield lab
 
 

@@ -95,10 +95,12 @@ class MetTeachers:
         """Whether a replica says that it has other weights than this teacher's, which was met.
 
         All ranks of a run say so of the same replicas, so their choices of the rest are balanced.
+        What a replica said itself in a handshake goes before its lease.
         """
-        fitting = [*self._fitting[name].values()]
-        told = endpoint.weights_digest
-        return bool(told and fitting) and told != fitting[-1].weights_digest
+        fitting, told = self._fitting[name], endpoint.weights_digest
+        if not told or not fitting or endpoint.replica_id in fitting:
+            return False
+        return all(told != it.weights_digest for it in fitting.values())
 
     def unmet(self, kind: str) -> list[str]:
         """Those of a kind that were not met yet."""

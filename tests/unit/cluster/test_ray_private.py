@@ -13,7 +13,7 @@ import ray
 import yaml
 from jsonschema import ValidationError
 from ray._raylet import PlacementGroupID  # pyright: ignore
-from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # pyright: ignore
 
 from cluster.commands import clean_host
 from cluster.commands.cloud_nodes import KIND

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protos.teacher_pb2 import Endpoint
-from tests.support.client_world import FakeTeacher, World, ask, wait_for
+from tests.support.client_world import FakeTeacher, World, ask, examples, wait_for
 from trainer.common.errors import TeacherUnavailable
 from trainer.config.distill import DistillConfig
 from trainer.config.named_teachers import NamedTeacher
@@ -113,6 +113,20 @@ def test_run_that_has_its_teacher_leaves_replicas_alone_that_say_other_weights(
         wait_for(lambda: own.streams == 1)
         assert ask(client, 2)["dialogue"].num_rows == 2
         assert (other.describes, client.counters.quarantined) == (0, 0)
+    finally:
+        client.close()
+
+
+def test_replica_whose_lease_has_another_name_for_its_weights_serves_on(served: World) -> None:
+    teacher = FakeTeacher("dialogue", weights_digest="old")
+    served.add("a", teacher, weights_digest="of-last-spring")
+    client = served.client()
+    try:
+        add(served, "b", "old")
+        wait_for(lambda: client.counters.streams_opened == 3)
+        for answer in [client.submit(examples(2)) for _ in range(32)]:
+            assert answer.result(timeout=20)["dialogue"].num_rows == 2
+        assert (teacher.streams, teacher.requests > 0) == (1, True)
     finally:
         client.close()
 
