@@ -92,7 +92,7 @@ def _to_record(example: Example) -> dict[str, Any]:
 
 
 def _from_record(record: dict[str, Any]) -> Example:
-    arrays = {name: np.array(record[name], np.int32) for name in ARRAY_FIELDS}
+    arrays: dict[str, Any] = {name: np.array(record[name], np.int32) for name in ARRAY_FIELDS}
     if arrays["context_ids"].size == 0 or arrays["response_ids"].size == 0:
         raise InputError("a context and a response are needed")
     is_recommendation = record["is_recommendation"]
