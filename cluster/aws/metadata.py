@@ -16,7 +16,7 @@ TOKEN_S = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """The service at an address; each question takes a token of its own."""
+    """The service at an address; each request takes a token of its own."""
 
     address: str = ADDRESS
 

@@ -30,7 +30,7 @@ from trainer.kinds.table import asked_kinds, known_kinds
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import name_of
-from trainer.teacher_client.questions import Questions
+from trainer.teacher_client.target_requests import TargetRequests
 from trainer.telemetry.client_counters import ClientCounters
 
 LIMITS = BatchLimits(**ALONE)
@@ -80,7 +80,7 @@ class OwnTeachers:
             cached=None,
             spans=None,
         )
-        self._questions = Questions(
+        self._requests = TargetRequests(
             answers, asked, self._described, expected, config.distill, counters=self.counters
         )
 
@@ -97,8 +97,8 @@ class OwnTeachers:
     def submit(self, examples: Sequence[Example], temperature: float = 1.0) -> Future[Targets]:
         """Score at once, on the training thread: nothing overlaps in one process."""
         answer: Future[Targets] = Future()
-        inputs = self._questions.inputs(examples, temperature)
-        answer.set_result(asyncio.run(self._questions.targets(inputs)))
+        inputs = self._requests.inputs(examples, temperature)
+        answer.set_result(asyncio.run(self._requests.targets(inputs)))
         return answer
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import grpc
 from protos.conformance.bare_stream import BareStream, SentAway
 from protos.conformance.caller import Caller, NoAnswer
 from protos.conformance.outcomes import Check, Failed, NotApplicable, need
-from protos.conformance.questions import Questions
+from protos.conformance.probes import Probes
 from protos.teacher_pb2 import ScoreRequest
 
 EVERY_S = 5.0
@@ -23,7 +23,7 @@ SETTLE_S = 0.1
 TRIES = 5
 
 
-def pings(caller: Caller, questions: Questions) -> str:
+def pings(caller: Caller, probes: Probes) -> str:
     """A student's stream, on which nothing is asked for a while."""
     for _ in range(TRIES):
         try:
@@ -31,11 +31,11 @@ def pings(caller: Caller, questions: Questions) -> str:
         except OSError as error:
             raise NoAnswer(f"a stream must open, got: {error}.") from error
         try:
-            _ask(caller, stream, questions.small(1))
+            _ask(caller, stream, probes.small(1))
             if not _pinged_early(stream):
                 continue
             is_idle = stream.ping(MOST_EARLY)
-            _ask(caller, stream, questions.small(2))
+            _ask(caller, stream, probes.small(2))
         except (SentAway, OSError) as error:
             raise Failed(
                 f"a ping every {EVERY_S:g} s must be allowed, got: {error}. gRPC servers have an "
@@ -75,21 +75,21 @@ def _ask(caller: Caller, stream: BareStream, request: ScoreRequest) -> None:
 def _refusing_token(what: str, change: Callable[[str], str]) -> Check:
     """Each method of a teacher, called with another token than the one that was given."""
 
-    def run(caller: Caller, questions: Questions) -> str:
+    def run(caller: Caller, probes: Probes) -> str:
         if not caller.metadata:
             raise NotApplicable("no token was given (--token-file)")
         other = [(key, change(value)) for key, value in caller.metadata]
         metadata = [(key, value) for key, value in other if value]
         codes = {
             "Describe": caller.describe_code(metadata),
-            "Score": caller.score_code(metadata, questions.small()),
+            "Score": caller.score_code(metadata, probes.small()),
         }
         for method, code in codes.items():
             need(
                 code is grpc.StatusCode.UNAUTHENTICATED,
                 f"{method} must be refused with UNAUTHENTICATED, got {code.name}.",
             )
-        caller.rows(questions.small(), 1)
+        caller.rows(probes.small(), 1)
         return ""
 
     return Check(f"refuses a caller {what}", run)

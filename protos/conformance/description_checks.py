@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from protos import handshake, version
 from protos.conformance.caller import Caller, Metadata
 from protos.conformance.outcomes import Check, NotApplicable, need
-from protos.conformance.questions import Questions, to_request
+from protos.conformance.probes import Probes, to_request
 from protos.handshake import handshake_metadata
 from protos.limits import KIND_NAME
 from protos.teacher_pb2 import ScoreReply, ScoreRequest
@@ -19,7 +19,7 @@ from protos.teacher_pb2 import ScoreReply, ScoreRequest
 UNKNOWN_FIELD = bytes([0xC0, 0x3E, 0x01])
 
 
-def description(caller: Caller, questions: Questions) -> str:
+def description(caller: Caller, probes: Probes) -> str:
     """Every field that a student reads."""
     about = caller.about
     need(bool(KIND_NAME.fullmatch(about.kind)), f"kind must be a name, got {about.kind!r}.")
@@ -60,7 +60,7 @@ def _check_columns(caller: Caller) -> None:
     )
 
 
-def health(caller: Caller, questions: Questions) -> str:
+def health(caller: Caller, probes: Probes) -> str:
     """gRPC's health service, which load balancers and probers ask."""
     try:
         status = caller.health()
@@ -76,21 +76,21 @@ def health(caller: Caller, questions: Questions) -> str:
 def _refusing(key: str, value: str | None) -> Check:
     """A stream whose handshake has another value of one key, or lacks it."""
 
-    def run(caller: Caller, questions: Questions) -> str:
+    def run(caller: Caller, probes: Probes) -> str:
         right = dict(handshake_metadata(caller.about))
         sent = {name: text for name, text in right.items() if name != key}
         if value is not None:
             sent[key] = value
-        _need_refusal(caller, questions, tuple(sent.items()))
+        _need_refusal(caller, probes, tuple(sent.items()))
         return ""
 
     what = "without" if value is None else "with another"
     return Check(f"refuses a stream {what} {key}", run)
 
 
-def _need_refusal(caller: Caller, questions: Questions, sent: Metadata) -> None:
+def _need_refusal(caller: Caller, probes: Probes, sent: Metadata) -> None:
     stream = caller.open(sent)
-    stream.send(questions.small())
+    stream.send(probes.small())
     stream.end()
     code = stream.last_code()
     need(
@@ -98,21 +98,21 @@ def _need_refusal(caller: Caller, questions: Questions, sent: Metadata) -> None:
         f"the stream must end with FAILED_PRECONDITION, got {code.name}.",
     )
     # Others are served on.
-    caller.rows(questions.small(), 1)
+    caller.rows(probes.small(), 1)
 
 
-def unknown_metadata(caller: Caller, questions: Questions) -> str:
+def unknown_metadata(caller: Caller, probes: Probes) -> str:
     """What a later release may add."""
     sent = (*handshake_metadata(caller.about), ("conkd-of-a-later-release", "1"))
-    request = questions.small()
+    request = probes.small()
     reply = caller.ask(request, handshake=sent)[request.request_id]
     caller.decode(reply, request, 1)
     return ""
 
 
-def unknown_fields(caller: Caller, questions: Questions) -> str:
+def unknown_fields(caller: Caller, probes: Probes) -> str:
     """The same of a message."""
-    plain = to_request(questions.batch())
+    plain = to_request(probes.batch())
     extended = ScoreRequest.FromString(plain.SerializeToString() + UNKNOWN_FIELD)
     need(
         extended.ByteSize() == plain.ByteSize() + len(UNKNOWN_FIELD),

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from protos.conformance.caller import Caller
 from protos.conformance.outcomes import Check, NotApplicable, need
-from protos.conformance.questions import Question, Questions, int32, to_request
+from protos.conformance.probes import Probe, Probes, int32, to_request
 from protos.limits import MAX_DRAWS, MAX_EXAMPLES, MAX_INPUT_IDS, MAX_REQUEST_BYTES, MAX_ROWS
 from protos.teacher_pb2 import FLOAT32, Compression, ScoreError, ScoreRequest
 
-Malformed = Callable[[Questions], ScoreRequest]
+Malformed = Callable[[Probes], ScoreRequest]
 GOOD, BAD = 1, 2
 LONG_ROWS = 64
 
@@ -19,8 +19,8 @@ LONG_ROWS = 64
 def refusing(what: str, malformed: Malformed) -> Check:
     """A request that must be refused alone, beside a good one on the same stream."""
 
-    def run(caller: Caller, questions: Questions) -> str:
-        bad, good = malformed(questions), questions.small(GOOD)
+    def run(caller: Caller, probes: Probes) -> str:
+        bad, good = malformed(probes), probes.small(GOOD)
         bad.request_id = BAD
         replies = caller.ask(bad, good)
         refused = replies[BAD]
@@ -36,15 +36,15 @@ def refusing(what: str, malformed: Malformed) -> Check:
     return Check(f"refuses {what}", run)
 
 
-def _one(questions: Questions) -> Question:
-    return questions.sequence(4)
+def _one(probes: Probes) -> Probe:
+    return probes.sequence(4)
 
 
 def _range(make: Callable[[int], list[tuple[int, int]]]) -> Malformed:
     """One sequence, whose ranges are made of its number of tokens: 1 if it takes none."""
 
-    def malformed(questions: Questions) -> ScoreRequest:
-        sequence = _one(questions)
+    def malformed(probes: Probes) -> ScoreRequest:
+        sequence = _one(probes)
         return to_request([sequence.wanting(*make(max(1, len(sequence.tokens))))])
 
     return malformed
@@ -53,19 +53,19 @@ def _range(make: Callable[[int], list[tuple[int, int]]]) -> Malformed:
 def _without_ranges(make: Callable[[int], list[tuple[int, int]]]) -> Malformed:
     """The same where it is malformed only for a teacher without the capability."""
 
-    def malformed(questions: Questions) -> ScoreRequest:
-        if questions.takes_ranges:
+    def malformed(probes: Probes) -> ScoreRequest:
+        if probes.takes_ranges:
             raise NotApplicable("it lists the capability ranges")
-        if len(_one(questions).tokens) < 3:
+        if len(_one(probes).tokens) < 3:
             raise NotApplicable("its sequences have fewer than 3 tokens")
-        return _range(make)(questions)
+        return _range(make)(probes)
 
     return malformed
 
 
 def _field(name: str, change: Callable[[bytes], bytes]) -> Malformed:
-    def malformed(questions: Questions) -> ScoreRequest:
-        request = to_request([_one(questions)])
+    def malformed(probes: Probes) -> ScoreRequest:
+        request = to_request([_one(probes)])
         setattr(request, name, change(getattr(request, name)))
         return request
 
@@ -73,16 +73,16 @@ def _field(name: str, change: Callable[[bytes], bytes]) -> Malformed:
 
 
 def _compression(**fields: float) -> Malformed:
-    def malformed(questions: Questions) -> ScoreRequest:
+    def malformed(probes: Probes) -> ScoreRequest:
         asked = {"values": FLOAT32, **fields}
-        return to_request([_one(questions)], Compression(**asked))  # type: ignore[arg-type]
+        return to_request([_one(probes)], Compression(**asked))  # type: ignore[arg-type]
 
     return malformed
 
 
-def _column(questions: Questions) -> tuple[str, int]:
+def _column(probes: Probes) -> tuple[str, int]:
     """A column that it takes, and the number of its ids."""
-    about = questions.about
+    about = probes.about
     columns = (
         ("token", about.max_tokens, about.vocab_size),
         ("entity", about.max_entities, about.num_entities),
@@ -94,53 +94,53 @@ def _column(questions: Questions) -> tuple[str, int]:
 def _last_id(value: Callable[[int], int]) -> Malformed:
     """A sequence whose last id is of no vocabulary."""
 
-    def malformed(questions: Questions) -> ScoreRequest:
-        name, number = _column(questions)
-        return _field(f"{name}_ids", lambda ids: ids[:-4] + int32([value(number)]))(questions)
+    def malformed(probes: Probes) -> ScoreRequest:
+        name, number = _column(probes)
+        return _field(f"{name}_ids", lambda ids: ids[:-4] + int32([value(number)]))(probes)
 
     return malformed
 
 
-def other_lengths(questions: Questions) -> ScoreRequest:
+def other_lengths(probes: Probes) -> ScoreRequest:
     """Lengths that do not sum to the ids."""
-    name, _ = _column(questions)
-    return _field(f"{name}_ids", lambda ids: ids[:-4])(questions)
+    name, _ = _column(probes)
+    return _field(f"{name}_ids", lambda ids: ids[:-4])(probes)
 
 
-def torn_column(questions: Questions) -> ScoreRequest:
+def torn_column(probes: Probes) -> ScoreRequest:
     """A column of no whole numbers."""
-    name, _ = _column(questions)
-    return _field(f"{name}_ids", lambda ids: ids + b"\0")(questions)
+    name, _ = _column(probes)
+    return _field(f"{name}_ids", lambda ids: ids + b"\0")(probes)
 
 
-def empty_sequence(questions: Questions) -> ScoreRequest:
+def empty_sequence(probes: Probes) -> ScoreRequest:
     """A sequence without tokens, of a teacher that takes them."""
-    if not questions.takes_tokens:
+    if not probes.takes_tokens:
         raise NotApplicable("it takes no tokens")
     empty = int32([0])
-    return _field("token_lengths", lambda _: empty)(questions)
+    return _field("token_lengths", lambda _: empty)(probes)
 
 
-def strange_column(questions: Questions) -> ScoreRequest:
+def strange_column(probes: Probes) -> ScoreRequest:
     """Ids of a column that the teacher does not take."""
-    about = questions.about
+    about = probes.about
     columns = {"token": about.max_tokens, "entity": about.max_entities, "word": about.max_words}
     strange = [name for name, longest in columns.items() if not longest]
     if not strange:
         raise NotApplicable("it takes all columns")
-    request = to_request([_one(questions)])
+    request = to_request([_one(probes)])
     setattr(request, f"{strange[0]}_ids", int32([0]))
     setattr(request, f"{strange[0]}_lengths", int32([1]))
     return request
 
 
-def too_long(questions: Questions) -> ScoreRequest:
+def too_long(probes: Probes) -> ScoreRequest:
     """A sequence longer than the Description allows."""
-    name, _ = _column(questions)
-    longest = getattr(questions.about, {"entity": "max_entities"}.get(name, f"max_{name}s"))
+    name, _ = _column(probes)
+    longest = getattr(probes.about, {"entity": "max_entities"}.get(name, f"max_{name}s"))
     if longest >= MAX_INPUT_IDS:
         raise NotApplicable(f"its sequences may be as long as a request, {longest} ids")
-    request = to_request([_one(questions)])
+    request = to_request([_one(probes)])
     setattr(request, f"{name}_ids", int32([0] * (longest + 1)))
     setattr(request, f"{name}_lengths", int32([longest + 1]))
     if name == "token":
@@ -148,14 +148,14 @@ def too_long(questions: Questions) -> ScoreRequest:
     return request
 
 
-def too_many_sequences(questions: Questions) -> ScoreRequest:
+def too_many_sequences(probes: Probes) -> ScoreRequest:
     """More sequences than a message may hold."""
-    return to_request([questions.sequence(1)] * (MAX_EXAMPLES + 1))
+    return to_request([probes.sequence(1)] * (MAX_EXAMPLES + 1))
 
 
-def too_many_rows(questions: Questions) -> ScoreRequest:
+def too_many_rows(probes: Probes) -> ScoreRequest:
     """More rows than a message may hold, of no more sequences than it may."""
-    sequence = questions.sequence(LONG_ROWS, LONG_ROWS)
+    sequence = probes.sequence(LONG_ROWS, LONG_ROWS)
     number = MAX_ROWS // sequence.num_rows + 1
     if number > MAX_EXAMPLES:
         raise NotApplicable(f"{MAX_EXAMPLES} of its sequences have no more than {MAX_ROWS} rows")
@@ -182,7 +182,7 @@ ERROR_CHECKS = tuple(
         ),
         ("a sequence without a range", _field("range_counts", lambda _: int32([0]))),
         ("more ranges than are given", _field("range_counts", lambda _: int32([2]))),
-        ("a request without a sequence", lambda questions: to_request([])),
+        ("a request without a sequence", lambda probes: to_request([])),
         ("lengths that do not sum to the ids", other_lengths),
         ("a torn column", torn_column),
         ("an empty sequence", empty_sequence),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from protos.conformance.caller import Caller
-from protos.conformance.questions import Questions
+from protos.conformance.probes import Probes
 
 Outcome = Literal["passed", "failed", "not applicable"]
 
@@ -26,7 +26,7 @@ class Check:
 
     name: str
     """A sentence about a teacher that keeps it."""
-    run: Callable[[Caller, Questions], str]
+    run: Callable[[Caller, Probes], str]
     """Raises Failed or NotApplicable; what is worth telling of a teacher that passes."""
 
 

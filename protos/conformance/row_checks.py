@@ -12,7 +12,7 @@ import numpy as np
 from protos.codec import TargetRows, concat_rows
 from protos.conformance.caller import Caller
 from protos.conformance.outcomes import Check, Failed, NotApplicable, need
-from protos.conformance.questions import Question, Questions, num_rows, to_request
+from protos.conformance.probes import Probe, Probes, num_rows, to_request
 from protos.item_mass import check_item_mass
 from protos.target_rows import ITEM_MASS, WireError, row_sums
 from protos.teacher_pb2 import FLOAT32, LOW, Compression
@@ -37,7 +37,7 @@ def tolerance(caller: Caller) -> float:
 
 
 def ask(
-    caller: Caller, sequences: Sequence[Question], compression: Compression | None = None
+    caller: Caller, sequences: Sequence[Probe], compression: Compression | None = None
 ) -> TargetRows:
     """The rows of these sequences in one request, float32 and whole if not told otherwise."""
     request = to_request(sequences, compression or Compression(values=FLOAT32))
@@ -59,22 +59,22 @@ def need_same(left: TargetRows, right: TargetRows, most: float, what: str) -> fl
     return off
 
 
-def whole_rows(caller: Caller, questions: Questions) -> str:
+def whole_rows(caller: Caller, probes: Probes) -> str:
     """top_k = 0 keeps everything: no tail, ids of the support alone."""
-    rows = ask(caller, questions.batch())
-    support = questions.support
+    rows = ask(caller, probes.batch())
+    support = probes.support
     inside_E = (rows.ids_E >= support.start) & (rows.ids_E < support.stop)
     need(bool(inside_E.all()), f"ids must be in [{support.start}, {support.stop}), got others.")
     need(not rows.tail_R.any(), f"a whole row must have a tail of 0, got {rows.tail_R.max()}.")
     return f"{rows.num_rows} rows of up to {rows.counts_R.max()} entries"
 
 
-def top_k(caller: Caller, questions: Questions) -> str:
+def top_k(caller: Caller, probes: Probes) -> str:
     """The largest entries, with the log-probs of the whole row, and the rest as tail."""
-    sequences = questions.batch()
+    sequences = probes.batch()
     whole = dense(ask(caller, sequences))
     cut = ask(caller, sequences, Compression(top_k=TOP_K, values=FLOAT32))
-    most = min(TOP_K, len(questions.support))
+    most = min(TOP_K, len(probes.support))
     need(
         int(cut.counts_R.max()) <= most,
         f"rows must have at most {most} entries, got {cut.counts_R.max()}.",
@@ -83,9 +83,9 @@ def top_k(caller: Caller, questions: Questions) -> str:
     return ""
 
 
-def top_p(caller: Caller, questions: Questions) -> str:
+def top_p(caller: Caller, probes: Probes) -> str:
     """The fewest entries that reach the share."""
-    sequences = questions.batch()
+    sequences = probes.batch()
     whole = dense(ask(caller, sequences))
     cut = ask(caller, sequences, Compression(top_p=TOP_P, values=FLOAT32))
     most = tolerance(caller)
@@ -120,8 +120,8 @@ def _need_largest(whole_RV: np.ndarray, cut: TargetRows, most: float) -> None:
 def value_format(name: str) -> Check:
     """Values of a format that rounds."""
 
-    def run(caller: Caller, questions: Questions) -> str:
-        sequences = questions.batch()
+    def run(caller: Caller, probes: Probes) -> str:
+        sequences = probes.batch()
         exact = ask(caller, sequences)
         asked = Compression(values=FORMATS[name].number)  # type: ignore[arg-type]
         rounded = ask(caller, sequences, asked)
@@ -146,18 +146,18 @@ def _rounding(name: str, probs_RV: np.ndarray, counts_R: np.ndarray) -> np.ndarr
     return (1 + mu_R1 * probs_RV) * np.log1p(mu_R1) / (255 * mu_R1)
 
 
-def item_mass(caller: Caller, questions: Questions) -> str:
+def item_mass(caller: Caller, probes: Probes) -> str:
     """The gate's input: summed before the cut, the same however a row is cut."""
-    sequences = questions.batch()
+    sequences = probes.batch()
     whole = ask(caller, sequences)
     if ITEM_MASS not in whole.masses:
         raise NotApplicable("it gives no item_mass; students, whose gates read it, refuse it")
     cut = ask(caller, sequences, Compression(top_k=1, values=FLOAT32))
     try:
-        check_item_mass(cut, questions.items)
+        check_item_mass(cut, probes.items)
     except WireError as error:
         raise Failed(str(error)) from error
-    items_R = dense(whole)[:, questions.items.start : questions.items.stop].sum(-1)
+    items_R = dense(whole)[:, probes.items.start : probes.items.stop].sum(-1)
     most = max(ROUNDING, tolerance(caller))
     for rows in (whole, cut):
         off = float(np.abs(rows.item_mass_R - items_R).max())
@@ -165,9 +165,9 @@ def item_mass(caller: Caller, questions: Questions) -> str:
     return ""
 
 
-def masses(caller: Caller, questions: Questions) -> str:
+def masses(caller: Caller, probes: Probes) -> str:
     """Kept mass and tail make 1, in float32 within its rounding."""
-    rows = ask(caller, questions.batch(), Compression(top_k=TOP_K, values=FLOAT32))
+    rows = ask(caller, probes.batch(), Compression(top_k=TOP_K, values=FLOAT32))
     kept_R = row_sums(np.exp(rows.log_probs_E), rows.counts_R)
     off = float(np.abs(kept_R + rows.tail_R - 1.0).max())
     need(off <= ROUNDING, f"kept mass and tail must make 1, got {off:.3g} off.")
@@ -176,9 +176,9 @@ def masses(caller: Caller, questions: Questions) -> str:
     return f"masses: {', '.join(sent) or 'none'}"
 
 
-def samples(caller: Caller, questions: Questions) -> str:
+def samples(caller: Caller, probes: Probes) -> str:
     """Draws depend on the seed and the response's own input alone."""
-    sequences = questions.batch()
+    sequences = probes.batch()
     drawn = _drawn(caller, sequences, seed=SEED)
     need(not drawn.tail_R.any(), "drawn rows must have no tail, got one.")
     weights_RV = dense(drawn)
@@ -193,9 +193,9 @@ def samples(caller: Caller, questions: Questions) -> str:
     return ""
 
 
-def other_seeds(caller: Caller, questions: Questions) -> str:
+def other_seeds(caller: Caller, probes: Probes) -> str:
     """Draws of other seeds differ, where they would hardly agree by chance."""
-    sequences = [each for _ in range(NUM_BATCHES) for each in questions.batch()]
+    sequences = [each for _ in range(NUM_BATCHES) for each in probes.batch()]
     likeliest_R = dense(ask(caller, sequences)).max(-1).clip(0.0, 1.0)
     deviation_R = np.sqrt(MANY_SAMPLES * likeliest_R * (1.0 - likeliest_R))
     # How often a row's likeliest id is drawn is binomial; no number of times is likelier than that.
@@ -212,7 +212,7 @@ def other_seeds(caller: Caller, questions: Questions) -> str:
 
 
 def _drawn(
-    caller: Caller, sequences: Sequence[Question], seed: int, samples: int = SAMPLES
+    caller: Caller, sequences: Sequence[Probe], seed: int, samples: int = SAMPLES
 ) -> TargetRows:
     asked = Compression(samples=samples, seed=seed, values=FLOAT32)
     return ask(caller, sequences, asked)
@@ -225,10 +225,10 @@ def _need_drawn(caller: Caller, left: TargetRows, right: TargetRows, what: str) 
     need(moved <= most, f"{what} must draw the same entries, got {moved:.0f} draws elsewhere.")
 
 
-def ranges(caller: Caller, questions: Questions) -> str:
+def ranges(caller: Caller, probes: Probes) -> str:
     """Rows of several ranges of a sequence are those of each alone, behind it nothing is seen."""
-    _need_ranges(questions)
-    sequence = questions.sequence(12)
+    _need_ranges(probes)
+    sequence = probes.sequence(12)
     length = len(sequence.tokens)
     third = max(1, length // 4)
     wanted = [(0, third), (third + 1, third), (length - 1, 1)]
@@ -244,10 +244,10 @@ def ranges(caller: Caller, questions: Questions) -> str:
     return f"within {off:.1g}"
 
 
-def merged_prefixes(caller: Caller, questions: Questions) -> str:
+def merged_prefixes(caller: Caller, probes: Probes) -> str:
     """Two responses of a dialogue, the later of which continues the earlier: one sequence."""
-    _need_ranges(questions)
-    later = questions.sequence(10, 3)
+    _need_ranges(probes)
+    later = probes.sequence(10, 3)
     if len(later.tokens) < 6:
         raise NotApplicable(f"its sequences have at most {len(later.tokens)} tokens")
     earlier = later.until(4).wanting((2, 2))
@@ -257,14 +257,14 @@ def merged_prefixes(caller: Caller, questions: Questions) -> str:
     return f"within {off:.1g}"
 
 
-def _need_ranges(questions: Questions) -> None:
-    if not questions.takes_ranges:
+def _need_ranges(probes: Probes) -> None:
+    if not probes.takes_ranges:
         raise NotApplicable("it does not list the capability ranges")
 
 
-def same_again(caller: Caller, questions: Questions) -> str:
+def same_again(caller: Caller, probes: Probes) -> str:
     """The same request, on another stream."""
-    sequences = questions.batch()
+    sequences = probes.batch()
     request = to_request(sequences)
     first, second = (caller.ask(request)[request.request_id] for _ in range(2))
     left, right = (caller.decode(it, request, num_rows(sequences)) for it in (first, second))
@@ -273,18 +273,18 @@ def same_again(caller: Caller, questions: Questions) -> str:
     return "the same bytes" if same else f"other bytes, within {off:.1g}"
 
 
-def in_company(caller: Caller, questions: Questions) -> str:
+def in_company(caller: Caller, probes: Probes) -> str:
     """The same sequences, beside others in a request."""
-    sequences, others = questions.batch(), questions.batch()
+    sequences, others = probes.batch(), probes.batch()
     alone, together = ask(caller, sequences), ask(caller, [*others, *sequences, *others])
     mine = together.split([num_rows(each) for each in (others, sequences, others)])[1]
     off = need_same(alone, mine, tolerance(caller), "a sequence alone and in company")
     return f"within {off:.1g}"
 
 
-def of_a_run(caller: Caller, questions: Questions) -> str:
+def of_a_run(caller: Caller, probes: Probes) -> str:
     """Who asks, and how urgently, changes no row; a teacher may ignore both."""
-    sequences = questions.batch()
+    sequences = probes.batch()
     request = to_request(sequences)
     request.run_id, request.priority = "conformance", LOW
     named, plain = caller.rows(request, num_rows(sequences)), ask(caller, sequences)

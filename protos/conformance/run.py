@@ -13,7 +13,7 @@ from protos.conformance.caller_checks import CALLER_CHECKS
 from protos.conformance.description_checks import DESCRIPTION_CHECKS, HANDSHAKE_CHECKS
 from protos.conformance.error_checks import ERROR_CHECKS
 from protos.conformance.outcomes import Check, Failed, NotApplicable, Result
-from protos.conformance.questions import Questions
+from protos.conformance.probes import Probes
 from protos.conformance.row_checks import ROW_CHECKS
 from protos.conformance.stream_checks import STREAM_CHECKS
 from protos.conformance.temperature_checks import TEMPERATURE_CHECKS
@@ -79,19 +79,19 @@ def check_teacher(
 
 
 def _run_all(caller: Caller, checks: Sequence[Check]) -> list[Result]:
-    questions = Questions(caller.about)
-    results = [_run(check, caller, questions) for check in DESCRIPTION_CHECKS]
+    probes = Probes(caller.about)
+    results = [_run(check, caller, probes) for check in DESCRIPTION_CHECKS]
     if any(each.outcome == "failed" for each in results):
-        # Questions are made of it.
+        # Probes are made of it.
         why = "its Description must be right first"
         skipped = [Result(name=it.name, outcome="not applicable", detail=why) for it in checks]
         return [*results, *skipped]
-    return [*results, *(_run(check, caller, questions) for check in checks)]
+    return [*results, *(_run(check, caller, probes) for check in checks)]
 
 
-def _run(check: Check, caller: Caller, questions: Questions) -> Result:
+def _run(check: Check, caller: Caller, probes: Probes) -> Result:
     try:
-        return Result(name=check.name, outcome="passed", detail=check.run(caller, questions))
+        return Result(name=check.name, outcome="passed", detail=check.run(caller, probes))
     except NotApplicable as why:
         return Result(name=check.name, outcome="not applicable", detail=str(why))
     except (Failed, NoAnswer, WireError) as problem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protos.conformance.caller import Caller
 from protos.conformance.outcomes import Check, NotApplicable, need
-from protos.conformance.questions import Questions, to_request
+from protos.conformance.probes import Probes, to_request
 from protos.limits import MAX_INPUT_IDS
 from protos.teacher_pb2 import FLOAT32, Compression
 
@@ -13,9 +13,9 @@ MANY = 80
 LARGEST_ID = (1 << 64) - 1
 
 
-def many_requests(caller: Caller, questions: Questions) -> str:
+def many_requests(caller: Caller, probes: Probes) -> str:
     """Replies come in any order, each with the id of its request."""
-    sequences = {LARGEST_ID - at: questions.sequence(4, 1 + at % 3) for at in range(MANY)}
+    sequences = {LARGEST_ID - at: probes.sequence(4, 1 + at % 3) for at in range(MANY)}
     compression = Compression(top_k=1, values=FLOAT32)
     requests = {
         request_id: to_request([sequence], compression, request_id)
@@ -27,21 +27,21 @@ def many_requests(caller: Caller, questions: Questions) -> str:
     return f"{MANY} at once"
 
 
-def longest_sequence(caller: Caller, questions: Questions) -> str:
+def longest_sequence(caller: Caller, probes: Probes) -> str:
     """As many ids as the Description allows."""
-    if questions.about.max_tokens > MAX_INPUT_IDS:
+    if probes.about.max_tokens > MAX_INPUT_IDS:
         raise NotApplicable("a request cannot hold one")
-    sequence = questions.sequence(max(1, questions.about.max_tokens))
+    sequence = probes.sequence(max(1, probes.about.max_tokens))
     compression = Compression(top_k=1, values=FLOAT32)
     caller.rows(to_request([sequence], compression), 1)
     return f"{len(sequence.tokens)} tokens"
 
 
-def open_stream(caller: Caller, questions: Questions) -> str:
+def open_stream(caller: Caller, probes: Probes) -> str:
     """A stream lasts for as long as its caller wants."""
     stream = caller.open()
     for request_id in (1, 2):
-        request = questions.small(request_id)
+        request = probes.small(request_id)
         stream.send(request)
         caller.decode(stream.next(), request, 1)
     stream.end()
@@ -50,20 +50,20 @@ def open_stream(caller: Caller, questions: Questions) -> str:
     return ""
 
 
-def cancelled_stream(caller: Caller, questions: Questions) -> str:
+def cancelled_stream(caller: Caller, probes: Probes) -> str:
     """A caller that leaves takes nothing from the others."""
     other, leaving = caller.open(), caller.open()
-    other.send(questions.small(1))
+    other.send(probes.small(1))
     other.next()
     for request_id in range(MANY):
-        leaving.send(questions.small(request_id))
+        leaving.send(probes.small(request_id))
     leaving.next()
     leaving.cancel()
-    other.send(questions.small(2))
+    other.send(probes.small(2))
     reply = other.next()
     other.end()
     need(reply.request_id == 2, f"the reply must be to request 2, got one to {reply.request_id}.")
-    caller.rows(questions.small(), 1)
+    caller.rows(probes.small(), 1)
     return ""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from protos.conformance.caller import Caller
 from protos.conformance.error_checks import refusing
 from protos.conformance.outcomes import Check, NotApplicable, need
-from protos.conformance.questions import Question, Questions, num_rows, to_request
+from protos.conformance.probes import Probe, Probes, num_rows, to_request
 from protos.conformance.row_checks import ROUNDING, ask, dense, tolerance
 from protos.target_rows import ITEM_MASS, TargetRows
 from protos.teacher_pb2 import FLOAT32, Compression, ScoreRequest
@@ -24,12 +24,12 @@ BEYOND = 2.0
 """Times the highest temperature, or a part of the lowest: refused."""
 
 
-def softened(caller: Caller, questions: Questions) -> str:
+def softened(caller: Caller, probes: Probes) -> str:
     """P^(1/T), scaled to 1, of the rows that come without a temperature; their masses stay."""
-    low, high = temperature_range(questions.about)
+    low, high = temperature_range(probes.about)
     if low == high:
         raise NotApplicable("its requests have no temperature of their own")
-    sequences = questions.batch()
+    sequences = probes.batch()
     plain = ask(caller, sequences)
     temperatures = sorted({max(SHARPER, low), min(SOFTER, high)} - {1.0})
     for temperature in temperatures:
@@ -48,18 +48,18 @@ def _need_softened(caller: Caller, plain: TargetRows, rows: TargetRows, asked: f
         need(off <= most, f"item_mass must be that without a temperature, got {off:.3g} off.")
 
 
-def _at(caller: Caller, sequences: list[Question], temperature: float) -> TargetRows:
+def _at(caller: Caller, sequences: list[Probe], temperature: float) -> TargetRows:
     request = to_request(sequences, Compression(values=FLOAT32))
     request.temperature = temperature
     return caller.rows(request, num_rows(sequences))
 
 
-def _beyond(of: Callable[[float, float], float]) -> Callable[[Questions], ScoreRequest]:
+def _beyond(of: Callable[[float, float], float]) -> Callable[[Probes], ScoreRequest]:
     """A request at a temperature that is made of the ends of the range."""
 
-    def malformed(questions: Questions) -> ScoreRequest:
-        request = questions.small()
-        request.temperature = of(*temperature_range(questions.about))
+    def malformed(probes: Probes) -> ScoreRequest:
+        request = probes.small()
+        request.temperature = of(*temperature_range(probes.about))
         return request
 
     return malformed

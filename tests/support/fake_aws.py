@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -86,6 +87,8 @@ def _point_here(aws: FakeAws, patch: pytest.MonkeyPatch, home: Path) -> None:
         "AWS_CONFIG_FILE": str(home / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(home / "none"),
         "AWS_EC2_METADATA_DISABLED": "true",
+        # _make_image makes the only one.
+        "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
         "HOME": str(home),
     }.items():
         patch.setenv(name, value)
@@ -197,4 +200,9 @@ def policies_of(aws: FakeAws, role: str) -> list[dict[str, Any]]:
 
 def gpu_config() -> dict[str, Any]:
     """cluster/gpu.yaml as it is."""
+    return copy.deepcopy(_parsed_file())
+
+
+@functools.cache
+def _parsed_file() -> dict[str, Any]:
     return yaml.safe_load(FILE.read_text())

@@ -142,7 +142,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 def ask(
     directory: str, security: SecurityFiles, *, spans: Spans | None = None, **settings: float
 ) -> int:
-    """A student's question to both kinds; the number of rows that came."""
+    """A student's request to both kinds; the number of rows that came."""
     config = TeachersConfig(
         directory=directory,
         tls=security.tls,

@@ -114,7 +114,7 @@ class Asker:
         return self._take(replica, request_id)
 
     def _ask(self) -> int:
-        """How many questions were answered, all of them as expected."""
+        """How many requests were answered, all of them as expected."""
         pending = collections.deque()
         asked = answered = 0
         while pending or not self._stop.is_set():

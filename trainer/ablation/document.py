@@ -34,7 +34,8 @@ Made by `python -m trainer.ablate table` of the cells in `docs/results/cells/` a
 Each cell is an ordinary run of `deepspeed trainer/main.py` on redial-mini, scored on the test
 split; nothing was chosen on test. An arm differs from the others of its table in what
 `trainer/ablation/arms.py` declares for it, and a cell that differs in more is refused. Intervals
-are bootstrap over dialogues and seeds, 1,000 resamples; tests are paired over the same dialogues.
+are bootstrap over dialogues, and over seeds where an arm has several, 1,000 resamples; tests are
+paired over the same dialogues.
 Definitions: [evaluation.md](../evaluation.md). Cells are made, and this page, by:
 
     python -m trainer.ablate --config trainer/configs/ablation.yaml

@@ -31,7 +31,7 @@ def table_lines(table: Table, results: Sequence[ArmResults]) -> Iterator[str]:
     """The Markdown of one table: scores, the arms against the baseline, and their order."""
     films = (*FILMS, *(OF_TEACHERS if table.has_ceiling else ()))
     words = (*WORDS, *(it for it in table.shown if it not in WORDS))
-    yield "Films, mean over the seeds (95 % interval over dialogues and seeds):"
+    yield "Films, mean over the seeds (95 % interval):"
     yield ""
     yield from score_table(table, results, films, new=("f1_at_10",), paper=FILMS)
     yield ""

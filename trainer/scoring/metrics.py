@@ -39,13 +39,17 @@ class Metric:
 
 
 def scores(sums: DialogueSums) -> dict[str, float | None]:
-    """Each metric whose counts are known; None where its denominator is 0."""
+    """Each metric whose counts are known, numbers of things as int; None: its denominator is 0."""
     totals = {name: counts_N.sum(keepdims=True) for name, counts_N in sums.counts.items()}
     return {
-        metric.name: as_number(float(metric.of(totals)[0]))
+        metric.name: _score(metric, float(metric.of(totals)[0]))
         for metric in METRICS
         if metric.is_known(totals)
     }
+
+
+def _score(metric: Metric, value: float) -> float | None:
+    return int(value) if metric.is_count else as_number(value)
 
 
 def list_depth(num_films: int, num_named: int) -> int:

@@ -37,10 +37,10 @@ from trainer.teacher_client.dispatch import Dispatcher
 from trainer.teacher_client.expected_rows import ExpectedRows
 from trainer.teacher_client.handshake import MetTeachers, name_of
 from trainer.teacher_client.loop import Loop
-from trainer.teacher_client.questions import Inputs, Questions
 from trainer.teacher_client.run_id import new_run_id
 from trainer.teacher_client.streams import TeacherStreams
 from trainer.teacher_client.subset import Caller
+from trainer.teacher_client.target_requests import Inputs, TargetRequests
 from trainer.telemetry.client_counters import ClientCounters
 from trainer.telemetry.spans import Spans
 
@@ -132,7 +132,7 @@ class TeacherClient:
                     graph=graph_digest,
                     settled=settled or {},
                 )
-            self._questions = self._make_questions(distill, asks_all)
+            self._requests = self._make_requests(distill, asks_all)
             self._loop.run(self._start(known))
         except BaseException:
             self.close()
@@ -144,7 +144,7 @@ class TeacherClient:
         self._cached = CachedAnswers(cache, self.counters, waits_for_room=keeps_all)
         return cache
 
-    def _make_questions(self, distill: DistillConfig, asks_all: bool) -> Questions:
+    def _make_requests(self, distill: DistillConfig, asks_all: bool) -> TargetRequests:
         """What is asked, of the cache where there is one, else of the fleet."""
         answers = Answers(
             self._dispatcher,
@@ -155,7 +155,7 @@ class TeacherClient:
             run_id=self._caller.run,
             priority=self._config.priority,
         )
-        return Questions(
+        return TargetRequests(
             answers,
             self._teachers,
             self._met.described,
@@ -190,7 +190,7 @@ class TeacherClient:
             WireError: two answers to the same request were broken.
             ValueError: a replica refused the request as malformed.
         """
-        return self._loop.start(self._targets(self._questions.inputs(examples, temperature)))
+        return self._loop.start(self._targets(self._requests.inputs(examples, temperature)))
 
     def close(self) -> None:
         """End all streams and the client's thread; what is not answered yet fails."""
@@ -208,7 +208,7 @@ class TeacherClient:
         assert task is not None
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
-        return await self._questions.targets(inputs)
+        return await self._requests.targets(inputs)
 
     async def _start(self, cached: Mapping[str, teacher_pb2.Description]) -> None:
         """Return once every teacher has a replica, or is the one that fits in the cache."""

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # From accepting a connection to its end: handshake, request and answer.
 PATIENCE_S = 10.0
+# So often late connections are looked for; closing waits for as long.
+POLL_S = 0.1
 # Connections at a time; a Prometheus has one, two while it is replaced.
 MAX_OPEN = 16
 
@@ -77,7 +79,7 @@ class MetricsServer:
         shown = f"[{host}]" if ":" in host else host
         self.address = f"{shown}:{self._server.server_port}"
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="metrics", daemon=True
+            target=self._server.serve_forever, args=(POLL_S,), name="metrics", daemon=True
         )
         self._thread.start()
 
@@ -131,7 +133,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             super().close_request(request)
 
     def service_actions(self) -> None:
-        """Cut off late connections; serve_forever calls this twice a second."""
+        """Cut off late connections; serve_forever calls this after each POLL_S."""
         now_s = time.monotonic()
         with self._lock:
             late = [it for it, deadline_s in self._deadlines_s.items() if deadline_s <= now_s]

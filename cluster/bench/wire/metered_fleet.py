@@ -26,8 +26,8 @@ from trainer.kinds.table import TEACHER_KINDS
 from trainer.kinds.teacher_kind import TeacherKind
 from trainer.teacher_client.answers import Answers
 from trainer.teacher_client.expected_rows import ExpectedRows
-from trainer.teacher_client.questions import Questions
 from trainer.teacher_client.run_id import new_run_id
+from trainer.teacher_client.target_requests import TargetRequests
 from trainer.telemetry.client_counters import ClientCounters
 
 HTTP2_FRAME_BYTES = 16_384
@@ -111,12 +111,12 @@ def ask_metered(
     compressions = {name: it.compression for name, it in expected.items()}
     run_id = new_run_id("client")
     answers = Answers(fleet, described, compressions, cached=None, spans=None, run_id=run_id)
-    questions = Questions(
+    requests = TargetRequests(
         answers, asked, described, expected, distill, counters=ClientCounters(), asks_all=asks_all
     )
 
     async def ask() -> list[Targets]:
-        inputs = (questions.inputs(each, distill.temperature) for each in micro_batches)
-        return [await questions.targets(each) for each in inputs]
+        inputs = (requests.inputs(each, distill.temperature) for each in micro_batches)
+        return [await requests.targets(each) for each in inputs]
 
     return asyncio.run(ask()), fleet.exchanges

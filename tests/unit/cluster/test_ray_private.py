@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from cluster.machines.ray_private import (
 )
 from cluster.proof.machines import ON_DISK, RAY
 from cluster.students.node_set import NODE_ID_LABEL
+from tests.support.symbols import symbol
 
 ROOT = Path(__file__).resolve().parents[3]
 # Ray leaves a variable alone that it does not know: a name that went would be no error.
@@ -54,9 +54,7 @@ FILES = ("local.yaml", "gpu.yaml")
     ],
 )
 def test_symbol_that_the_cluster_uses_is_there(name: str) -> None:
-    module, _, path = name.partition(":")
-    # An AttributeError or ImportError names what went.
-    assert reduce(getattr, path.split("."), importlib.import_module(module)) is not None
+    assert symbol(name) is not None
 
 
 @pytest.mark.parametrize("file", FILES)

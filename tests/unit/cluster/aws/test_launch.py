@@ -18,6 +18,7 @@ from ray.core.generated import autoscaler_pb2
 from teacher_server.fleet.offers import SHARE
 from tests.support.fake_aws import FILE, FakeAws, gpu_config
 
+pytestmark = pytest.mark.everything
 # Its fields are made at import, so that no tool sees them.
 GangResourceRequest: Any = vars(autoscaler_pb2)["GangResourceRequest"]
 SPOT = {"MarketType": "spot"}

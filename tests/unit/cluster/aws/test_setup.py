@@ -70,6 +70,7 @@ def test_setup_makes_all_parts_and_a_second_one_changes_nothing(
     assert [name for name, _ in empty.calls if name.startswith(changing)] == []
 
 
+@pytest.mark.everything
 def test_setup_that_was_interrupted_is_gone_on_with(
     empty: FakeAws, clients: Aws, file: AwsFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ CHOICES = (
 )
 
 
+@pytest.mark.everything
 def test_a_later_choice_changes_one_part_and_is_kept_then(clients: Aws, file: AwsFile) -> None:
     set_up(clients, file)
     shared, open_to = secrets_of(clients, file)["head"]["shared"], "0.0.0.0/0"
@@ -177,6 +179,7 @@ def test_a_later_choice_changes_one_part_and_is_kept_then(clients: Aws, file: Aw
         assert changed(set_up(clients, file)) == []
 
 
+@pytest.mark.everything
 def test_image_is_the_one_that_was_named_and_stays_when_awss_is_a_newer_one(
     empty: FakeAws, clients: Aws, file: AwsFile
 ) -> None:
@@ -199,6 +202,7 @@ def test_image_is_the_one_that_was_named_and_stays_when_awss_is_a_newer_one(
     assert clients.ssm.get_parameter(Name="/conkd/image")["Parameter"]["Value"] == empty.image
 
 
+@pytest.mark.everything
 def test_a_second_laptop_gets_the_key_and_one_with_another_key_is_told(
     clients: Aws, file: AwsFile, tmp_path: Path
 ) -> None:
@@ -249,6 +253,7 @@ def remains(aws: Aws) -> dict[str, Any]:
     }
 
 
+@pytest.mark.everything
 def test_remove_is_refused_while_nodes_run_or_data_would_be_lost(
     clients: Aws, file: AwsFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +274,7 @@ def test_remove_is_refused_while_nodes_run_or_data_would_be_lost(
     account.check_removal(with_data=True)
 
 
+@pytest.mark.everything
 def test_command_shows_the_plan_and_does_nothing_unless_it_is_agreed_to(
     empty: FakeAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,6 +99,7 @@ def test_our_causal_teacher_passes(folders: dict[str, Path]) -> None:
     assert len(report.results) == 1 + len(CHECKS)
 
 
+@pytest.mark.everything
 def test_kgsf_teacher_passes(folders: dict[str, Path]) -> None:
     with replica("dialogue", folders["kgsf"]) as address:
         report = checked(address)
@@ -106,6 +107,7 @@ def test_kgsf_teacher_passes(folders: dict[str, Path]) -> None:
     assert skipped(report) == {*TOKENS, *NO_RANGES, "refuses a column that it does not take"}
 
 
+@pytest.mark.everything
 def test_recommendation_teacher_passes(folders: dict[str, Path]) -> None:
     with replica("recommendation", folders["recommendation"]) as address:
         report = checked(address)

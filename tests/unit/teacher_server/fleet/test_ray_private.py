@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 
 from teacher_server.fleet.ray_private import HEAD_RESOURCE, keep_stdout
+from tests.support.symbols import symbol
 
 ROOT = Path(__file__).resolve().parents[4]
 # Of an import of Ray, or an argument of one of its functions.
@@ -43,9 +43,7 @@ MODULES = {Path(room, "ray_private.py") for room in ("teacher_server/fleet", "cl
     ],
 )
 def test_symbol_that_we_use_is_there(name: str) -> None:
-    module, _, path = name.partition(":")
-    # An AttributeError or ImportError names what went.
-    assert reduce(getattr, path.split("."), importlib.import_module(module)) is not None
+    assert symbol(name) is not None
 
 
 def test_deployment_takes_a_version_of_ours() -> None:

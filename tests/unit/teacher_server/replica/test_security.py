@@ -203,10 +203,10 @@ def test_student_with_another_token_or_ca_is_told_so(root: Path) -> None:
     async def scenario() -> None:
         async with fleet(files(root)) as running:
             with pytest.raises(TeacherUnavailable, match=r"UNAUTHENTICATED .*teachers\.token_file"):
-                await asyncio.to_thread(ask, running.directory, wrong_token, connect_s=1.0)
+                await asyncio.to_thread(ask, running.directory, wrong_token, connect_s=0.3)
             with pytest.raises(TeacherUnavailable, match=r"UNAVAILABLE .*CERTIFICATE_VERIFY"):
                 await asyncio.to_thread(
-                    ask, running.directory, files(root, "theirs"), connect_s=1.0
+                    ask, running.directory, files(root, "theirs"), connect_s=0.3
                 )
 
     run(scenario)

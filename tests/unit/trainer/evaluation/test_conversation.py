@@ -59,6 +59,7 @@ def test_chat_longer_than_the_model_forgets_the_beginning(conversation: Conversa
     assert all(answer.text or answer.reason for answer in answers)
 
 
+@pytest.mark.everything
 def test_chat_of_a_model_that_reads_earlier_actions_leaves_room_for_them(
     tmp_path: Path, data: PreparedData
 ) -> None:

@@ -110,6 +110,7 @@ def test_write_report_leaves_text_and_plots(reported: Path) -> None:
         assert expected in text
 
 
+@pytest.mark.everything
 def test_write_report_twice_gives_identical_reports(
     folders: dict[str, Path], reported: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_write_report_twice_gives_identical_reports(
     assert untimed(first) == untimed(json.loads(json.dumps(again)))
 
 
+@pytest.mark.everything
 def test_write_report_of_a_run_without_teachers_has_nulls_and_one_plot(
     folders: dict[str, Path],
 ) -> None:
@@ -294,6 +296,7 @@ def test_settings_that_say_nothing_of_a_student_may_differ(folders: dict[str, Pa
     check_arm(other, folders["undistilled"], UNDISTILLED)
 
 
+@pytest.mark.everything
 def test_write_report_beside_a_plain_student_tells_both_gains(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

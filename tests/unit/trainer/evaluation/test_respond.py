@@ -71,7 +71,15 @@ def test_an_exported_student_has_the_name_of_its_run(command: Command, tmp_path:
     assert read_system_card(output).system == "student"
 
 
-@pytest.mark.parametrize("options", [(), ("--decoding", "nucleus", "--top-p", "0.8")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        pytest.param(
+            ("--decoding", "nucleus", "--top-p", "0.8"), marks=pytest.mark.everything, id="nucleus"
+        ),
+    ],
+)
 def test_shards_make_the_file_of_one_process(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
@@ -137,6 +145,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(
     assert written == [2, 3]
 
 
+@pytest.mark.everything
 def test_seeds_draw_other_responses(command: Command, tmp_path: Path) -> None:
     files = [tmp_path / f"{seed}.jsonl" for seed in (0, 1)]
     for seed, file in enumerate(files):
@@ -192,6 +201,7 @@ def test_a_rank_that_finds_the_file_joined_leaves_it(
     assert not output.with_suffix(".json").exists()
 
 
+@pytest.mark.everything
 def test_latency_is_added_to_the_card_of_a_whole_file(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,7 +201,7 @@ def test_cached_targets_of_a_third_kind_need_no_teacher(
     answers = []
     for directory in (address, "127.0.0.1:9"):
         client = TeacherClient(
-            TeachersConfig(directory=directory, cache=str(tmp_path), connect_s=2.0),
+            TeachersConfig(directory=directory, cache=str(tmp_path), connect_s=0.2),
             config,
             vocabulary=vocabulary,
             graph_digest="tiny-graph",

@@ -144,8 +144,19 @@ def test_file_with_other_content_is_one_line(
             shutil.rmtree(copy)
 
 
+# Each damage builds a whole transformer.
+SLOW = ("gpt2", "pretrained", "kgsf")
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"), [*((kind, "config.json") for kind in LOADERS), *CARDS.items()]
+    ("kind", "name"),
+    [
+        *(
+            pytest.param(it, "config.json", marks=[pytest.mark.everything] * (it in SLOW))
+            for it in LOADERS
+        ),
+        *CARDS.items(),
+    ],
 )
 def test_json_with_a_key_gone_or_another_value_is_one_line_or_loaded(
     kind: str,

@@ -121,6 +121,7 @@ def test_config_that_makes_no_causal_model_is_one_line(
     assert "\n" not in str(it.value)
 
 
+@pytest.mark.everything
 def test_checkpointing_keeps_one_input_per_layer() -> None:
     two, four = (
         GPT2Config(vocab_size=100, n_layer=layers, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)

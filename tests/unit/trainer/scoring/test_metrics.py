@@ -24,6 +24,12 @@ def test_a_metric_without_its_counts_is_left_out() -> None:
     assert scores(sums_of(gold=2.0)) == {"gold": 2.0}
 
 
+def test_numbers_of_things_are_whole() -> None:
+    found = scores(sums_of(gold=2.0, instances=1.0, matched_10=1.0, slots=2.0))
+    whole = {name for name, value in found.items() if isinstance(value, int)}
+    assert whole == {"gold", "instances", "slots"}
+
+
 def test_a_metric_without_a_denominator_is_none() -> None:
     found = scores(sums_of(matched_10=0.0, gold=0.0, slots=0.0))
     assert (found["rer_at_10"], found["prr_at_10"], found["f1_at_10"]) == (None, None, None)

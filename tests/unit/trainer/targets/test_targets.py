@@ -190,6 +190,7 @@ def test_import_of_an_archive_of_an_earlier_version_says_so(tmp_path: Path) -> N
         main(["import", str(tmp_path / "file"), str(tmp_path / "other")])
 
 
+@pytest.mark.everything
 def test_archive_of_an_ensemble_serves_its_teachers_by_other_names(
     world: World, tmp_path: Path
 ) -> None:

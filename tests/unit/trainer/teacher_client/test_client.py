@@ -283,6 +283,7 @@ def test_client_without_directory_says_where_it_looked(world: World) -> None:
         world.client(connect_s=0.2)
 
 
+@pytest.mark.everything
 def test_client_does_not_take_another_replica_on_the_port_of_a_dead_one_for_it(
     world: World,
 ) -> None:

@@ -240,7 +240,7 @@ def test_dispatch_teacher_that_is_optional_needs_no_replica_until_it_is_asked() 
         assert dispatcher.fatal is None
         task = desk.ask(1)
         await turn()
-        # Patience begins with the question.
+        # Patience begins with the request.
         dispatcher._check_patience("dialogue", 2000.0)
         dispatcher._check_patience("dialogue", 2059.0)
         assert dispatcher.fatal is None

@@ -1,4 +1,4 @@
-"""Whole and well-formed answers to another question, each refused with the reason."""
+"""Whole and well-formed answers to another request, each refused with the reason."""
 
 from __future__ import annotations
 

@@ -126,6 +126,7 @@ def test_a_request_over_tls_that_never_ends_is_cut_off(
     server.close()
 
 
+@pytest.mark.everything
 def test_a_caller_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     # Long enough for what is read; see is_told_in_time.
     monkeypatch.setattr(metrics_http, "PATIENCE_S", 2.0)

@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Question:
+class Probe:
     """One sequence, and the rows that are wanted of it."""
 
     tokens: list[int]
@@ -44,16 +44,16 @@ class Question:
         """Rows of all ranges."""
         return sum(each.length for each in self.ranges)
 
-    def wanting(self, *ranges: tuple[int, int]) -> Question:
+    def wanting(self, *ranges: tuple[int, int]) -> Probe:
         """The same sequence with other ranges."""
         return replace(self, ranges=tuple(Rows(*each) for each in ranges))
 
-    def until(self, end: int) -> Question:
+    def until(self, end: int) -> Probe:
         """Its first tokens, without ranges."""
         return replace(self, tokens=self.tokens[:end], ranges=())
 
 
-class Questions:
+class Probes:
     """Valid sequences and requests for one teacher."""
 
     def __init__(self, about: Description) -> None:
@@ -66,12 +66,12 @@ class Questions:
         is_recommendation = about.kind == "recommendation"
         self.support = self.items if is_recommendation else range(about.vocab_size)
 
-    def sequence(self, length: int, num_rows: int = 1) -> Question:
+    def sequence(self, length: int, num_rows: int = 1) -> Probe:
         """Random ids; the rows wanted are at its last tokens."""
         about = self.about
         length = min(length, about.max_tokens) if self.takes_tokens else 1
         num_rows = min(num_rows, length)
-        return Question(
+        return Probe(
             tokens=self._ids(length if self.takes_tokens else 0, self.num_token_ids),
             entities=self._ids(min(3, about.max_entities), about.num_entities),
             words=self._ids(min(2, about.max_words), about.num_words),
@@ -84,7 +84,7 @@ class Questions:
         teacher that was fitted with them."""
         return self.items.stop + NUM_ACTIONS * (ACTIONS in self.about.capabilities)
 
-    def batch(self) -> list[Question]:
+    def batch(self) -> list[Probe]:
         """A few sequences of other lengths."""
         sizes = zip(LENGTHS, ROWS, strict=True)
         return [self.sequence(length, num_rows) for length, num_rows in sizes]
@@ -99,7 +99,7 @@ class Questions:
 
 
 def to_request(
-    sequences: Sequence[Question], compression: Compression = WHOLE, request_id: int = 1
+    sequences: Sequence[Probe], compression: Compression = WHOLE, request_id: int = 1
 ) -> ScoreRequest:
     """A request, as it is written on the wire."""
     ranges = [each for sequence in sequences for each in sequence.ranges]
@@ -124,6 +124,6 @@ def int32(numbers: object) -> bytes:
     return np.array(list(numbers), "<i4").tobytes()  # type: ignore[call-overload]
 
 
-def num_rows(sequences: Sequence[Question]) -> int:
+def num_rows(sequences: Sequence[Probe]) -> int:
     """R of a request."""
     return sum(each.num_rows for each in sequences)

@@ -1,4 +1,4 @@
-"""What is asked about one micro-batch of every teacher, in requests that a server takes.
+"""The requests for one micro-batch to every teacher, of sizes that a server takes.
 
 With a gate that closes, the dialogue rows are asked for first, of all dialogue teachers. They tell
 lambda, and as soon as they are there the recommendation rows of the responses at which it is above
@@ -28,7 +28,7 @@ Inputs = Mapping[str, Sequence[SequenceInput]]
 """Name of a teacher -> what it is sent of each example."""
 
 
-class Questions:
+class TargetRequests:
     """Asks about micro-batches; all but `inputs` lives on the client's event loop."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Questions:
         counters: ClientCounters,
         asks_all: bool = False,
     ) -> None:
-        """Questions to a fleet.
+        """TargetRequests to a fleet.
 
         Args:
             answers: where rows come from.
