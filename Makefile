@@ -11,6 +11,9 @@ STUBS := protos/teacher_pb2_grpc.py
 # DeepSpeed builds its CPU extensions with the ninja of the environment: at the first use, or here
 # before tests are timed.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Images of containers often set it. The tests start a thousand processes: each would compile all it
+# imports of ours anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: environment protos
 	@exec $(PYTHON) -m cluster.demo $(if $(DATA),--data "$(DATA)") $(if $(OUTPUT),--output "$(OUTPUT)")
