@@ -10,6 +10,7 @@ python -m cluster.bench scaling --address auto [--config FILE] ...     # on the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,12 @@ def main(argv: list[str]) -> None:
     # Not above: a mistake in the command line must not wait for torch.
     from cluster.bench.shown import show_result
 
+    # DeepSpeed logs for ever to what is stdout while it is imported: stdout is for the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        by_name = benchmarks(options)
     failures: list[str] = []
     for name in NAMES if arguments.name == ALL else (arguments.name,):
-        result = benchmarks(options)[name](source)
+        result = by_name[name](source)
         show_result(name, source, result, as_json=arguments.json)
         failures += [f"{name}: {failure}" for failure in result.failures]
     if failures:

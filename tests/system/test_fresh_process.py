@@ -71,3 +71,20 @@ def test_without_the_option_the_library_is_not_imported() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert ended.stdout.split() == []
+
+
+@pytest.mark.everything
+def test_benchmark_where_nobody_named_an_accelerator_keeps_stdout_for_its_answer() -> None:
+    # As a user of a machine without a GPU, where DeepSpeed looks for one and says so.
+    environment = {key: it for key, it in os.environ.items() if key != "DS_ACCELERATOR"}
+    code = (
+        "import cluster.bench.__main__ as bench; "
+        "bench.NAMES = (); bench.main(['all', '--json']); "
+        "import deepspeed; deepspeed.logger.warning('later')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ""
+    assert "later" in ended.stderr
