@@ -25,7 +25,8 @@ SCORING = (
 )
 """What makes scores of a student."""
 SAME_NAME = "same.json"
-"""Beside the cells: lists of digests between which `make same-loss` found no difference."""
+"""Beside the cells: lists of digests of code that was found to compute the same: training by `make
+same-loss`, scoring by the scores of one system's records."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,12 @@ COLUMNS: Mapping[str, str] = {
     "recommendation_overlap_item_steps": "overlap of first 10, item steps",
 }
 """Step metric -> title."""
+OF_ROWS = {
+    "kept_mass": "dialogue_student_mass",
+    "dialogue_entropy": "dialogue_student_mass",
+    "recommendation_entropy": "recommendation_student_mass",
+}
+"""Sums that are 0 in a run without rows of the kind -> a mean that is absent there."""
 NONE = "-"
 
 
@@ -38,11 +44,16 @@ def steps_lines(table: Table, cells: Sequence[Cell]) -> Iterator[str]:
     yield _row(["arm", *COLUMNS.values()])
     yield "|---|" + "---:|" * len(COLUMNS)
     for arm, steps in taught.items():
-        yield _row([arm, *(_mean([it.get(name) for it in steps]) for name in COLUMNS)])
+        yield _row([arm, *(_mean([_value(it, name) for it in steps]) for name in COLUMNS)])
 
 
 def _is_taught(steps: Mapping[str, float | None]) -> bool:
     return any(steps.get(name) is not None for name in COLUMNS)
+
+
+def _value(steps: Mapping[str, float | None], name: str) -> float | None:
+    """None for what was not measured, as the rows of a teacher that the arm has not."""
+    return None if steps.get(OF_ROWS.get(name, name)) is None else steps.get(name)
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -42,7 +42,7 @@ class TargetRequests:
         counters: ClientCounters,
         asks_all: bool = False,
     ) -> None:
-        """TargetRequests to a fleet.
+        """Requests to a fleet.
 
         Args:
             answers: where rows come from.
